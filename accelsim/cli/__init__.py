@@ -1,0 +1,73 @@
+"""The command line: one thin file per verb, loaded when the verb is used."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from accelsim import __version__
+from accelsim.errors import AccelsimError, did_you_mean
+
+VERBS: dict[str, str] = {
+    "replay": "Run one source through one accelerator under one policy.",
+    "compare": "Several policies side by side, with an HTML report.",
+    "inspect": "What is in a trace: shape, provenance, skew of attention.",
+    "capture": "Record queries, keys and values from a real model.",
+    "presets": "List and show the configurations, with the source of each number.",
+}
+"""Verb to one line of help, so that ``accelsim --help`` loads none of them."""
+
+
+class _LazyGroup(click.Group):
+    """A group that imports the module of a verb only when that verb is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = importlib.import_module(f"accelsim.cli.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            ctx.fail(f"unknown verb '{args[0]}'{did_you_mean(args[0], VERBS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="accelsim")
+def cli() -> None:
+    """Simulate attention accelerators on traces of real models.
+
+    Start with:  accelsim compare traces/smollm2-64p-32d.safetensors
+    """
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line; bad input ends with one line on standard error and status 2."""
+    try:
+        cli.main(args=arguments, prog_name="accelsim", standalone_mode=False)
+    except AccelsimError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output (head, less) left: nothing more to say, and nothing went wrong.
+        sys.stderr.close()
+        sys.exit(0)

@@ -1,0 +1,77 @@
+"""Activity: what a simulated machine did, counted. Energy is Activity times a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+COUNTERS: dict[str, str] = {
+    "qk_macs": "multiply-accumulates of the query-key unit",
+    "pv_macs": "multiply-accumulates of the probability-value unit",
+    "fc_macs": "multiply-accumulates of fully connected layers",
+    "exponentials": "exponentials in the softmax unit",
+    "divisions": "divisions in the softmax unit",
+    "topk_comparisons": "element-pivot comparisons in the top-k engines, two per element read",
+    "topk_fifo_bytes": "bytes read or written in the top-k FIFOs",
+    "key_sram_read_bytes": "bytes read from the key buffer",
+    "key_sram_write_bytes": "bytes written to the key buffer",
+    "value_sram_read_bytes": "bytes read from the value buffer",
+    "value_sram_write_bytes": "bytes written to the value buffer",
+    "fetcher_bytes": "bytes through crossbar, fetch FIFOs and bit-width converter",
+    "dram_activations": "DRAM row activations",
+    "dram_precharges": "DRAM precharges",
+    "dram_reads": "DRAM read bursts",
+    "dram_writes": "DRAM write bursts",
+    "dram_refreshes": "DRAM refresh commands",
+    "row_hits": "requests whose row was open",
+    "row_misses": "requests that found their bank closed",
+    "row_conflicts": "requests that found another row open",
+}
+"""Name of every counter and what one unit of it is. Energy tables refer to these names."""
+
+
+@dataclass
+class ModuleActivity:
+    """Time of one module.
+
+    Attributes:
+        busy_cycles: cycles in which it worked on an item.
+        stall_cycles: cycles in which it waited, by reason. Busy, stalled and ``idle`` (a reason)
+            cycles add up to the total.
+    """
+
+    busy_cycles: int = 0
+    stall_cycles: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class Activity:
+    """Counted work of one run.
+
+    Attributes:
+        cycles: core cycles from reset to the last response.
+        frequency_hz: core clock.
+        dram_read_bytes: bytes moved by read bursts, by tensor: query, key_msb, key_lsb, value.
+        dram_write_bytes: bytes moved by write bursts.
+        counters: one number for each name in :data:`COUNTERS` (absent means zero).
+        modules: per block of the block diagram.
+        completion_cycles: cycle in which each request's response came out, in row order.
+    """
+
+    cycles: int
+    frequency_hz: float
+    dram_read_bytes: dict[str, int] = field(default_factory=dict)
+    dram_write_bytes: int = 0
+    counters: dict[str, int] = field(default_factory=dict)
+    modules: dict[str, ModuleActivity] = field(default_factory=dict)
+    completion_cycles: list[int] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """Latency in seconds."""
+        return self.cycles / self.frequency_hz
+
+    def count(self, name: str, amount: int) -> None:
+        """Add ``amount`` to the counter ``name``; raises KeyError for a name not in COUNTERS."""
+        if name not in COUNTERS:
+            raise KeyError(name)
+        self.counters[name] = self.counters.get(name, 0) + int(amount)

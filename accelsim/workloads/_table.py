@@ -1,0 +1,169 @@
+"""The Workload: what the hardware is asked to do, one row per request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accelsim.errors import WorkloadError
+
+COLUMNS: dict[str, tuple[Any, str]] = {
+    "step": (np.int32, "decoding step; 0 is the prefill (or the first step of a file)"),
+    "layer": (np.int32, "layer index"),
+    "head": (np.int32, "key/value head index"),
+    "context_tokens": (np.int32, "tokens in the context before any pruning"),
+    "queries": (np.int32, "query rows that reuse the fetched keys and values (1 in plain decode)"),
+    "keys": (np.int32, "key vectors fetched: the union over the queries"),
+    "values": (np.int32, "value vectors fetched: the union over the queries"),
+    "query_keys": (np.int64, "key vectors scored, summed over the queries"),
+    "query_values": (np.int64, "value vectors multiplied, summed over the queries"),
+    "key_bits": (np.int16, "bits of a key element in the first (MSB) fetch"),
+    "key_lsb_bits": (np.int16, "bits of a key element in the LSB plane; 0 where there is none"),
+    "value_bits": (np.int16, "bits of a value element"),
+    "refetch_lsb": (np.bool_, "the LSB plane of all fetched keys is fetched too"),
+    "refetch_queries": (np.int32, "queries whose scores are recomputed with the LSB plane"),
+    "refetch_query_keys": (np.int64, "key vectors scored again, summed over those queries"),
+    "topk_size": (np.int32, "scores given to the local value top-k of one query (largest query)"),
+    "topk_target": (np.int32, "scores it keeps"),
+    "topk_passes": (np.int32, "quick-select passes, summed over the queries; -1: not recorded"),
+    "topk_elements": (np.int64, "scores read in those passes, summed; -1: not recorded"),
+    "select_size": (np.int32, "candidates of the cascade token selection; 0: none on this row"),
+    "select_target": (np.int32, "tokens the cascade selection keeps"),
+    "select_passes": (np.int32, "quick-select passes of the cascade selection"),
+    "select_elements": (np.int64, "importances read in those passes"),
+}
+"""Column name to (dtype, meaning). Counts are numbers of vectors or scores, never bytes."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A columnar table of requests, in the order in which the hardware receives them.
+
+    One row is one fetch of the keys and values of one KV head of one layer of one step, with the
+    ``queries`` that use them: one query of one head in plain decode, the query heads of the group
+    under grouped-query attention, all surviving queries in a prefill or encoder.
+
+    Attributes:
+        columns: one array of equal length for each name in :data:`COLUMNS`.
+        head_dim: elements in a query, key or value vector.
+        name: what to call the workload in reports.
+        key_indices: per row, the ascending token indexes of the fetched keys (``None``: not known,
+            the accelerator then uses its own index pattern).
+        value_indices: likewise for the values.
+        extra: columns that a foreign file carried and its export must give back.
+        trailer: lines of a foreign file that are no requests (its configuration's name).
+    """
+
+    columns: Mapping[str, NDArray[Any]]
+    head_dim: int = 64
+    name: str = "workload"
+    key_indices: tuple[NDArray[np.int32], ...] | None = None
+    value_indices: tuple[NDArray[np.int32], ...] | None = None
+    extra: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    trailer: tuple[tuple[str, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        unknown = set(self.columns) - set(COLUMNS)
+        missing = set(COLUMNS) - set(self.columns)
+        if unknown or missing:
+            raise WorkloadError(
+                f"workload '{self.name}': unknown columns {sorted(unknown)}, "
+                f"missing columns {sorted(missing)}"
+            )
+        lengths = {len(column) for column in self.columns.values()}
+        if len(lengths) != 1:
+            raise WorkloadError(f"workload '{self.name}': columns of unequal length {lengths}")
+        if self.rows == 0:
+            raise WorkloadError(
+                f"workload '{self.name}' has no rows; expected at least one request"
+            )
+        for name in ("keys", "values", "queries"):
+            if int(self.columns[name].min()) < 1:
+                row = int(np.argmin(self.columns[name]))
+                raise WorkloadError(
+                    f"workload '{self.name}': row {row} has {name} = {self.columns[name][row]}; "
+                    "expected at least 1"
+                )
+
+    @property
+    def rows(self) -> int:
+        """Number of requests."""
+        return len(self.columns["step"])
+
+    def __getitem__(self, column: str) -> NDArray[Any]:
+        return self.columns[column]
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, Any], **fields: Any) -> Workload:
+        """Build a table, casting to the column dtypes and filling derivable columns.
+
+        ``queries`` defaults to 1, the ``query_*`` sums to ``queries`` times the fetched vectors,
+        the refetch sums to the flag, and the top-k and selection columns to "none".
+        """
+        given = {name: np.asarray(values) for name, values in columns.items()}
+        rows = len(next(iter(given.values())))
+        full = np.full(rows, 1)
+        queries = given.setdefault("queries", full)
+        keys, values = given["keys"], given["values"]
+        refetch = given.setdefault("refetch_lsb", full == 0)
+        given.setdefault("query_keys", queries * keys.astype(np.int64))
+        given.setdefault("query_values", queries * values.astype(np.int64))
+        given.setdefault("refetch_queries", np.where(refetch, queries, 0))
+        given.setdefault("refetch_query_keys", given["refetch_queries"] * keys.astype(np.int64))
+        given.setdefault("key_lsb_bits", np.where(refetch, 4, 0))
+        prunes = values < keys
+        given.setdefault("topk_size", np.where(prunes, keys, 0))
+        given.setdefault("topk_target", np.where(prunes, values, 0))
+        given.setdefault("topk_passes", full * -1)
+        given.setdefault("topk_elements", full * -1)
+        for name in ("select_size", "select_target", "select_passes", "select_elements"):
+            given.setdefault(name, full * 0)
+        for name in ("step", "layer", "head"):
+            given.setdefault(name, full * 0)
+        given.setdefault("context_tokens", keys)
+        cast = {
+            name: np.ascontiguousarray(given.get(name), dtype=dtype)
+            for name, (dtype, _) in COLUMNS.items()
+            if name in given
+        }
+        return cls(cast, **fields)
+
+    def select(self, mask: NDArray[np.bool_]) -> Workload:
+        """Return the rows where ``mask`` is true, in order."""
+        chosen = np.flatnonzero(mask)
+        pick = None if self.key_indices is None else tuple(self.key_indices[i] for i in chosen)
+        pick_values = (
+            None if self.value_indices is None else tuple(self.value_indices[i] for i in chosen)
+        )
+        return Workload(
+            {name: column[chosen] for name, column in self.columns.items()},
+            self.head_dim,
+            self.name,
+            pick,
+            pick_values,
+            {name: column[chosen] for name, column in self.extra.items()},
+            self.trailer,
+        )
+
+    def with_trailer(self, trailer: tuple[tuple[str, ...], ...]) -> Workload:
+        """Return the same table with ``trailer`` attached."""
+        return replace(self, trailer=trailer)
+
+    def policy_bytes(self) -> dict[str, int]:
+        """Bytes of the vectors that the policy's masks name, by tensor and bit plane.
+
+        No rounding to bursts and no over-fetch: what the decisions ask for, to be compared with
+        what an accelerator moves.
+        """
+        dim = self.head_dim
+        keys, values = self["keys"].astype(np.int64), self["values"].astype(np.int64)
+        lsb = np.where(self["refetch_lsb"], keys * self["key_lsb_bits"], 0)
+        return {
+            "key_msb": int((keys * self["key_bits"]).sum()) * dim // 8,
+            "key_lsb": int(lsb.sum()) * dim // 8,
+            "value": int((values * self["value_bits"]).sum()) * dim // 8,
+        }

@@ -28,7 +28,7 @@ def config_sha256(config: Config) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def manifest(source: Path, configs: dict[str, Config], engine: str, seed: int) -> dict[str, Any]:
+def manifest(source: Path, configs: dict[str, Config], engine: str) -> dict[str, Any]:
     """Versions, hashes and the command of a run."""
     versions = {"accelsim": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
@@ -41,7 +41,6 @@ def manifest(source: Path, configs: dict[str, Config], engine: str, seed: int) -
         "source": str(source),
         "source_sha256": file_sha256(source),
         "engine": engine,
-        "seed": seed,
         "configs": {name: config.model_dump(mode="json") for name, config in configs.items()},
         "config_sha256": {name: config_sha256(config) for name, config in configs.items()},
         "command": " ".join(sys.argv),

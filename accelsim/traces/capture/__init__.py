@@ -1,0 +1,1 @@
+"""Capture: record an attention trace while a real model runs."""

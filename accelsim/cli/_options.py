@@ -1,0 +1,89 @@
+"""Options that several verbs share, and the ways they print."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+from accelsim.configs import parse_override
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def hardware_options(function: F) -> F:
+    """Add ``--accelerator``, ``--engine``, ``--set`` and ``--baseline``."""
+    for option in (
+        click.option(
+            "--baseline",
+            "baselines",
+            multiple=True,
+            metavar="NAME",
+            help="Baseline to compare with (repeatable; default: all presets). "
+            "'measured' times attention on this machine.",
+        ),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Change one field (repeatable): channels=8, memory.inflight_limit=32, "
+            "policy.values.keep=0.5.",
+        ),
+        click.option(
+            "--engine",
+            type=click.Choice(["event", "cycle"]),
+            default="event",
+            show_default=True,
+            help="event: SimPy model; cycle: compiled model of the released hardware.",
+        ),
+        click.option(
+            "--accelerator",
+            default="spatten-paper",
+            show_default=True,
+            metavar="NAME|FILE",
+            help="Preset (see 'accelsim presets list accelerators') or a YAML file.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def json_option(function: F) -> F:
+    """Add ``--json FILE|-``."""
+    return click.option(
+        "--json",
+        "json_file",
+        metavar="FILE|-",
+        help="Write the result as JSON to a file, or to standard output with '-'.",
+    )(function)
+
+
+def overrides(settings: tuple[str, ...]) -> dict[str, Any]:
+    """Parse the ``--set`` values."""
+    return dict(parse_override(text) for text in settings)
+
+
+@contextmanager
+def stages(label: str) -> Iterator[Callable[[str], None]]:
+    """Show what is being done on standard error while it runs, if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda stage: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(label) as status:
+        yield lambda stage: status.update(f"{label}: {stage}")
+
+
+def emit_json(text: str, target: str) -> None:
+    """Write JSON to a file, whole or not at all, or to standard output."""
+    if target == "-":
+        click.echo(text)
+        return
+    from accelsim.reports import write_text
+
+    write_text(target, text + "\n")

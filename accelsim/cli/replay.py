@@ -1,0 +1,69 @@
+"""``accelsim replay``: one source, one policy, one accelerator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from accelsim.cli._options import emit_json, hardware_options, json_option, overrides, stages
+
+
+@click.command("replay")
+@click.argument("source")
+@click.option(
+    "--policy",
+    metavar="NAME|FILE",
+    help="Pruning and quantization policy of a trace (default: dense; see "
+    "'accelsim presets list policies'). A workload file holds its decisions already.",
+)
+@hardware_options
+@json_option
+@click.option("--out", metavar="DIR", help="Also write result.json and report.html there.")
+def command(
+    source: str,
+    policy: str | None,
+    accelerator: str,
+    engine: str,
+    settings: tuple[str, ...],
+    baselines: tuple[str, ...],
+    json_file: str | None,
+    out: str | None,
+) -> None:
+    """Run SOURCE through one accelerator under one policy.
+
+    SOURCE is an attention trace (.safetensors) or a workload (.csv with SpAtten's 17 columns,
+    .parquet). Prints time, DRAM traffic by tensor and bit plane, energy by part, output error and
+    ratios against GPU and CPU baselines.
+
+    \b
+    Examples:
+      accelsim replay traces/smollm2-64p-32d.safetensors --policy spatten-full
+      accelsim replay traces/minilm-128.safetensors --set channels=8 --json -
+      accelsim replay traces/spatten-gpt2/small.csv --accelerator spatten-rtl-eighth
+    """
+    from accelsim.exploration import replay
+    from accelsim.reports import prepare_folder, render, to_text, write_text
+
+    folder = None if out is None else prepare_folder(out)
+    name = Path(source).stem
+    with stages(name) as on_stage:
+        result = replay(
+            source,
+            accelerator,
+            policy,
+            engine,
+            overrides(settings),
+            list(baselines) or None,
+            on_stage,
+        )
+    if json_file != "-":
+        to_text({policy or name: result})
+    for warning in result.warnings:
+        click.echo(f"note: {warning}", err=True)
+    if json_file:
+        emit_json(result.to_json(), json_file)
+    if folder is not None:
+        write_text(folder / "result.json", result.to_json() + "\n")
+        write_text(folder / "report.html", render({policy or name: result}, f"accelsim: {name}"))
+        click.echo(f"wrote {folder / 'report.html'} and {folder / 'result.json'}", err=True)

@@ -1,0 +1,180 @@
+"""One point: a source, under a policy, on an accelerator, becomes a RunResult."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accelsim import configs
+from accelsim.errors import AccelsimError, ConfigError, did_you_mean
+from accelsim.exploration._manifest import manifest
+from accelsim.exploration._result import RunResult
+from accelsim.workloads import Workload, read_csv, read_parquet
+
+if TYPE_CHECKING:
+    from accelsim.baselines import AttentionShape
+    from accelsim.hardware.activity import Activity
+    from accelsim.traces import AttentionTrace
+
+DEFAULT_ACCELERATOR = "spatten-paper"
+DEFAULT_POLICY = "dense"
+_SECTIONS = ("accelerator", "memory", "energy", "policy")
+_TRACE_SUFFIXES = (".safetensors", ".safetensors.index.json")
+
+
+def replay(
+    source: str | Path,
+    accelerator: str = DEFAULT_ACCELERATOR,
+    policy: str | None = None,
+    engine: str = "event",
+    overrides: Mapping[str, Any] | None = None,
+    baselines: Sequence[str] | None = None,
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> RunResult:
+    """Run one source through one accelerator.
+
+    Args:
+        source: an attention trace (``.safetensors``) or a workload (``.csv``, ``.parquet``).
+        accelerator: preset name or YAML file.
+        policy: preset name or YAML file; only for traces (a workload holds decisions already).
+            Dense if not given.
+        engine: ``event`` or ``cycle``.
+        overrides: dotted keys; the first word may be ``accelerator``, ``memory``, ``energy`` or
+            ``policy``, and is ``accelerator`` if it is none of these.
+        baselines: names of baseline presets; all if ``None``. ``measured`` times this machine.
+        on_stage: told what is being done.
+
+    Raises:
+        AccelsimError: bad input, explained.
+    """
+    from accelsim.energy import EnergyTable, evaluate
+    from accelsim.hardware import simulate
+    from accelsim.hardware.config import MemoryConfig, SpattenConfig
+
+    path = _existing(source)
+    split = _split_overrides(overrides or {})
+    machine = configs.load(SpattenConfig, accelerator, "accelerators", split["accelerator"])
+    memory = configs.load(MemoryConfig, machine.memory, "memories", split["memory"])
+    table = configs.load(EnergyTable, machine.energy, "energy", split["energy"])
+    used: dict[str, configs.Config] = {"accelerator": machine, "memory": memory, "energy": table}
+
+    on_stage("reading")
+    accuracy, per_layer = None, []
+    if path.name.endswith(_TRACE_SUFFIXES):
+        from accelsim.functional import run_policy
+        from accelsim.policies import Policy
+        from accelsim.traces import load_trace
+
+        chosen = configs.load(Policy, policy or DEFAULT_POLICY, "policies", split["policy"])
+        used["policy"] = chosen
+        trace = load_trace(path)
+        on_stage("policy")
+        run = run_policy(trace, chosen)
+        workload, accuracy, per_layer = run.workload, run.accuracy, run.per_layer
+        shape = _shape(trace)
+    else:
+        if policy is not None or split["policy"]:
+            raise ConfigError(
+                f"{path}: a workload already holds a policy's decisions; --policy is for traces"
+            )
+        workload = read_parquet(path) if path.suffix == ".parquet" else read_csv(path)
+        shape = _shape(workload)
+
+    on_stage("simulation")
+    activity = simulate(workload, machine, memory, engine=engine)
+    on_stage("energy")
+    energy = evaluate(activity, table)
+    metrics = _metrics(workload, activity, shape)
+    metrics["energy_j"] = energy.total_j
+    metrics["average_power_w"] = energy.total_j / activity.seconds
+    return RunResult(
+        metrics=metrics,
+        dram_read_bytes_by_tensor=activity.dram_read_bytes,
+        energy_j_by_part=energy.energy_j_by_part,
+        accuracy=accuracy,
+        modules={
+            name: {"busy_cycles": m.busy_cycles, "stall_cycles": m.stall_cycles}
+            for name, m in activity.modules.items()
+        },
+        baselines=_against(shape, baselines, activity.seconds, energy.total_j),
+        manifest=manifest(path, used, engine),
+        per_layer=per_layer,
+        activity=activity,
+        warnings=list(energy.warnings),
+    )
+
+
+def _existing(source: str | Path) -> Path:
+    path = Path(source)
+    if not path.exists():
+        raise AccelsimError(f"{path}: no such file{_nearest_file(path)}")
+    if path.is_dir():
+        raise AccelsimError(f"{path}: is a folder; expected a .safetensors, .csv or .parquet file")
+    if not path.name.endswith((*_TRACE_SUFFIXES, ".csv", ".parquet")):
+        raise AccelsimError(f"{path}: expected a .safetensors, .csv or .parquet file")
+    return path
+
+
+def _nearest_file(path: Path) -> str:
+    if not path.parent.is_dir():
+        return ""
+    return did_you_mean(path.name, [p.name for p in path.parent.iterdir()])
+
+
+def _split_overrides(overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    split: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
+    for key, value in overrides.items():
+        section, _, rest = key.partition(".")
+        if section in _SECTIONS and rest:
+            split[section][rest] = value
+        else:
+            split["accelerator"][key] = value
+    return split
+
+
+def _shape(source: AttentionTrace | Workload) -> AttentionShape:
+    from accelsim.baselines import AttentionShape
+
+    if isinstance(source, Workload):
+        return AttentionShape.from_workload(source)
+    return AttentionShape.from_trace(source)
+
+
+def _metrics(
+    workload: Workload, activity: Activity, shape: AttentionShape
+) -> dict[str, float | int]:
+    reads = sum(activity.dram_read_bytes.values())
+    counters = activity.counters
+    rows = [counters.get(name, 0) for name in ("row_hits", "row_misses", "row_conflicts")]
+    metrics: dict[str, float | int] = {
+        "latency_cycles": activity.cycles,
+        "latency_s": activity.seconds,
+        "dram_read_bytes": reads,
+        "dram_write_bytes": activity.dram_write_bytes,
+        "dram_read_bytes_per_s": reads / activity.seconds,
+        "requests": workload.rows,
+        "macs": counters.get("qk_macs", 0) + counters.get("pv_macs", 0),
+        "dense_equivalent_op_per_s": shape.flops / activity.seconds,
+    }
+    if sum(rows):
+        metrics["row_hit_rate"] = rows[0] / sum(rows)
+    if not workload.extra:
+        metrics["policy_read_bytes"] = sum(workload.policy_bytes().values())
+    return metrics
+
+
+def _against(
+    shape: AttentionShape, names: Sequence[str] | None, seconds: float, joules: float
+) -> dict[str, dict[str, Any]]:
+    from accelsim.baselines import evaluate_baselines
+
+    rows = {}
+    for name, row in evaluate_baselines(shape, names).items():
+        energy = row["energy_j"]
+        rows[name] = {
+            **row,
+            "speedup": row["latency_s"] / seconds,
+            "energy_ratio": None if energy is None else energy / joules,
+        }
+    return rows

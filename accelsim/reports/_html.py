@@ -1,0 +1,98 @@
+"""One self-contained HTML file: tables, plots, manifest. No network, no script."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from accelsim.errors import AccelsimError
+from accelsim.exploration import RunResult
+from accelsim.reports._plots import figures
+from accelsim.reports._tables import comparison
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem;
+       color: #222; background: #fff }
+table { border-collapse: collapse; margin: 1rem 0 2rem }
+th, td { padding: .2rem .9rem; text-align: right; border-bottom: 1px solid #eee;
+         font-variant-numeric: tabular-nums }
+th:first-child, td:first-child { text-align: left }
+tr.section td { font-weight: 600; padding-top: 1rem; border-bottom: 1px solid #999 }
+figure { margin: 0 0 2rem } figcaption { font-weight: 600 }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(28rem, 1fr)); gap: 1rem }
+svg { max-width: 100%; height: auto } pre { background: #f6f6f6; padding: 1rem; overflow: auto }
+.warning { background: #fff6e0; border-left: 4px solid #e0a800; padding: .3rem 1rem }
+</style></head><body>
+<h1>{{ title }}</h1>
+{% for text in warnings %}<p class="warning">{{ text }}</p>{% endfor %}
+<table><thead><tr><th></th>
+{% for name in names %}<th>{{ name }}</th>{% endfor %}</tr></thead><tbody>
+{% for section in sections %}<tr class="section">
+<td colspan="{{ names|length + 1 }}">{{ section.title }}</td></tr>
+{% for label, cells in section.rows %}<tr><td>{{ label }}</td>
+{% for cell in cells %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}{% endfor %}
+</tbody></table>
+<div class="figures">{% for title, svg in plots.items() %}<figure>
+<figcaption>{{ title }}</figcaption>
+{{ svg|safe }}</figure>{% endfor %}</div>
+<h2>Manifest</h2>
+{% for name, text in manifests.items() %}<details><summary>{{ name }}</summary><pre>{{ text }}</pre>
+</details>{% endfor %}
+</body></html>
+"""
+
+
+def render(results: Mapping[str, RunResult], title: str) -> str:
+    """Return the report as HTML text; everything that came from a file is escaped."""
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(_PAGE).render(
+        title=title,
+        names=list(results),
+        sections=comparison(results),
+        plots=figures(results),
+        warnings=list(dict.fromkeys(text for r in results.values() for text in r.warnings)),
+        manifests={name: json.dumps(r.manifest, indent=2) for name, r in results.items()},
+    )
+
+
+def prepare_folder(folder: str | Path) -> Path:
+    """Create an output folder and check that it can be written, before any work is done.
+
+    Raises:
+        AccelsimError: it cannot be created or written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise AccelsimError(f"{folder}: cannot be written ({error.strerror})") from None
+    return folder
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        AccelsimError: the folder cannot be written, or the disk is full.
+    """
+    path = Path(path)
+    temporary = ""
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise AccelsimError(f"{path}: cannot be written ({error.strerror})") from None

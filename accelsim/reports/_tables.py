@@ -1,0 +1,124 @@
+"""A comparison as rows of text, shared by the terminal, the HTML report and Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from accelsim.exploration import RunResult
+from accelsim.reports._units import percent, ratio, si
+
+TENSOR_LABELS = {
+    "query": "queries",
+    "key_msb": "keys, MSB plane",
+    "key_lsb": "keys, LSB plane",
+    "value": "values",
+}
+_ACCURACY_ROWS = (
+    ("relative_output_error", "relative output error", percent),
+    ("mean_cosine", "mean cosine of outputs", lambda value: f"{value:.5f}"),
+    ("mean_kl", "mean KL of probabilities", lambda value: f"{value:.3g} nat"),
+    ("kept_mass", "kept probability mass", percent),
+    ("lsb_refetch_fraction", "rows that refetch LSBs", percent),
+)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A titled block of rows: a label, then one text per compared run."""
+
+    title: str
+    rows: list[tuple[str, list[str]]]
+
+
+def comparison(results: Mapping[str, RunResult]) -> list[Section]:
+    """Return the sections of a side-by-side table, one column per result."""
+    runs = list(results.values())
+    return [
+        Section("Time", _time(runs)),
+        Section("DRAM", _dram(runs)),
+        Section("Energy", _energy(runs)),
+        *(
+            [Section("Accuracy (open loop)", _accuracy(runs))]
+            if any(r.accuracy for r in runs)
+            else []
+        ),
+        Section("Speedup over (energy ratio)", _baselines(runs)),
+    ]
+
+
+def _time(runs: Sequence[RunResult]) -> list[tuple[str, list[str]]]:
+    first = runs[0].metrics["latency_cycles"]
+    return [
+        ("latency", [f"{r.metrics['latency_cycles']:,} cycles" for r in runs]),
+        ("", [si(r.metrics["latency_s"], "s") for r in runs]),
+        ("speedup over first column", [ratio(first / r.metrics["latency_cycles"]) for r in runs]),
+        (
+            "dense-equivalent rate",
+            [si(r.metrics["dense_equivalent_op_per_s"], "op/s") for r in runs],
+        ),
+    ]
+
+
+def _dram(runs: Sequence[RunResult]) -> list[tuple[str, list[str]]]:
+    rows = [
+        (label, [si(r.dram_read_bytes_by_tensor.get(tensor, 0), "B") for r in runs])
+        for tensor, label in TENSOR_LABELS.items()
+    ]
+    total = [r.metrics["dram_read_bytes"] for r in runs]
+    rows.append(("all reads", [si(value, "B") for value in total]))
+    rows.append(("reduction over first column", [ratio(total[0] / max(v, 1)) for v in total]))
+    rows.append(("writes", [si(r.metrics["dram_write_bytes"], "B") for r in runs]))
+    rows.append(("row hits", [percent(r.metrics.get("row_hit_rate")) for r in runs]))
+    rows.append(("read bandwidth", [si(r.metrics["dram_read_bytes_per_s"], "B/s") for r in runs]))
+    return rows
+
+
+def _energy(runs: Sequence[RunResult]) -> list[tuple[str, list[str]]]:
+    parts = list(dict.fromkeys(part for r in runs for part in r.energy_j_by_part))
+    rows = [(part, [si(r.energy_j_by_part.get(part), "J") for r in runs]) for part in parts]
+    rows.append(("total", [si(r.metrics["energy_j"], "J") for r in runs]))
+    rows.append(("average power", [si(r.metrics["average_power_w"], "W") for r in runs]))
+    return rows
+
+
+def _accuracy(runs: Sequence[RunResult]) -> list[tuple[str, list[str]]]:
+    return [
+        (
+            label,
+            [
+                show(r.accuracy[key]) if r.accuracy and r.accuracy.get(key) is not None else "–"
+                for r in runs
+            ],
+        )
+        for key, label, show in _ACCURACY_ROWS
+        if any(r.accuracy and key in r.accuracy for r in runs)
+    ]
+
+
+def _baselines(runs: Sequence[RunResult]) -> list[tuple[str, list[str]]]:
+    names = list(dict.fromkeys(name for r in runs for name in r.baselines))
+    return [(name, [_against(r.baselines.get(name)) for r in runs]) for name in names]
+
+
+def _against(baseline: Mapping[str, float | None] | None) -> str:
+    if baseline is None:
+        return "–"
+    return f"{ratio(baseline['speedup'])} ({ratio(baseline['energy_ratio'])})"
+
+
+def to_text(results: Mapping[str, RunResult]) -> None:
+    """Print the comparison to standard output as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_edge=False, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for name in results:
+        table.add_column(name, justify="right", no_wrap=True)
+    for section in comparison(results):
+        table.add_section()
+        table.add_row(f"[bold]{section.title}[/bold]")
+        for label, cells in section.rows:
+            table.add_row(f"  {label}", *cells)
+    Console(width=max(100, 40 + 26 * len(results)), soft_wrap=True).print(table)

@@ -1,0 +1,367 @@
+"""The file of a trace: safetensors, memory-mapped, never unpickled.
+
+One ``.safetensors`` file, or the usual ``.safetensors.index.json`` beside its shards. Everything a
+file can get wrong is reported with its path, the tensor or metadata key, and what was expected.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accelsim.errors import TraceError, did_you_mean
+from accelsim.traces._trace import SCHEMA, AttentionTrace
+
+FLOAT_TYPES = ("F16", "BF16", "F32")
+_MAX_HEADER_BYTES = 100_000_000
+_LIMIT = 1 << 31
+_REQUIRED = (
+    "accelsim.schema",
+    "model",
+    "source",
+    "tokens_sha256",
+    "num_layers",
+    "num_query_heads",
+    "num_kv_heads",
+    "head_dim",
+    "causal",
+    "prefill_tokens",
+    "decode_tokens",
+    "scale",
+    "recorded_under",
+)
+_NUMPY = {"F16": np.float16, "F32": np.float32, "BF16": np.uint16, "I32": np.int32}
+_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "I32": 4}
+
+
+class MappedTensors:
+    """Tensors of one or more safetensors files, mapped and read on demand."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self._place: dict[str, tuple[Path, str, tuple[int, ...], int]] = {}
+        self._maps: dict[Path, NDArray[np.uint8]] = {}
+        self.metadata: dict[str, str] = {}
+        for path in paths:
+            self._open(path)
+
+    def names(self) -> set[str]:
+        """Names of all tensors."""
+        return set(self._place)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one tensor."""
+        return self._place[name][2]
+
+    def dtype(self, name: str) -> str:
+        """Safetensors name of the element type: F16, BF16, F32, I32."""
+        return self._place[name][1]
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Return one tensor as an array; bfloat16 is widened to float32."""
+        path, kind, shape, offset = self._place[name]
+        size = math.prod(shape) * _BYTES[kind]
+        raw = self._maps[path][offset : offset + size].view(_NUMPY[kind]).reshape(shape)
+        if kind == "BF16":
+            return (raw.astype(np.uint32) << 16).view(np.float32)
+        return raw
+
+    def _open(self, path: Path) -> None:
+        header, start, size = _read_header(path)
+        metadata = header.pop("__metadata__", {})
+        if not isinstance(metadata, dict):
+            raise TraceError(f"{path}: header key '__metadata__': expected a mapping of strings")
+        self.metadata.update({str(key): str(value) for key, value in metadata.items()})
+        self._maps[path] = np.memmap(path, dtype=np.uint8, mode="r")
+        for name, entry in header.items():
+            kind, shape, begin = _check_entry(path, name, entry, size - start)
+            if name in self._place:
+                raise TraceError(f"{path}: tensor '{name}' is in two shards")
+            self._place[name] = (path, kind, shape, start + begin)
+
+
+class MemoryTensors:
+    """Tensors held in memory, for synthetic traces and tests."""
+
+    def __init__(self, tensors: Mapping[str, NDArray[Any]]) -> None:
+        self._tensors = dict(tensors)
+
+    def names(self) -> set[str]:
+        """Names of all tensors."""
+        return set(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one tensor."""
+        return self._tensors[name].shape
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Return one tensor."""
+        return self._tensors[name]
+
+
+def load_trace(path: str | Path) -> AttentionTrace:
+    """Open a trace; tensors are mapped, and read only when asked for.
+
+    Raises:
+        TraceError: the file is no ``attention-trace/1``; names the key or tensor and what was
+            expected.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise TraceError(f"{path}: is a folder; expected a .safetensors file")
+    if not path.exists():
+        raise TraceError(f"{path}: no such file")
+    paths = _shards(path) if path.name.endswith(".index.json") else [path]
+    tensors = MappedTensors(paths)
+    trace = _from_metadata(path, tensors)
+    _check_tensors(path, trace, tensors)
+    return trace
+
+
+def validate_trace(trace: AttentionTrace, on_layer: Callable[[int], None] = lambda i: None) -> None:
+    """Read every tensor of a trace and check that its numbers are finite.
+
+    Raises:
+        TraceError: names the first tensor with NaN or infinity, and where.
+    """
+    for layer in range(trace.num_layers):
+        for kind in ("query", "key", "value"):
+            name = f"layer.{layer}.{kind}"
+            finite = np.isfinite(trace.tensors.read(name))
+            if not finite.all():
+                place = [int(i) for i in np.argwhere(~finite)[0]]
+                raise TraceError(
+                    f"{trace.path}: tensor '{name}' holds NaN or infinity at {place}; "
+                    "expected finite numbers"
+                )
+        on_layer(layer)
+    ids = trace.token_ids
+    if ids is not None and trace.tokens_sha256 not in ("", tokens_sha256(ids)):
+        raise TraceError(f"{trace.path}: metadata 'tokens_sha256' does not match 'token_ids'")
+
+
+def tokens_sha256(token_ids: NDArray[Any]) -> str:
+    """SHA-256 of token ids as little-endian int32."""
+    return hashlib.sha256(np.asarray(token_ids, dtype="<i4").tobytes()).hexdigest()
+
+
+def save_trace(trace: AttentionTrace, path: str | Path, dtype: Any = np.float16) -> None:
+    """Write a trace; the file appears whole or not at all, and its bytes depend only on the trace.
+
+    Args:
+        trace: what to write.
+        path: target, ``.safetensors``.
+        dtype: element type of the stored queries, keys and values: float16 or float32.
+
+    Raises:
+        TraceError: numbers that ``dtype`` cannot hold, or a folder that cannot be written.
+    """
+    from safetensors.numpy import save
+
+    path = Path(path)
+    metadata = {
+        "accelsim.schema": SCHEMA,
+        "model": trace.model,
+        "source": trace.source,
+        "tokens_sha256": trace.tokens_sha256,
+        "num_layers": str(trace.num_layers),
+        "num_query_heads": str(trace.num_query_heads),
+        "num_kv_heads": str(trace.num_kv_heads),
+        "head_dim": str(trace.head_dim),
+        "causal": "true" if trace.causal else "false",
+        "prefill_tokens": str(trace.prefill_tokens),
+        "decode_tokens": str(trace.decode_tokens),
+        "scale": repr(float(trace.scale)),
+        "recorded_under": trace.recorded_under,
+        "text": trace.text,
+    }
+    tensors: dict[str, NDArray[Any]] = {}
+    for name, shape in trace.expected_shapes().items():
+        stored = np.ascontiguousarray(trace.tensors.read(name), dtype=dtype)
+        if stored.shape != shape or not np.isfinite(stored).all():
+            raise TraceError(f"{path}: tensor '{name}': expected finite {np.dtype(dtype)} {shape}")
+        tensors[name] = stored
+    ids = trace.token_ids
+    if ids is not None:
+        tensors["token_ids"] = np.ascontiguousarray(ids, dtype=np.int32)
+    payload = _canonical(save(tensors, metadata))
+    temporary = ""
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(payload)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise TraceError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def _canonical(payload: bytes) -> bytes:
+    """Sort the metadata in a safetensors header: the library writes it in hash order."""
+    length = int.from_bytes(payload[:8], "little")
+    header = json.loads(payload[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=True).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + payload[8 + length :]
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            prefix = stream.read(8)
+            length = int.from_bytes(prefix, "little")
+            if len(prefix) < 8 or length > min(_MAX_HEADER_BYTES, size - 8):
+                raise TraceError(f"{path}: not a safetensors file, or truncated in its header")
+            text = stream.read(length)
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError):
+        raise TraceError(f"{path}: not a safetensors file (its header is not JSON)") from None
+    if not isinstance(header, dict):
+        raise TraceError(f"{path}: not a safetensors file (its header is not a mapping)")
+    return header, 8 + length, size
+
+
+def _check_entry(
+    path: Path, name: str, entry: Any, data_bytes: int
+) -> tuple[str, tuple[int, ...], int]:
+    try:
+        kind, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        good = all(type(n) is int and 0 <= n < _LIMIT for n in shape)
+        good = good and type(begin) is int and type(end) is int and len(shape) <= 8
+    except (TypeError, KeyError, ValueError):
+        good = False
+    if not good:
+        raise TraceError(f"{path}: tensor '{name[:80]}': malformed header entry")
+    if kind not in _BYTES:
+        raise TraceError(
+            f"{path}: tensor '{name[:80]}' has type {str(kind)[:20]}; "
+            f"expected {', '.join(FLOAT_TYPES)} (or I32 for token_ids)"
+        )
+    if not 0 <= begin <= end or end - begin != math.prod(shape) * _BYTES[kind]:
+        raise TraceError(f"{path}: tensor '{name[:80]}': its size does not fit its shape {shape}")
+    if end > data_bytes:
+        raise TraceError(
+            f"{path}: truncated: tensor '{name[:80]}' ends at byte {end} of the data, "
+            f"the file has {data_bytes}"
+        )
+    return kind, shape, begin
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        table = json.loads(index.read_text(encoding="utf-8"))
+        files = sorted(set(table["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise TraceError(f"{index}: expected a safetensors index with a 'weight_map'") from None
+    paths = []
+    for name in files:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise TraceError(f"{index}: shard '{str(name)[:80]}': expected a file name beside it")
+        if not (index.parent / name).is_file():
+            raise TraceError(f"{index}: shard '{name}' is missing")
+        paths.append(index.parent / name)
+    if not paths:
+        raise TraceError(f"{index}: 'weight_map' names no shards")
+    return paths
+
+
+def _from_metadata(path: Path, tensors: MappedTensors) -> AttentionTrace:
+    meta = tensors.metadata
+    if meta.get("accelsim.schema") != SCHEMA:
+        found = meta.get("accelsim.schema")
+        raise TraceError(
+            f"{path}: metadata 'accelsim.schema' is "
+            f"{'missing' if found is None else repr(found[:40])}; expected '{SCHEMA}'"
+        )
+    for key in _REQUIRED:
+        if key not in meta:
+            raise TraceError(f"{path}: metadata '{key}' is missing{did_you_mean(key, meta)}")
+
+    def integer(key: str, low: int) -> int:
+        text = meta[key]
+        if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= low):
+            raise TraceError(
+                f"{path}: metadata '{key}' is {text[:40]!r}; expected an integer of at least {low}"
+            )
+        return int(text)
+
+    if meta["causal"] not in ("true", "false"):
+        raise TraceError(f"{path}: metadata 'causal': expected true or false")
+    try:
+        scale = float(meta["scale"])
+    except ValueError:
+        scale = math.nan
+    if not (math.isfinite(scale) and scale > 0):
+        raise TraceError(
+            f"{path}: metadata 'scale' is {meta['scale'][:40]!r}; expected a number > 0"
+        )
+    trace = AttentionTrace(
+        model=meta["model"],
+        source=meta["source"],
+        num_layers=integer("num_layers", 1),
+        num_query_heads=integer("num_query_heads", 1),
+        num_kv_heads=integer("num_kv_heads", 1),
+        head_dim=integer("head_dim", 1),
+        causal=meta["causal"] == "true",
+        prefill_tokens=integer("prefill_tokens", 0),
+        decode_tokens=integer("decode_tokens", 0),
+        scale=scale,
+        tensors=tensors,
+        recorded_under=meta["recorded_under"],
+        text=meta.get("text", ""),
+        tokens_sha256=meta["tokens_sha256"],
+        path=str(path),
+    )
+    if trace.tokens == 0:
+        raise TraceError(
+            f"{path}: zero tokens; expected prefill_tokens + decode_tokens of at least 1"
+        )
+    if trace.num_query_heads % trace.num_kv_heads:
+        raise TraceError(
+            f"{path}: num_query_heads ({trace.num_query_heads}) is not a multiple of num_kv_heads "
+            f"({trace.num_kv_heads})"
+        )
+    return trace
+
+
+def _check_tensors(path: Path, trace: AttentionTrace, tensors: MappedTensors) -> None:
+    names = tensors.names()
+    if trace.num_layers * 3 > len(names):
+        layer = next(i for i in range(trace.num_layers) if not _layer_names(i) <= names)
+        missing = sorted(_layer_names(layer) - names)[0]
+        raise TraceError(f"{path}: tensor '{missing}' is missing{did_you_mean(missing, names)}")
+    for name, shape in trace.expected_shapes().items():
+        if name not in names:
+            raise TraceError(f"{path}: tensor '{name}' is missing{did_you_mean(name, names)}")
+        if tensors.shape(name) != shape:
+            raise TraceError(
+                f"{path}: tensor '{name}' has shape {list(tensors.shape(name))}; "
+                f"expected {list(shape)} [heads, tokens, head_dim]"
+            )
+        if tensors.dtype(name) not in FLOAT_TYPES:
+            raise TraceError(f"{path}: tensor '{name}': expected {', '.join(FLOAT_TYPES)}")
+    if "token_ids" in names:
+        right = tensors.dtype("token_ids") == "I32" and tensors.shape("token_ids") == (
+            trace.tokens,
+        )
+        if not right:
+            raise TraceError(f"{path}: tensor 'token_ids': expected int32 [{trace.tokens}]")
+
+
+def _layer_names(layer: int) -> set[str]:
+    return {f"layer.{layer}.{kind}" for kind in ("query", "key", "value")}

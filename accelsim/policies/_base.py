@@ -1,0 +1,27 @@
+"""What every part of a policy shares: checked ratios and the description for `presets`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import pydantic
+
+from accelsim.configs import Config
+
+Ratio = Annotated[float, pydantic.Field(gt=0.0, le=1.0)]
+"""A keep ratio: the fraction that survives, in (0, 1]."""
+
+Fraction = Annotated[float, pydantic.Field(ge=0.0, le=1.0)]
+"""A fraction that may be nothing at all, in [0, 1]."""
+
+ROUNDING_GUARD = 1e-9
+"""Subtracted before a ceiling, so that 0.7 * 10 keeps 7 vectors although it is 7.000000000000001
+in binary floating point: the counts are those of exact arithmetic."""
+
+
+class PolicyPart(Config):
+    """One composable part of a policy; its docstring names the paper and the hardware it asks for.
+
+    A new part is one file with a subclass, one optional field in
+    :class:`~accelsim.policies.Policy`, and one YAML that uses it.
+    """

@@ -1,0 +1,65 @@
+"""Static and progressive quantization of keys and values."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from accelsim.policies._base import Fraction, PolicyPart
+
+Bits = Literal[4, 6, 8, 10, 12]
+"""Widths that SpAtten's converter takes (section III-D; RTL workload files)."""
+
+Scale = Literal["per_tensor", "per_token"]
+
+
+class StaticQuantization(PolicyPart):
+    """Linear symmetric quantization with one fetch (SpAtten, HPCA 2021, section III-D).
+
+    Asks of the hardware: a converter from the stored width to the multipliers' 12 bits.
+
+    Attributes:
+        kind: ``static``.
+        key_bits: bits of a key element.
+        value_bits: bits of a value element.
+        scale: one scale for the keys (values) of a layer, or one for each token and KV head.
+    """
+
+    kind: Literal["static"] = "static"
+    key_bits: Bits = 12
+    value_bits: Bits = 12
+    scale: Scale = "per_tensor"
+
+
+class ProgressiveQuantization(PolicyPart):
+    """Progressive quantization of keys (SpAtten, HPCA 2021, sections III-D and V-A).
+
+    Scores come from the MSB plane; a row whose largest probability is below ``threshold`` fetches
+    the LSB plane of all its keys and is computed again.
+
+    Asks of the hardware: two DRAM regions, a maximum over each row, a second pass.
+
+    Attributes:
+        kind: ``progressive``.
+        msb_bits: bits of the plane that is always fetched.
+        lsb_bits: bits of the second plane; the released hardware has 4 only.
+        threshold: largest probability below which a row is refetched; 0 never, typically 0.1.
+        split: how the MSB plane is cut off the full code. ``round`` (to nearest) needs a signed LSB
+            plane; ``truncate`` is what plain bit slicing gives, and much less accurate.
+        scale: one scale for the keys (values) of a layer, or one for each token and KV head.
+        value_bits: bits of a value element. Values are fetched once, at the width of the MSB plane
+            unless given: the released workloads pair 8+4-bit keys with 8-bit values and 6+4-bit
+            with 6-bit.
+    """
+
+    kind: Literal["progressive"]
+    msb_bits: Bits = 8
+    lsb_bits: Literal[4] = 4
+    threshold: Fraction = 0.1
+    split: Literal["round", "truncate"] = "round"
+    scale: Scale = "per_tensor"
+    value_bits: Bits | None = None
+
+    @property
+    def fetched_value_bits(self) -> int:
+        """Bits of a value element as fetched."""
+        return self.msb_bits if self.value_bits is None else self.value_bits

@@ -1,0 +1,59 @@
+"""Cascade token pruning."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+import pydantic
+
+from accelsim.policies._base import ROUNDING_GUARD, Fraction, PolicyPart
+from accelsim.policies._schedule import LayerSchedule
+
+Count = Annotated[int, pydantic.Field(ge=0)]
+
+
+class Protect(PolicyPart):
+    """Tokens that are kept in any case and counted in the budget.
+
+    Attributes:
+        first: the first tokens of the context (attention sinks; [CLS] of an encoder).
+        recent: the last tokens of the context.
+    """
+
+    first: Count = 4
+    recent: Count = 32
+
+
+class CascadeTokens(LayerSchedule):
+    """Cascade token pruning (SpAtten, HPCA 2021, Algorithm 2, sections III-A and V-A).
+
+    Scores: attention probabilities a token received, summed over heads, queries, layers and steps.
+    Budget: ``ceil(r_l * context)`` tokens at layer ``l``, shared by all heads of the layer. Cascade:
+    a pruned token stays pruned in later layers, and at this layer in all later steps.
+
+    Asks of the hardware: an accumulator per token, one top-k over the survivors a layer and step,
+    a list of surviving indexes for the fetcher.
+
+    Attributes:
+        importance: ``paper`` selects by the score alone, as printed (only the query's own token is
+            exempt); ``protected`` also keeps the tokens of ``protect``. Accumulated scores punish
+            young tokens, so ``paper`` removes the newest context first and harms a causal model
+            that was not fine-tuned for it.
+        protect: used by ``protected`` only.
+    """
+
+    front: Fraction = 0.15
+    importance: Literal["paper", "protected"] = "protected"
+    protect: Protect = Protect()
+
+    def protected_ranges(self) -> tuple[int, int]:
+        """Return ``(first, recent)``: how many tokens are exempt at either end of the context."""
+        if self.importance == "paper":
+            return 0, 0
+        return self.protect.first, self.protect.recent
+
+    def budget(self, layer: int, num_layers: int, context_tokens: int) -> int:
+        """Tokens that ``layer`` keeps of a context, before protection raises it."""
+        ratio = self.keep_ratio(layer, num_layers)
+        return max(1, math.ceil(ratio * context_tokens - ROUNDING_GUARD))

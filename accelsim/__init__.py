@@ -1,3 +1,3 @@
-"""accelsim: traces of real attention, through a simulated accelerator, to bytes, time and energy."""
+"""accelsim: traces of real attention through simulated accelerators, to bytes, time, energy."""
 
 __version__ = "0.1.0"

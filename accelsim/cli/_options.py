@@ -35,10 +35,10 @@ def hardware_options(function: F) -> F:
         ),
         click.option(
             "--engine",
-            type=click.Choice(["event", "cycle"]),
+            type=click.Choice(["event"]),
             default="event",
             show_default=True,
-            help="event: SimPy model; cycle: compiled model of the released hardware.",
+            help="event: the SimPy model.",
         ),
         click.option(
             "--accelerator",

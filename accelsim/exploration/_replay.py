@@ -84,7 +84,7 @@ def replay(
     on_stage("simulation")
     activity = simulate(workload, machine, memory, engine=engine)
     on_stage("energy")
-    energy = evaluate(activity, table)
+    energy = evaluate(activity, table, machine)
     metrics = _metrics(workload, activity, shape)
     metrics["energy_j"] = energy.total_j
     metrics["average_power_w"] = energy.total_j / activity.seconds

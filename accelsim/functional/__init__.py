@@ -1,5 +1,24 @@
-"""Functional models: what a policy does to real tensors, to the token and to the bit."""
+"""Functional model: what a policy does to real queries, keys and values.
 
-from accelsim.functional._run import PolicyRun, run_policy
+Names are imported on first use: the kernels bring Numba, which takes a second to load.
+"""
 
-__all__ = ["PolicyRun", "run_policy"]
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from accelsim.functional._run import PolicyRun, run_policy
+    from accelsim.functional.topk import PARALLELISM, TopK, topk_engine
+
+__all__ = ["PARALLELISM", "PolicyRun", "TopK", "run_policy", "topk_engine"]
+
+_HOMES = {"PolicyRun": "_run", "run_policy": "_run"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'topk')}"), name)

@@ -1,83 +1,98 @@
-"""The state of cascade pruning: importance, and who is alive at which layer."""
+"""The state that cascade pruning carries through layers and steps (design: importance, masks)."""
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.functional.kernels import top_k_mask
-from accelsim.policies import CascadeHeads, CascadeTokens
+from accelsim.functional.topk import PARALLELISM, topk_engine
+from accelsim.policies import CascadeHeads, CascadeTokens, Policy
+from accelsim.traces import AttentionTrace
 
 
-class TokenCascade:
-    """Which tokens survive each layer, over the steps of one run.
+@dataclass(frozen=True)
+class Selection:
+    """Work of one selection; zero where nothing had to be selected."""
 
-    Removal is permanent: a token that went at a layer stays out of that layer in all later steps,
-    and out of all later layers in the same step.
+    size: int = 0
+    target: int = 0
+    passes: int = 0
+    elements: int = 0
+
+
+class Cascade:
+    """Importance scores and survivors.
+
+    Attributes:
+        token_importance: [tokens] probabilities received so far.
+        head_importance: [query_heads] absolute output so far.
     """
 
-    def __init__(self, rule: CascadeTokens | None, num_layers: int, tokens: int) -> None:
-        self._rule = rule
-        self._ratios = rule.schedule.ratios(num_layers, rule.front) if rule else [1.0] * num_layers
-        self._alive = np.ones((num_layers, tokens), dtype=bool)
-        self.importance: NDArray[np.float64] = np.zeros(tokens)
+    def __init__(self, trace: AttentionTrace, policy: Policy, seed: int) -> None:
+        """Start with everything alive and every score zero."""
+        layers, tokens, heads = trace.num_layers, trace.tokens, trace.num_query_heads
+        self.token_importance: NDArray[np.float64] = np.zeros(tokens)
+        self.head_importance: NDArray[np.float64] = np.zeros(heads)
+        self._layers, self._seed = layers, seed
+        self._tokens: CascadeTokens | None = policy.tokens
+        self._heads: CascadeHeads | None = policy.heads
+        self._tokens_alive = np.ones((layers, tokens), dtype=np.bool_)
+        self._heads_alive = np.ones((layers, heads), dtype=np.bool_)
+        self._heads_selected = np.zeros(layers, dtype=np.bool_)
 
-    def select(
+    def select_tokens(
         self, layer: int, survivors: NDArray[np.bool_], context: int, own: int | None
-    ) -> tuple[NDArray[np.bool_], tuple[int, int, int, int]]:
-        """Choose the tokens of a layer.
+    ) -> tuple[NDArray[np.bool_], Selection]:
+        """Prune the tokens of a layer.
 
         Args:
-            layer: layer index.
-            survivors: tokens that survived the layer before, in this step [tokens] bool.
-            context: tokens in the context.
-            own: the query's own token, which always survives; ``None`` in an encoder.
+            layer: where.
+            survivors: [tokens], those of the previous layer in this step.
+            context: tokens so far.
+            own: token of the query, which always survives; ``None`` in an encoder.
 
         Returns:
-            (kept [tokens] bool, (candidates, target, passes, elements) of the top-k engine).
+            The new survivors [tokens], and the top-k work.
         """
-        candidates = survivors & self._alive[layer]
-        candidates[context:] = False
-        ratio = self._ratios[layer]
-        budget = math.ceil(round(ratio * context, 9))
-        indices = np.flatnonzero(candidates)
-        if self._rule is None or len(indices) <= budget:
-            return candidates, (0, 0, 0, 0)
-        forced = np.zeros(len(candidates), dtype=bool)
-        forced[: self._rule.protect.first] = True
-        forced[max(context - self._rule.protect.recent, 0) : context] = (
-            self._rule.protect.recent > 0
-        )
+        candidates: NDArray[np.bool_] = survivors & self._tokens_alive[layer]
+        if self._tokens is None:
+            return candidates, Selection()
+        first, recent = self._tokens.protected_ranges()
+        forced = np.zeros_like(candidates)
+        forced[:first] = True
+        forced[max(0, context - recent) : context] = True
         if own is not None:
             forced[own] = True
         forced &= candidates
-        kept = forced.copy()
-        free = indices[~forced[indices]]
-        room = max(budget - int(forced.sum()), 0)
-        mask, passes, elements = top_k_mask(self.importance[free], room, layer * 8191 + context)
-        kept[free[mask]] = True
-        self._alive[layer] &= kept | (np.arange(len(kept)) >= context)
-        return kept, (len(free), room, passes, elements)
+        budget = self._tokens.budget(layer, self._layers, context)
+        target = max(budget - int(forced.sum()), 0)
+        free = np.flatnonzero(candidates & ~forced)
+        if len(free) <= target:
+            return candidates, Selection()
+        kept = forced
+        work = Selection()
+        if target:
+            seed = self._seed + 1 + layer * 104729 + context * 31
+            top = topk_engine(self.token_importance[free], target, PARALLELISM, seed)
+            kept[free[top.indices]] = True
+            work = Selection(len(free), target, top.passes, top.elements)
+        self._tokens_alive[layer, candidates & ~kept] = False
+        return kept, work
 
-
-class HeadCascade:
-    """Which query heads survive each layer."""
-
-    def __init__(self, rule: CascadeHeads | None, num_layers: int, heads: int) -> None:
-        self._ratios = rule.schedule.ratios(num_layers, rule.front) if rule else [1.0] * num_layers
-        self._alive = np.ones((num_layers, heads), dtype=bool)
-        self.importance: NDArray[np.float64] = np.zeros(heads)
-
-    def select(self, layer: int, survivors: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Choose the heads of a layer among the survivors of the one before [heads] bool."""
-        candidates = survivors & self._alive[layer]
-        budget = max(round(self._ratios[layer] * len(candidates)), 1)
-        indices = np.flatnonzero(candidates)
-        if len(indices) > budget:
-            mask, _, _ = top_k_mask(self.importance[indices], budget, layer)
-            candidates = np.zeros_like(candidates)
-            candidates[indices[mask]] = True
-        self._alive[layer] = candidates
+    def select_heads(self, layer: int, survivors: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Prune the query heads of a layer, the first time it runs; later steps repeat it."""
+        if self._heads is None:
+            return survivors
+        candidates: NDArray[np.bool_] = survivors & self._heads_alive[layer]
+        if self._heads_selected[layer]:
+            return candidates
+        self._heads_selected[layer] = True
+        alive = np.flatnonzero(candidates)
+        budget = self._heads.budget(layer, self._layers, len(candidates))
+        if len(alive) > budget:
+            order = np.argsort(-self.head_importance[alive], kind="stable")
+            candidates[alive[order[budget:]]] = False
+        self._heads_alive[layer] = candidates
         return candidates

@@ -1,11 +1,8 @@
-"""A policy over a trace: the decisions that hardware pays for, and the error they cost.
-
-Open loop: decisions are taken over recorded tensors of the unpruned model, so that errors do not
-grow with depth; the result is optimistic.
-"""
+"""``run_policy``: a policy's decisions over a recorded trace, and what they cost in accuracy."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.errors import TraceError
-from accelsim.functional._cascade import HeadCascade, TokenCascade
-from accelsim.functional.kernels import attend_layer
-from accelsim.functional.quantize import key_planes, quantize
+from accelsim.functional import kernels
+from accelsim.functional._cascade import Cascade, Selection
+from accelsim.functional.quantization import progressive_planes, quantize_dequantize
+from accelsim.functional.topk import PARALLELISM
 from accelsim.policies import Policy, ProgressiveQuantization
 from accelsim.traces import AttentionTrace
 from accelsim.workloads import Workload
@@ -23,12 +21,12 @@ from accelsim.workloads import Workload
 
 @dataclass(frozen=True)
 class PolicyRun:
-    """What a policy decided on a trace, and what it cost.
+    """What a policy decided, and how far the attention moved.
 
     Attributes:
         workload: one row per step, layer and KV head.
-        accuracy: errors against dense attention on the recorded tensors, ``mode`` = open-loop.
-        per_layer: the same per layer.
+        accuracy: see :func:`run_policy`.
+        per_layer: the same figures by layer, with ``layer`` and ``token_keep_ratio``.
     """
 
     workload: Workload
@@ -36,150 +34,214 @@ class PolicyRun:
     per_layer: list[dict[str, Any]]
 
 
-class _LayerTensors:
-    """One layer, as recorded and as quantized."""
+def run_policy(
+    trace: AttentionTrace, policy: Policy, *, indices: bool = True, seed: int = 0
+) -> PolicyRun:
+    """Run ``policy`` over ``trace``, open loop.
 
-    def __init__(self, trace: AttentionTrace, policy: Policy, layer: int) -> None:
-        self.raw_queries = _finite(trace, layer, "query", trace.query(layer)) * np.float32(
-            trace.scale
-        )
-        self.raw_keys = _finite(trace, layer, "key", trace.key(layer))
-        self.raw_values = _finite(trace, layer, "value", trace.value(layer))
-        quantization = policy.quantization
-        how = quantization.scale
-        self.queries = quantize(self.raw_queries, quantization.query_bits, how)
-        self.coarse_keys, self.full_keys = key_planes(self.raw_keys, quantization)
-        self.values = quantize(self.raw_values, quantization.value_bits, how)
+    Step 0 is the prefill: one row holds all surviving queries of the group; tokens pruned there
+    have no queries in later layers, and the last token of a causal prompt always survives. Steps 1
+    and up are one query each. The recorded tensors are those of the unpruned model, so the error
+    is optimistic in depth.
 
+    Accuracy compares with dense attention on the recorded tensors, over surviving queries:
+    ``relative_output_error`` (Frobenius, pruned heads count as zero output), ``mean_cosine``,
+    ``mean_kl`` (nats, KL of the policy's probabilities from the dense ones, before value pruning),
+    ``kept_mass`` and ``kept_value_mass`` (dense probability on the kept keys, on the used values),
+    ``lsb_refetch_fraction`` (of query-head rows), ``kept_token_fraction`` and
+    ``kept_value_fraction`` (of the keys that dense attention would read for these rows),
+    ``kept_head_fraction`` and ``kept_query_fraction`` (of all).
 
-def run_policy(trace: AttentionTrace, policy: Policy) -> PolicyRun:
-    """Apply a policy to every step and layer of a trace.
+    Args:
+        trace: recorded queries, keys and values.
+        policy: what to keep.
+        indices: record the token indexes of fetched keys and values in the workload.
+        seed: of the top-k pivots; changes pass counts, never decisions.
 
     Raises:
-        TraceError: a tensor holds NaN or infinity.
+        TraceError: the trace holds no tokens, or numbers that are not finite.
     """
-    layers = [_LayerTensors(trace, policy, layer) for layer in range(trace.num_layers)]
-    tokens = TokenCascade(policy.tokens, trace.num_layers, trace.tokens)
-    heads = HeadCascade(policy.heads, trace.num_layers, trace.num_query_heads)
-    quantization = policy.quantization
-    progressive = isinstance(quantization, ProgressiveQuantization)
-    threshold = quantization.threshold if isinstance(quantization, ProgressiveQuantization) else 0.0
-    value_keep = policy.values.keep if policy.values else 1.0
-    rows: list[dict[str, int]] = []
-    key_indices: list[NDArray[np.int32]] = []
-    value_indices: list[NDArray[np.int32]] = []
-    sums = np.zeros((trace.num_layers, 8))
-    kept_share = np.zeros((trace.num_layers, 3))
-    for step, (start, context) in enumerate(_steps(trace)):
-        survivors = np.ones(trace.tokens, dtype=bool)
-        live = np.ones(trace.num_query_heads, dtype=bool)
-        own = context - 1 if trace.causal else None
-        for layer, tensors in enumerate(layers):
-            survivors, selection = tokens.select(layer, survivors, context, own)
-            live = heads.select(layer, live)
-            kept = np.flatnonzero(survivors)
-            positions = kept[kept >= start]
-            added, magnitude, fetched, counts, _, layer_sums = attend_layer(
-                tensors.queries,
-                tensors.coarse_keys,
-                tensors.full_keys,
-                tensors.values,
-                tensors.raw_queries,
-                tensors.raw_keys,
-                tensors.raw_values,
-                positions,
-                kept,
-                live,
-                trace.causal,
-                context,
-                threshold,
-                value_keep,
-                (step * trace.num_layers + layer) * 1_000_003,
+    if trace.tokens < 1:
+        raise TraceError(f"{trace.path}: trace has no tokens; expected at least one")
+    runner = _Runner(trace, policy, indices, seed)
+    steps = range(0 if trace.prefill_tokens else 1, trace.decode_tokens + 1)
+    for step in steps:
+        runner.run_step(step)
+    return runner.result()
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Tensors of a layer: as recorded, and as read back from memory."""
+
+    query: NDArray[np.float32]
+    raw_key: NDArray[np.float32]
+    raw_value: NDArray[np.float32]
+    key_first: NDArray[np.float64]
+    key_both: NDArray[np.float64]
+    value: NDArray[np.float64]
+
+
+def _load_layer(trace: AttentionTrace, policy: Policy, layer: int) -> _Layer:
+    query, key, value = trace.query(layer), trace.key(layer), trace.value(layer)
+    for name, tensor in (("query", query), ("key", key), ("value", value)):
+        if not np.isfinite(tensor).all():
+            raise TraceError(
+                f"{trace.path}: tensor 'layer.{layer}.{name}' holds NaN or infinity; "
+                "expected finite numbers"
             )
-            tokens.importance += added
-            heads.importance += magnitude
-            sums[layer] += layer_sums.sum(axis=0)
-            kept_share[layer] += (len(kept) / context, live.mean(), 1.0)
-            group_live = live.reshape(trace.num_kv_heads, trace.group).sum(axis=1)
-            for kv in np.flatnonzero(group_live):
-                used = np.flatnonzero(fetched[kv]).astype(np.int32)
-                rows.append(
-                    {
-                        "step": step,
-                        "layer": layer,
-                        "head": int(kv),
-                        "context_tokens": context,
-                        "queries": len(positions) * int(group_live[kv]),
-                        "keys": len(kept),
-                        "values": len(used),
-                        "query_keys": counts[kv, 0],
-                        "query_values": counts[kv, 1],
-                        "key_bits": quantization.msb_bits
-                        if isinstance(quantization, ProgressiveQuantization)
-                        else quantization.key_bits,
-                        "key_lsb_bits": quantization.lsb_bits
-                        if isinstance(quantization, ProgressiveQuantization)
-                        else 0,
-                        "value_bits": quantization.value_bits,
-                        "refetch_lsb": progressive and counts[kv, 2] > 0,
-                        "refetch_queries": counts[kv, 2],
-                        "refetch_query_keys": counts[kv, 3],
-                        "topk_size": counts[kv, 4],
-                        "topk_target": counts[kv, 5],
-                        "topk_passes": counts[kv, 6],
-                        "topk_elements": counts[kv, 7],
-                        "select_size": selection[0],
-                        "select_target": selection[1],
-                        "select_passes": selection[2],
-                        "select_elements": selection[3],
-                    }
-                )
-                selection = (0, 0, 0, 0)
-                key_indices.append(kept.astype(np.int32))
-                value_indices.append(used)
-    workload = Workload.from_columns(
-        {name: np.array([row[name] for row in rows]) for name in rows[0]},
-        head_dim=trace.head_dim,
-        name=trace.model,
-        key_indices=tuple(key_indices),
-        value_indices=tuple(value_indices),
+    q = policy.quantization
+    if isinstance(q, ProgressiveQuantization):
+        first, both = progressive_planes(key, q.msb_bits, q.lsb_bits, q.split, q.scale)
+        stored = quantize_dequantize(value, q.fetched_value_bits, q.scale)
+    else:
+        first = both = quantize_dequantize(key, q.key_bits, q.scale)
+        stored = quantize_dequantize(value, q.value_bits, q.scale)
+    return _Layer(
+        np.ascontiguousarray(query),
+        np.ascontiguousarray(key),
+        np.ascontiguousarray(value),
+        np.ascontiguousarray(first),
+        np.ascontiguousarray(both),
+        np.ascontiguousarray(stored),
     )
-    per_layer = [
-        {"layer": layer, **_summary(sums[layer], kept_share[layer])}
-        for layer in range(trace.num_layers)
-    ]
-    accuracy = {"mode": "open-loop", **_summary(sums.sum(axis=0), kept_share.sum(axis=0))}
-    return PolicyRun(workload, accuracy, per_layer)
 
 
-def _steps(trace: AttentionTrace) -> list[tuple[int, int]]:
-    """First query position and context length of each step."""
-    prefill = [(0, trace.prefill_tokens)] if trace.prefill_tokens else []
-    return prefill + [(t, t + 1) for t in range(trace.prefill_tokens, trace.tokens)]
+class _Runner:
+    """Walks steps and layers, and gathers rows and sums."""
 
+    def __init__(self, trace: AttentionTrace, policy: Policy, indices: bool, seed: int) -> None:
+        self.trace, self.policy, self.indices, self.seed = trace, policy, indices, seed
+        self.cascade = Cascade(trace, policy, seed)
+        self.layers = [_load_layer(trace, policy, i) for i in range(trace.num_layers)]
+        counts = range(trace.tokens + 1)
+        budgets = [n if policy.values is None else policy.values.budget(n) for n in counts]
+        self.value_budget = np.array(budgets, dtype=np.int64)
+        self.columns: dict[str, list[int]] = defaultdict(list)
+        self.key_indices: list[NDArray[np.int32]] = []
+        self.value_indices: list[NDArray[np.int32]] = []
+        self.sums = np.zeros((trace.num_layers, len(kernels.METRICS)))
+        self.stats = np.zeros((trace.num_layers, len(kernels.STATS)), dtype=np.int64)
+        # Head rows and query rows that dense attention would have computed.
+        self.dense_rows = np.zeros((trace.num_layers, 2), dtype=np.int64)
+        self.kept_rows = np.zeros((trace.num_layers, 2), dtype=np.int64)
+        q = policy.quantization
+        # Bits of the first key fetch, of the LSB plane, and of a value.
+        self.bits: tuple[int, int, int]
+        self.threshold: float
+        if isinstance(q, ProgressiveQuantization):
+            self.bits, self.threshold = (q.msb_bits, q.lsb_bits, q.fetched_value_bits), q.threshold
+        else:
+            self.bits, self.threshold = (q.key_bits, 0, q.value_bits), 0.0
 
-def _summary(sums: NDArray[np.float64], share: NDArray[np.float64]) -> dict[str, float]:
-    error, norm, cosine, divergence, mass, rows, refetched, top = (float(x) for x in sums)
-    rows = max(rows, 1.0)
-    live_rows = max(rows * float(share[1] / share[2]), 1.0)
-    return {
-        "relative_output_error": (error / norm) ** 0.5 if norm > 0 else 0.0,
-        "mean_cosine": cosine / rows,
-        "mean_kl": divergence / live_rows,
-        "kept_mass": mass / live_rows,
-        "lsb_refetch_fraction": refetched / live_rows,
-        "mean_largest_probability": top / live_rows,
-        "kept_tokens": float(share[0] / share[2]),
-        "kept_heads": float(share[1] / share[2]),
-    }
+    def run_step(self, step: int) -> None:
+        trace = self.trace
+        context = trace.prefill_tokens + step
+        survivors = np.arange(trace.tokens) < context
+        heads = np.ones(trace.num_query_heads, dtype=np.bool_)
+        own = context - 1 if step or trace.causal else None
+        for layer in range(trace.num_layers):
+            survivors, work = self.cascade.select_tokens(layer, survivors, context, own)
+            heads = self.cascade.select_heads(layer, heads)
+            self._run_layer(step, layer, context, np.flatnonzero(survivors), heads, work)
 
-
-def _finite(
-    trace: AttentionTrace, layer: int, kind: str, tensor: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    if not np.isfinite(tensor).all():
-        raise TraceError(
-            f"{trace.path}: tensor 'layer.{layer}.{kind}' holds NaN or infinity; "
-            "expected finite numbers"
+    def _run_layer(
+        self,
+        step: int,
+        layer: int,
+        context: int,
+        kept: NDArray[np.int64],
+        heads: NDArray[np.bool_],
+        work: Selection,
+    ) -> None:
+        trace, tensors = self.trace, self.layers[layer]
+        positions = kept if step == 0 else np.array([context - 1], dtype=np.int64)
+        stats, used, _, sums = kernels.attend_layer(
+            tensors.query,
+            tensors.raw_key,
+            tensors.raw_value,
+            tensors.key_first,
+            tensors.key_both,
+            tensors.value,
+            positions,
+            kept,
+            heads,
+            context,
+            trace.causal,
+            trace.scale,
+            self.threshold,
+            self.value_budget,
+            PARALLELISM,
+            self.seed + 1 + layer * 15485863 + step * 32452843,
+            self.cascade.token_importance,
+            self.cascade.head_importance,
         )
-    return tensor
+        self.sums[layer] += sums
+        self.stats[layer] += stats.sum(axis=0)
+        self.dense_rows[layer] += (len(heads), context if step == 0 else 1)
+        self.kept_rows[layer] += (int(heads.sum()), len(positions))
+        key_indices = kept.astype(np.int32)
+        for kv in np.flatnonzero(stats[:, 0]):
+            value_indices = key_indices[used[kv]]
+            self._append_row(step, layer, int(kv), context, stats[kv], work)
+            self.columns["keys"].append(len(key_indices))
+            self.columns["values"].append(len(value_indices))
+            if self.indices:
+                self.key_indices.append(key_indices)
+                self.value_indices.append(value_indices)
+            work = Selection()
+
+    def _append_row(
+        self,
+        step: int,
+        layer: int,
+        kv_head: int,
+        context: int,
+        stats: NDArray[np.int64],
+        work: Selection,
+    ) -> None:
+        row = dict(zip(kernels.STATS, stats.tolist(), strict=True))
+        row |= {"step": step, "layer": layer, "head": kv_head, "context_tokens": context}
+        row |= dict(zip(("key_bits", "key_lsb_bits", "value_bits"), self.bits, strict=True))
+        row["refetch_lsb"] = row["refetch_queries"] > 0
+        row |= {f"select_{name}": getattr(work, name) for name in work.__dataclass_fields__}
+        for name, count in row.items():
+            self.columns[name].append(count)
+
+    def result(self) -> PolicyRun:
+        workload = Workload.from_columns(
+            self.columns,
+            head_dim=self.trace.head_dim,
+            name=self.trace.model,
+            key_indices=tuple(self.key_indices) if self.indices else None,
+            value_indices=tuple(self.value_indices) if self.indices else None,
+        )
+        every = range(self.trace.num_layers)
+        per_layer = [{"layer": i, **self._figures(slice(i, i + 1))} for i in every]
+        tokens = self.policy.tokens
+        for i, figures in enumerate(per_layer):
+            ratio = 1.0 if tokens is None else tokens.keep_ratio(i, self.trace.num_layers)
+            figures["token_keep_ratio"] = ratio
+        accuracy = {"mode": "open-loop", **self._figures(slice(None))}
+        return PolicyRun(workload, accuracy, per_layer)
+
+    def _figures(self, layers: slice) -> dict[str, float]:
+        sums = dict(zip(kernels.METRICS, self.sums[layers].sum(axis=0).tolist(), strict=True))
+        stats = dict(zip(kernels.STATS, self.stats[layers].sum(axis=0).tolist(), strict=True))
+        dense_heads, dense_queries = self.dense_rows[layers].sum(axis=0).tolist()
+        kept_heads, kept_queries = self.kept_rows[layers].sum(axis=0).tolist()
+        rows, reference = sums["rows"], sums["reference_square"]
+        error = sums["error_square"] / reference if reference > 0 else 0.0
+        return {
+            "relative_output_error": float(np.sqrt(error)),
+            "mean_cosine": sums["cosine"] / rows,
+            "mean_kl": sums["kl_nats"] / rows,
+            # Summed probabilities may end a rounding error above 1.
+            "kept_mass": min(sums["kept_mass"] / rows, 1.0),
+            "kept_value_mass": min(sums["kept_value_mass"] / rows, 1.0),
+            "lsb_refetch_fraction": stats["refetch_queries"] / rows,
+            "kept_token_fraction": stats["query_keys"] / sums["visible"],
+            "kept_value_fraction": stats["query_values"] / sums["visible"],
+            "kept_head_fraction": kept_heads / dense_heads,
+            "kept_query_fraction": kept_queries / dense_queries,
+        }

@@ -1,6 +1,7 @@
-"""Numba kernels: attention under a policy, and the top-k engine's quick-select.
+"""Compiled kernels of the functional model; :mod:`accelsim.functional.reference` is their meaning.
 
-Each has a plain NumPy twin in :mod:`accelsim.functional.reference`; hypothesis ties them together.
+Everything is float64, so that decisions (which token is larger) do not depend on the order in which
+the compiler sums.
 """
 
 from __future__ import annotations
@@ -11,224 +12,307 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-_LCG_MULTIPLIER = 6364136223846793005
-_LCG_INCREMENT = 1442695040888963407
+STATS = (
+    "queries",
+    "query_keys",
+    "query_values",
+    "refetch_queries",
+    "refetch_query_keys",
+    "topk_size",
+    "topk_target",
+    "topk_passes",
+    "topk_elements",
+)
+"""Columns of the per-KV-head counts that :func:`attend_layer` returns."""
+
+METRICS = (
+    "error_square",
+    "reference_square",
+    "cosine",
+    "kl_nats",
+    "kept_mass",
+    "kept_value_mass",
+    "rows",
+    "visible",
+)
+"""Sums that :func:`attend_layer` accumulates for the accuracy report."""
+
+# Park and Miller's generator: small, portable, and exact in signed 64-bit arithmetic.
+_MULTIPLIER, _MODULUS = 48271, 2147483647
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def quick_select(values: NDArray[np.float64], k: int, seed: int) -> tuple[float, int, int, int]:
-    """Find the k-th largest value with the engine's own passes.
+def next_random(state: int) -> int:
+    """Return the next state of the pivot generator, in 1 ... 2^31 - 2."""
+    return state * _MULTIPLIER % _MODULUS
 
-    SpAtten §IV-B, Algorithm 3: a random pivot splits the remaining elements into two FIFOs, less
-    and greater; the search goes on in the one that holds the k-th largest. One pass reads every
-    remaining element once.
 
-    Args:
-        values: scores [n] float64.
-        k: rank of the wanted element, 1 to n.
-        seed: of the pivot generator.
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def first_random(seed: int) -> int:
+    """Return a well mixed start state for any non-negative seed."""
+    state = seed % (_MODULUS - 1) + 1
+    for _ in range(4):
+        state = next_random(state)
+    return state
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def quick_select(
+    values: NDArray[np.float64], target: int, parallelism: int, seed: int
+) -> tuple[float, int, int, int]:
+    """Find the ``target``-th largest value as the top-k engine does.
 
     Returns:
-        (k-th largest value, how many elements equal to it are kept, passes, elements read).
+        The value, how many equal to it belong to the top, passes, and values read in them.
     """
-    fifo = values.copy()
-    less = np.empty_like(fifo)
-    greater = np.empty_like(fifo)
-    count = len(fifo)
-    target = k
-    passes = 0
-    elements = 0
-    state = np.uint64(seed) * np.uint64(_LCG_MULTIPLIER) + np.uint64(_LCG_INCREMENT)
+    size = len(values)
+    current = values.copy()
+    less = np.empty(size)
+    greater = np.empty(size)
+    state = first_random(seed)
+    wanted, passes, elements = target, 0, 0
     while True:
-        state = state * np.uint64(_LCG_MULTIPLIER) + np.uint64(_LCG_INCREMENT)
-        pivot = fifo[int((state >> np.uint64(33)) % np.uint64(count))]
+        state = next_random(state)
+        pivot = current[state % size]
         passes += 1
-        elements += count
-        num_less = 0
-        num_greater = 0
-        for i in range(count):
-            x = fifo[i]
-            if x < pivot:
-                less[num_less] = x
-                num_less += 1
-            elif x > pivot:
-                greater[num_greater] = x
-                num_greater += 1
-        num_equal = count - num_less - num_greater
-        if num_greater >= target:
-            fifo, greater = greater, fifo
-            count = num_greater
-        elif num_greater + num_equal >= target:
-            return pivot, target - num_greater, passes, elements
+        elements += size
+        num_less, num_greater = 0, 0
+        for row in range(0, size, parallelism):
+            # One row of comparators; the zero eliminators keep the order within the row.
+            for lane in range(row, min(row + parallelism, size)):
+                if current[lane] < pivot:
+                    less[num_less] = current[lane]
+                    num_less += 1
+                elif current[lane] > pivot:
+                    greater[num_greater] = current[lane]
+                    num_greater += 1
+        equal = size - num_less - num_greater
+        if wanted <= num_greater:
+            current, greater = greater, current
+            size = num_greater
+        elif wanted <= num_greater + equal:
+            return pivot, wanted - num_greater, passes, elements
         else:
-            target -= num_greater + num_equal
-            fifo, less = less, fifo
-            count = num_less
+            wanted -= num_greater + equal
+            current, less = less, current
+            size = num_less
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def top_k_mask(
-    values: NDArray[np.float64], k: int, seed: int
-) -> tuple[NDArray[np.bool_], int, int]:
-    """Mark the ``k`` largest; of equal ones the first come first. Returns (mask, passes, elements).
-
-    The filter pass of the engine: elements above the k-th largest pass the zero eliminator, ties
-    pass until their number is used up, and the input order is preserved.
-    """
-    mask = np.zeros(len(values), dtype=np.bool_)
-    if k >= len(values):
-        mask[:] = True
-        return mask, 0, 0
-    if k <= 0:
-        return mask, 0, 0
-    threshold, ties, passes, elements = quick_select(values, k, seed)
+def filter_top(
+    values: NDArray[np.float64], kth: float, equal_kept: int, kept: NDArray[np.bool_]
+) -> None:
+    """Mark values above ``kth`` and the first ``equal_kept`` that equal it (the filter pass)."""
+    ties = 0
     for i in range(len(values)):
-        if values[i] > threshold:
-            mask[i] = True
-        elif values[i] == threshold and ties > 0:
-            mask[i] = True
-            ties -= 1
-    return mask, passes, elements
+        kept[i] = values[i] > kth
+        if values[i] == kth and ties < equal_kept:
+            kept[i] = True
+            ties += 1
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _softmax_rows(
-    query: NDArray[Any], keys: NDArray[Any], kept: NDArray[Any], visible: int, row: NDArray[Any]
-) -> float:
-    """Write the probabilities of ``kept[:visible]`` to ``row``; return the largest."""
-    top = -np.inf
-    for i in range(visible):
-        score = 0.0
-        token = kept[i]
-        for d in range(len(query)):
-            score += query[d] * keys[token, d]
-        row[i] = score
-        top = max(top, score)
+def scores_of_row(
+    query: NDArray[np.float64],
+    keys_transposed: NDArray[np.float64],
+    visible: int,
+    scale: float,
+    scores: NDArray[np.float64],
+) -> None:
+    """Write ``scale * query . key`` of the first ``visible`` keys; keys are [head_dim, keys]."""
+    for j in range(visible):
+        scores[j] = 0.0
+    for d in range(len(query)):
+        element = query[d] * scale
+        line = keys_transposed[d]
+        for j in range(visible):
+            scores[j] += element * line[j]
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def softmax_row(
+    scores: NDArray[np.float64], visible: int, probabilities: NDArray[np.float64]
+) -> tuple[float, float]:
+    """Softmax of the first ``visible`` scores; return their log-sum-exp and the top probability."""
+    top = scores[0]
+    for j in range(1, visible):
+        top = max(top, scores[j])
     total = 0.0
-    for i in range(visible):
-        row[i] = np.exp(row[i] - top)
-        total += row[i]
-    for i in range(visible):
-        row[i] /= total
-    return 1.0 / total
+    for j in range(visible):
+        probabilities[j] = np.exp(scores[j] - top)
+        total += probabilities[j]
+    for j in range(visible):
+        probabilities[j] /= total
+    return top + np.log(total), 1.0 / total
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def weighted_sum(
+    probabilities: NDArray[np.float64],
+    values: NDArray[np.float64],
+    used: NDArray[np.bool_],
+    visible: int,
+    output: NDArray[np.float64],
+) -> None:
+    """Write the sum of ``probabilities[j] * values[j]`` over the used ones of ``visible``."""
+    output[:] = 0.0
+    for j in range(visible):
+        if used[j]:
+            p = probabilities[j]
+            line = values[j]
+            for d in range(len(output)):
+                output[d] += p * line[d]
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
 def attend_layer(
-    queries: NDArray[Any],
-    coarse_keys: NDArray[Any],
-    full_keys: NDArray[Any],
-    values: NDArray[Any],
-    raw_queries: NDArray[Any],
-    raw_keys: NDArray[Any],
-    raw_values: NDArray[Any],
-    positions: NDArray[Any],
-    kept: NDArray[Any],
-    live_heads: NDArray[Any],
-    causal: bool,
+    query: NDArray[np.float32],
+    raw_key: NDArray[np.float32],
+    raw_value: NDArray[np.float32],
+    key_first: NDArray[np.float64],
+    key_both: NDArray[np.float64],
+    value: NDArray[np.float64],
+    positions: NDArray[np.int64],
+    kept: NDArray[np.int64],
+    alive: NDArray[np.bool_],
     context: int,
+    causal: bool,
+    scale: float,
     threshold: float,
-    value_keep: float,
+    value_budget: NDArray[np.int64],
+    parallelism: int,
     seed: int,
-) -> tuple[Any, Any, Any, Any, Any, Any]:
-    """Attention of one layer and step under a policy, beside dense attention on the raw tensors.
+    token_importance: NDArray[np.float64],
+    head_importance: NDArray[np.float64],
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Attention of one layer in one step, under masks, with dense attention beside it.
 
     Args:
-        queries: quantized and scaled queries [heads, tokens, dim] float32.
-        coarse_keys: keys of the first fetch [kv_heads, tokens, dim] float32.
-        full_keys: keys after the second fetch; the same array where there is none.
-        values: quantized values [kv_heads, tokens, dim] float32.
-        raw_queries: recorded and scaled queries, for the dense comparison.
-        raw_keys: recorded keys.
-        raw_values: recorded values.
-        positions: token indexes of the queries of this step, ascending.
-        kept: token indexes that survive here, ascending.
-        live_heads: query heads that live [heads] bool.
-        causal: a query sees only tokens up to its own.
-        context: tokens in the context.
-        threshold: a row whose largest probability is below it is computed again with full keys.
-        value_keep: share of the visible kept tokens whose values are fetched.
-        seed: of the top-k engine's pivots.
+        query: [query_heads, tokens, head_dim].
+        raw_key, raw_value: recorded, [kv_heads, tokens, head_dim]; for the dense reference.
+        key_first: keys as fetched first, [kv_heads, tokens, head_dim].
+        key_both: keys with both planes; only read where ``threshold`` asks.
+        value: values as fetched.
+        positions: ascending token index of each query row.
+        kept: ascending indexes of the tokens whose keys survive.
+        alive: [query_heads].
+        context: tokens before any pruning.
+        causal: rows see tokens up to their own only.
+        scale: of the scores.
+        threshold: rows whose top probability is below it use ``key_both``; 0 for none.
+        value_budget: values kept of n visible keys, indexed by n.
+        parallelism: comparators of the top-k engine.
+        seed: of its pivots.
+        token_importance: [tokens], increased in place by the probabilities.
+        head_importance: [query_heads], increased in place by the absolute outputs.
 
     Returns:
-        importance added per token [tokens]; head magnitude [heads]; values fetched
-        [kv_heads, tokens] bool; counts [kv_heads, 8] int64 (query_keys, query_values, refetch
-        queries, refetch query_keys, largest row, its target, passes, elements); refetch rows per
-        head [heads]; sums [heads, 8] float64 (squared error, squared norm, cosine, KL, kept mass,
-        rows, refetched rows, largest probability).
+        Counts [kv_heads, len(STATS)], used values [kv_heads, keys], outputs
+        [query_heads, rows, head_dim] (zero for pruned heads), sums [len(METRICS)].
     """
-    heads, tokens, dim = queries.shape
-    kv_heads = coarse_keys.shape[0]
+    heads, _, dim = query.shape
+    kv_heads = raw_key.shape[0]
     group = heads // kv_heads
-    importance = np.zeros(tokens)
-    magnitude = np.zeros(heads)
-    fetched = np.zeros((kv_heads, tokens), dtype=np.bool_)
-    counts = np.zeros((kv_heads, 8), dtype=np.int64)
-    refetches = np.zeros(heads, dtype=np.int64)
-    sums = np.zeros((heads, 8))
-    every = np.arange(tokens)
-    row = np.empty(tokens)
-    dense = np.empty(tokens)
-    output = np.empty(dim)
-    truth = np.empty(dim)
-    for head in range(heads):
-        kv = head // group
-        for index in range(len(positions)):
-            position = positions[index]
-            seen = position + 1 if causal else context
-            _softmax_rows(raw_queries[head, position], raw_keys[kv], every, seen, dense)
-            truth[:] = 0.0
-            for token in range(seen):
-                for d in range(dim):
-                    truth[d] += dense[token] * raw_values[kv, token, d]
-            output[:] = 0.0
-            if live_heads[head]:
-                visible = np.searchsorted(kept, position, side="right") if causal else len(kept)
-                top = _softmax_rows(queries[head, position], coarse_keys[kv], kept, visible, row)
-                counts[kv, 0] += visible
-                if top < threshold:
-                    top = _softmax_rows(queries[head, position], full_keys[kv], kept, visible, row)
-                    counts[kv, 2] += 1
-                    counts[kv, 3] += visible
-                    refetches[head] += 1
-                    sums[head, 6] += 1
-                target = int(np.ceil(np.round(value_keep * visible, 9)))
-                chosen, passes, elements = top_k_mask(
-                    row[:visible], target, seed + head * 65537 + position
-                )
-                counts[kv, 1] += target
-                counts[kv, 6] += passes
-                counts[kv, 7] += elements
-                if passes > 0 and visible > counts[kv, 4]:
-                    counts[kv, 4] = visible
-                    counts[kv, 5] = target
-                for i in range(visible):
-                    token = kept[i]
-                    p = row[i]
-                    importance[token] += p
-                    sums[head, 4] += dense[token]
-                    if p > 0.0 and dense[token] > 0.0:
-                        sums[head, 3] += p * np.log(p / dense[token])
-                    if chosen[i]:
-                        fetched[kv, token] = True
-                        for d in range(dim):
-                            output[d] += p * values[kv, token, d]
-                sums[head, 7] += top
-            error = 0.0
-            norm = 0.0
-            own = 0.0
-            dot = 0.0
+    num_kept, rows = len(kept), len(positions)
+    stats = np.zeros((kv_heads, 9), dtype=np.int64)
+    used_values = np.zeros((kv_heads, num_kept), dtype=np.bool_)
+    outputs = np.zeros((heads, rows, dim))
+    sums = np.zeros(8)
+
+    first_t = np.empty((dim, num_kept))
+    both_t = np.empty((dim, num_kept))
+    values = np.empty((num_kept, dim))
+    dense_t = np.empty((dim, context))
+    dense_values = np.empty((context, dim))
+    vector = np.empty(dim)
+    scores = np.empty(num_kept)
+    probabilities = np.empty(num_kept)
+    used = np.empty(num_kept, dtype=np.bool_)
+    dense_scores = np.empty(context)
+    dense_probabilities = np.empty(context)
+    everything = np.ones(context, dtype=np.bool_)
+    dense_output = np.empty(dim)
+
+    for kv in range(kv_heads):
+        for j in range(num_kept):
             for d in range(dim):
-                magnitude[head] += abs(output[d])
-                error += (output[d] - truth[d]) ** 2
-                norm += truth[d] ** 2
-                own += output[d] ** 2
-                dot += output[d] * truth[d]
-            sums[head, 0] += error
-            sums[head, 1] += norm
-            if norm > 0.0 and own > 0.0:
-                sums[head, 2] += dot / np.sqrt(norm * own)
-            elif norm == own:
-                sums[head, 2] += 1.0
-            sums[head, 5] += 1
-    return importance, magnitude, fetched, counts, refetches, sums
+                first_t[d, j] = key_first[kv, kept[j], d]
+                both_t[d, j] = key_both[kv, kept[j], d]
+                values[j, d] = value[kv, kept[j], d]
+        for j in range(context):
+            for d in range(dim):
+                dense_t[d, j] = raw_key[kv, j, d]
+                dense_values[j, d] = raw_value[kv, j, d]
+        for head in range(kv * group, (kv + 1) * group):
+            seen = 0
+            for row in range(rows):
+                position = positions[row]
+                for d in range(dim):
+                    vector[d] = query[head, position, d]
+                visible_context = position + 1 if causal else context
+                scores_of_row(vector, dense_t, visible_context, scale, dense_scores)
+                dense_log_sum, _ = softmax_row(dense_scores, visible_context, dense_probabilities)
+                weighted_sum(
+                    dense_probabilities, dense_values, everything, visible_context, dense_output
+                )
+                dense_square = 0.0
+                for d in range(dim):
+                    dense_square += dense_output[d] ** 2
+                sums[1] += dense_square
+                if not alive[head]:
+                    sums[0] += dense_square
+                    continue
+
+                while seen < num_kept and kept[seen] < visible_context:
+                    seen += 1
+                scores_of_row(vector, first_t, seen, scale, scores)
+                log_sum, top = softmax_row(scores, seen, probabilities)
+                stats[kv, 0] += 1
+                stats[kv, 1] += seen
+                if top < threshold:
+                    scores_of_row(vector, both_t, seen, scale, scores)
+                    log_sum, top = softmax_row(scores, seen, probabilities)
+                    stats[kv, 3] += 1
+                    stats[kv, 4] += seen
+                for j in range(seen):
+                    token_importance[kept[j]] += probabilities[j]
+
+                budget = value_budget[seen]
+                if budget < seen:
+                    kth, equal, passes, elements = quick_select(
+                        probabilities[:seen], budget, parallelism, seed + head * 8191 + position
+                    )
+                    filter_top(probabilities[:seen], kth, equal, used)
+                    stats[kv, 5] = max(stats[kv, 5], seen)
+                    stats[kv, 6] = max(stats[kv, 6], budget)
+                    stats[kv, 7] += passes
+                    stats[kv, 8] += elements
+                else:
+                    used[:seen] = True
+                stats[kv, 2] += min(budget, seen)
+                output = outputs[head, row]
+                weighted_sum(probabilities, values, used, seen, output)
+
+                error, square, product = 0.0, 0.0, 0.0
+                for d in range(dim):
+                    head_importance[head] += abs(output[d])
+                    error += (output[d] - dense_output[d]) ** 2
+                    square += output[d] ** 2
+                    product += output[d] * dense_output[d]
+                sums[0] += error
+                if square > 0.0 and dense_square > 0.0:
+                    sums[2] += product / np.sqrt(square * dense_square)
+                elif square == dense_square:
+                    sums[2] += 1.0
+                for j in range(seen):
+                    # In logarithms: dense probabilities may underflow, scores never do.
+                    log_p = scores[j] - log_sum
+                    log_dense = dense_scores[kept[j]] - dense_log_sum
+                    sums[3] += probabilities[j] * (log_p - log_dense)
+                    sums[4] += dense_probabilities[kept[j]]
+                    if used[j]:
+                        used_values[kv, j] = True
+                        sums[5] += dense_probabilities[kept[j]]
+                sums[6] += 1.0
+                sums[7] += visible_context
+    return stats, used_values, outputs, sums

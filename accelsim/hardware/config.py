@@ -70,7 +70,7 @@ class TopKConfig(Config):
     """``serial``: scores leave only after the search, one beat a cycle; ``pipelined``: they overlap
     the search of the next row."""
     source_of_passes: Literal["java-random", "recorded"] = "java-random"
-    """``java-random``: the released test bench's generator; ``recorded``: passes over real scores."""
+    """``java-random``: the released test bench's generator; ``recorded``: over real scores."""
     engines: PositiveInt = 1
     """Engines that work in parallel; a second one serves the cascade token selection."""
 

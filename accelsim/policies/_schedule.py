@@ -15,8 +15,8 @@ class LayerSchedule(PolicyPart):
     Layer ``l`` of ``L`` keeps everything for ``l < ceil(front * L)``. Over the remaining layers the
     ratio goes linearly from ``r_start`` to ``r_end`` with ``r_start + r_end = 2 * mean_keep``.
     ``r_start`` is ``start_keep``, or ``mean_keep + slope / 2``; with neither it lies half-way
-    between the mean and 1, but not so high that ``r_end`` falls below half the mean (our choice: the
-    paper prints the rule and not the end points).
+    between the mean and 1, but not so high that ``r_end`` falls below half the mean (our choice:
+    the paper prints the rule and not the end points).
 
     Attributes:
         mean_keep: mean keep ratio over the pruned layers.
@@ -55,7 +55,7 @@ class LayerSchedule(PolicyPart):
         return start, 2 * mean - start
 
     def keep_ratio(self, layer: int, num_layers: int) -> float:
-        """Keep ratio of ``layer`` in a model of ``num_layers``; a single pruned layer gets the mean."""
+        """Keep ratio of ``layer`` of ``num_layers``; a single pruned layer gets the mean."""
         front = math.ceil(self.front * num_layers - ROUNDING_GUARD)
         if layer < front:
             return 1.0

@@ -29,8 +29,8 @@ class CascadeTokens(LayerSchedule):
     """Cascade token pruning (SpAtten, HPCA 2021, Algorithm 2, sections III-A and V-A).
 
     Scores: attention probabilities a token received, summed over heads, queries, layers and steps.
-    Budget: ``ceil(r_l * context)`` tokens at layer ``l``, shared by all heads of the layer. Cascade:
-    a pruned token stays pruned in later layers, and at this layer in all later steps.
+    Budget: ``ceil(r_l * context)`` tokens at layer ``l``, shared by all heads of the layer.
+    Cascade: a pruned token stays pruned in later layers, and at this layer in all later steps.
 
     Asks of the hardware: an accumulator per token, one top-k over the survivors a layer and step,
     a list of surviving indexes for the fetcher.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from accelsim.traces._file import MemoryTensors, tokens_sha256
 from accelsim.traces._trace import AttentionTrace
@@ -35,7 +38,7 @@ def synthetic_trace(
     """
     rng = np.random.default_rng(seed)
     tokens = prefill_tokens + decode_tokens
-    tensors = {}
+    tensors: dict[str, NDArray[Any]] = {}
     for layer in range(num_layers):
         keys = rng.normal(size=(num_kv_heads, tokens, head_dim))
         queries = rng.normal(size=(num_query_heads, tokens, head_dim)) * sharpness

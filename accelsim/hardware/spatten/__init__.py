@@ -1,0 +1,1 @@
+"""SpAtten (HPCA 2021): one file per block, and the wiring in accelerator.py."""

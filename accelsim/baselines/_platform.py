@@ -1,0 +1,103 @@
+"""GPUs and CPUs: published peaks, a stated efficiency, two readings of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from accelsim import configs
+from accelsim.baselines._measured import measure
+from accelsim.baselines._shape import AttentionShape
+from accelsim.errors import ConfigError, did_you_mean
+
+Positive = Annotated[float, Field(gt=0)]
+MEASURED = "measured"
+
+
+class Reading(configs.Config):
+    """One way to run attention on a platform."""
+
+    peak_flop_per_s: Positive
+    """Peak of the arithmetic that this reading uses."""
+    element_bytes: Positive
+    """Bytes of one stored element."""
+    compute_efficiency: Annotated[float, Field(gt=0, le=1)]
+    """Share of the peak that is reached."""
+    bandwidth_efficiency: Annotated[float, Field(gt=0, le=1)]
+    """Share of the bandwidth that is reached."""
+    overhead_s_per_call: Annotated[float, Field(ge=0)]
+    """Time per call of one layer that no roofline explains: launches, framework, layout."""
+    fused: bool
+    """Scores stay on chip and masked ones are skipped; if not, they go through memory."""
+    source: Annotated[str, Field(min_length=1)]
+    """Where efficiency and overhead come from; never the ratio that is compared."""
+
+
+class Platform(configs.Config):
+    """A baseline platform."""
+
+    description: str
+    source: str
+    bandwidth_byte_per_s: Positive
+    power_w: Positive
+    """Power under load."""
+    power_source: str
+    framework_2020: Reading
+    """As a framework of 2020 ran it, operator by operator."""
+    tuned_kernel: Reading
+    """As one fused kernel runs it."""
+
+
+def evaluate_baselines(
+    shape: AttentionShape, names: Sequence[str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Run the dense attention on each platform, in both readings.
+
+    Args:
+        shape: the dense attention.
+        names: presets, or ``measured`` for this machine; all presets if ``None``.
+
+    Returns:
+        ``platform/reading`` to latency_s, energy_j (``None`` if not known), dram_bytes, kind.
+
+    Raises:
+        ConfigError: an unknown platform.
+    """
+    known = configs.preset_names("baselines")
+    rows: dict[str, dict[str, Any]] = {}
+    for name in known if names is None else names:
+        if name == MEASURED:
+            rows["measured/numpy"] = measure(shape)
+            continue
+        if name not in known and not name.endswith((".yaml", ".yml")):
+            everything = [*known, MEASURED]
+            raise ConfigError(
+                f"unknown baseline '{name}'{did_you_mean(name, everything)} "
+                f"(known: {', '.join(everything)})"
+            )
+        platform = configs.load(Platform, name, "baselines")
+        for kind in ("framework_2020", "tuned_kernel"):
+            label = f"{name}/{kind.replace('_', '-')}"
+            rows[label] = _roofline(shape, platform, getattr(platform, kind), kind)
+    return rows
+
+
+def _roofline(
+    shape: AttentionShape, platform: Platform, reading: Reading, kind: str
+) -> dict[str, Any]:
+    moved = shape.bytes_moved(reading.element_bytes)
+    flops = shape.flops
+    if not reading.fused:
+        moved += shape.score_bytes(reading.element_bytes)
+        flops = shape.square_flops
+    compute = flops / (reading.peak_flop_per_s * reading.compute_efficiency)
+    memory = moved / (platform.bandwidth_byte_per_s * reading.bandwidth_efficiency)
+    latency = max(compute, memory) + shape.layer_calls * reading.overhead_s_per_call
+    return {
+        "latency_s": latency,
+        "energy_j": latency * platform.power_w,
+        "dram_bytes": moved,
+        "kind": kind.replace("_", "-"),
+    }

@@ -1,0 +1,129 @@
+"""The dense attention that a baseline computes for the same source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from accelsim.traces import AttentionTrace
+from accelsim.workloads import Workload
+
+
+@dataclass(frozen=True)
+class Call:
+    """``count`` equal calls of dense attention of one layer.
+
+    Attributes:
+        count: how many such calls.
+        queries: query tokens.
+        context: key tokens.
+        causal: whether the queries are the last of the context, seen triangularly.
+    """
+
+    count: int
+    queries: int
+    context: int
+    causal: bool
+
+    @property
+    def pairs(self) -> int:
+        """Query-key pairs of one head, before any pruning."""
+        if not self.causal:
+            return self.queries * self.context
+        first = self.context - self.queries + 1
+        return self.queries * (first + self.context) // 2
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """Dense attention over all layers and steps, as a GPU or CPU runs it.
+
+    Attributes:
+        calls: what is called, grouped by size.
+        query_heads: query heads per layer.
+        kv_heads: key/value heads per layer.
+        head_dim: elements of a vector.
+    """
+
+    calls: tuple[Call, ...]
+    query_heads: int
+    kv_heads: int
+    head_dim: int
+
+    @property
+    def layer_calls(self) -> int:
+        """Attention calls: layers times steps."""
+        return sum(call.count for call in self.calls)
+
+    @property
+    def flops(self) -> int:
+        """Dense operations (a multiply-accumulate is two): scores and weighted values."""
+        pairs = sum(call.count * call.pairs for call in self.calls)
+        return 4 * pairs * self.query_heads * self.head_dim
+
+    @property
+    def square_flops(self) -> int:
+        """Operations of a kernel that computes masked scores too, and then drops them."""
+        pairs = sum(call.count * call.queries * call.context for call in self.calls)
+        return 4 * pairs * self.query_heads * self.head_dim
+
+    def score_bytes(self, element_bytes: float) -> int:
+        """Bytes of the score matrix: written, read and written by the softmax, read again."""
+        scores = sum(call.count * call.queries * call.context for call in self.calls)
+        return round(4 * scores * self.query_heads * element_bytes)
+
+    def bytes_moved(self, element_bytes: float) -> int:
+        """Bytes of queries, keys, values and outputs, each once per call."""
+        elements = sum(
+            call.count
+            * (2 * call.context * self.kv_heads + 2 * call.queries * self.query_heads)
+            * self.head_dim
+            for call in self.calls
+        )
+        return round(elements * element_bytes)
+
+    @classmethod
+    def from_trace(cls, trace: AttentionTrace) -> AttentionShape:
+        """The dense attention of the recorded run."""
+        calls = []
+        if trace.prefill_tokens:
+            size = trace.prefill_tokens
+            calls.append(Call(trace.num_layers, size, size, trace.causal))
+        calls += [
+            Call(trace.num_layers, 1, context, trace.causal)
+            for context in range(trace.prefill_tokens + 1, trace.tokens + 1)
+        ]
+        return cls(tuple(calls), trace.num_query_heads, trace.num_kv_heads, trace.head_dim)
+
+    @classmethod
+    def from_workload(cls, workload: Workload) -> AttentionShape:
+        """The dense attention that a workload stands for: all heads, all context tokens.
+
+        Pruned heads have no rows and pruned queries no share in one, so every layer is counted with
+        all heads that occur anywhere, and a prefill (step 0, several queries a row) with one query
+        per context token and head. A layer all of whose heads are pruned in a step is not seen.
+        """
+        steps, layers, queries = workload["step"], workload["layer"], workload["queries"]
+        contexts = workload["context_tokens"].astype(np.int64)
+        prefill = (steps == 0) & bool((queries[steps == 0] > 1).any())
+        in_step = queries[~prefill] if not prefill.all() else -(-queries // np.maximum(contexts, 1))
+        group = max(int(in_step.max()), 1)
+        # In a causal prefill some query sees fewer keys than were fetched.
+        causal = bool((workload["query_keys"] < queries * workload["keys"].astype(np.int64)).any())
+        pairs = steps.astype(np.int64) * (int(layers.max()) + 1) + layers
+        _, first = np.unique(pairs, return_index=True)
+        calls = [
+            Call(int(count), 1, int(size), True)
+            for size, count in zip(
+                *np.unique(contexts[first[~prefill[first]]], return_counts=True), strict=True
+            )
+        ]
+        calls += [
+            Call(int(count), int(size), int(size), causal)
+            for size, count in zip(
+                *np.unique(contexts[first[prefill[first]]], return_counts=True), strict=True
+            )
+        ]
+        kv_heads = len(np.unique(workload["head"]))
+        return cls(tuple(calls), group * kv_heads, kv_heads, workload.head_dim)

@@ -1,0 +1,98 @@
+"""Drive one channel with a list of addresses: the DRAM experiment without an accelerator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from accelsim.errors import SimulationError
+from accelsim.hardware.config import MemoryConfig
+from accelsim.hardware.memories._channel import (
+    CONFLICTS,
+    HITS,
+    LATENCY_SUM,
+    MISSES,
+    Channels,
+    channel_can_push,
+    channel_pop,
+    channel_push,
+    channel_tick,
+    new_channels,
+)
+from accelsim.hardware.memories._timing import COMMANDS, Organisation, organisation
+
+
+@dataclass(frozen=True)
+class StreamResult:
+    """What a stream of reads through one channel took.
+
+    Attributes:
+        cycles: clock edges from the first offer to the edge that samples the last response, both
+            included.
+        average_latency: ticks from acceptance to data, mean over the reads.
+        row_hits, row_misses, row_conflicts: by the first command issued for the request.
+        commands: commands issued, by name.
+    """
+
+    cycles: int
+    average_latency: float
+    row_hits: int
+    row_misses: int
+    row_conflicts: int
+    commands: dict[str, int]
+
+
+def read_stream(memory: MemoryConfig, addresses: NDArray[np.int64]) -> StreamResult:
+    """Read ``addresses`` (channel-local bytes) in order through one channel.
+
+    The driver is the released test bench's: one request a cycle, a refused request is parked and
+    retried (the cycle of its acceptance takes no new one), one response a cycle.
+
+    Raises:
+        SimulationError: the channel does not finish (a timing table that can never be met).
+    """
+    org = organisation(memory)
+    state = new_channels(1, org)
+    limit = 10_000 + 2_000 * len(addresses)
+    cycles = int(_drive(state, org, np.asarray(addresses, np.int64), limit))
+    if cycles < 0:
+        raise SimulationError(
+            f"memory: {len(addresses)} reads not finished after {limit} ticks; "
+            "check the timing table"
+        )
+    counts = state.counters[0]
+    return StreamResult(
+        cycles,
+        float(state.scalars[0, LATENCY_SUM]) / max(1, len(addresses)),
+        int(counts[HITS]),
+        int(counts[MISSES]),
+        int(counts[CONFLICTS]),
+        {name: int(counts[code]) for code, name in enumerate(COMMANDS)},
+    )
+
+
+@numba.njit(cache=True)
+def _drive(state: Channels, org: Organisation, addresses: NDArray[np.int64], limit: int) -> int:
+    reads = len(addresses)
+    offered, received = 0, 0
+    parked = -1
+    for edge in range(limit):
+        if parked >= 0:
+            if channel_can_push(state, org, 0):
+                channel_push(state, org, 0, addresses[parked], parked, False)
+                parked = -1
+        elif offered < reads:
+            if channel_can_push(state, org, 0):
+                channel_push(state, org, 0, addresses[offered], offered, False)
+            else:
+                parked = offered
+            offered += 1
+        if channel_pop(state, 0) >= 0:
+            received += 1
+            if received == reads:
+                return edge + 2
+        channel_tick(state, org, 0)
+    return -1

@@ -1,0 +1,87 @@
+"""Byte addresses of a request's vectors, laid out as fetch beats."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accelsim.hardware.config import SpattenConfig
+from accelsim.hardware.spatten._fetch_kernel import PADDING
+from accelsim.hardware.spatten._random import index_table
+from accelsim.workloads import Workload
+
+ATOM = 32
+"""Bytes of one transaction."""
+# Section 5.1: bases of the released test bench; one region of 64 KB a request.
+_KEY_BASE, _LSB_BASE, _VALUE_BASE, _STRIDE = 0x0AB10000, 0x0AB20000, 0x0CD10000, 0x10000
+QUERY_BITS = 12
+
+
+class AddressMap:
+    """Where the vectors of every request lie, and in which order they are fetched."""
+
+    def __init__(self, workload: Workload, config: SpattenConfig) -> None:
+        self._workload = workload
+        self._config = config
+        self._dim = workload.head_dim
+        self._table = None
+        if config.index_pattern == "random-table":
+            self._table = index_table(
+                config.buffer_lines, config.fetch_channels, config.capacity_vectors
+            ).ravel()
+        # A matrix of a layer and head keeps its place over the steps, as a KV cache does.
+        heads = int(workload["head"].max()) + 1
+        self._slot = workload["layer"].astype(np.int64) * heads + workload["head"]
+        self._slots = int(self._slot.max()) + 1
+        context = int(max(workload["context_tokens"].max(), workload["keys"].max()))
+        self._region = -(-context * self._dim * 2 // _STRIDE) * _STRIDE
+
+    def keys(self, row: int, count: int, bits: int, lsb: bool) -> NDArray[np.int64]:
+        """Transactions of a key matrix, in order; byte addresses int64."""
+        base = (_LSB_BASE if lsb else _KEY_BASE) + row * _STRIDE
+        own = None if self._workload.key_indices is None else self._workload.key_indices[row]
+        return self._matrix(row, count, bits, base, 1 if lsb else 0, own)
+
+    def values(self, row: int, count: int, bits: int) -> NDArray[np.int64]:
+        """Transactions of a value matrix, in order; byte addresses int64."""
+        own = None if self._workload.value_indices is None else self._workload.value_indices[row]
+        return self._matrix(row, count, bits, _VALUE_BASE + row * _STRIDE, 2, own)
+
+    def queries(self, row: int) -> NDArray[np.int64]:
+        """Transactions of the queries of a row, contiguous."""
+        size = int(self._workload["queries"][row]) * self._dim * QUERY_BITS // 8
+        return self._place(row, 3) + np.arange(-(-size // ATOM), dtype=np.int64) * ATOM
+
+    def beats(self, transactions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Arrange transactions as fetch beats [beats, fetch channels], padded at the end."""
+        width = self._config.fetch_channels
+        padded = np.full(-(-len(transactions) // width) * width, PADDING, dtype=np.int64)
+        padded[: len(transactions)] = transactions
+        return padded.reshape(-1, width)
+
+    def _place(self, row: int, plane: int) -> int:
+        return int(plane * self._slots + self._slot[row]) * self._region
+
+    def _matrix(
+        self,
+        row: int,
+        count: int,
+        bits: int,
+        released_base: int,
+        plane: int,
+        own: NDArray[np.int32] | None,
+    ) -> NDArray[np.int64]:
+        vector_bytes = self._dim * bits // 8
+        if self._table is not None:
+            indices = self._table[:count]
+            fragments = np.arange(vector_bytes // ATOM, dtype=np.int64) * ATOM
+            return (released_base + indices[:, None] * vector_bytes + fragments).ravel()
+        use_own = self._config.index_pattern == "workload" and own is not None
+        indices = np.asarray(own, np.int64) if use_own else np.arange(count, dtype=np.int64)
+        first = indices * vector_bytes // ATOM
+        last = ((indices + 1) * vector_bytes - 1) // ATOM
+        spread = first[:, None] + np.arange(int((last - first).max()) + 1)
+        atoms = spread[spread <= last[:, None]]
+        # Neighbours that share an atom read it once.
+        atoms = atoms[np.concatenate(([True], np.diff(atoms) != 0))]
+        return self._place(row, plane) + atoms * ATOM

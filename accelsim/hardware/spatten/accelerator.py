@@ -1,0 +1,403 @@
+"""SpAtten as SimPy processes: the key side, the value side, and the memory between them.
+
+One event per item and module; what happens inside an item is computed by compiled functions
+(the fetch through crossbar and DRAM, the quick-select passes). Section numbers refer to the
+microarchitecture specification of the released hardware (docs/accelerators/spatten.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import simpy
+
+from accelsim.hardware.activity import Activity
+from accelsim.hardware.config import MemoryConfig, SpattenConfig
+from accelsim.hardware.memories._channel import (
+    ACT,
+    CONFLICTS,
+    HITS,
+    MISSES,
+    PRE,
+    RD,
+    REFAB,
+    new_channels,
+)
+from accelsim.hardware.memories._timing import organisation
+from accelsim.hardware.simulation import Module, Stream
+from accelsim.hardware.simulation._module import Process
+from accelsim.hardware.spatten._addresses import ATOM, AddressMap
+from accelsim.hardware.spatten._fetch_kernel import (
+    ACCEPTED,
+    CYCLE,
+    KEY,
+    VALUE,
+    advance,
+    new_fetcher,
+    queue_matrix,
+)
+from accelsim.hardware.spatten._requests import LSB_BITS, Request, requests
+from accelsim.workloads import Workload
+
+_FORK_TO_FETCH = 4
+"""From the key fork to the address FIFOs (2.5)."""
+_ALLOCATION = 2
+"""From a new request to the key fork (2.5)."""
+_DECISION = 10
+"""From the last line to the first decided beat, plus log2(S) (2.11)."""
+_DECISION_TO_VALUE = 7
+"""Ordering, rebatch, index reload and trim of a normal item (2.12)."""
+_TOPK_FIFO = 2
+_GATHER_TO_FETCH = 5
+"""From the value fork to the address FIFOs, plus rows gathered (2.14)."""
+_MULTIPLY_VALUE = 3
+"""Broadcast, multiply and accumulate registers, plus log2(S) (2.15)."""
+_REQUANT_REISSUE = 2
+"""From the report to the key fork (2.16)."""
+_KEY_RELEASE = 5
+"""From the report to usable space (2.16)."""
+_INFLIGHT_ITEMS = 9
+"""New items that may await their decision (2.4)."""
+_BITS_ON_CHIP = 12
+
+
+@dataclass
+class _Item:
+    """A request on its way, and the events of its life."""
+
+    request: Request
+    released: simpy.Event
+    decided: simpy.Event
+    finished: simpy.Event
+    lsb_pass: bool = False
+    fetched: simpy.Event | None = None
+
+
+@dataclass
+class _Matrix:
+    """A matrix to fetch: its transactions, when its first beat is ready, whom to tell."""
+
+    beats: np.ndarray
+    lines: int
+    ready: int
+    spread: int
+    kind: int
+    done: simpy.Event = field(repr=False)
+
+
+class Spatten:
+    """One run of one accelerator on one workload."""
+
+    def __init__(self, workload: Workload, config: SpattenConfig, memory: MemoryConfig) -> None:
+        self.workload = workload
+        self.config = config
+        self.env = env = simpy.Environment()
+        self.requests, self.passes, self.elements = requests(workload, config)
+        self.addresses = AddressMap(workload, config)
+        self.org = organisation(memory)
+        self.channels = new_channels(config.channels, self.org)
+        warmup = config.buffer_lines // 2 if config.requant_bits == "forced" else 0
+        self.fetcher = new_fetcher(config.fetch_channels, config.channels, warmup)
+        self.log_width = int(np.log2(config.vectors_per_line))
+        names = ("allocator", "fetcher", "qk_unit", "softmax", "decision", "topk", "pv_unit")
+        self.modules = {name: Module(env, name) for name in names}
+        self.admitted = Stream(env, _INFLIGHT_ITEMS)
+        self.requant = Stream(env, len(self.requests) + 1)
+        self.fetches = Stream(env, 16)
+        self.key_lines = Stream(env, max(config.key_prefetch_depth, 1))
+        self.scores = Stream(env, 2)
+        self.ordered = Stream(env, 16 * config.buffer_lines)
+        self.probabilities = Stream(env, max(config.buffer_lines // 64, 2))
+        self.pending_keys: list[simpy.Event] = []
+        self.pending_values: list[simpy.Event] = []
+        self.matrix_done: dict[int, list[simpy.Event]] = {KEY: [], VALUE: []}
+        self.bytes = dict.fromkeys(("query", "key_msb", "key_lsb", "value"), 0)
+        self.completions = [0] * len(self.requests)
+
+    def run(self) -> Activity:
+        """Simulate to the last response."""
+        processes = (
+            self.allocate(),
+            self.fetch(),
+            self.multiply_keys(),
+            self.decide(),
+            self.select(),
+            self.multiply_values(),
+        )
+        running = [self.env.process(process) for process in processes]
+        self.env.run(until=running[-1])
+        total = max(self.completions)
+        return self._activity(total)
+
+    # -- key side ---------------------------------------------------------------------------
+
+    def allocate(self) -> Process:
+        """Ring allocator and requant-or-new arbiter: one item at a time through the key fork."""
+        module, env = self.modules["allocator"], self.env
+        used = 0
+        live: list[tuple[int, simpy.Event]] = []
+        new = list(self.requests)[::-1]
+        last: _Item | None = None
+        expected = len(self.requests) + sum(request.refetch for request in self.requests)
+        yield from module.busy(_ALLOCATION)
+        capacity = self.config.buffer_lines
+        for _ in range(expected):
+            while True:
+                while live and live[0][1].processed:
+                    used -= live.pop(0)[0]
+                if self.requant.store.items or not new:
+                    item: _Item = yield from module.take(self.requant, "awaiting_requant")
+                    break
+                request = new[-1]
+                lines = self._buffer_lines(request)
+                waiting = len(self.admitted.store.items) >= _INFLIGHT_ITEMS
+                if used + lines <= capacity and len(live) < 16 and not waiting:
+                    new.pop()
+                    item = _Item(request, env.event(), env.event(), env.event())
+                    used += lines
+                    live.append((lines, item.released))
+                    break
+                events = [self.requant.store.get()]
+                blocked = live[0][1] if live else env.timeout(1)
+                got = yield from module.wait(events[0] | blocked, "buffer_full")
+                if events[0] in got:
+                    item = got[events[0]]
+                    break
+                events[0].cancel()
+            if (
+                self.config.key_prefetch_depth == 0
+                and last is not None
+                and not last.decided.triggered
+            ):
+                # The fork holds its source until the dot product takes the last line (2.4).
+                yield from module.wait(last.decided, "serial_key_fork")
+            last = item
+            item.decided = env.event()
+            yield from self._issue_keys(module, item)
+            yield from module.give(self.key_lines, item, "key_queue_full")
+            yield from module.busy(1)
+
+    def _buffer_lines(self, request: Request) -> int:
+        if request.part:
+            return 0
+        lines = -(-request.keys // self.config.vectors_per_line)
+        return (lines + lines % 2) * request.fused * self.config.buffer_banks
+
+    def _issue_keys(self, module: Module, item: _Item) -> Process:
+        request = item.request
+        item.fetched = None
+        if request.part and not item.lsb_pass:
+            return
+        if item.lsb_pass:
+            addresses = self.addresses.keys(request.row, request.keys, LSB_BITS, True)
+            self.bytes["key_lsb"] += len(addresses) * ATOM
+            beats = request.refetch_beats
+        else:
+            bits = request.key_bits * request.fused
+            addresses = self.addresses.keys(request.row, request.keys, bits, False)
+            self.bytes["key_msb"] += len(addresses) * ATOM
+            beats = request.key_beats
+        if self.config.query_traffic and not item.lsb_pass:
+            queries = self.addresses.queries(request.row)
+            self.bytes["query"] += len(queries) * ATOM
+            addresses = np.concatenate((queries, addresses))
+        lines = -(-request.keys // self.config.vectors_per_line)
+        item.fetched = self.env.event()
+        ready = int(self.env.now) + _FORK_TO_FETCH
+        matrix = _Matrix(
+            self.addresses.beats(addresses),
+            min(lines + lines % 2, beats),
+            ready,
+            0,
+            KEY,
+            item.fetched,
+        )
+        yield from module.give(self.fetches, matrix, "fetcher_busy")
+
+    def fetch(self) -> Process:
+        """Matrix fetcher, crossbar and DRAM: advances the compiled model between events."""
+        module, env = self.modules["fetcher"], self.env
+        outstanding = 0
+        shift = int(np.log2(self.config.channels))
+        while True:
+            if outstanding == 0:
+                matrix = yield from module.take(self.fetches, "no_request")
+                self._skip_to(int(env.now), shift)
+                self._queue(matrix)
+                outstanding += 1
+            while self.fetches.store.items:
+                self._queue((yield self.fetches.store.get()))
+                outstanding += 1
+            horizon = min(env.peek(), env.now + (1 << 40))
+            limit = int(max(horizon, env.now + 1))
+            finished = advance(self.fetcher, self.channels, self.org, shift, limit)
+            yield from module.busy_until(int(self.fetcher.scalars[CYCLE]))
+            if finished:
+                outstanding -= 1
+                kind = finished - 1
+                self.matrix_done[kind].pop(0).succeed(
+                    int(self.fetcher.scalars[ACCEPTED + kind]) >> 10
+                )
+
+    def _skip_to(self, cycle: int, shift: int) -> None:
+        advance(self.fetcher, self.channels, self.org, shift, cycle)
+
+    def _queue(self, matrix: _Matrix) -> None:
+        queue_matrix(
+            self.fetcher, matrix.beats, matrix.ready, matrix.spread, matrix.lines, matrix.kind
+        )
+        self.matrix_done[matrix.kind].append(matrix.done)
+
+    def multiply_keys(self) -> Process:
+        """Key buffer and dot product: one line a cycle, as they arrive."""
+        module, env = self.modules["qk_unit"], self.env
+        expected = len(self.requests) + sum(request.refetch for request in self.requests)
+        for _ in range(expected):
+            item = yield from module.take(self.key_lines, "no_keys")
+            request = item.request
+            start = int(env.now)
+            beats = request.refetch_beats if item.lsb_pass else request.key_beats
+            arrived = start + beats
+            if item.fetched is not None:
+                arrived = yield from module.wait(item.fetched, "awaiting_keys")
+            yield from module.busy_until(
+                max(arrived, int(env.now) + 1 if item.fetched else arrived)
+            )
+            extra = beats - -(-request.keys // self.config.vectors_per_line)
+            if int(self.workload["queries"][request.row]) > 1:
+                yield from module.busy(max(extra, 0))
+            item.decided.succeed()
+            yield from module.give(self.scores, item, "decision_full")
+
+    def decide(self) -> Process:
+        """Softmax and quantization decision: store and forward, then one beat a cycle."""
+        softmax, module, env = self.modules["softmax"], self.modules["decision"], self.env
+        expected = len(self.requests) + sum(request.refetch for request in self.requests)
+        held: dict[int, _Item] = {}
+        following = 0
+        for _ in range(expected):
+            item = yield from module.take(self.scores, "no_scores")
+            softmax.activity.busy_cycles += item.request.key_beats
+            request = item.request
+            latency = self.config.softmax_latency + _DECISION + self.log_width
+            yield from module.busy(latency)
+            if request.refetch and not item.lsb_pass:
+                self.env.process(self._reissue(item))
+                continue
+            env.process(self._release(item))
+            held[request.row] = item
+            while following in held:
+                yield from module.give(self.ordered, held.pop(following), "topk_full")
+                following += 1
+
+    def _reissue(self, item: _Item) -> Process:
+        yield self.env.timeout(_REQUANT_REISSUE)
+        again = _Item(item.request, item.released, self.env.event(), item.finished, lsb_pass=True)
+        yield self.requant.store.put(again)
+
+    def _release(self, item: _Item) -> Process:
+        yield self.env.timeout(_KEY_RELEASE)
+        if not item.released.triggered:
+            item.released.succeed()
+
+    # -- value side -------------------------------------------------------------------------
+
+    def select(self) -> Process:
+        """Top-k: a search per row, then one beat a cycle; rows that keep everything pass by."""
+        module = self.modules["topk"]
+        serial = self.config.topk.drain == "serial"
+        engines = self.config.topk.engines
+        for _ in self.requests:
+            item = yield from module.take(self.ordered, "no_scores")
+            request = item.request
+            if request.select_cycles and engines == 1:
+                yield from module.busy(request.select_cycles)
+            if request.prunes:
+                search = request.topk_cycles
+                drain = request.key_beats
+                yield from module.busy(_TOPK_FIFO + (search + drain if serial else max(search, 1)))
+            yield from module.give(self.probabilities, item, "value_side_busy")
+
+    def multiply_values(self) -> Process:
+        """Value fetch, value buffer, multiply and accumulate: one matrix at a time."""
+        module, env = self.modules["pv_unit"], self.env
+        rows_of_beats = self.config.fetch_channels // self.config.vectors_per_line
+        tail = _MULTIPLY_VALUE + self.log_width
+        for _ in self.requests:
+            item = yield from module.take(self.probabilities, "no_probabilities")
+            request = item.request
+            start = int(env.now) + _DECISION_TO_VALUE
+            if request.part == 0 or request.fused == 1:
+                addresses = self.addresses.values(
+                    request.row, request.values, request.value_bits * request.fused
+                )
+                self.bytes["value"] += len(addresses) * ATOM
+                lines = -(-request.values // self.config.vectors_per_line)
+                done = env.event()
+                # A row of indexes gathers one beat of scores a cycle; while it does, the arbiter
+                # stays with this matrix (2.6, 2.14).
+                ready = start + rows_of_beats - 1 + _GATHER_TO_FETCH
+                yield from module.give(
+                    self.fetches,
+                    _Matrix(self.addresses.beats(addresses), lines, ready, lines, VALUE, done),
+                    "fetcher_busy",
+                )
+                arrived = yield from module.wait(done, "awaiting_values")
+            else:
+                arrived = start
+            yield from module.busy_until(max(arrived, start + request.value_beats))
+            self.completions[request.row] = int(env.now) + tail + self.config.reset_cycles
+
+    # -- results ----------------------------------------------------------------------------
+
+    def _activity(self, total: int) -> Activity:
+        work, dim = self.workload, self.workload.head_dim
+        activity = Activity(total, self.config.frequency_hz, dict(self.bytes))
+        counted = self.channels.counters.sum(axis=0)
+        query_keys = int(work["query_keys"].sum())
+        scored = query_keys + int(work["refetch_query_keys"].sum())
+        if self.config.requant_bits == "forced":
+            query_keys = sum(r.keys for r in self.requests)
+            scored = sum(r.keys * (1 + r.refetch) for r in self.requests)
+        weighted = int(work["query_values"].sum())
+        line_bytes = dim * _BITS_ON_CHIP // 8
+        keys_written = sum(r.keys * (1 + r.refetch) for r in self.requests)
+        values_written = sum(r.values for r in self.requests)
+        for name, amount in {
+            "qk_macs": scored * dim,
+            "pv_macs": weighted * dim,
+            "exponentials": scored,
+            "divisions": scored,
+            "topk_comparisons": 2 * self.elements,
+            "topk_fifo_bytes": 4 * self.elements,
+            "key_sram_write_bytes": keys_written * line_bytes,
+            "key_sram_read_bytes": scored * line_bytes,
+            "value_sram_write_bytes": values_written * line_bytes,
+            "value_sram_read_bytes": weighted * line_bytes,
+            "fetcher_bytes": 2 * sum(self.bytes.values()),
+            "dram_activations": counted[ACT],
+            "dram_precharges": counted[PRE],
+            "dram_reads": counted[RD],
+            "dram_refreshes": counted[REFAB],
+            "row_hits": counted[HITS],
+            "row_misses": counted[MISSES],
+            "row_conflicts": counted[CONFLICTS],
+        }.items():
+            activity.count(name, int(amount))
+        if self.config.output_traffic:
+            size = int(work["queries"].sum()) * line_bytes
+            activity.dram_write_bytes = -(-size // ATOM) * ATOM
+            activity.count("dram_writes", activity.dram_write_bytes // ATOM)
+        activity.modules = {name: m.finish(total) for name, m in self.modules.items()}
+        activity.completion_cycles = self.completions
+        return activity
+
+
+def simulate(workload: Workload, config: SpattenConfig, memory: MemoryConfig) -> Activity:
+    """Run a workload through one SpAtten with the event engine.
+
+    Raises:
+        WorkloadError: rows that the machine refuses.
+    """
+    return Spatten(workload, config, memory).run()

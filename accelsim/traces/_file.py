@@ -79,13 +79,22 @@ class MappedTensors:
         metadata = header.pop("__metadata__", {})
         if not isinstance(metadata, dict):
             raise TraceError(f"{path}: header key '__metadata__': expected a mapping of strings")
-        self.metadata.update({str(key): str(value) for key, value in metadata.items()})
-        self._maps[path] = np.memmap(path, dtype=np.uint8, mode="r")
+        for key, value in metadata.items():
+            if self.metadata.setdefault(key, str(value)) != str(value):
+                raise TraceError(
+                    f"{path}: metadata {ascii(key)[:80]} differs from the other shards"
+                )
+        self._maps[path] = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
+        spans = []
         for name, entry in header.items():
+            if not name.isprintable():
+                raise TraceError(f"{path}: tensor {ascii(name)[:80]}: expected a printable name")
             kind, shape, begin = _check_entry(path, name, entry, size - start)
             if name in self._place:
-                raise TraceError(f"{path}: tensor '{name}' is in two shards")
+                raise TraceError(f"{path}: tensor '{name[:80]}' is in two shards")
             self._place[name] = (path, kind, shape, start + begin)
+            spans.append((begin, begin + math.prod(shape) * _BYTES[kind], name))
+        _check_spans(path, spans, size - start)
 
 
 class MemoryTensors:
@@ -115,10 +124,15 @@ def load_trace(path: str | Path) -> AttentionTrace:
             expected.
     """
     path = Path(path)
-    if path.is_dir():
-        raise TraceError(f"{path}: is a folder; expected a .safetensors file")
-    if not path.exists():
-        raise TraceError(f"{path}: no such file")
+    try:
+        if path.is_dir():
+            raise TraceError(f"{path}: is a folder; expected a .safetensors file")
+        if not path.exists():
+            raise TraceError(f"{path}: no such file")
+        if not path.is_file():
+            raise TraceError(f"{path}: is not a regular file; expected a .safetensors file")
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be read ({error.strerror})") from None
     paths = _shards(path) if path.name.endswith(".index.json") else [path]
     tensors = MappedTensors(paths)
     trace = _from_metadata(path, tensors)
@@ -185,7 +199,8 @@ def save_trace(trace: AttentionTrace, path: str | Path, dtype: Any = np.float16)
     }
     tensors: dict[str, NDArray[Any]] = {}
     for name, shape in trace.expected_shapes().items():
-        stored = np.ascontiguousarray(trace.tensors.read(name), dtype=dtype)
+        with np.errstate(over="ignore"):  # an overflow becomes infinity, which is refused below
+            stored = np.ascontiguousarray(trace.tensors.read(name), dtype=dtype)
         if stored.shape != shape or not np.isfinite(stored).all():
             raise TraceError(f"{path}: tensor '{name}': expected finite {np.dtype(dtype)} {shape}")
         tensors[name] = stored
@@ -243,13 +258,14 @@ def _check_entry(
         kind, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         good = all(type(n) is int and 0 <= n < _LIMIT for n in shape)
         good = good and type(begin) is int and type(end) is int and len(shape) <= 8
+        good = good and type(kind) is str
     except (TypeError, KeyError, ValueError):
         good = False
     if not good:
         raise TraceError(f"{path}: tensor '{name[:80]}': malformed header entry")
     if kind not in _BYTES:
         raise TraceError(
-            f"{path}: tensor '{name[:80]}' has type {str(kind)[:20]}; "
+            f"{path}: tensor '{name[:80]}' has type {ascii(kind)[:20]}; "
             f"expected {', '.join(FLOAT_TYPES)} (or I32 for token_ids)"
         )
     if not 0 <= begin <= end or end - begin != math.prod(shape) * _BYTES[kind]:
@@ -262,6 +278,20 @@ def _check_entry(
     return kind, shape, begin
 
 
+def _check_spans(path: Path, spans: list[tuple[int, int, str]], data_bytes: int) -> None:
+    """Tensors must follow one another without overlap or hole, as the format asks."""
+    place = 0
+    for begin, end, name in sorted(spans):
+        if begin != place:
+            fault = "overlaps the tensor before it" if begin < place else "leaves a hole before it"
+            raise TraceError(
+                f"{path}: tensor '{name[:80]}' {fault}: starts at byte {begin}, expected {place}"
+            )
+        place = end
+    if place != data_bytes:
+        raise TraceError(f"{path}: {data_bytes} bytes of data; expected {place}, as in its header")
+
+
 def _shards(index: Path) -> list[Path]:
     try:
         table = json.loads(index.read_text(encoding="utf-8"))
@@ -271,9 +301,9 @@ def _shards(index: Path) -> list[Path]:
     paths = []
     for name in files:
         if not isinstance(name, str) or Path(name).name != name:
-            raise TraceError(f"{index}: shard '{str(name)[:80]}': expected a file name beside it")
+            raise TraceError(f"{index}: shard {ascii(name)[:80]}: expected a file name beside it")
         if not (index.parent / name).is_file():
-            raise TraceError(f"{index}: shard '{name}' is missing")
+            raise TraceError(f"{index}: shard {ascii(name)[:80]} is missing")
         paths.append(index.parent / name)
     if not paths:
         raise TraceError(f"{index}: 'weight_map' names no shards")
@@ -286,17 +316,18 @@ def _from_metadata(path: Path, tensors: MappedTensors) -> AttentionTrace:
         found = meta.get("accelsim.schema")
         raise TraceError(
             f"{path}: metadata 'accelsim.schema' is "
-            f"{'missing' if found is None else repr(found[:40])}; expected '{SCHEMA}'"
+            f"{'missing' if found is None else ascii(found[:40])}; expected '{SCHEMA}'"
         )
+    printable = [key for key in meta if key.isprintable()]
     for key in _REQUIRED:
         if key not in meta:
-            raise TraceError(f"{path}: metadata '{key}' is missing{did_you_mean(key, meta)}")
+            raise TraceError(f"{path}: metadata '{key}' is missing{did_you_mean(key, printable)}")
 
     def integer(key: str, low: int) -> int:
         text = meta[key]
         if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= low):
             raise TraceError(
-                f"{path}: metadata '{key}' is {text[:40]!r}; expected an integer of at least {low}"
+                f"{path}: metadata '{key}' is {text[:40]!a}; expected an integer of at least {low}"
             )
         return int(text)
 
@@ -308,7 +339,7 @@ def _from_metadata(path: Path, tensors: MappedTensors) -> AttentionTrace:
         scale = math.nan
     if not (math.isfinite(scale) and scale > 0):
         raise TraceError(
-            f"{path}: metadata 'scale' is {meta['scale'][:40]!r}; expected a number > 0"
+            f"{path}: metadata 'scale' is {meta['scale'][:40]!a}; expected a number > 0"
         )
     trace = AttentionTrace(
         model=meta["model"],

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from accelsim.errors import TraceError
+
 SCHEMA = "attention-trace/1"
 
 
@@ -75,6 +77,11 @@ class AttentionTrace:
         return self.num_query_heads // self.num_kv_heads
 
     @property
+    def has_values(self) -> bool:
+        """Whether values were recorded; a trace on disk always has them."""
+        return "layer.0.value" in self.tensors.names()
+
+    @property
     def token_ids(self) -> NDArray[np.int32] | None:
         """Token ids [tokens], or ``None`` if they were not recorded."""
         if "token_ids" not in self.tensors.names():
@@ -94,6 +101,10 @@ class AttentionTrace:
         return self._read(layer, "value")
 
     def _read(self, layer: int, kind: str) -> NDArray[np.float32]:
+        if not 0 <= layer < self.num_layers:
+            raise TraceError(
+                f"{self.path}: layer {layer}: expected 0 to {self.num_layers - 1}, as recorded"
+            )
         return self.tensors.read(f"layer.{layer}.{kind}").astype(np.float32, copy=False)
 
     def expected_shapes(self) -> dict[str, tuple[int, int, int]]:

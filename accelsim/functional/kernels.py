@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from accelsim.jit import kernel
 
 STATS = (
     "queries",
@@ -41,13 +42,13 @@ METRICS = (
 _MULTIPLIER, _MODULUS = 48271, 2147483647
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def next_random(state: int) -> int:
     """Return the next state of the pivot generator, in 1 ... 2^31 - 2."""
     return state * _MULTIPLIER % _MODULUS
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def first_random(seed: int) -> int:
     """Return a well mixed start state for any non-negative seed."""
     state = seed % (_MODULUS - 1) + 1
@@ -56,7 +57,7 @@ def first_random(seed: int) -> int:
     return state
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def quick_select(
     values: NDArray[np.float64], target: int, parallelism: int, seed: int
 ) -> tuple[float, int, int, int]:
@@ -98,7 +99,7 @@ def quick_select(
             size = num_less
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def filter_top(
     values: NDArray[np.float64], kth: float, equal_kept: int, kept: NDArray[np.bool_]
 ) -> None:
@@ -111,7 +112,7 @@ def filter_top(
             ties += 1
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def scores_of_row(
     query: NDArray[np.float64],
     keys_transposed: NDArray[np.float64],
@@ -129,7 +130,7 @@ def scores_of_row(
             scores[j] += element * line[j]
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def softmax_row(
     scores: NDArray[np.float64], visible: int, probabilities: NDArray[np.float64]
 ) -> tuple[float, float]:
@@ -146,7 +147,7 @@ def softmax_row(
     return top + np.log(total), 1.0 / total
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def weighted_sum(
     probabilities: NDArray[np.float64],
     values: NDArray[np.float64],
@@ -164,7 +165,7 @@ def weighted_sum(
                 output[d] += p * line[d]
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def attend_layer(
     query: NDArray[np.float32],
     raw_key: NDArray[np.float32],

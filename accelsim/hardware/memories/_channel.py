@@ -1,11 +1,12 @@
-"""One command-level DRAM channel, as compiled functions over flat arrays.
+"""One command-level DRAM channel, as compiled functions over one flat array.
 
-Contract. All channels of a machine live in one :class:`Channels`; ``channel`` selects one. In
-every clock edge the owner does, in this order,
+Contract. All channels of a machine live in one array, a row each; ``channel`` selects one. In every
+clock edge the owner does, in this order,
 
 1. at most one :func:`channel_push` (after :func:`channel_can_push`), at the present tick count;
 2. at most one :func:`channel_pop`;
-3. exactly one :func:`channel_tick`.
+3. exactly one :func:`channel_tick`. While ``NEXT_EVENT`` lies after the coming tick, a call would
+   only count: the owner may add to ``TICK`` instead, once for any number of ticks.
 
 A request is refused while ``inflight_limit`` requests are accepted and not yet popped, or while the
 controller's queue is full. Reads complete ``read_latency`` ticks after their RD command and are
@@ -15,27 +16,37 @@ Scheduling is FR-FCFS with open rows (specification section 5.4): requests that 
 first, then the queue; in each, commands that are ready now first, then the oldest. A precharge that
 would close the row of a request of the first class is withheld, and its tick is lost. One command
 a tick and channel. A refresh (all banks of a pseudo-channel) goes before the queue.
-
-``next_try`` holds the earliest tick at which any command can be ready, so that :func:`channel_tick`
-costs one comparison in the ticks between.
 """
 
-# mypy: disable-error-code="untyped-decorator"
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.hardware.memories._timing import (
     COMMANDS,
     FLAT_UNIT,
+    H_BANK_SHIFT,
+    H_BANKS,
+    H_COLUMN_SHIFT,
+    H_FIRST_RULE,
+    H_FLAT,
+    H_FLAT_UNITS,
+    H_GROUP_SHIFT,
+    H_HISTORIES,
+    H_INFLIGHT,
+    H_INTERLEAVE_SHIFT,
+    H_PSEUDO_SHIFT,
+    H_QUEUE,
+    H_READ_LATENCY,
+    H_REFRESH_INTERVAL,
+    H_ROW_MASK,
     MAX_ENTRIES,
     MAX_WINDOW,
+    RULE,
     Organisation,
 )
+from accelsim.jit import kernel
 
 ACT, PRE, RD, WR, PREA, REFAB = range(len(COMMANDS))
 N_COMMANDS = len(COMMANDS)
@@ -43,11 +54,20 @@ ENTRIES = MAX_ENTRIES
 """Slots of the request queues."""
 NEVER = np.int64(1) << 60
 
-# Columns of a queue entry.
-BANK, ROW, ARRIVE, IDENT, FINAL, SEEN = range(6)
-# Columns of ``scalars``.
+Channels = NDArray[np.int64]
+"""State of all channels, (channels, columns). A row holds the scalars below; counters; the queue
+and the class of requests whose row was opened (both oldest first, packed as below); the free slots
+and what a slot remembers; rings of issued and of completed reads; then, sized by the organisation,
+the open row of each bank (-1: closed), the earliest tick of each command at each bank, and the
+ticks of the last commands where a timing row has a window.
+
+A request is packed as ``row << 32 | bank << 16 | command << 9 | seen << 8 | slot``."""
+
+# Scalars of a row.
 (
     TICK,
+    NEXT_EVENT,
+    NEXT_TRY,
     QUEUED,
     ACTIVE,
     PENDING_HEAD,
@@ -55,325 +75,333 @@ BANK, ROW, ARRIVE, IDENT, FINAL, SEEN = range(6)
     DONE_HEAD,
     DONE_TAIL,
     INFLIGHT,
-    NEXT_TRY,
     REFRESH_DUE,
     REFRESH_MASK,
     LATENCY_SUM,
     FLAT_FREE,
-) = range(13)
-N_SCALARS = 13
-# Columns of ``counters``: commands by code, then these.
+    FREE_SLOTS,
+) = range(15)
+COUNTERS = 15
+"""First counter: commands by code, then hits, misses and conflicts."""
 HITS, MISSES, CONFLICTS = N_COMMANDS, N_COMMANDS + 1, N_COMMANDS + 2
 N_COUNTERS = N_COMMANDS + 3
-
-
-class Channels(NamedTuple):
-    """State of ``n`` channels; all arrays int64.
-
-    Attributes:
-        scalars: (n, N_SCALARS) tick count, queue lengths and pointers.
-        queue, active: (n, ENTRIES, 6) requests waiting, and requests whose row was opened.
-        open_row: (n, banks of a channel) open row, -1 when closed.
-        ready: (n, nodes, commands) earliest tick of each command at each node of the hierarchy.
-        history: (n, nodes, commands, MAX_WINDOW) ticks of the last commands, newest first.
-        pending: (n, ENTRIES, 3) identifier, departure and arrival of issued reads.
-        done: (n, ENTRIES) identifiers of completed reads not yet popped.
-        counters: (n, N_COUNTERS) commands issued, row hits, misses and conflicts.
-    """
-
-    scalars: NDArray[np.int64]
-    queue: NDArray[np.int64]
-    active: NDArray[np.int64]
-    open_row: NDArray[np.int64]
-    ready: NDArray[np.int64]
-    history: NDArray[np.int64]
-    pending: NDArray[np.int64]
-    done: NDArray[np.int64]
-    counters: NDArray[np.int64]
+_QUEUE = COUNTERS + N_COUNTERS
+_ACTIVE_LIST = _QUEUE + ENTRIES
+_FREE = _ACTIVE_LIST + ENTRIES
+_ARRIVE = _FREE + ENTRIES
+_IDENT = _ARRIVE + ENTRIES
+_PENDING_SLOT = _IDENT + ENTRIES
+_PENDING_DEPART = _PENDING_SLOT + ENTRIES
+_DONE = _PENDING_DEPART + ENTRIES
+_OPEN_ROW = _DONE + ENTRIES
+_SEEN = 1 << 8
+_SLOT_MASK = _SEEN - 1
 
 
 def new_channels(channels: int, org: Organisation) -> Channels:
     """Return ``channels`` idle channels with all banks closed."""
-    pseudo, groups, banks = (int(x) for x in org.shape[1:4])
-    total = pseudo * groups * banks
-    nodes = 1 + pseudo + pseudo * groups + total
-    scalars = np.zeros((channels, N_SCALARS), np.int64)
-    scalars[:, NEXT_TRY] = NEVER
-    scalars[:, REFRESH_DUE] = org.shape[8] if org.shape[8] else NEVER
-    return Channels(
-        scalars,
-        np.zeros((channels, ENTRIES, 6), np.int64),
-        np.zeros((channels, ENTRIES, 6), np.int64),
-        np.full((channels, total), -1, np.int64),
-        np.zeros((channels, nodes, N_COMMANDS), np.int64),
-        np.full((channels, nodes, N_COMMANDS, MAX_WINDOW), -1, np.int64),
-        np.zeros((channels, ENTRIES, 3), np.int64),
-        np.zeros((channels, ENTRIES), np.int64),
-        np.zeros((channels, N_COUNTERS), np.int64),
-    )
+    banks = int(org[H_BANKS])
+    history = int(org[H_HISTORIES]) * MAX_WINDOW
+    state = np.zeros((channels, _OPEN_ROW + banks * (1 + N_COMMANDS) + history), np.int64)
+    state[:, NEXT_TRY] = NEVER
+    state[:, REFRESH_DUE] = int(org[H_REFRESH_INTERVAL]) or NEVER
+    state[:, NEXT_EVENT] = state[:, REFRESH_DUE]
+    state[:, _FREE : _FREE + ENTRIES] = np.arange(ENTRIES)
+    state[:, FREE_SLOTS] = ENTRIES
+    state[:, _OPEN_ROW : _OPEN_ROW + banks] = -1
+    state[:, _OPEN_ROW + banks * (1 + N_COMMANDS) :] = -1
+    return state
 
 
-@numba.njit(cache=True, inline="always")
+def counters(state: Channels) -> NDArray[np.int64]:
+    """Commands by code, then hits, misses and conflicts; summed over the channels."""
+    return np.asarray(state[:, COUNTERS : COUNTERS + N_COUNTERS].sum(axis=0), np.int64)
+
+
+@kernel
 def channel_can_push(state: Channels, org: Organisation, channel: int) -> bool:
     """Whether the channel would accept a request in this clock edge."""
-    scalars = state.scalars
     return bool(
-        scalars[channel, INFLIGHT] < org.shape[6] and scalars[channel, QUEUED] < org.shape[7]
+        state[channel, INFLIGHT] < org[H_INFLIGHT] and state[channel, QUEUED] < org[H_QUEUE]
     )
 
 
-@numba.njit(cache=True)
+@kernel
 def channel_push(
     state: Channels, org: Organisation, channel: int, address: int, ident: int, write: bool
 ) -> None:
     """Accept a request for the channel-local byte ``address``.
 
-    Address bits from the column upwards: pseudo-channel, bank group, bank, row. Bank numbers in the
-    state are pseudo-channel major, then bank group, then bank.
+    Address bits upwards: lower column, pseudo-channel, bank group, upper column, bank, row; the
+    upper column is empty unless bank groups are interleaved below a row. Bank numbers in the state
+    are pseudo-channel major, then bank group, then bank.
     """
-    scalars = state.scalars
-    shape = org.shape
-    rest = address >> shape[0]
-    pseudo = rest % shape[1]
-    rest //= shape[1]
-    group = rest % shape[2]
-    rest //= shape[2]
-    bank = rest % shape[3]
-    row = (rest // shape[3]) % shape[4]
-    slot = scalars[channel, QUEUED]
-    entry = state.queue[channel, slot]
-    entry[BANK] = (pseudo * shape[2] + group) * shape[3] + bank
-    entry[ROW] = row
-    entry[ARRIVE] = scalars[channel, TICK]
-    entry[IDENT] = ident
-    entry[FINAL] = WR if write else RD
-    entry[SEEN] = 0
-    scalars[channel, QUEUED] = slot + 1
-    scalars[channel, INFLIGHT] += 1
+    pseudo_shift, group_shift, bank_shift = (
+        org[H_PSEUDO_SHIFT],
+        org[H_GROUP_SHIFT],
+        org[H_BANK_SHIFT],
+    )
+    rest = address >> org[H_INTERLEAVE_SHIFT]
+    bank = rest & ((1 << pseudo_shift) - 1)
+    rest >>= pseudo_shift
+    bank = (bank << group_shift) | (rest & ((1 << group_shift) - 1))
+    rest >>= group_shift + org[H_COLUMN_SHIFT] - org[H_INTERLEAVE_SHIFT]
+    bank = (bank << bank_shift) | (rest & ((1 << bank_shift) - 1))
+    row = (rest >> bank_shift) & org[H_ROW_MASK]
+    final = WR if write else RD
+    free = state[channel, FREE_SLOTS] - 1
+    slot = state[channel, _FREE + free]
+    state[channel, FREE_SLOTS] = free
+    state[channel, _ARRIVE + slot] = state[channel, TICK]
+    state[channel, _IDENT + slot] = ident
+    queued = state[channel, QUEUED]
+    state[channel, _QUEUE + queued] = row << 32 | bank << 16 | final << 9 | slot
+    state[channel, QUEUED] = queued + 1
+    state[channel, INFLIGHT] += 1
     # The others' earliest ticks have not changed, so only the new request can be ready sooner.
-    opened = state.open_row[channel, entry[BANK]]
-    command = entry[FINAL] if opened == row else (ACT if opened < 0 else PRE)
-    tick = _ready_tick(state, org, channel, entry[BANK], command)
-    scalars[channel, NEXT_TRY] = min(scalars[channel, NEXT_TRY], tick)
+    opened = state[channel, _OPEN_ROW + bank]
+    command = final if opened == row else (ACT if opened < 0 else PRE)
+    tick = 0 if org[H_FLAT] else state[channel, _ready(org, command) + bank]
+    if tick < state[channel, NEXT_TRY]:
+        state[channel, NEXT_TRY] = tick
+        state[channel, NEXT_EVENT] = min(state[channel, NEXT_EVENT], tick)
 
 
-@numba.njit(cache=True, inline="always")
+@kernel
 def channel_pop(state: Channels, channel: int) -> int:
     """Take the oldest completed request out; its identifier, or -1 when there is none."""
-    scalars = state.scalars
-    head = scalars[channel, DONE_HEAD]
-    if head == scalars[channel, DONE_TAIL]:
+    head = state[channel, DONE_HEAD]
+    if head == state[channel, DONE_TAIL]:
         return -1
-    scalars[channel, DONE_HEAD] = head + 1
-    scalars[channel, INFLIGHT] -= 1
-    return int(state.done[channel, head % ENTRIES])
+    state[channel, DONE_HEAD] = head + 1
+    state[channel, INFLIGHT] -= 1
+    return int(state[channel, _DONE + head % ENTRIES])
 
 
-@numba.njit(cache=True, inline="always")
-def _ready_tick(state: Channels, org: Organisation, channel: int, bank: int, command: int) -> int:
-    """Earliest tick at which ``command`` may go to ``bank``."""
-    ready, nodes = state.ready, org.nodes
-    tick = max(ready[channel, 0, command], ready[channel, nodes[bank, 1], command])
-    if command < PREA:
-        group, own = nodes[bank, 2], nodes[bank, 3]
-        tick = max(tick, ready[channel, group, command], ready[channel, own, command])
-    return int(tick)
+@kernel
+def channel_tick(state: Channels, org: Organisation, channel: int) -> None:
+    """Advance the channel by one tick: hand over a finished read, issue at most one command."""
+    now = state[channel, TICK] + 1
+    state[channel, TICK] = now
+    if now < state[channel, NEXT_EVENT]:
+        return
+    head = state[channel, PENDING_HEAD]
+    if head != state[channel, PENDING_TAIL]:
+        at = head % ENTRIES
+        depart = state[channel, _PENDING_DEPART + at]
+        if depart <= now:
+            head += 1
+            state[channel, PENDING_HEAD] = head
+            tail = state[channel, DONE_TAIL]
+            slot = state[channel, _PENDING_SLOT + at]
+            state[channel, _DONE + tail % ENTRIES] = state[channel, _IDENT + slot]
+            state[channel, DONE_TAIL] = tail + 1
+            state[channel, LATENCY_SUM] += depart - state[channel, _ARRIVE + slot]
+            free = state[channel, FREE_SLOTS]
+            state[channel, _FREE + free] = slot
+            state[channel, FREE_SLOTS] = free + 1
+    if now >= state[channel, NEXT_TRY] or now >= state[channel, REFRESH_DUE]:
+        if org[H_FLAT]:
+            _serve_flat(state, org, channel, now)
+        else:
+            _schedule(state, org, channel, now)
+    event = min(state[channel, NEXT_TRY], state[channel, REFRESH_DUE])
+    if head != state[channel, PENDING_TAIL]:
+        event = min(event, state[channel, _PENDING_DEPART + head % ENTRIES])
+    state[channel, NEXT_EVENT] = event
 
 
-@numba.njit(cache=True)
+@kernel
+def _ready(org: Organisation, command: int) -> int:
+    """Column of the earliest tick of ``command`` at bank 0; the other banks follow.
+
+    Commands to all banks of a pseudo-channel use the column of its first bank.
+    """
+    return int(_OPEN_ROW + org[H_BANKS] * (1 + command))
+
+
+@kernel
 def _issue(
     state: Channels, org: Organisation, channel: int, bank: int, command: int, now: int
 ) -> None:
     """Issue ``command`` at tick ``now``: push the earliest ticks of the commands it holds back."""
-    levels = 2 if command >= PREA else 4
-    ready = state.ready[channel]
-    shifted = -1
-    for r in range(org.first_rule[command], org.first_rule[command + 1]):
-        level, before = org.rules[r, 0], org.rules[r, 1]
-        if level >= levels:
-            continue
-        node = org.nodes[bank, level]
-        since = now
-        window = org.rules[r, 3]
-        if window > 1:
-            past = state.history[channel, node, command]
-            if shifted != node:
-                # Rules of one level are neighbours, so each history moves once.
-                shifted = node
-                for i in range(MAX_WINDOW - 1, 0, -1):
-                    past[i] = past[i - 1]
-                past[0] = now
-            since = past[window - 1]
-        if since >= 0:
-            ready[node, before] = max(ready[node, before], since + org.rules[r, 2])
-    state.counters[channel, command] += 1
+    pseudo_shift = org[H_GROUP_SHIFT] + org[H_BANK_SHIFT]
+    histories = _OPEN_ROW + org[H_BANKS] * (1 + N_COMMANDS)
+    shifted = np.int64(-1)
+    for rule in range(org[H_FIRST_RULE + command], org[H_FIRST_RULE + command + 1], RULE):
+        shift, before, since = org[rule], org[rule + 1], now
+        node = bank >> shift
+        if org[rule + 3] > 1:
+            past = histories + (org[rule + 4] + node) * MAX_WINDOW
+            if shifted != past:
+                # Rules are sorted by level, so each history moves once.
+                shifted = past
+                for i in range(past + MAX_WINDOW - 1, past, -1):
+                    state[channel, i] = state[channel, i - 1]
+                state[channel, past] = now
+            since = state[channel, past + org[rule + 3] - 1]
+            if since < 0:
+                continue
+        earliest = since + org[rule + 2]
+        first, step = node << shift, 1
+        if before >= PREA:
+            first, step = (first >> pseudo_shift) << pseudo_shift, 1 << pseudo_shift
+        first += _OPEN_ROW + org[H_BANKS] * (1 + before)
+        if step == 1:
+            for at in range(first, first + (1 << shift)):
+                state[channel, at] = max(state[channel, at], earliest)
+        else:
+            for at in range(first, first + max(1 << shift, 1), step):
+                state[channel, at] = max(state[channel, at], earliest)
+    state[channel, COUNTERS + command] += 1
 
 
-@numba.njit(cache=True)
-def _remove(entries: NDArray[np.int64], slot: int, count: int) -> None:
-    for i in range(slot, count - 1):
-        for c in range(6):
-            entries[i, c] = entries[i + 1, c]
+@kernel
+def _remove(state: Channels, channel: int, first: int, place: int, count: int) -> None:
+    """Close the gap at ``place`` in the list of slots that starts at column ``first``."""
+    for i in range(first + place, first + count - 1):
+        state[channel, i] = state[channel, i + 1]
 
 
-@numba.njit(cache=True)
+@kernel
 def _refresh(state: Channels, org: Organisation, channel: int, now: int) -> bool:
     """Serve a due refresh; true when the tick is taken (or lost waiting for it)."""
-    scalars = state.scalars
-    if now >= scalars[channel, REFRESH_DUE]:
-        scalars[channel, REFRESH_MASK] |= (1 << org.shape[1]) - 1
-        scalars[channel, REFRESH_DUE] += org.shape[8]
-    mask = scalars[channel, REFRESH_MASK]
+    if now >= state[channel, REFRESH_DUE]:
+        state[channel, REFRESH_MASK] |= (1 << (1 << org[H_PSEUDO_SHIFT])) - 1
+        state[channel, REFRESH_DUE] += org[H_REFRESH_INTERVAL]
+    mask = state[channel, REFRESH_MASK]
     if mask == 0:
         return False
     pseudo = 0
     while not (mask >> pseudo) & 1:
         pseudo += 1
-    per_pseudo = org.shape[2] * org.shape[3]
-    first = pseudo * per_pseudo
+    shift = org[H_GROUP_SHIFT] + org[H_BANK_SHIFT]
+    first, last = pseudo << shift, (pseudo + 1) << shift
     command = REFAB
-    for bank in range(first, first + per_pseudo):
-        if state.open_row[channel, bank] >= 0:
+    for bank in range(first, last):
+        if state[channel, _OPEN_ROW + bank] >= 0:
             command = PREA
-    if now < _ready_tick(state, org, channel, first, command):
+    if now < state[channel, _ready(org, command) + first]:
         return True
     if command == PREA:
-        for i in range(scalars[channel, ACTIVE]):
-            if state.active[channel, i, BANK] // per_pseudo == pseudo:
+        for i in range(state[channel, ACTIVE]):
+            if (state[channel, _ACTIVE_LIST + i] >> 16 & 0xFFFF) >> shift == pseudo:
                 return True
-        for bank in range(first, first + per_pseudo):
-            state.open_row[channel, bank] = -1
+        for bank in range(first, last):
+            state[channel, _OPEN_ROW + bank] = -1
     else:
-        scalars[channel, REFRESH_MASK] = mask & ~(1 << pseudo)
+        state[channel, REFRESH_MASK] = mask & ~(1 << pseudo)
     _issue(state, org, channel, first, command, now)
     return True
 
 
-@numba.njit(cache=True)
-def channel_tick(state: Channels, org: Organisation, channel: int) -> None:
-    """Advance the channel by one tick: hand over a finished read, issue at most one command."""
-    scalars = state.scalars
-    now = scalars[channel, TICK] + 1
-    scalars[channel, TICK] = now
-    head = scalars[channel, PENDING_HEAD]
-    if head != scalars[channel, PENDING_TAIL]:
-        done = state.pending[channel, head % ENTRIES]
-        if done[1] <= now:
-            scalars[channel, PENDING_HEAD] = head + 1
-            tail = scalars[channel, DONE_TAIL]
-            state.done[channel, tail % ENTRIES] = done[0]
-            scalars[channel, DONE_TAIL] = tail + 1
-            scalars[channel, LATENCY_SUM] += done[1] - done[2]
-    if now < scalars[channel, NEXT_TRY] and now < scalars[channel, REFRESH_DUE]:
-        return
-    if org.shape[9]:
-        _serve_flat(state, org, channel, now)
-    else:
-        _schedule(state, org, channel, now)
-
-
-@numba.njit(cache=True)
+@kernel
 def _serve_flat(state: Channels, org: Organisation, channel: int, now: int) -> None:
     """Flat memory: first come first served at ``bytes_per_tick``, ``flat_latency`` to the data."""
-    scalars = state.scalars
-    if scalars[channel, QUEUED] == 0:
-        scalars[channel, NEXT_TRY] = NEVER
+    queued = state[channel, QUEUED]
+    if queued == 0:
+        state[channel, NEXT_TRY] = NEVER
         return
-    fraction = org.shape[10]
-    free = scalars[channel, FLAT_FREE]
+    free = state[channel, FLAT_FREE]
     if free >= (now + 1) * FLAT_UNIT:
-        scalars[channel, NEXT_TRY] = free // FLAT_UNIT
+        state[channel, NEXT_TRY] = free // FLAT_UNIT
         return
-    scalars[channel, FLAT_FREE] = max(free, now * FLAT_UNIT) + fraction
-    entry = state.queue[channel, 0]
-    tail = scalars[channel, PENDING_TAIL]
-    done = state.pending[channel, tail % ENTRIES]
-    done[0] = entry[IDENT]
-    done[1] = now - 1 + org.shape[5]
-    done[2] = entry[ARRIVE]
-    scalars[channel, PENDING_TAIL] = tail + 1
-    state.counters[channel, entry[FINAL]] += 1
-    _remove(state.queue[channel], 0, scalars[channel, QUEUED])
-    scalars[channel, QUEUED] -= 1
+    state[channel, FLAT_FREE] = max(free, now * FLAT_UNIT) + org[H_FLAT_UNITS]
+    entry = state[channel, _QUEUE]
+    state[channel, COUNTERS + (entry >> 9 & 0x7F)] += 1
+    _depart(state, channel, entry, now - 1 + org[H_READ_LATENCY])
+    _remove(state, channel, _QUEUE, 0, queued)
+    state[channel, QUEUED] = queued - 1
+    state[channel, NEXT_TRY] = now + 1
 
 
-@numba.njit(cache=True)
+@kernel
+def _depart(state: Channels, channel: int, entry: int, tick: int) -> None:
+    """Let the data of a request arrive at ``tick``."""
+    tail = state[channel, PENDING_TAIL]
+    state[channel, _PENDING_SLOT + tail % ENTRIES] = entry & _SLOT_MASK
+    state[channel, _PENDING_DEPART + tail % ENTRIES] = tick
+    state[channel, PENDING_TAIL] = tail + 1
+
+
+@kernel
 def _schedule(state: Channels, org: Organisation, channel: int, now: int) -> None:
-    scalars = state.scalars
-    active, queue = state.active[channel], state.queue[channel]
-    n_active, n_queued = scalars[channel, ACTIVE], scalars[channel, QUEUED]
+    n_active, n_queued = state[channel, ACTIVE], state[channel, QUEUED]
+    banks = org[H_BANKS]
+    ready = _OPEN_ROW + banks
     wake = NEVER
     chosen, oldest = -1, NEVER
     for i in range(n_active):
-        tick = _ready_tick(state, org, channel, active[i, BANK], active[i, FINAL])
-        if tick <= now:
-            if active[i, ARRIVE] < oldest:
-                chosen, oldest = i, active[i, ARRIVE]
-        else:
+        entry = state[channel, _ACTIVE_LIST + i]
+        tick = state[channel, ready + banks * (entry >> 9 & 0x7F) + (entry >> 16 & 0xFFFF)]
+        if tick > now:
             wake = min(wake, tick)
-    scalars[channel, NEXT_TRY] = now + 1
+        elif state[channel, _ARRIVE + (entry & _SLOT_MASK)] < oldest:
+            chosen, oldest = i, state[channel, _ARRIVE + (entry & _SLOT_MASK)]
+    state[channel, NEXT_TRY] = now + 1
     if chosen >= 0:
-        _finish(state, org, channel, active, chosen, now)
-        _remove(active, chosen, n_active)
-        scalars[channel, ACTIVE] = n_active - 1
+        _finish(state, org, channel, state[channel, _ACTIVE_LIST + chosen], now)
+        _remove(state, channel, _ACTIVE_LIST, chosen, n_active)
+        state[channel, ACTIVE] = n_active - 1
         return
-    if scalars[channel, REFRESH_DUE] != NEVER and _refresh(state, org, channel, now):
+    if state[channel, REFRESH_DUE] != NEVER and _refresh(state, org, channel, now):
         return
-    command = RD
+    command, bank, entry = np.int64(RD), np.int64(0), np.int64(0)
     for i in range(n_queued):
-        bank = queue[i, BANK]
-        row = state.open_row[channel, bank]
-        command = queue[i, FINAL] if row == queue[i, ROW] else (ACT if row < 0 else PRE)
-        tick = _ready_tick(state, org, channel, bank, command)
+        entry = state[channel, _QUEUE + i]
+        bank = entry >> 16 & 0xFFFF
+        opened = state[channel, _OPEN_ROW + bank]
+        if opened == entry >> 32:
+            command = entry >> 9 & 0x7F
+        else:
+            command = np.int64(ACT) if opened < 0 else np.int64(PRE)
+        tick = state[channel, ready + banks * command + bank]
         if tick <= now:
             chosen = i
             break
         wake = min(wake, tick)
     if chosen < 0:
-        scalars[channel, NEXT_TRY] = wake
+        state[channel, NEXT_TRY] = wake
         return
-    entry = queue[chosen]
+    if command in (ACT, PRE):
+        _open_or_close(state, org, channel, chosen, int(command), now)
+        return
+    _finish(state, org, channel, entry, now)
+    _remove(state, channel, _QUEUE, chosen, n_queued)
+    state[channel, QUEUED] = n_queued - 1
+
+
+@kernel
+def _open_or_close(
+    state: Channels, org: Organisation, channel: int, place: int, command: int, now: int
+) -> None:
+    """Issue ACT or PRE for the request at ``place`` of the queue; ACT moves it to the active."""
+    entry = state[channel, _QUEUE + place]
+    bank = entry >> 16 & 0xFFFF
+    n_active, n_queued = state[channel, ACTIVE], state[channel, QUEUED]
     if command == PRE:
         for i in range(n_active):
-            if active[i, BANK] == entry[BANK]:
+            if state[channel, _ACTIVE_LIST + i] >> 16 & 0xFFFF == bank:
                 return
-    if command in (ACT, PRE):
-        _issue(state, org, channel, entry[BANK], command, now)
-        if not entry[SEEN]:
-            entry[SEEN] = 1
-            state.counters[channel, MISSES if command == ACT else CONFLICTS] += 1
-        if command == PRE:
-            state.open_row[channel, entry[BANK]] = -1
-            return
-        state.open_row[channel, entry[BANK]] = entry[ROW]
-        for c in range(6):
-            active[n_active, c] = entry[c]
-        scalars[channel, ACTIVE] = n_active + 1
-    else:
-        _finish(state, org, channel, queue, chosen, now)
-    _remove(queue, chosen, n_queued)
-    scalars[channel, QUEUED] = n_queued - 1
+    _issue(state, org, channel, bank, command, now)
+    if not entry & _SEEN:
+        entry |= _SEEN
+        state[channel, _QUEUE + place] = entry
+        state[channel, COUNTERS + (MISSES if command == ACT else CONFLICTS)] += 1
+    if command == PRE:
+        state[channel, _OPEN_ROW + bank] = -1
+        return
+    state[channel, _OPEN_ROW + bank] = entry >> 32
+    state[channel, _ACTIVE_LIST + n_active] = entry
+    state[channel, ACTIVE] = n_active + 1
+    _remove(state, channel, _QUEUE, place, n_queued)
+    state[channel, QUEUED] = n_queued - 1
 
 
-@numba.njit(cache=True)
-def _finish(
-    state: Channels,
-    org: Organisation,
-    channel: int,
-    entries: NDArray[np.int64],
-    slot: int,
-    now: int,
-) -> None:
+@kernel
+def _finish(state: Channels, org: Organisation, channel: int, entry: int, now: int) -> None:
     """Issue the last command of a request. Writes are posted: they complete with the command."""
-    scalars = state.scalars
-    entry = entries[slot]
-    command = entry[FINAL]
-    _issue(state, org, channel, entry[BANK], command, now)
-    if not entry[SEEN]:
-        state.counters[channel, HITS] += 1
-    tail = scalars[channel, PENDING_TAIL]
-    done = state.pending[channel, tail % ENTRIES]
-    done[0] = entry[IDENT]
-    done[1] = now + org.shape[5]
-    done[2] = entry[ARRIVE]
-    scalars[channel, PENDING_TAIL] = tail + 1
+    _issue(state, org, channel, entry >> 16 & 0xFFFF, entry >> 9 & 0x7F, now)
+    if not entry & _SEEN:
+        state[channel, COUNTERS + HITS] += 1
+    _depart(state, channel, entry, now + org[H_READ_LATENCY])

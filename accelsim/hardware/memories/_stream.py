@@ -1,11 +1,9 @@
 """Drive one channel with a list of addresses: the DRAM experiment without an accelerator."""
 
-# mypy: disable-error-code="untyped-decorator"
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,9 +19,11 @@ from accelsim.hardware.memories._channel import (
     channel_pop,
     channel_push,
     channel_tick,
+    counters,
     new_channels,
 )
 from accelsim.hardware.memories._timing import COMMANDS, Organisation, organisation
+from accelsim.jit import kernel
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ def read_stream(memory: MemoryConfig, addresses: NDArray[np.int64]) -> StreamRes
             f"memory: {len(addresses)} reads not finished after {limit} ticks; "
             "check the timing table"
         )
-    counts = state.counters[0]
+    counts = counters(state)
     return StreamResult(
         cycles,
-        float(state.scalars[0, LATENCY_SUM]) / max(1, len(addresses)),
+        float(state[0, LATENCY_SUM]) / max(1, len(addresses)),
         int(counts[HITS]),
         int(counts[MISSES]),
         int(counts[CONFLICTS]),
@@ -75,7 +75,7 @@ def read_stream(memory: MemoryConfig, addresses: NDArray[np.int64]) -> StreamRes
     )
 
 
-@numba.njit(cache=True)
+@kernel
 def _drive(state: Channels, org: Organisation, addresses: NDArray[np.int64], limit: int) -> int:
     reads = len(addresses)
     offered, received = 0, 0

@@ -1,8 +1,6 @@
-"""The timing table of a :class:`MemoryConfig` as flat arrays that the kernels read."""
+"""The timing table of a :class:`MemoryConfig` as one flat array that the kernels read."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,26 +17,42 @@ MAX_ENTRIES = 128
 """Most requests in flight per channel (the kernels' ring buffers)."""
 MAX_WINDOW = 8
 """Longest ``window`` of a timing row (the history kept of each command)."""
+_POWERS_OF_TWO = (
+    "row_bytes",
+    "pseudochannels",
+    "bankgroups",
+    "banks",
+    "rows",
+    "transaction_bytes",
+)
 
+Organisation = NDArray[np.int64]
+"""What the kernels need to know of one memory: a header (the ``H_`` columns), then the rules of
+each command, then the nodes of each bank."""
 
-class Organisation(NamedTuple):
-    """What the kernels need to know of one memory; every number an int64.
-
-    Attributes:
-        rules: (r, 4) rows of (level, before command, ticks, window), grouped by ``after``,
-            then by level.
-        first_rule: (7,) rows of command c are ``rules[first_rule[c]:first_rule[c + 1]]``.
-        shape: (11,) column shift, pseudo-channels, bank groups, banks, rows, read latency,
-            in-flight limit, queue entries, refresh interval
-            (0: none), 1 if flat, ticks of a flat transfer times ``FLAT_UNIT``.
-        nodes: (banks of a channel, 4) the node of each level above and at a bank: channel,
-            pseudo-channel, bank group, bank. A table, because division is slow in the hot loop.
-    """
-
-    rules: NDArray[np.int64]
-    first_rule: NDArray[np.int64]
-    shape: NDArray[np.int64]
-    nodes: NDArray[np.int64]
+# Columns of the header. Sizes are powers of two and stored as shifts.
+(
+    H_INTERLEAVE_SHIFT,
+    H_COLUMN_SHIFT,
+    H_PSEUDO_SHIFT,
+    H_GROUP_SHIFT,
+    H_BANK_SHIFT,
+    H_ROW_MASK,
+    H_READ_LATENCY,
+    H_INFLIGHT,
+    H_QUEUE,
+    H_REFRESH_INTERVAL,
+    H_FLAT,
+    H_FLAT_UNITS,
+    H_BANKS,
+    H_HISTORIES,
+    H_FIRST_RULE,
+) = range(15)
+HEADER = H_FIRST_RULE + len(COMMANDS) + 1
+"""``H_FIRST_RULE + c`` holds where the rules of command ``c`` start."""
+RULE = 5
+"""Numbers of a rule: log2 of the banks at its level, the command held back, ticks, window (the n-th
+last command counts), and the first history of its level and command (one for each node)."""
 
 
 def organisation(memory: MemoryConfig) -> Organisation:
@@ -51,16 +65,69 @@ def organisation(memory: MemoryConfig) -> Organisation:
         ConfigError: an unknown command, a window that is too long, or sizes that are no powers of
             two (the address map takes bit fields).
     """
-    for name in ("row_bytes", "pseudochannels", "bankgroups", "banks", "rows", "transaction_bytes"):
-        size = int(getattr(memory, name))
+    _check_sizes(memory)
+    header = np.zeros(HEADER, np.int64)
+    for column, size in (
+        (H_INTERLEAVE_SHIFT, memory.interleave_bytes or memory.row_bytes),
+        (H_COLUMN_SHIFT, memory.row_bytes),
+        (H_PSEUDO_SHIFT, memory.pseudochannels),
+        (H_GROUP_SHIFT, memory.bankgroups),
+        (H_BANK_SHIFT, memory.banks),
+    ):
+        header[column] = size.bit_length() - 1
+    header[H_ROW_MASK] = memory.rows - 1
+    is_flat = memory.kind == "flat"
+    header[H_READ_LATENCY] = memory.flat_latency if is_flat else memory.read_latency
+    header[H_INFLIGHT] = memory.inflight_limit
+    header[H_QUEUE] = memory.queue_entries
+    header[H_REFRESH_INTERVAL] = memory.refresh_interval if memory.refresh else 0
+    header[H_FLAT] = is_flat
+    header[H_FLAT_UNITS] = round(FLAT_UNIT * memory.transaction_bytes / memory.bytes_per_tick)
+    header[H_BANKS] = memory.pseudochannels * memory.bankgroups * memory.banks
+    flat: list[int] = []
+    for command, group in enumerate(_rules(memory)):
+        header[H_FIRST_RULE + command] = HEADER + len(flat)
+        histories: dict[int, int] = {}
+        for level, before, ticks, window in group:
+            shift = _banks_shift(header, level)
+            first = -1
+            if window > 1:
+                if level not in histories:
+                    histories[level] = int(header[H_HISTORIES])
+                    header[H_HISTORIES] += int(header[H_BANKS]) >> shift
+                first = histories[level]
+            flat += [shift, before, ticks, window, first]
+    header[HEADER - 1] = HEADER + len(flat)
+    return np.concatenate([header, np.asarray(flat, np.int64)])
+
+
+def _banks_shift(header: NDArray[np.int64], level: int) -> int:
+    """log2 of the banks below one node of a level."""
+    shifts = (H_PSEUDO_SHIFT, H_GROUP_SHIFT, H_BANK_SHIFT)[level:]
+    return int(sum(header[column] for column in shifts))
+
+
+def _check_sizes(memory: MemoryConfig) -> None:
+    interleave = memory.interleave_bytes or memory.row_bytes
+    for name in (*_POWERS_OF_TWO, "interleave_bytes"):
+        size = interleave if name == "interleave_bytes" else int(getattr(memory, name))
         if size & (size - 1):
             raise ConfigError(f"memory: {name} must be a power of two, got {size}")
+    if not memory.transaction_bytes <= interleave <= memory.row_bytes:
+        raise ConfigError(
+            f"memory: interleave_bytes must lie between transaction_bytes "
+            f"({memory.transaction_bytes}) and row_bytes ({memory.row_bytes}), got {interleave}"
+        )
     for name in ("inflight_limit", "queue_entries"):
         if int(getattr(memory, name)) > MAX_ENTRIES:
             raise ConfigError(
                 f"memory: {name} must be at most {MAX_ENTRIES}, got {getattr(memory, name)}"
             )
-    rules: list[list[tuple[int, int, int, int]]] = [[] for _ in COMMANDS]
+
+
+def _rules(memory: MemoryConfig) -> list[list[tuple[int, int, int, int]]]:
+    """Rules by command: the tightest of rows that differ in their ticks only, sorted by level."""
+    tightest: list[dict[tuple[int, int, int], int]] = [{} for _ in COMMANDS]
     for row in memory.timing:
         for command in (row.after, *row.before):
             if command not in COMMANDS:
@@ -70,36 +137,11 @@ def organisation(memory: MemoryConfig) -> Organisation:
                 )
         if row.window > MAX_WINDOW:
             raise ConfigError(f"memory: timing window {row.window} is longer than {MAX_WINDOW}")
-        level = LEVELS.index(row.level)
+        group = tightest[COMMANDS.index(row.after)]
         for command in row.before:
-            entry = (level, COMMANDS.index(command), row.cycles, row.window)
-            rules[COMMANDS.index(row.after)].append(entry)
-    flat = [entry for group in rules for entry in sorted(group)] or [(0, 0, 0, 1)]
-    first = np.cumsum([0] + [len(group) for group in rules])
-    interval = memory.refresh_interval if memory.refresh else 0
-    shape = (
-        memory.row_bytes.bit_length() - 1,
-        memory.pseudochannels,
-        memory.bankgroups,
-        memory.banks,
-        memory.rows,
-        memory.flat_latency if memory.kind == "flat" else memory.read_latency,
-        memory.inflight_limit,
-        memory.queue_entries,
-        interval,
-        int(memory.kind == "flat"),
-        round(FLAT_UNIT * memory.transaction_bytes / memory.bytes_per_tick),
-    )
-    banks = np.arange(memory.pseudochannels * memory.bankgroups * memory.banks)
-    groups = banks // memory.banks
-    first_group = 1 + memory.pseudochannels
-    first_bank = first_group + memory.pseudochannels * memory.bankgroups
-    nodes = np.stack(
-        [0 * banks, 1 + groups // memory.bankgroups, first_group + groups, first_bank + banks], 1
-    )
-    return Organisation(
-        np.asarray(flat, dtype=np.int64),
-        first.astype(np.int64),
-        np.asarray(shape, dtype=np.int64),
-        np.ascontiguousarray(nodes, dtype=np.int64),
-    )
+            key = (LEVELS.index(row.level), COMMANDS.index(command), row.window)
+            group[key] = max(group.get(key, 0), row.cycles)
+    return [
+        sorted((level, before, ticks, window) for (level, before, window), ticks in group.items())
+        for group in tightest
+    ]

@@ -11,19 +11,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.hardware.memories._channel import (
     DONE_HEAD,
     DONE_TAIL,
-    ENTRIES,
     INFLIGHT,
-    NEXT_TRY,
-    PENDING_HEAD,
-    PENDING_TAIL,
-    REFRESH_DUE,
+    NEXT_EVENT,
     TICK,
     Channels,
     channel_can_push,
@@ -32,6 +27,7 @@ from accelsim.hardware.memories._channel import (
     channel_tick,
 )
 from accelsim.hardware.memories._timing import Organisation
+from accelsim.jit import kernel
 
 RING = 1 << 15
 """Fetch beats that can be queued."""
@@ -105,7 +101,7 @@ def new_fetcher(fetch_channels: int, channels: int, first_accept: int) -> Fetche
     )
 
 
-@numba.njit(cache=True)
+@kernel
 def queue_matrix(
     fetcher: Fetcher, beats: NDArray[np.int64], ready: int, spread: int, lines: int, kind: int
 ) -> None:
@@ -131,7 +127,7 @@ def queue_matrix(
     fetcher.scalars[TAIL] = tail + count
 
 
-@numba.njit(cache=True, inline="always")
+@kernel
 def _skip_padding(fetcher: Fetcher, port: int) -> None:
     """Padding bypasses DRAM but keeps its place."""
     pushed = fetcher.scalars[PUSHED]
@@ -147,7 +143,7 @@ def _skip_padding(fetcher: Fetcher, port: int) -> None:
         fetcher.returned[port] += 1
 
 
-@numba.njit(cache=True)
+@kernel
 def advance(fetcher: Fetcher, state: Channels, org: Organisation, shift: int, limit: int) -> int:
     """Run until a matrix is complete or the cycle reaches ``limit``.
 
@@ -170,8 +166,8 @@ def advance(fetcher: Fetcher, state: Channels, org: Organisation, shift: int, li
             # Nothing outstanding: the channels only count.
             for channel in range(channels):
                 skip = limit - now
-                if state.scalars[channel, INFLIGHT] == 0:
-                    state.scalars[channel, TICK] += skip
+                if state[channel, INFLIGHT] == 0:
+                    state[channel, TICK] += skip
             scalars[CYCLE] = limit
             return 0
         pushed = scalars[PUSHED]
@@ -212,7 +208,7 @@ def advance(fetcher: Fetcher, state: Channels, org: Organisation, shift: int, li
                     _skip_padding(fetcher, chosen)
                 else:
                     fetcher.parked[channel] = chosen
-            answered = state.scalars[channel, DONE_HEAD] != state.scalars[channel, DONE_TAIL]
+            answered = state[channel, DONE_HEAD] != state[channel, DONE_TAIL]
             if answered and channel_pop(state, channel) >= 0:
                 # Responses are attributed in the order of the requests (section 5.2).
                 head = fetcher.order_ends[channel, 0]
@@ -220,18 +216,11 @@ def advance(fetcher: Fetcher, state: Channels, org: Organisation, shift: int, li
                 fetcher.order_ends[channel, 0] = head + 1
                 fetcher.returned[port] += 1
                 _skip_padding(fetcher, port)
-            # Most ticks only count; a call passes nine arrays, so it is worth a look first.
-            at = state.scalars
-            tick = at[channel, TICK] + 1
-            head = at[channel, PENDING_HEAD]
-            due = (
-                head != at[channel, PENDING_TAIL]
-                and state.pending[channel, head % ENTRIES, 1] <= tick
-            )
-            if due or tick >= at[channel, NEXT_TRY] or tick >= at[channel, REFRESH_DUE]:
+            # Most ticks only count; it is worth a look before the call.
+            if state[channel, TICK] + 1 >= state[channel, NEXT_EVENT]:
                 channel_tick(state, org, channel)
             else:
-                at[channel, TICK] = tick
+                state[channel, TICK] += 1
         scalars[CYCLE] = now + 1
         joined = scalars[JOINED]
         complete = joined < scalars[PUSHED]

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from accelsim.jit import kernel
 
 _MULTIPLIER = 0x5DEECE66D
 _MASK = (1 << 48) - 1
 
 
-@numba.njit(cache=True)
+@kernel
 def _next(state: NDArray[np.int64], bits: int) -> Any:
     state[0] = (state[0] * _MULTIPLIER + 0xB) & _MASK
     return state[0] >> (48 - bits)
 
 
-@numba.njit(cache=True)
+@kernel
 def _next_below(state: NDArray[np.int64], bound: int) -> Any:
     if bound & -bound == bound:
         return (bound * _next(state, 31)) >> 31
@@ -51,7 +52,7 @@ def index_table(rows: int, width: int, capacity: int) -> NDArray[np.int64]:
     return table
 
 
-@numba.njit(cache=True)
+@kernel
 def topk_latencies(
     sizes: NDArray[np.int64], targets: NDArray[np.int64], parallelism: int, state: NDArray[np.int64]
 ) -> Any:

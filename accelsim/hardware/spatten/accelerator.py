@@ -22,6 +22,7 @@ from accelsim.hardware.memories._channel import (
     PRE,
     RD,
     REFAB,
+    counters,
     new_channels,
 )
 from accelsim.hardware.memories._timing import organisation
@@ -354,7 +355,7 @@ class Spatten:
     def _activity(self, total: int) -> Activity:
         work, dim = self.workload, self.workload.head_dim
         activity = Activity(total, self.config.frequency_hz, dict(self.bytes))
-        counted = self.channels.counters.sum(axis=0)
+        counted = counters(self.channels)
         query_keys = int(work["query_keys"].sum())
         scored = query_keys + int(work["refetch_query_keys"].sum())
         if self.config.requant_bits == "forced":

@@ -22,6 +22,8 @@ class Timing(Config):
     """Memory clock ticks."""
     window: PositiveInt = 1
     """Counts the n-th last ``after`` command (4 for tFAW)."""
+    source: str = ""
+    """The standard's parameter behind the number, e.g. ``tRRD_S = 4 ns``."""
 
 
 class MemoryConfig(Config):
@@ -43,6 +45,9 @@ class MemoryConfig(Config):
     rows: PositiveInt = 32768
     row_bytes: PositiveInt = 512
     """Bytes of one row of one bank that the address map reaches."""
+    interleave_bytes: PositiveInt | None = None
+    """Consecutive bytes of one bank before the address moves on to the next pseudo-channel and bank
+    group; a whole row if not given (Ramulator's RoBaRaCoCh map)."""
     read_latency: Cycles = 11
     """Ticks from the RD command to the last data (CL + burst)."""
     inflight_limit: PositiveInt = 16

@@ -128,16 +128,17 @@ def channel_push(
 ) -> None:
     """Accept a request for the channel-local byte ``address``.
 
-    Address bits from the column upwards: pseudo-channel, bank group, bank, row. Bank numbers in the
-    state are pseudo-channel major, then bank group, then bank.
+    Address bits upwards: lower column, pseudo-channel, bank group, upper column, bank, row; the
+    upper column is empty unless bank groups are interleaved below a row. Bank numbers in the state
+    are pseudo-channel major, then bank group, then bank.
     """
     scalars = state.scalars
     shape = org.shape
-    rest = address >> shape[0]
+    rest = address >> shape[11]
     pseudo = rest % shape[1]
     rest //= shape[1]
     group = rest % shape[2]
-    rest //= shape[2]
+    rest = (rest // shape[2]) >> (shape[0] - shape[11])
     bank = rest % shape[3]
     row = (rest // shape[3]) % shape[4]
     slot = scalars[channel, QUEUED]

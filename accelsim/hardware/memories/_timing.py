@@ -19,6 +19,14 @@ MAX_ENTRIES = 128
 """Most requests in flight per channel (the kernels' ring buffers)."""
 MAX_WINDOW = 8
 """Longest ``window`` of a timing row (the history kept of each command)."""
+_POWERS_OF_TWO = (
+    "row_bytes",
+    "pseudochannels",
+    "bankgroups",
+    "banks",
+    "rows",
+    "transaction_bytes",
+)
 
 
 class Organisation(NamedTuple):
@@ -28,9 +36,9 @@ class Organisation(NamedTuple):
         rules: (r, 4) rows of (level, before command, ticks, window), grouped by ``after``,
             then by level.
         first_rule: (7,) rows of command c are ``rules[first_rule[c]:first_rule[c + 1]]``.
-        shape: (11,) column shift, pseudo-channels, bank groups, banks, rows, read latency,
+        shape: (12,) column shift, pseudo-channels, bank groups, banks, rows, read latency,
             in-flight limit, queue entries, refresh interval
-            (0: none), 1 if flat, ticks of a flat transfer times ``FLAT_UNIT``.
+            (0: none), 1 if flat, ticks of a flat transfer times ``FLAT_UNIT``, interleave shift.
         nodes: (banks of a channel, 4) the node of each level above and at a bank: channel,
             pseudo-channel, bank group, bank. A table, because division is slow in the hot loop.
     """
@@ -51,10 +59,16 @@ def organisation(memory: MemoryConfig) -> Organisation:
         ConfigError: an unknown command, a window that is too long, or sizes that are no powers of
             two (the address map takes bit fields).
     """
-    for name in ("row_bytes", "pseudochannels", "bankgroups", "banks", "rows", "transaction_bytes"):
-        size = int(getattr(memory, name))
+    interleave = memory.interleave_bytes or memory.row_bytes
+    for name in (*_POWERS_OF_TWO, "interleave_bytes"):
+        size = interleave if name == "interleave_bytes" else int(getattr(memory, name))
         if size & (size - 1):
             raise ConfigError(f"memory: {name} must be a power of two, got {size}")
+    if not memory.transaction_bytes <= interleave <= memory.row_bytes:
+        raise ConfigError(
+            f"memory: interleave_bytes must lie between transaction_bytes "
+            f"({memory.transaction_bytes}) and row_bytes ({memory.row_bytes}), got {interleave}"
+        )
     for name in ("inflight_limit", "queue_entries"):
         if int(getattr(memory, name)) > MAX_ENTRIES:
             raise ConfigError(
@@ -89,6 +103,7 @@ def organisation(memory: MemoryConfig) -> Organisation:
         interval,
         int(memory.kind == "flat"),
         round(FLAT_UNIT * memory.transaction_bytes / memory.bytes_per_tick),
+        interleave.bit_length() - 1,
     )
     banks = np.arange(memory.pseudochannels * memory.bankgroups * memory.banks)
     groups = banks // memory.banks

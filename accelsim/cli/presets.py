@@ -75,16 +75,18 @@ def _load(name: str, family: str) -> dict[str, Any]:
     from accelsim.baselines import Platform
     from accelsim.configs import Config, find, load, read_yaml
     from accelsim.energy import EnergyTable
-    from accelsim.hardware.config import MemoryConfig, SpattenConfig
+    from accelsim.hardware import load_accelerator
+    from accelsim.hardware.config import MemoryConfig
     from accelsim.policies import Policy
 
     models: dict[str, type[Config]] = {
-        "accelerators": SpattenConfig,
         "memories": MemoryConfig,
         "energy": EnergyTable,
         "baselines": Platform,
         "policies": Policy,
     }
+    if family == "accelerators":
+        return load_accelerator(name).model_dump(mode="json")
     if family not in models:
         return read_yaml(find(name, family))
     return load(models[family], name, family).model_dump(mode="json")

@@ -6,15 +6,13 @@ from dataclasses import dataclass
 
 from accelsim.energy._table import EnergyTable, Static
 from accelsim.hardware.activity import COUNTERS, Activity
-from accelsim.hardware.config import SpattenConfig
+from accelsim.hardware.config import AcceleratorConfig
 
 # A precharge is part of the energy of its activation, a burst is charged by its bits, and the row
 # outcomes only classify requests.
 _CHARGED_ELSEWHERE = frozenset(
     ("dram_precharges", "dram_reads", "dram_writes", "row_hits", "row_misses", "row_conflicts")
 )
-_BUFFER_ELEMENT_BYTES = 1.5
-"""Keys and values are 12 bit on chip (SpAtten Table I)."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class EnergyReport:
 
 
 def evaluate(
-    activity: Activity, table: EnergyTable, machine: SpattenConfig | None = None
+    activity: Activity, table: EnergyTable, machine: AcceleratorConfig | None = None
 ) -> EnergyReport:
     """Multiply every counter by its energy, and every static power by the latency.
 
@@ -94,14 +92,11 @@ def evaluate(
     )
 
 
-def _relative_size(static: Static, machine: SpattenConfig | None) -> float:
+def _relative_size(static: Static, machine: AcceleratorConfig | None) -> float:
     if machine is None or static.per == "machine":
         return 1.0
-    # Two matrix units; two buffers, one line of which holds ``multipliers`` elements.
-    multipliers = 2 * machine.multipliers
-    if static.per == "multiplier":
-        return multipliers / static.sized_for
-    return multipliers * machine.buffer_lines * _BUFFER_ELEMENT_BYTES / static.sized_for
+    multiplier = static.per == "multiplier"
+    return (machine.multiplier_count if multiplier else machine.buffer_bytes) / static.sized_for
 
 
 def _warnings(assumed: list[str], table: EnergyTable, counts: dict[str, float]) -> list[str]:

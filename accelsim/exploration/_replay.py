@@ -49,12 +49,12 @@ def replay(
         AccelsimError: bad input, explained.
     """
     from accelsim.energy import EnergyTable, evaluate
-    from accelsim.hardware import simulate
-    from accelsim.hardware.config import MemoryConfig, SpattenConfig
+    from accelsim.hardware import accelerator_of, load_accelerator, simulate
+    from accelsim.hardware.config import MemoryConfig
 
     path = _existing(source)
     split = _split_overrides(overrides or {})
-    machine = configs.load(SpattenConfig, accelerator, "accelerators", split["accelerator"])
+    machine = load_accelerator(accelerator, split["accelerator"])
     memory = configs.load(MemoryConfig, machine.memory, "memories", split["memory"])
     table = configs.load(EnergyTable, machine.energy, "energy", split["energy"])
     used: dict[str, configs.Config] = {"accelerator": machine, "memory": memory, "energy": table}
@@ -66,11 +66,20 @@ def replay(
         from accelsim.policies import Policy
         from accelsim.traces import load_trace
 
-        chosen = configs.load(Policy, policy or DEFAULT_POLICY, "policies", split["policy"])
-        used["policy"] = chosen
+        decide = accelerator_of(machine.kind).decide
+        if decide is not None and (split["policy"] or policy not in (None, DEFAULT_POLICY)):
+            raise ConfigError(
+                f"accelerator '{accelerator}' ({machine.kind}) prunes by its own rule; --policy "
+                f"and policy.* are for accelerators without one"
+            )
         trace = load_trace(path)
         on_stage("policy")
-        run = run_policy(trace, chosen)
+        if decide is not None:
+            run = decide(trace, machine)
+        else:
+            chosen = configs.load(Policy, policy or DEFAULT_POLICY, "policies", split["policy"])
+            used["policy"] = chosen
+            run = run_policy(trace, chosen)
         workload, accuracy, per_layer = run.workload, run.accuracy, run.per_layer
         shape = _shape(trace)
     else:

@@ -80,12 +80,38 @@ class TopKConfig(Config):
     """Engines that work in parallel; a second one serves the cascade token selection."""
 
 
-class SpattenConfig(Config):
+class AcceleratorConfig(Config):
+    """What every accelerator has; each kind adds its own fields."""
+
+    kind: str
+    """Which accelerator, and so which schema: see :mod:`accelsim.hardware`."""
+    description: str
+    source: str
+    """Where the numbers come from."""
+    frequency_hz: Annotated[float, Field(gt=0)] = 1e9
+    """Core clock."""
+    channels: PositiveInt
+    """DRAM channels."""
+    memory: str
+    """Preset in ``hw_configs/memories``."""
+    energy: str
+    """Preset in ``hw_configs/energy``."""
+
+    @property
+    def multiplier_count(self) -> int:
+        """Multipliers of the whole machine; static power may grow with them."""
+        raise NotImplementedError
+
+    @property
+    def buffer_bytes(self) -> float:
+        """Bytes of all key and value buffers; static power may grow with them."""
+        raise NotImplementedError
+
+
+class SpattenConfig(AcceleratorConfig):
     """One SpAtten accelerator; every field that differs between interpretations is here."""
 
     kind: Literal["spatten"]
-    description: str
-    source: str
     frequency_hz: Annotated[float, Field(gt=0)] = 1e9
     """Core clock (SpAtten Table III: 1 GHz)."""
     multipliers: PositiveInt = 512
@@ -123,6 +149,16 @@ class SpattenConfig(Config):
     reset_cycles: Cycles = 16
     """Counted in the reported total."""
     topk: TopKConfig = TopKConfig()
+
+    @property
+    def multiplier_count(self) -> int:
+        """Multipliers of both matrix units."""
+        return 2 * self.multipliers
+
+    @property
+    def buffer_bytes(self) -> float:
+        """Bytes of both buffers: elements are 12 bit on chip (SpAtten Table I)."""
+        return 2 * self.multipliers * self.buffer_lines * 1.5
 
     @property
     def vectors_per_line(self) -> int:

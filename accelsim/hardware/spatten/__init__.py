@@ -1,1 +1,19 @@
-"""SpAtten (HPCA 2021): one file per block, and the wiring in accelerator.py."""
+"""SpAtten (HPCA 2021): one file per aspect of its model, wired up in ``accelerator.py``."""
+
+from accelsim.hardware._registry import Accelerator
+from accelsim.hardware.activity import Activity
+from accelsim.hardware.config import MemoryConfig, SpattenConfig
+from accelsim.workloads import Workload
+
+
+def _simulate(
+    workload: Workload, config: SpattenConfig, memory: MemoryConfig, engine: str
+) -> Activity:
+    # Numba and SimPy are imported only when a machine runs.
+    from accelsim.hardware.spatten.accelerator import simulate
+
+    return simulate(workload, config, memory)
+
+
+ACCELERATOR = Accelerator(SpattenConfig, _simulate)
+"""See :class:`accelsim.hardware.Accelerator`."""

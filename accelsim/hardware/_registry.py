@@ -1,0 +1,131 @@
+"""Accelerators by kind: a kind is a module of this package that defines ``ACCELERATOR``.
+
+``kind: spatten-e2e`` in a YAML file is the module ``accelsim/hardware/spatten_e2e.py``, so a new
+accelerator is one new file plus one YAML and nothing else has to know it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pydantic
+
+from accelsim import configs
+from accelsim.errors import ConfigError, did_you_mean
+from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
+
+if TYPE_CHECKING:
+    from accelsim.functional import PolicyRun
+    from accelsim.hardware.activity import Activity
+    from accelsim.traces import AttentionTrace
+    from accelsim.workloads import Workload
+
+ENGINES = ("event",)
+"""Engines by name; ``event`` is the SimPy model, which every accelerator has."""
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """How accelsim reads, and runs, one kind of accelerator.
+
+    Attributes:
+        config: schema of its YAML files.
+        simulate: (workload, config, memory, engine) to what the machine did.
+        decide: (trace, config) to decisions and their accuracy, for a machine that brings its own
+            pruning rule; ``None`` where the user's policy decides.
+        engines: engines that it runs on.
+    """
+
+    config: type[AcceleratorConfig]
+    simulate: Callable[[Workload, Any, MemoryConfig, str], Activity]
+    decide: Callable[[AttentionTrace, Any], PolicyRun] | None = None
+    engines: tuple[str, ...] = ("event",)
+
+
+class _Kind(configs.Config):
+    """The one key that says which schema the others follow."""
+
+    model_config = pydantic.ConfigDict(extra="ignore", frozen=True)
+
+    kind: str
+
+
+def accelerator_kinds() -> list[str]:
+    """Names that ``kind`` may have, sorted."""
+    names = [name for name in _modules() if hasattr(_module(name), "ACCELERATOR")]
+    return sorted(name.replace("_", "-") for name in names)
+
+
+def accelerator_of(kind: str, where: str = "accelerator") -> Accelerator:
+    """Return the accelerator of a kind.
+
+    Args:
+        kind: as in YAML.
+        where: the file that names it, for the error.
+
+    Raises:
+        ConfigError: no such kind.
+    """
+    name = kind.replace("-", "_")
+    found = getattr(_module(name), "ACCELERATOR", None) if name in _modules() else None
+    if not isinstance(found, Accelerator):
+        known = accelerator_kinds()
+        raise ConfigError(
+            f"{where}: key 'kind': unknown accelerator '{kind}'{did_you_mean(kind, known)} "
+            f"(known: {', '.join(known)})"
+        )
+    return found
+
+
+def load_accelerator(
+    name_or_path: str, overrides: Mapping[str, Any] | None = None
+) -> AcceleratorConfig:
+    """Read an accelerator's YAML with the schema of its ``kind``.
+
+    Args:
+        name_or_path: preset name or path of a YAML file.
+        overrides: dotted key to value, as from ``--set``.
+
+    Raises:
+        ConfigError: with file, key and expectation.
+    """
+    kind = configs.load(_Kind, name_or_path, "accelerators", overrides).kind
+    where = str(configs.find(name_or_path, "accelerators"))
+    model = accelerator_of(kind, where).config
+    return configs.load(model, name_or_path, "accelerators", overrides)
+
+
+def simulate(
+    workload: Workload, accelerator: AcceleratorConfig, memory: MemoryConfig, engine: str = "event"
+) -> Activity:
+    """Run a workload on an accelerator.
+
+    Raises:
+        ConfigError: no such engine, or one that this accelerator does not run on.
+        WorkloadError: rows that the machine refuses.
+    """
+    if engine not in ENGINES:
+        raise ConfigError(
+            f"unknown engine '{engine}'{did_you_mean(engine, ENGINES)} "
+            f"(known: {', '.join(ENGINES)})"
+        )
+    machine = accelerator_of(accelerator.kind)
+    if engine not in machine.engines:
+        raise ConfigError(
+            f"engine '{engine}' does not run '{accelerator.kind}' "
+            f"(engines of it: {', '.join(machine.engines)})"
+        )
+    return machine.simulate(workload, accelerator, memory, engine)
+
+
+def _modules() -> list[str]:
+    package = importlib.import_module("accelsim.hardware")
+    return [m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"accelsim.hardware.{name}")

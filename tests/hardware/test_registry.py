@@ -1,0 +1,56 @@
+"""Contract of the accelerator registry, for every kind and preset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from accelsim.configs import preset_names
+from accelsim.errors import ConfigError
+from accelsim.hardware import accelerator_kinds, accelerator_of, load_accelerator, simulate
+from accelsim.hardware.config import AcceleratorConfig
+from accelsim.workloads import Workload
+
+PRESETS = preset_names("accelerators")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_load_with_the_schema_of_their_kind(name: str) -> None:
+    machine = load_accelerator(name)
+    assert type(machine) is accelerator_of(machine.kind).config
+    assert machine.multiplier_count > 0
+    assert machine.buffer_bytes > 0
+
+
+def test_every_kind_has_a_preset() -> None:
+    assert {load_accelerator(name).kind for name in PRESETS} == set(accelerator_kinds())
+
+
+@pytest.mark.parametrize("kind", ["spaten", "memories", "config", "_registry", "os"])
+def test_unknown_kind(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "x.yaml").write_text(f"kind: {kind}\n")
+    with pytest.raises(ConfigError, match=rf"x\.yaml: key 'kind': unknown accelerator '{kind}'"):
+        load_accelerator(str(tmp_path / "x.yaml"))
+
+
+def test_nearest_kind_and_key(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("kind: spaten\n")
+    with pytest.raises(ConfigError, match="did you mean 'spatten'"):
+        load_accelerator(str(tmp_path / "x.yaml"))
+    with pytest.raises(ConfigError, match="did you mean 'channels'"):
+        load_accelerator("spatten-paper", {"chanels": 2})
+    (tmp_path / "x.yaml").write_text("description: none\n")
+    with pytest.raises(ConfigError, match="key 'kind' is missing"):
+        load_accelerator(str(tmp_path / "x.yaml"))
+
+
+def test_unknown_engine() -> None:
+    machine: AcceleratorConfig = load_accelerator("spatten-paper")
+    work = Workload.from_columns({"keys": [8], "values": [8], "key_bits": [12], "value_bits": [12]})
+    from accelsim.configs import load
+    from accelsim.hardware.config import MemoryConfig
+
+    memory = load(MemoryConfig, machine.memory, "memories")
+    with pytest.raises(ConfigError, match="did you mean 'event'"):
+        simulate(work, machine, memory, engine="events")

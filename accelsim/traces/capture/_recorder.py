@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from accelsim.errors import TraceError
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
+"""Arrays of a model: float32, or float64 where its results must not depend on the machine."""
 
 Attend = Callable[[int, Floats, Floats, Floats, NDArray[np.int64]], Floats]
 """``attend(layer, query, key, value, positions) -> output``.
@@ -29,7 +30,7 @@ def no_progress(stage: str, done: int, total: int) -> None:
 
 
 def dense_attention(scale: float, causal: bool) -> Attend:
-    """Return exact softmax attention in float32.
+    """Return exact softmax attention, in the precision of its arguments.
 
     Args:
         scale: factor of the scores before the softmax.
@@ -41,15 +42,14 @@ def dense_attention(scale: float, causal: bool) -> Attend:
     ) -> Floats:
         heads, new, head_dim = query.shape
         grouped = query.reshape(key.shape[0], -1, head_dim)
-        scores = (grouped @ key.transpose(0, 2, 1)).reshape(heads, new, -1) * np.float32(scale)
+        scores = (grouped @ key.transpose(0, 2, 1)).reshape(heads, new, -1) * scale
         if causal:
-            later = np.arange(key.shape[1])[None, :] > positions[:, None]
-            scores = np.where(later, np.float32(-np.inf), scores)
+            scores[:, np.arange(key.shape[1])[None, :] > positions[:, None]] = -np.inf
         scores -= scores.max(axis=-1, keepdims=True)
         weights = np.exp(scores, out=scores)
         weights /= weights.sum(axis=-1, keepdims=True)
         output = weights.reshape(key.shape[0], -1, key.shape[1]) @ value
-        return np.asarray(output.reshape(heads, new, head_dim), dtype=np.float32)
+        return np.asarray(output.reshape(heads, new, head_dim))
 
     return attend
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from accelsim.errors import TraceError
-from accelsim.traces.capture._llama import Llama, LlamaShape
+from accelsim.traces.capture._llama import KVCache, Llama, LlamaShape
 from accelsim.traces.capture._packages import require
-from accelsim.traces.capture._recorder import Floats
+from accelsim.traces.capture._recorder import Attend, Floats, dense_attention
 
 _ARCHITECTURE = "llama"
 _PRE_TOKENIZER = "smollm"
@@ -22,12 +24,16 @@ class GgufModel:
 
     Args:
         path: the ``.gguf`` file.
+        dtype: float32, or float64 where results must not depend on the machine.
 
     Raises:
         TraceError: not a GGUF file, or not a Llama-architecture model with a SmolLM tokenizer.
     """
 
-    def __init__(self, path: Path) -> None:
+    causal = True
+
+    def __init__(self, path: str | Path, dtype: DTypeLike = np.float32) -> None:
+        path = Path(path)
         gguf = require("gguf", "gguf")
         try:
             reader = gguf.GGUFReader(path)
@@ -44,9 +50,7 @@ class GgufModel:
         self.shape = self._shape()
         try:
             weights = {
-                entry.name: np.asarray(
-                    gguf.dequantize(entry.data, entry.tensor_type), dtype=np.float32
-                )
+                entry.name: np.asarray(gguf.dequantize(entry.data, entry.tensor_type), dtype=dtype)
                 for entry in reader.tensors
             }
         except Exception as error:  # as above; unsupported quantization types land here too
@@ -63,9 +67,29 @@ class GgufModel:
         """Return the token ids of a text; no beginning-of-text token is added."""
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def decode(self, token_ids: list[int]) -> str:
+    def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of token ids."""
-        return str(self.tokenizer.decode(token_ids, skip_special_tokens=False))
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=False))
+
+    def forward(
+        self,
+        token_ids: Sequence[int],
+        attend: Attend | None = None,
+        cache: KVCache | None = None,
+        last_only: bool = False,
+    ) -> Floats:
+        """Return the logits of new tokens, [new (1 if ``last_only``), vocabulary].
+
+        Args:
+            token_ids: the new tokens.
+            attend: attention of one layer; dense if not given.
+            cache: what came before them, extended in place; nothing if not given.
+            last_only: compute the logits of the last token only.
+        """
+        attend = attend or dense_attention(self.shape.scale, True)
+        return self.llama.forward(
+            token_ids, KVCache() if cache is None else cache, attend, last_only
+        )
 
     def _field(self, name: str) -> Any:
         if name not in self.fields:

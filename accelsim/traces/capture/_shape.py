@@ -1,0 +1,63 @@
+"""What attention needs to know of any model, whatever its architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accelsim.errors import TraceError
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of a model.
+
+    Attributes:
+        num_layers: layers with attention.
+        num_query_heads: query heads of a layer.
+        num_kv_heads: key/value heads of a layer; divides ``num_query_heads``.
+        head_dim: elements of one query, key or value vector.
+        context_tokens: most tokens that the model has positions for.
+    """
+
+    num_layers: int
+    num_query_heads: int
+    num_kv_heads: int
+    head_dim: int
+    context_tokens: int
+
+    @property
+    def scale(self) -> float:
+        """Factor of the scores before the softmax."""
+        return float(self.head_dim**-0.5)
+
+
+def checked_ids(
+    token_ids: Sequence[int], vocabulary: int, past: int, shape: ModelShape
+) -> NDArray[np.int64]:
+    """Return token ids as an array.
+
+    Args:
+        token_ids: the new tokens of a forward pass.
+        vocabulary: number of tokens that the model knows.
+        past: tokens before them.
+        shape: the model.
+
+    Raises:
+        TraceError: no tokens, an id outside the vocabulary, or more tokens than positions.
+    """
+    ids = np.asarray(token_ids, dtype=np.int64)
+    if ids.ndim != 1 or ids.size == 0:
+        raise TraceError("token ids: expected a list of at least one")
+    if ids.min() < 0 or ids.max() >= vocabulary:
+        wrong = ids.min() if ids.min() < 0 else ids.max()
+        raise TraceError(f"token id {wrong}: expected 0 to {vocabulary - 1} (the vocabulary)")
+    if past + ids.size > shape.context_tokens:
+        raise TraceError(
+            f"{past + ids.size} tokens; expected at most {shape.context_tokens} "
+            "(the model's positions)"
+        )
+    return ids

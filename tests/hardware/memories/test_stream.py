@@ -12,7 +12,7 @@ from accelsim.configs import load
 from accelsim.hardware.config import MemoryConfig
 from accelsim.hardware.memories import read_stream
 
-DATA = Path(__file__).parent.parent / "data" / "dram"
+DATA = Path(__file__).parent.parent.parent / "data" / "dram"
 HBM2 = load(MemoryConfig, "hbm2-spatten", "memories")
 
 

@@ -69,7 +69,8 @@ def read_gather(
     """
     channel, local = local_addresses(memory, addresses, channels)
     if front_end == "ideal":
-        return max(read_stream(memory, local[channel == c]).cycles for c in range(channels))
+        busy = np.unique(channel)
+        return max(read_stream(memory, local[channel == c]).cycles for c in busy)
     org = organisation(memory)
     state = new_channels(channels, org)
     limit = 10_000 + 2_000 * len(addresses)

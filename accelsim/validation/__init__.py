@@ -1,0 +1,1 @@
+"""Validation: simulated numbers beside reference numbers, case by case."""

@@ -1,0 +1,254 @@
+"""Compiled SpAtten datapath, equal to :mod:`accelsim.functional.fixed_point_reference` to the bit.
+
+All arithmetic is in 64-bit integers; the widths of :mod:`accelsim.functional.fixed_point` keep
+every intermediate inside them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from accelsim.functional import fixed_point as fp
+from accelsim.functional.kernels import filter_top, quick_select
+
+Integers = NDArray[np.int64]
+
+_NEAREST, _EVEN, _FLOOR = 0, 1, 2
+_ROUNDING, _DROPPED, _ACCUMULATOR, _WRAPS, _REQUANTIZES, _OUTPUT = range(6)
+_COEFFICIENTS = np.array(fp.COEFFICIENTS, dtype=np.int64)
+_FRACTION, _LIMIT, _LN2 = fp.FRACTION_BITS, fp.EXPONENT_LIMIT, fp.LN2
+_INVERSE_LN2, _K_SHIFT = fp.INVERSE_LN2, fp.FRACTION_BITS + fp.INVERSE_LN2_BITS
+_ONE, _RATIO_BITS = fp.PROBABILITY_ONE, fp.RATIO_BITS
+_LONGEST_SHIFT = 62
+
+
+def settings(datapath: fp.Datapath) -> Integers:
+    """Return a datapath as the numbers that the kernels take."""
+    return np.array(
+        [
+            fp.ROUNDINGS.index(datapath.rounding),
+            datapath.dropped_product_bits,
+            datapath.accumulator_bits,
+            datapath.overflow == "wrap",
+            datapath.requantizes_output,
+            datapath.operand_bits,
+        ],
+        dtype=np.int64,
+    )
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def shift_right(value: int, bits: int, rounding: int) -> int:
+    """Divide by ``2^bits`` (0 to 62) and round."""
+    quotient = value >> bits
+    if rounding == _FLOOR or bits == 0:
+        return quotient
+    rest, half = value - (quotient << bits), 1 << (bits - 1)
+    if rest > half or (rest == half and (rounding == _NEAREST or quotient & 1)):
+        return quotient + 1
+    return quotient
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def divide(numerator: int, denominator: int, rounding: int) -> int:
+    """Divide by a positive integer and round."""
+    quotient = numerator // denominator
+    rest = numerator - quotient * denominator
+    if rounding == _FLOOR or 2 * rest < denominator:
+        return quotient
+    if 2 * rest > denominator or rounding == _NEAREST or quotient & 1:
+        return quotient + 1
+    return quotient
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def narrow(value: int, bits: int, wraps: int) -> tuple[int, int]:
+    """Fit a value into a signed width; also return 1 where it did not."""
+    high = (1 << (bits - 1)) - 1
+    low = -high - 1
+    if low <= value <= high:
+        return value, 0
+    if wraps:
+        return ((value - low) & ((1 << bits) - 1)) + low, 1
+    return (high if value > high else low), 1
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def exponential(distance: int, shift: int, rounding: int) -> int:
+    """Return ``exp(-distance / 2^shift)`` with ``FRACTION_BITS`` fraction bits."""
+    left = _FRACTION - shift
+    if left <= 0:
+        y = min(shift_right(distance, min(-left, _LONGEST_SHIFT), rounding), _LIMIT)
+    elif distance > _LIMIT >> min(left, _LONGEST_SHIFT):
+        y = _LIMIT
+    else:
+        y = distance << min(left, _LONGEST_SHIFT)
+    k = shift_right(y * _INVERSE_LN2, _K_SHIFT, _NEAREST)
+    r = k * _LN2 - y
+    result: int = _COEFFICIENTS[5]
+    for order in range(4, -1, -1):
+        result = _COEFFICIENTS[order] + shift_right(result * r, _FRACTION, rounding)
+    quotient: int = shift_right(result, k, rounding)
+    return quotient
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def row_scores(
+    query: Integers, keys_transposed: Integers, visible: int, path: Integers, scores: Integers
+) -> int:
+    """Write the accumulators of the first ``visible`` keys; return how many overflowed."""
+    dropped = path[_DROPPED]
+    scores[:visible] = 0
+    for d in range(len(query)):
+        element = query[d]
+        line = keys_transposed[d]
+        for j in range(visible):
+            scores[j] += (element * line[j]) >> dropped
+    overflows = 0
+    for j in range(visible):
+        scores[j], over = narrow(scores[j], path[_ACCUMULATOR], path[_WRAPS])
+        overflows += over
+    return overflows
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def row_softmax(
+    scores: Integers,
+    visible: int,
+    multipliers: Integers,
+    shift: int,
+    path: Integers,
+    exponentials: Integers,
+    probabilities: Integers,
+) -> tuple[int, int]:
+    """Write exponentials and probability codes; return their sum and the largest code."""
+    rounding = path[_ROUNDING]
+    for j in range(visible):
+        exponentials[j] = scores[j] * multipliers[j]
+    top = exponentials[:visible].max()
+    total = 0
+    for j in range(visible):
+        exponentials[j] = exponential(top - exponentials[j], shift, rounding)
+        total += exponentials[j]
+    largest = 0
+    for j in range(visible):
+        probabilities[j] = divide(_ONE * exponentials[j], total, rounding)
+        largest = max(largest, probabilities[j])
+    return total, largest
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def row_output(
+    exponentials: Integers,
+    total: int,
+    used: NDArray[np.bool_],
+    values: Integers,
+    visible: int,
+    ratios: Integers,
+    path: Integers,
+    output: Integers,
+) -> tuple[int, int]:
+    """Write the output codes; return overflowed sums and clipped outputs."""
+    rounding, dropped = path[_ROUNDING], path[_DROPPED]
+    output[:] = 0
+    for j in range(visible):
+        if used[j]:
+            weight = divide(_ONE * exponentials[j] * ratios[j], total << _RATIO_BITS, rounding)
+            line = values[j]
+            for d in range(len(output)):
+                output[d] += (weight * line[d]) >> dropped
+    overflows, clipped = 0, 0
+    for d in range(len(output)):
+        wide, over = narrow(output[d], path[_ACCUMULATOR], path[_WRAPS])
+        overflows += over
+        if path[_REQUANTIZES]:
+            wide = divide(wide, _ONE, rounding)
+        output[d], over = narrow(wide, path[_OUTPUT], 0)
+        clipped += over
+    return overflows, clipped
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def row_used(probabilities: Integers, visible: int, budget: int, used: NDArray[np.bool_]) -> None:
+    """Mark the values that local pruning keeps, by the top-k engine's rule."""
+    if budget >= visible:
+        used[:visible] = True
+        return
+    # Codes are exact in float64. Which pivots the engine draws never changes what it selects.
+    codes = probabilities[:visible].astype(np.float64)
+    kth, equal, _, _ = quick_select(codes, budget, 16, 0)
+    filter_top(codes, kth, equal, used)
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def attend_row(
+    query: Integers,
+    first_transposed: Integers,
+    both_transposed: Integers,
+    values: Integers,
+    visible: int,
+    multipliers: Integers,
+    shift: int,
+    ratios: Integers,
+    path: Integers,
+    threshold: int,
+    budget: int,
+    scores: Integers,
+    exponentials: Integers,
+    probabilities: Integers,
+    used: NDArray[np.bool_],
+    output: Integers,
+    overflows: Integers,
+) -> bool:
+    """One query of one head; adds to ``overflows`` and returns whether LSBs were needed."""
+    overflows[0] += row_scores(query, first_transposed, visible, path, scores)
+    total, largest = row_softmax(
+        scores, visible, multipliers, shift, path, exponentials, probabilities
+    )
+    refetched: bool = largest < threshold
+    if refetched:
+        overflows[0] += row_scores(query, both_transposed, visible, path, scores)
+        total, largest = row_softmax(
+            scores, visible, multipliers, shift, path, exponentials, probabilities
+        )
+    row_used(probabilities, visible, budget, used)
+    over, clipped = row_output(exponentials, total, used, values, visible, ratios, path, output)
+    overflows[1] += over
+    overflows[2] += clipped
+    return refetched
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def attend_rows(
+    query: Integers,
+    first_transposed: Integers,
+    both_transposed: Integers,
+    values: Integers,
+    visible: Integers,
+    multipliers: Integers,
+    shifts: Integers,
+    ratios: Integers,
+    path: Integers,
+    threshold: int,
+    value_budget: Integers,
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """All queries of one head; see :func:`accelsim.functional.fixed_point_attention`."""
+    rows, dim = query.shape
+    keys = values.shape[0]
+    scores, exponentials = np.empty(keys, np.int64), np.empty(keys, np.int64)
+    probabilities = np.zeros((rows, keys), np.int64)
+    used = np.zeros((rows, keys), np.bool_)
+    output = np.empty((rows, dim), np.int64)
+    refetched = np.empty(rows, np.bool_)
+    overflows = np.zeros(3, np.int64)
+    for row in range(rows):
+        refetched[row] = attend_row(
+            query[row], first_transposed, both_transposed, values, visible[row],
+            multipliers[row], shifts[row], ratios, path, threshold, value_budget[visible[row]],
+            scores, exponentials, probabilities[row], used[row], output[row], overflows,
+        )  # fmt: skip
+    return probabilities, used, output, refetched, overflows

@@ -13,7 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.functional import fixed_point as fp
-from accelsim.functional.kernels import filter_top, quick_select
+from accelsim.functional.kernels import (
+    filter_top,
+    quick_select,
+    scores_of_row,
+    softmax_row,
+    weighted_sum,
+)
 
 Integers = NDArray[np.int64]
 
@@ -252,3 +258,112 @@ def attend_rows(
             scores, exponentials, probabilities[row], used[row], output[row], overflows,
         )  # fmt: skip
     return probabilities, used, output, refetched, overflows
+
+
+SUMS = (
+    "error_square",
+    "reference_square",
+    "policy_error_square",
+    "policy_square",
+    "cosine",
+    "kl_nats",
+    "kept_mass",
+    "refetched",
+    "rows",
+    "vanished_rows",
+    "score_saturations",
+    "value_saturations",
+    "output_saturations",
+)
+"""What :func:`compare_head` returns."""
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def compare_head(
+    query: Integers,
+    first_transposed: Integers,
+    both_transposed: Integers,
+    values: Integers,
+    visible: Integers,
+    multipliers: Integers,
+    shifts: Integers,
+    ratios: Integers,
+    path: Integers,
+    threshold: int,
+    value_budget: Integers,
+    output_step: float,
+    alive: bool,
+    dense_query: NDArray[np.float64],
+    dense_keys_transposed: NDArray[np.float64],
+    dense_values: NDArray[np.float64],
+    dense_visible: Integers,
+    kept: Integers,
+    scale: float,
+    policy_output: NDArray[np.float64],
+) -> NDArray[Any]:
+    """Run one head row by row in fixed point, beside dense attention in float64.
+
+    Args:
+        query, first_transposed, both_transposed, values, visible, multipliers, shifts, ratios,
+            path, threshold, value_budget: as :func:`attend_rows`, of the kept keys.
+        output_step: what an output code stands for.
+        alive: a pruned head has zero output and no rows.
+        dense_query: as recorded, [rows, head_dim].
+        dense_keys_transposed: all keys of the context, [head_dim, context].
+        dense_values: [context, head_dim].
+        dense_visible: keys that each row sees without pruning, [rows].
+        kept: token of each kept key.
+        scale: of the scores.
+        policy_output: outputs of the policy in float64, [rows, head_dim].
+
+    Returns:
+        [len(SUMS)].
+    """
+    rows, dim = query.shape
+    keys, context = values.shape[0], dense_values.shape[0]
+    scores, exponentials = np.empty(keys, np.int64), np.empty(keys, np.int64)
+    probabilities, used = np.empty(keys, np.int64), np.empty(keys, np.bool_)
+    output, overflows = np.empty(dim, np.int64), np.zeros(3, np.int64)
+    dense_scores, dense_probabilities = np.empty(context), np.empty(context)
+    everything, dense_output = np.ones(context, np.bool_), np.empty(dim)
+    sums = np.zeros(13)
+    for row in range(rows):
+        seen, n = dense_visible[row], visible[row]
+        scores_of_row(dense_query[row], dense_keys_transposed, seen, scale, dense_scores)
+        log_sum, _ = softmax_row(dense_scores, seen, dense_probabilities)
+        weighted_sum(dense_probabilities, dense_values, everything, seen, dense_output)
+        dense_square = 0.0
+        for d in range(dim):
+            dense_square += dense_output[d] ** 2
+        sums[1] += dense_square
+        if not alive:
+            sums[0] += dense_square
+            continue
+        refetched = attend_row(
+            query[row], first_transposed, both_transposed, values, n, multipliers[row],
+            shifts[row], ratios, path, threshold, value_budget[n],
+            scores, exponentials, probabilities, used, output, overflows,
+        )  # fmt: skip
+        square, product = 0.0, 0.0
+        for d in range(dim):
+            real = output[d] * output_step
+            sums[0] += (real - dense_output[d]) ** 2
+            sums[2] += (real - policy_output[row, d]) ** 2
+            sums[3] += policy_output[row, d] ** 2
+            square += real**2
+            product += real * dense_output[d]
+        if square > 0.0 and dense_square > 0.0:
+            sums[4] += product / np.sqrt(square * dense_square)
+        elif square == dense_square:
+            sums[4] += 1.0
+        total = probabilities[:n].sum()
+        for j in range(n):
+            sums[6] += dense_probabilities[kept[j]]
+            if probabilities[j] > 0:
+                p = probabilities[j] / total
+                sums[5] += p * (np.log(p) - dense_scores[kept[j]] + log_sum)
+        sums[7] += refetched
+        sums[8] += 1.0
+        sums[9] += total == 0
+    sums[10:] = overflows
+    return sums

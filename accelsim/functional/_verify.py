@@ -135,8 +135,9 @@ class _Checker:
         visible: NDArray[np.int64],
     ) -> NDArray[np.float64]:
         ops = layer.operands
+        scale = self.trace.scale * self.datapath.score_scale
         scaled = [
-            fp.dequantization(float(step), layer.key_steps[kv, at.kept], self.trace.scale)
+            fp.dequantization(float(step), layer.key_steps[kv, at.kept], scale)
             for step in layer.query_steps[head, at.positions]
         ]
         ratios, value_step = fp.value_ratios(layer.value_steps[kv, at.kept])

@@ -85,6 +85,11 @@ class Datapath:
     requantizes_output: bool = True
 
     @property
+    def score_scale(self) -> float:
+        """A score accumulator in units of the query's step times the key's."""
+        return float(2**self.dropped_product_bits)
+
+    @property
     def output_scale(self) -> float:
         """An output code in units of the value's step."""
         if self.requantizes_output:

@@ -40,6 +40,7 @@ def test_rtl_reading_wraps_and_is_worse() -> None:
         for name in ("published", "rtl")
     ]
     assert errors[1]["score_saturations"] > 0
+    assert errors[1]["mean_cosine"] > 0.6, "dropped product bits belong into the scale"
     assert errors[1]["relative_output_error"] > 10 * errors[0]["relative_output_error"]
 
 

@@ -21,8 +21,11 @@ def main(arguments: list[str]) -> None:
         seed=7, num_layers=4, num_query_heads=6, num_kv_heads=2, head_dim=64, prefill_tokens=64,
         decode_tokens=32,
     )  # fmt: skip
-    print("| policy | datapath | float policy | fixed point | against policy | cosine | KL, nat "
-          "| LSB rows, fixed (float) | wraps QK |\n|---|---|---|---|---|---|---|---|---|")  # fmt: skip
+    print(
+        "| policy | datapath | float policy | fixed point | against policy | cosine | KL, nat "
+        "| LSB rows, fixed (float) | wraps QK |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     for name in POLICIES:
         for reading in READINGS:
             result = verify_fixed_point(trace, load_policy(name), load_datapath(*reading))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +19,7 @@ from accelsim.functional.kernels import (
     softmax_row,
     weighted_sum,
 )
+from accelsim.jit import kernel
 
 Integers = NDArray[np.int64]
 
@@ -47,7 +47,7 @@ def settings(datapath: fp.Datapath) -> Integers:
     )
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def shift_right(value: int, bits: int, rounding: int) -> int:
     """Divide by ``2^bits`` (0 to 62) and round."""
     quotient = value >> bits
@@ -59,7 +59,7 @@ def shift_right(value: int, bits: int, rounding: int) -> int:
     return quotient
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def divide(numerator: int, denominator: int, rounding: int) -> int:
     """Divide by a positive integer and round."""
     quotient = numerator // denominator
@@ -71,7 +71,7 @@ def divide(numerator: int, denominator: int, rounding: int) -> int:
     return quotient
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def narrow(value: int, bits: int, wraps: int) -> tuple[int, int]:
     """Fit a value into a signed width; also return 1 where it did not."""
     high = (1 << (bits - 1)) - 1
@@ -83,7 +83,7 @@ def narrow(value: int, bits: int, wraps: int) -> tuple[int, int]:
     return (high if value > high else low), 1
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def exponential(distance: int, shift: int, rounding: int) -> int:
     """Return ``exp(-distance / 2^shift)`` with ``FRACTION_BITS`` fraction bits."""
     left = _FRACTION - shift
@@ -102,7 +102,7 @@ def exponential(distance: int, shift: int, rounding: int) -> int:
     return quotient
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def row_scores(
     query: Integers, keys_transposed: Integers, visible: int, path: Integers, scores: Integers
 ) -> int:
@@ -121,7 +121,7 @@ def row_scores(
     return overflows
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def row_softmax(
     scores: Integers,
     visible: int,
@@ -147,7 +147,7 @@ def row_softmax(
     return total, largest
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def row_output(
     exponentials: Integers,
     total: int,
@@ -178,7 +178,7 @@ def row_output(
     return overflows, clipped
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def row_used(probabilities: Integers, visible: int, budget: int, used: NDArray[np.bool_]) -> None:
     """Mark the values that local pruning keeps, by the top-k engine's rule."""
     if budget >= visible:
@@ -190,7 +190,7 @@ def row_used(probabilities: Integers, visible: int, budget: int, used: NDArray[n
     filter_top(codes, kth, equal, used)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def attend_row(
     query: Integers,
     first_transposed: Integers,
@@ -228,7 +228,7 @@ def attend_row(
     return refetched
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def attend_rows(
     query: Integers,
     first_transposed: Integers,
@@ -278,7 +278,7 @@ SUMS = (
 """What :func:`compare_head` returns."""
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def compare_head(
     query: Integers,
     first_transposed: Integers,

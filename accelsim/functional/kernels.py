@@ -154,7 +154,7 @@ def scores_of_row(
 def exponentials_of_row(
     scores: NDArray[np.float64], top: float, visible: int, exponentials: NDArray[np.float64]
 ) -> None:
-    """Write ``exp(scores - top)``, within one unit in the last place; ``top`` is the largest score.
+    """Write ``exp(scores - top)``, within two units in the last place; ``top`` is the largest.
 
     Straight-line arithmetic that compilers turn into vector instructions, which a call of the C
     library's ``exp`` per element is not.

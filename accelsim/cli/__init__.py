@@ -14,6 +14,7 @@ from accelsim.errors import AccelsimError, did_you_mean
 VERBS: dict[str, str] = {
     "replay": "Run one source through one accelerator under one policy.",
     "compare": "Several policies side by side, with an HTML report.",
+    "verify": "Error of the fixed-point datapath, per layer and head.",
     "inspect": "What is in a trace: shape, provenance, skew of attention.",
     "capture": "Record queries, keys and values from a real model.",
     "presets": "List and show the configurations, with the source of each number.",

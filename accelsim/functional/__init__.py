@@ -8,12 +8,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from accelsim.functional._cases import functional_cases
     from accelsim.functional._run import PolicyRun, run_policy
+    from accelsim.functional._verify import VerifyResult, verify_fixed_point
     from accelsim.functional.topk import PARALLELISM, TopK, topk_engine
 
-__all__ = ["PARALLELISM", "PolicyRun", "TopK", "run_policy", "topk_engine"]
+__all__ = [
+    "PARALLELISM",
+    "PolicyRun",
+    "TopK",
+    "VerifyResult",
+    "functional_cases",
+    "run_policy",
+    "topk_engine",
+    "verify_fixed_point",
+]
 
-_HOMES = {"PolicyRun": "_run", "run_policy": "_run"}
+_HOMES = {
+    "PolicyRun": "_run",
+    "VerifyResult": "_verify",
+    "functional_cases": "_cases",
+    "run_policy": "_run",
+    "verify_fixed_point": "_verify",
+}
 
 
 def __getattr__(name: str) -> Any:

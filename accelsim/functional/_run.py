@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +35,38 @@ class PolicyRun:
     per_layer: list[dict[str, Any]]
 
 
+class LayerStep(NamedTuple):
+    """What was decided for one layer in one step, and the outputs that follow.
+
+    Attributes:
+        step: 0 is the prefill.
+        layer: which.
+        context: tokens before any pruning.
+        positions: token of each query row.
+        kept: ascending tokens whose keys survive.
+        alive: [query_heads].
+        outputs: [query_heads, rows, head_dim], zero for pruned heads.
+    """
+
+    step: int
+    layer: int
+    context: int
+    positions: NDArray[np.int64]
+    kept: NDArray[np.int64]
+    alive: NDArray[np.bool_]
+    outputs: NDArray[np.float64]
+
+
+Observer = Callable[[LayerStep], None]
+
+
 def run_policy(
-    trace: AttentionTrace, policy: Policy, *, indices: bool = True, seed: int = 0
+    trace: AttentionTrace,
+    policy: Policy,
+    *,
+    indices: bool = True,
+    seed: int = 0,
+    observe: Observer | None = None,
 ) -> PolicyRun:
     """Run ``policy`` over ``trace``, open loop.
 
@@ -57,6 +88,7 @@ def run_policy(
         policy: what to keep.
         indices: record the token indexes of fetched keys and values in the workload.
         seed: of the top-k pivots; changes pass counts, never decisions.
+        observe: called with each layer of each step as it is decided.
 
     Raises:
         TraceError: the trace holds no tokens, or numbers that are not finite.
@@ -64,6 +96,7 @@ def run_policy(
     if trace.tokens < 1:
         raise TraceError(f"{trace.path}: trace has no tokens; expected at least one")
     runner = _Runner(trace, policy, indices, seed)
+    runner.observe = observe
     steps = range(0 if trace.prefill_tokens else 1, trace.decode_tokens + 1)
     for step in steps:
         runner.run_step(step)
@@ -112,6 +145,7 @@ class _Runner:
 
     def __init__(self, trace: AttentionTrace, policy: Policy, indices: bool, seed: int) -> None:
         self.trace, self.policy, self.indices, self.seed = trace, policy, indices, seed
+        self.observe: Observer | None = None
         self.cascade = Cascade(trace, policy, seed)
         self.layers = [_load_layer(trace, policy, i) for i in range(trace.num_layers)]
         counts = range(trace.tokens + 1)
@@ -156,7 +190,7 @@ class _Runner:
     ) -> None:
         trace, tensors = self.trace, self.layers[layer]
         positions = kept if step == 0 else np.array([context - 1], dtype=np.int64)
-        stats, used, _, sums = kernels.attend_layer(
+        stats, used, outputs, sums = kernels.attend_layer(
             tensors.query,
             tensors.raw_key,
             tensors.raw_value,
@@ -176,6 +210,8 @@ class _Runner:
             self.cascade.token_importance,
             self.cascade.head_importance,
         )
+        if self.observe is not None:
+            self.observe(LayerStep(step, layer, context, positions, kept, heads, outputs))
         self.sums[layer] += sums
         self.stats[layer] += stats.sum(axis=0)
         self.dense_rows[layer] += (len(heads), context if step == 0 else 1)

@@ -41,6 +41,14 @@ METRICS = (
 # Park and Miller's generator: small, portable, and exact in signed 64-bit arithmetic.
 _MULTIPLIER, _MODULUS = 48271, 2147483647
 
+_INVERSE_LN2 = 1.4426950408889634
+# ln 2 in two parts; multiples of the first, which ends in 21 zero bits, are exact.
+_LN2_HIGH, _LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
+_ROUND = 1.5 * 2.0**52
+_TWO_TO_MINUS_128 = 2.0**-128
+# Below, exp is zero in float64.
+_SMALLEST_EXPONENT = -746.0
+
 
 @kernel
 def next_random(state: int) -> int:
@@ -81,12 +89,12 @@ def quick_select(
         for row in range(0, size, parallelism):
             # One row of comparators; the zero eliminators keep the order within the row.
             for lane in range(row, min(row + parallelism, size)):
-                if current[lane] < pivot:
-                    less[num_less] = current[lane]
-                    num_less += 1
-                elif current[lane] > pivot:
-                    greater[num_greater] = current[lane]
-                    num_greater += 1
+                # Written always, counted only where it belongs: no branch to mispredict.
+                value = current[lane]
+                less[num_less] = value
+                greater[num_greater] = value
+                num_less += value < pivot
+                num_greater += value > pivot
         equal = size - num_less - num_greater
         if wanted <= num_greater:
             current, greater = greater, current
@@ -120,14 +128,64 @@ def scores_of_row(
     scale: float,
     scores: NDArray[np.float64],
 ) -> None:
-    """Write ``scale * query . key`` of the first ``visible`` keys; keys are [head_dim, keys]."""
+    """Write ``scale * query . key`` of the first ``visible`` keys; keys are [head_dim, keys].
+
+    Features are added one after the other, whatever the machine; four at a time stay in a register.
+    """
+    dim = len(query)
     for j in range(visible):
         scores[j] = 0.0
-    for d in range(len(query)):
+    blocks = dim - dim % 4
+    for d in range(0, blocks, 4):
+        e0, e1 = query[d] * scale, query[d + 1] * scale
+        e2, e3 = query[d + 2] * scale, query[d + 3] * scale
+        k0, k1 = keys_transposed[d], keys_transposed[d + 1]
+        k2, k3 = keys_transposed[d + 2], keys_transposed[d + 3]
+        for j in range(visible):
+            scores[j] = scores[j] + e0 * k0[j] + e1 * k1[j] + e2 * k2[j] + e3 * k3[j]
+    for d in range(blocks, dim):
         element = query[d] * scale
         line = keys_transposed[d]
         for j in range(visible):
             scores[j] += element * line[j]
+
+
+@kernel
+def exponentials_of_row(
+    scores: NDArray[np.float64], top: float, visible: int, exponentials: NDArray[np.float64]
+) -> None:
+    """Write ``exp(scores - top)``, within two units in the last place; ``top`` is the largest.
+
+    Straight-line arithmetic that compilers turn into vector instructions, which a call of the C
+    library's ``exp`` per element is not.
+    """
+    powers = np.empty(visible)
+    bits = powers.view(np.int64)
+    for j in range(visible):
+        x = max(scores[j] - top, _SMALLEST_EXPONENT)
+        # Adding 1.5 * 2^52 rounds to an integer, and leaves it in the low bits.
+        shifted = x * _INVERSE_LN2 + _ROUND
+        k = shifted - _ROUND
+        r = (x - k * _LN2_HIGH) - k * _LN2_LOW
+        p = 1.0 / 6227020800.0
+        p = p * r + 1.0 / 479001600.0
+        p = p * r + 1.0 / 39916800.0
+        p = p * r + 1.0 / 3628800.0
+        p = p * r + 1.0 / 362880.0
+        p = p * r + 1.0 / 40320.0
+        p = p * r + 1.0 / 5040.0
+        p = p * r + 1.0 / 720.0
+        p = p * r + 1.0 / 120.0
+        p = p * r + 1.0 / 24.0
+        p = p * r + 1.0 / 6.0
+        p = p * r + 0.5
+        powers[j] = shifted
+        exponentials[j] = p * r * r + r + 1.0
+    # 2^(k + 128) is written as bits; the product with 2^-128 may be denormal.
+    for j in range(visible):
+        bits[j] = (bits[j] + 1151) << 52
+    for j in range(visible):
+        exponentials[j] = exponentials[j] * powers[j] * _TWO_TO_MINUS_128
 
 
 @kernel
@@ -137,11 +195,19 @@ def softmax_row(
     """Softmax of the first ``visible`` scores; return their log-sum-exp and the top probability."""
     top = scores[0]
     for j in range(1, visible):
-        top = max(top, scores[j])
-    total = 0.0
-    for j in range(visible):
-        probabilities[j] = np.exp(scores[j] - top)
-        total += probabilities[j]
+        top = scores[j] if scores[j] > top else top
+    exponentials_of_row(scores, top, visible, probabilities)
+    # Four sums side by side: one addition need not wait for the one before.
+    s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
+    blocks = visible - visible % 4
+    for j in range(0, blocks, 4):
+        s0 += probabilities[j]
+        s1 += probabilities[j + 1]
+        s2 += probabilities[j + 2]
+        s3 += probabilities[j + 3]
+    for j in range(blocks, visible):
+        s0 += probabilities[j]
+    total = (s0 + s1) + (s2 + s3)
     for j in range(visible):
         probabilities[j] /= total
     return top + np.log(total), 1.0 / total
@@ -155,14 +221,31 @@ def weighted_sum(
     visible: int,
     output: NDArray[np.float64],
 ) -> None:
-    """Write the sum of ``probabilities[j] * values[j]`` over the used ones of ``visible``."""
+    """Write the sum of ``probabilities[j] * values[j]`` over the used ones of ``visible``.
+
+    Values are added one after the other, whatever the machine; four at a time stay in a register.
+    """
     output[:] = 0.0
+    lines = np.empty(4, dtype=np.int64)
+    waiting = 0
     for j in range(visible):
-        if used[j]:
-            p = probabilities[j]
-            line = values[j]
+        if not used[j]:
+            continue
+        lines[waiting] = j
+        waiting += 1
+        if waiting == 4:
+            waiting = 0
+            l0, l1, l2, l3 = lines[0], lines[1], lines[2], lines[3]
+            p0, p1 = probabilities[l0], probabilities[l1]
+            p2, p3 = probabilities[l2], probabilities[l3]
+            v0, v1, v2, v3 = values[l0], values[l1], values[l2], values[l3]
             for d in range(len(output)):
-                output[d] += p * line[d]
+                output[d] = output[d] + p0 * v0[d] + p1 * v1[d] + p2 * v2[d] + p3 * v3[d]
+    for i in range(waiting):
+        p = probabilities[lines[i]]
+        line = values[lines[i]]
+        for d in range(len(output)):
+            output[d] += p * line[d]
 
 
 @kernel

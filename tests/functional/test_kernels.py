@@ -49,6 +49,14 @@ def test_topk_engine_refuses(values: list[float], k: int) -> None:
 
 
 @settings(deadline=None)
+@given(scores=hnp.arrays(np.float64, st.integers(1, 40), elements=st.floats(-800, 0)))
+def test_exponential_is_that_of_numpy(scores: np.ndarray) -> None:
+    got = np.empty(len(scores))
+    kernels.exponentials_of_row(scores, 0.0, len(scores), got)
+    np.testing.assert_array_max_ulp(got, np.exp(scores), maxulp=2)
+
+
+@settings(deadline=None)
 @given(row=st.lists(st.floats(-5, 5), max_size=40), data=st.data())
 def test_zero_eliminator_keeps_order(row: list[float], data: st.DataObject) -> None:
     keep = [data.draw(st.booleans()) for _ in row]

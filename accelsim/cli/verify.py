@@ -1,0 +1,139 @@
+"""``accelsim verify``: what a policy and the fixed-point datapath do to attention."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from accelsim.cli._options import emit_json, json_option, stages
+
+if TYPE_CHECKING:
+    from accelsim.functional import VerifyResult
+
+
+@click.command("verify")
+@click.argument("source")
+@click.option(
+    "--policy",
+    metavar="NAME|FILE",
+    default="dense",
+    show_default=True,
+    help="Pruning and quantization policy (see 'accelsim presets list policies').",
+)
+@click.option(
+    "--datapath",
+    metavar="NAME",
+    default="published",
+    show_default=True,
+    help="published: full-width sums as in the paper; rtl: products keep the top 12 of 24 bits "
+    "and sums wrap in 12.",
+)
+@click.option(
+    "--rounding",
+    metavar="MODE",
+    default="nearest",
+    show_default=True,
+    help="nearest (halves up), nearest-even or floor.",
+)
+@json_option
+@click.option("--out", metavar="DIR", help="Also write verify.json there.")
+def command(
+    source: str,
+    policy: str,
+    datapath: str,
+    rounding: str,
+    json_file: str | None,
+    out: str | None,
+) -> None:
+    """Run SOURCE through SpAtten's fixed-point datapath and compare with dense float64 attention.
+
+    SOURCE is an attention trace (.safetensors). Open loop: the recorded tensors are those of the
+    unpruned model, so errors are optimistic in depth. Prints relative error, cosine, KL of the
+    probabilities, kept mass, LSB refetches and saturations, per layer and head.
+
+    \b
+    Examples:
+      accelsim verify traces/smollm2-64p-32d.safetensors --policy spatten-full
+      accelsim verify traces/smollm2-64p-32d.safetensors --datapath rtl --rounding floor --json -
+    """
+    from accelsim.functional import verify_fixed_point
+    from accelsim.functional.fixed_point import load_datapath
+    from accelsim.policies import load_policy
+    from accelsim.reports import prepare_folder, write_text
+    from accelsim.traces import load_trace
+
+    chosen, path = load_policy(policy), load_datapath(datapath, rounding)
+    trace = load_trace(source)
+    folder = None if out is None else prepare_folder(out)
+    with stages(policy) as on_stage:
+        steps, layers = trace.decode_tokens, trace.num_layers
+        result = verify_fixed_point(
+            trace,
+            chosen,
+            path,
+            lambda step, layer: on_stage(f"step {step} of {steps}, layer {layer + 1} of {layers}"),
+        )
+    text = json.dumps({"source": source, "policy": policy} | result.to_dict(), indent=2)
+    if json_file != "-":
+        _print(result, policy)
+    if json_file:
+        emit_json(text, json_file)
+    if folder is not None:
+        write_text(folder / "verify.json", text + "\n")
+        click.echo(f"wrote {folder / 'verify.json'}", err=True)
+
+
+_COLUMNS = (
+    ("error", "relative_output_error", "%"),
+    ("vs. policy", "relative_error_to_policy", "%"),
+    ("cosine", "mean_cosine", ""),
+    ("KL, nat", "mean_kl_nats", "g"),
+    ("kept mass", "kept_mass", "%"),
+    ("LSB rows", "lsb_refetch_fraction", "%"),
+    ("sat. QK", "score_saturations", "n"),
+    ("sat. PV", "value_saturations", "n"),
+    ("sat. out", "output_saturations", "n"),
+)
+
+
+def _print(result: VerifyResult, policy: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=f"{policy}, datapath {result.datapath.name}, rounding {result.datapath.rounding} "
+        "(open loop; error against dense float64)",
+        title_justify="left",
+        show_edge=False,
+        pad_edge=False,
+    )
+    table.add_column("layer", justify="right")
+    table.add_column("head", justify="right")
+    for title, _, _ in _COLUMNS:
+        table.add_column(title, justify="right", no_wrap=True)
+    layer = 0
+    for row in result.per_head:
+        if row["layer"] != layer:
+            table.add_section()
+            layer = row["layer"]
+        table.add_row(str(layer), str(row["head"]), *_cells(row))
+    table.add_section()
+    table.add_row("all", "all", *_cells(result.summary), style="bold")
+    Console(width=120, soft_wrap=True).print(table)
+
+
+def _cells(row: dict[str, float | int | None]) -> list[str]:
+    from accelsim.reports._units import percent
+
+    shown = []
+    for _, key, kind in _COLUMNS:
+        value = row[key]
+        if value is None:
+            shown.append("–")
+        elif kind == "%":
+            shown.append(percent(value))
+        else:
+            shown.append(f"{value:,}" if kind == "n" else f"{value:{'.3g' if kind else '.6f'}}")
+    return shown

@@ -1,0 +1,186 @@
+"""Open-loop check of the fixed-point datapath against float64 dense attention, head by head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accelsim.functional import _fixed_kernels
+from accelsim.functional import fixed_point as fp
+from accelsim.functional._run import LayerStep, run_policy
+from accelsim.policies import Policy, ProgressiveQuantization
+from accelsim.traces import AttentionTrace
+
+_SUMS = _fixed_kernels.SUMS
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """How far the datapath is from float64 dense attention on the recorded tensors.
+
+    Attributes:
+        datapath: widths and rounding.
+        summary: figures over all layers and heads: ``relative_output_error`` (Frobenius; pruned
+            heads count as zero output), ``relative_error_to_policy`` (against the same policy in
+            float64), ``mean_cosine``, ``mean_kl_nats`` (of the normalized probability codes from
+            the dense probabilities, over rows with a code above zero), ``kept_mass``,
+            ``lsb_refetch_fraction``, ``rows``, ``vanished_rows`` (every probability rounded to
+            zero), ``score_saturations``, ``value_saturations``, ``output_saturations`` (counts;
+            wrapped sums where the datapath wraps).
+        per_head: the same with ``layer`` and ``head``; a head without rows was pruned.
+        policy: accuracy of the policy in float64, as ``run_policy`` reports it.
+    """
+
+    datapath: fp.Datapath
+    summary: dict[str, Any]
+    per_head: list[dict[str, Any]]
+    policy: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers and texts, ready for JSON."""
+        return {
+            "schema": "accelsim.verify/1",
+            "mode": "open-loop",
+            "datapath": {"name": self.datapath.name, "rounding": self.datapath.rounding},
+            "summary": self.summary,
+            "per_head": self.per_head,
+            "float_policy": self.policy,
+        }
+
+
+def verify_fixed_point(
+    trace: AttentionTrace,
+    policy: Policy,
+    datapath: fp.Datapath,
+    on_layer: Callable[[int, int], None] = lambda step, layer: None,
+) -> VerifyResult:
+    """Run a policy over a trace with the datapath's arithmetic, open loop.
+
+    Which tokens and heads survive is what :func:`accelsim.functional.run_policy` decides. LSB
+    refetches and local value pruning are decided by the datapath's own 12-bit probabilities.
+
+    Args:
+        trace: recorded queries, keys and values.
+        policy: what to keep.
+        datapath: widths and rounding.
+        on_layer: told step and layer before each.
+
+    Raises:
+        AccelsimError: a trace or policy that the datapath cannot take.
+    """
+    checker = _Checker(trace, policy, datapath, on_layer)
+    run = run_policy(trace, policy, indices=False, observe=checker.observe)
+    heads = [
+        {"layer": layer, "head": head, **_figures(checker.sums[layer, head])}
+        for layer in range(trace.num_layers)
+        for head in range(trace.num_query_heads)
+    ]
+    return VerifyResult(datapath, _figures(checker.sums.sum(axis=(0, 1))), heads, run.accuracy)
+
+
+class _Layer:
+    """Operands of one layer, and what takes its integers back."""
+
+    def __init__(self, trace: AttentionTrace, layer: int, policy: Policy) -> None:
+        self.query, self.key, self.value = trace.query(layer), trace.key(layer), trace.value(layer)
+        self.operands = ops = fp.operands(self.query, self.key, self.value, policy)
+        fp.check_operands(ops.query, ops.key_first, ops.key_both, ops.value)
+        tokens = self.query.shape[:2], self.key.shape[:2]
+        self.query_steps = np.broadcast_to(ops.query_step[..., 0], tokens[0])
+        self.key_steps = np.broadcast_to(ops.key_step[..., 0], tokens[1])
+        self.value_steps = np.broadcast_to(ops.value_step[..., 0], tokens[1])
+
+
+class _Checker:
+    """Follows ``run_policy`` and repeats each head in fixed point."""
+
+    def __init__(
+        self,
+        trace: AttentionTrace,
+        policy: Policy,
+        datapath: fp.Datapath,
+        on_layer: Callable[[int, int], None],
+    ) -> None:
+        self.trace, self.datapath, self.on_layer = trace, datapath, on_layer
+        self.path = _fixed_kernels.settings(datapath)
+        self.layers = [_Layer(trace, i, policy) for i in range(trace.num_layers)]
+        q = policy.quantization
+        threshold = q.threshold if isinstance(q, ProgressiveQuantization) else 0.0
+        self.threshold = fp.threshold_code(threshold)
+        counts = range(trace.tokens + 1)
+        values = policy.values
+        self.budget = np.array([n if values is None else values.budget(n) for n in counts])
+        self.sums = np.zeros((trace.num_layers, trace.num_query_heads, len(_SUMS)))
+
+    def observe(self, at: LayerStep) -> None:
+        self.on_layer(at.step, at.layer)
+        trace, layer = self.trace, self.layers[at.layer]
+        seen = at.positions + 1 if trace.causal else np.full(len(at.positions), at.context)
+        visible = np.searchsorted(at.kept, seen)
+        group = trace.num_query_heads // trace.num_kv_heads
+        for head in range(trace.num_query_heads):
+            self.sums[at.layer, head] += self._head(at, layer, head, head // group, seen, visible)
+
+    def _head(
+        self,
+        at: LayerStep,
+        layer: _Layer,
+        head: int,
+        kv: int,
+        seen: NDArray[np.int64],
+        visible: NDArray[np.int64],
+    ) -> NDArray[np.float64]:
+        ops = layer.operands
+        scale = self.trace.scale * self.datapath.score_scale
+        scaled = [
+            fp.dequantization(float(step), layer.key_steps[kv, at.kept], scale)
+            for step in layer.query_steps[head, at.positions]
+        ]
+        ratios, value_step = fp.value_ratios(layer.value_steps[kv, at.kept])
+        sums: NDArray[np.float64] = _fixed_kernels.compare_head(
+            ops.query[head, at.positions],
+            np.ascontiguousarray(ops.key_first[kv, at.kept].T),
+            np.ascontiguousarray(ops.key_both[kv, at.kept].T),
+            ops.value[kv, at.kept],
+            visible,
+            np.array([multipliers for multipliers, _ in scaled]),
+            np.array([shift for _, shift in scaled]),
+            ratios,
+            self.path,
+            self.threshold,
+            self.budget,
+            value_step * self.datapath.output_scale,
+            bool(at.alive[head]),
+            layer.query[head, at.positions].astype(np.float64),
+            np.ascontiguousarray(layer.key[kv, : at.context].T, dtype=np.float64),
+            np.ascontiguousarray(layer.value[kv, : at.context], dtype=np.float64),
+            seen,
+            at.kept,
+            self.trace.scale,
+            at.outputs[head],
+        )
+        return sums
+
+
+def _figures(sums: NDArray[np.float64]) -> dict[str, Any]:
+    at = dict(zip(_SUMS, sums.tolist(), strict=True))
+    rows = at["rows"]
+    counted = max(rows - at["vanished_rows"], 1)
+    figures: dict[str, Any] = {
+        "relative_output_error": _root_ratio(at["error_square"], at["reference_square"]),
+        "relative_error_to_policy": _root_ratio(at["policy_error_square"], at["policy_square"]),
+        "mean_cosine": at["cosine"] / rows if rows else None,
+        "mean_kl_nats": at["kl_nats"] / counted if rows else None,
+        "kept_mass": min(at["kept_mass"] / rows, 1.0) if rows else None,
+        "lsb_refetch_fraction": at["refetched"] / rows if rows else None,
+    }
+    counts = ("rows", "vanished_rows", "score_saturations", "value_saturations")
+    return figures | {name: int(at[name]) for name in (*counts, "output_saturations")}
+
+
+def _root_ratio(part: float, whole: float) -> float:
+    return float(np.sqrt(part / whole)) if whole > 0 else 0.0

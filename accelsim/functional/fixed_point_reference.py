@@ -1,0 +1,170 @@
+"""SpAtten's datapath in plain Python integers: slow, obvious, and what the kernels must equal.
+
+Every function is exact integer arithmetic; no float enters. :mod:`accelsim.functional.fixed_point`
+says where each width comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from accelsim.functional.fixed_point import (
+    COEFFICIENTS,
+    EXPONENT_LIMIT,
+    FRACTION_BITS,
+    INVERSE_LN2,
+    INVERSE_LN2_BITS,
+    LN2,
+    PROBABILITY_ONE,
+    RATIO_BITS,
+    Datapath,
+)
+
+
+class Row(NamedTuple):
+    """What the datapath makes of one query of one head.
+
+    Attributes:
+        scores: accumulators of the pass that counts.
+        probabilities: 12-bit codes; ``PROBABILITY_ONE`` is 1.
+        refetched: the LSB plane was needed.
+        used: indexes of the values that are multiplied, ascending.
+        output: 12-bit codes, one per feature.
+        score_overflows: accumulators that left their width, in all passes.
+        value_overflows: the same of probabilities times values.
+        output_saturations: outputs that had to be clipped to 12 bits.
+    """
+
+    scores: list[int]
+    probabilities: list[int]
+    refetched: bool
+    used: list[int]
+    output: list[int]
+    score_overflows: int
+    value_overflows: int
+    output_saturations: int
+
+
+def divide(numerator: int, denominator: int, rounding: str) -> int:
+    """Divide by a positive integer and round: down, to nearest (halves up), or halves to even."""
+    quotient, rest = divmod(numerator, denominator)
+    if rounding == "floor" or 2 * rest < denominator:
+        return quotient
+    if 2 * rest > denominator or rounding == "nearest":
+        return quotient + 1
+    return quotient + quotient % 2
+
+
+def narrow(value: int, bits: int, overflow: str) -> tuple[int, bool]:
+    """Fit a value into a signed width; also return whether it did not."""
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    if low <= value <= high:
+        return value, False
+    if overflow == "saturate":
+        return max(low, min(value, high)), True
+    return (value - low) % 2**bits + low, True
+
+
+def exponential(distance: int, shift: int, rounding: str) -> int:
+    """Return ``exp(-distance / 2^shift)`` with ``FRACTION_BITS`` fraction bits."""
+    one = 2**FRACTION_BITS
+    # To the fraction bits of the unit; what is beyond the limit is zero anyway.
+    scaled = distance * one * (2**-shift if shift < 0 else 1)
+    y = min(divide(scaled, 2 ** max(shift, 0), rounding), EXPONENT_LIMIT)
+    # exp(-y) = 2^-k * exp(r), with |r| <= ln(2)/2.
+    k = divide(y * INVERSE_LN2, 2 ** (FRACTION_BITS + INVERSE_LN2_BITS), "nearest")
+    r = k * LN2 - y
+    # Horner's rule: five multiply-adds.
+    result = COEFFICIENTS[5]
+    for coefficient in COEFFICIENTS[4::-1]:
+        result = coefficient + divide(result * r, one, rounding)
+    return divide(result, 2**k, rounding)
+
+
+def scores_of(
+    query: Sequence[int], keys: Sequence[Sequence[int]], datapath: Datapath
+) -> tuple[list[int], int]:
+    """Return one accumulator per key, and how many overflowed."""
+    scores, overflows = [], 0
+    for key in keys:
+        products = [
+            (q * k) >> datapath.dropped_product_bits for q, k in zip(query, key, strict=True)
+        ]
+        score, overflowed = narrow(sum(products), datapath.accumulator_bits, datapath.overflow)
+        scores.append(score)
+        overflows += overflowed
+    return scores, overflows
+
+
+def exponentials_of(
+    scores: Sequence[int], multipliers: Sequence[int], shift: int, rounding: str
+) -> list[int]:
+    """Dequantize the scores, subtract the largest, and take exponentials."""
+    wide = [score * multiplier for score, multiplier in zip(scores, multipliers, strict=True)]
+    top = max(wide)
+    return [exponential(top - w, shift, rounding) for w in wide]
+
+
+def attend_row(
+    query: Sequence[int],
+    keys_first: Sequence[Sequence[int]],
+    keys_both: Sequence[Sequence[int]],
+    values: Sequence[Sequence[int]],
+    *,
+    multipliers: Sequence[int],
+    shift: int,
+    value_ratios: Sequence[int],
+    datapath: Datapath,
+    threshold: int = 0,
+    budget: int | None = None,
+) -> Row:
+    """Run one query through the datapath.
+
+    Args:
+        query: 12-bit codes, [head_dim].
+        keys_first: 12-bit operands of the first fetch, [keys][head_dim].
+        keys_both: operands with both planes.
+        values: 12-bit operands, [keys][head_dim].
+        multipliers: per key, takes a score to ``2^-shift`` (the scales and 1/sqrt(D)).
+        shift: see ``multipliers``.
+        value_ratios: per key, scale of its value over the largest one, ``RATIO_BITS`` fraction.
+        datapath: widths and rounding.
+        threshold: probability code; a row whose largest is below it takes ``keys_both``.
+        budget: how many values to use; all if ``None``.
+    """
+    rounding = datapath.rounding
+    scores, score_overflows = scores_of(query, keys_first, datapath)
+    exponentials = exponentials_of(scores, multipliers, shift, rounding)
+    total = sum(exponentials)
+    probabilities = [divide(PROBABILITY_ONE * e, total, rounding) for e in exponentials]
+    refetched = max(probabilities) < threshold
+    if refetched:
+        scores, more = scores_of(query, keys_both, datapath)
+        score_overflows += more
+        exponentials = exponentials_of(scores, multipliers, shift, rounding)
+        total = sum(exponentials)
+        probabilities = [divide(PROBABILITY_ONE * e, total, rounding) for e in exponentials]
+
+    order = sorted(range(len(scores)), key=lambda j: (-probabilities[j], j))
+    used = sorted(order[:budget])
+    weights = {
+        j: divide(
+            PROBABILITY_ONE * exponentials[j] * value_ratios[j], total * 2**RATIO_BITS, rounding
+        )
+        for j in used
+    }
+    output, value_overflows, output_saturations = [], 0, 0
+    for d in range(len(query)):
+        products = [(weights[j] * values[j][d]) >> datapath.dropped_product_bits for j in used]
+        total_d, overflowed = narrow(sum(products), datapath.accumulator_bits, datapath.overflow)
+        value_overflows += overflowed
+        if datapath.requantizes_output:
+            total_d = divide(total_d, PROBABILITY_ONE, rounding)
+        code, clipped = narrow(total_d, datapath.operand_bits, "saturate")
+        output_saturations += clipped
+        output.append(code)
+    return Row(
+        scores, probabilities, refetched, used, output,
+        score_overflows, value_overflows, output_saturations,
+    )  # fmt: skip

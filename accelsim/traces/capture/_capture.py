@@ -1,0 +1,113 @@
+"""``capture``: from the name of a model and a text to an attention trace."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from accelsim.errors import TraceError, did_you_mean
+from accelsim.traces.capture._packages import WEIGHT_PACKAGES, weights_of
+from accelsim.traces.capture._recorder import Progress, no_progress
+
+if TYPE_CHECKING:
+    from accelsim.traces import AttentionTrace
+
+BACKENDS = ("auto", "numpy", "transformers")
+
+
+def capture(
+    model: str,
+    text: str,
+    *,
+    prefill: int | None = None,
+    decode: int = 0,
+    layers: Sequence[int] | None = None,
+    backend: str = "auto",
+    text_name: str = "given as an argument",
+    progress: Progress = no_progress,
+) -> AttentionTrace:
+    """Run a model on a text and record its queries, keys and values.
+
+    Args:
+        model: ``smollm2``, ``minilm``, a ``.gguf`` file, or a Hugging Face folder or id.
+        text: the prompt.
+        prefill: tokens of the prompt to use, special tokens included; all if ``None``.
+        decode: greedy decoding steps after the prompt, each of which adds a token.
+        layers: which layers to record, which become layer 0, 1, … of the trace; all if ``None``.
+        backend: ``numpy`` (float64; short names and .gguf files), ``transformers`` (torch,
+            float32), or ``auto``: NumPy where it can.
+        text_name: what the text is called in the trace's provenance.
+        progress: ``progress(stage, done, total)``, called as the model runs; total is 0 while
+            weights are loaded.
+
+    Returns:
+        The trace, in memory; :func:`accelsim.traces.save_trace` writes it.
+
+    Raises:
+        TraceError: a model that is not found or not understood, a text that is too short, a layer
+            that the model does not have, decoding with an encoder.
+    """
+    if decode < 0 or (prefill is not None and prefill < 1):
+        raise TraceError(f"prefill {prefill}, decode {decode}: expected at least 1 and 0 tokens")
+    if not text.strip():
+        raise TraceError(f"text {text_name}: is empty")
+    if backend not in BACKENDS:
+        raise TraceError(f"backend '{backend}': expected {', '.join(BACKENDS)}")
+    path, origin = _locate(model)
+    gguf = path is not None and path.suffix == ".gguf"
+    own = gguf or model in WEIGHT_PACKAGES
+    if backend == "numpy" and not own:
+        raise TraceError(
+            f"model '{model}': the NumPy backend runs {', '.join(WEIGHT_PACKAGES)} and .gguf files"
+        )
+    if path is None or not own or backend == "transformers":
+        from accelsim.traces.capture._transformers import run_transformers
+
+        folder = str(path.parent if path and gguf else path or model)
+        name = path.name if path and gguf else None
+        run = run_transformers(folder, text, prefill, decode, layers, progress, name)
+    elif gguf:
+        from accelsim.traces.capture._numpy import run_gguf
+
+        run = run_gguf(path, text, prefill, decode, layers, progress)
+    elif decode:
+        raise TraceError(f"{model}: is an encoder, which does not decode; expected --decode 0")
+    else:
+        from accelsim.traces.capture._numpy import run_encoder
+
+        run = run_encoder(path, text, prefill, layers, progress)
+    if model in WEIGHT_PACKAGES:
+        name = WEIGHT_PACKAGES[model].model
+        run = dataclasses.replace(run, model=name, weights=f"{origin}, {run.weights}")
+    return run.trace(text, text_name)
+
+
+def _locate(model: str) -> tuple[Path | None, str]:
+    """Return the file or folder of a model (``None``: an id), and where it comes from.
+
+    Raises:
+        TraceError: neither a short name, nor a file or folder, nor what an id looks like.
+    """
+    if model in WEIGHT_PACKAGES:
+        return weights_of(model)
+    path = Path(model)
+    if path.is_dir():
+        return path, ""
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise TraceError(f"model {model}: expected a .gguf file or a Hugging Face folder")
+        return path, ""
+    hint = did_you_mean(model, WEIGHT_PACKAGES)
+    # What is left may be an id on the hub: one or two words.
+    words = model.split("/")
+    is_path = path.suffix == ".gguf" or len(words) > 2 or not all(words) or words[0] in (".", "..")
+    if is_path and path.parent.is_dir():
+        hint = did_you_mean(path.name, [entry.name for entry in path.parent.iterdir()])
+    if is_path or (hint and len(words) == 1):
+        raise TraceError(
+            f"model '{model}': not found; expected {', '.join(WEIGHT_PACKAGES)}, a .gguf file, "
+            f"or a Hugging Face folder or id{hint}"
+        )
+    return None, ""

@@ -1,0 +1,114 @@
+"""Capture from the NumPy models: SmolLM2 and other Llama GGUF files, MiniLM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from accelsim.errors import TraceError
+from accelsim.traces.capture._minilm import SentenceEncoder
+from accelsim.traces.capture._packages import file_sha256
+from accelsim.traces.capture._recorder import Progress, Recorder, choose_layers, dense_attention
+from accelsim.traces.capture._run import Run
+from accelsim.traces.capture._smollm2 import GgufModel
+
+# In float64 the rounding of different BLAS libraries and processors is a billion times finer than
+# the steps of float16, so that the stored bits do not depend on the machine.
+_DTYPE = np.float64
+
+
+def run_gguf(
+    path: Path,
+    text: str,
+    prefill: int | None,
+    decode: int,
+    layers: Sequence[int] | None,
+    progress: Progress,
+) -> Run:
+    """Record a Llama-architecture GGUF file; arguments as for :func:`~._capture.capture`."""
+    model = GgufModel(path, _DTYPE)
+    chosen = choose_layers(layers, model.shape.num_layers, model.name)
+    prompt = cut_prompt(model.encode(text), prefill, model.name)
+    check_context(len(prompt) + decode, model.shape.context_tokens, model.name)
+    progress("weights", 0, 0)
+    llama = model.llama
+    recorder = Recorder(chosen, progress, model.shape.num_layers * (1 + decode))
+    attend = recorder.around(dense_attention(model.shape.scale, causal=True))
+    token_ids = llama.greedy(prompt, decode, attend)
+    return Run(
+        model=model.name,
+        weights=f"{path.name} sha256 {file_sha256(path)}",
+        forward=_forward(decode),
+        token_ids=token_ids,
+        prefill_tokens=len(prompt),
+        causal=True,
+        scale=model.shape.scale,
+        layers=chosen,
+        model_layers=model.shape.num_layers,
+        tensors=recorder.tensors(),
+    )
+
+
+def run_encoder(
+    folder: Path,
+    text: str,
+    prefill: int | None,
+    layers: Sequence[int] | None,
+    progress: Progress,
+) -> Run:
+    """Record a BERT sentence encoder; a cut text keeps its [SEP] at the end."""
+    progress("weights", 0, 0)
+    model = SentenceEncoder(folder, _DTYPE)
+    chosen = choose_layers(layers, model.shape.num_layers, model.name)
+    ids = model.encode(text, max_tokens=len(text) + 2)
+    if prefill is not None and len(ids) > prefill:
+        ids = model.encode(text, max_tokens=prefill)
+    ids = cut_prompt(ids, prefill, model.name)
+    check_context(len(ids), model.shape.context_tokens, model.name)
+    recorder = Recorder(chosen, progress, model.shape.num_layers)
+    model.forward(ids, recorder.around(dense_attention(model.shape.scale, causal=False)))
+    weights = folder / "model.safetensors"
+    return Run(
+        model=model.name,
+        weights=f"{weights.name} sha256 {file_sha256(weights)}",
+        forward=_forward(0),
+        token_ids=ids,
+        prefill_tokens=len(ids),
+        causal=False,
+        scale=model.shape.scale,
+        layers=chosen,
+        model_layers=model.shape.num_layers,
+        tensors=recorder.tensors(),
+    )
+
+
+def cut_prompt(ids: Sequence[int], prefill: int | None, model: str) -> list[int]:
+    """Return the first ``prefill`` token ids of a prompt (all if ``None``).
+
+    Raises:
+        TraceError: the prompt is shorter.
+    """
+    wanted = len(ids) if prefill is None else prefill
+    if len(ids) < max(wanted, 1):
+        raise TraceError(
+            f"{model}: the text has {len(ids)} tokens; expected at least {max(wanted, 1)} (prefill)"
+        )
+    return [int(i) for i in ids[:wanted]]
+
+
+def check_context(tokens: int, limit: int, model: str) -> None:
+    """Check that a run fits the positions that a model has.
+
+    Raises:
+        TraceError: it does not.
+    """
+    if tokens > limit:
+        raise TraceError(
+            f"{model}: {tokens} tokens; expected at most {limit} (the model's positions)"
+        )
+
+
+def _forward(decode: int) -> str:
+    return "accelsim, NumPy float64" + (", greedy decoding" if decode else "")

@@ -221,6 +221,24 @@ def save_trace(trace: AttentionTrace, path: str | Path, dtype: Any = np.float16)
         raise TraceError(f"{path}: cannot be written ({error.strerror})") from None
 
 
+def check_target(path: str | Path) -> None:
+    """Check that a trace can be written to a path, before the work of making it.
+
+    Raises:
+        TraceError: another suffix than .safetensors, or a folder that cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise TraceError(f"{path}: expected a name that ends in .safetensors")
+    if path.is_dir():
+        raise TraceError(f"{path}: is a folder; expected a .safetensors file")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be written ({error.strerror})") from None
+
+
 def _canonical(payload: bytes) -> bytes:
     """Sort the metadata in a safetensors header: the library writes it in hash order."""
     length = int.from_bytes(payload[:8], "little")

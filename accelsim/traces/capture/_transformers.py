@@ -173,7 +173,9 @@ def _decode(
             cached = {"use_cache": True, **cache} if steps else {}
             output = network(input_ids=torch.tensor([new]), **cached)
             if step < steps:
-                cache = {"past_key_values": output.past_key_values}
+                # Renamed in transformers 5.
+                name = "cache" if "cache" in output else "past_key_values"
+                cache = {name: output[name]}
                 ids.append(int(output.logits[0, -1].argmax()))
     return ids
 

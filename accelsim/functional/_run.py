@@ -146,7 +146,7 @@ class _Runner:
     def __init__(self, trace: AttentionTrace, policy: Policy, indices: bool, seed: int) -> None:
         self.trace, self.policy, self.indices, self.seed = trace, policy, indices, seed
         self.observe: Observer | None = None
-        self.cascade = Cascade(trace, policy, seed)
+        self.cascade = Cascade(trace.num_layers, trace.tokens, trace.num_query_heads, policy, seed)
         self.layers = [_load_layer(trace, policy, i) for i in range(trace.num_layers)]
         counts = range(trace.tokens + 1)
         budgets = [n if policy.values is None else policy.values.budget(n) for n in counts]

@@ -1,0 +1,1 @@
+"""Closed loop: perplexity and task scores with the policy inside the running model."""

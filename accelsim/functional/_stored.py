@@ -100,10 +100,10 @@ class Stored:
             len(key), -1, dim
         )
         scores = grouped @ key[:, :context].transpose(0, 2, 1)
-        return scores.reshape(heads, rows, context).astype(np.float64, copy=False)
+        return np.asarray(scores.reshape(heads, rows, context), dtype=np.float64)
 
     def _weighted(self, weights: NDArray[Any], value: NDArray[Any]) -> NDArray[np.float64]:
         heads, rows, context = weights.shape
         grouped = weights.astype(self._dtype, copy=False).reshape(len(value), -1, context)
         output = grouped @ value[:, :context]
-        return output.reshape(heads, rows, -1).astype(np.float64, copy=False)
+        return np.asarray(output.reshape(heads, rows, -1), dtype=np.float64)

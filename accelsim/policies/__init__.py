@@ -1,7 +1,14 @@
 """Policies: which tokens, heads, values and bits are kept. Declarations only, no tensors."""
 
 from accelsim.policies._base import PolicyPart
-from accelsim.policies._policy import Policy, Selection, load_policy
+from accelsim.policies._policy import (
+    Policy,
+    Selection,
+    applicable,
+    load_policy,
+    why_closed_loop_not,
+    why_not,
+)
 from accelsim.policies._schedule import LayerSchedule
 from accelsim.policies._selection import Budgeted, Needs, Recent, SelectionPart
 from accelsim.policies.dhsa import DHSA
@@ -44,5 +51,8 @@ __all__ = [
     "StaticQuantization",
     "StreamingLLM",
     "ZeroTPrune",
+    "applicable",
     "load_policy",
+    "why_closed_loop_not",
+    "why_not",
 ]

@@ -21,6 +21,7 @@ from accelsim.policies.tokens import CascadeTokens
 from accelsim.policies.tova import TOVA
 from accelsim.policies.values import LocalValues
 from accelsim.policies.zero_tprune import ZeroTPrune
+from accelsim.traces import AttentionTrace
 
 Quantization = Annotated[
     StaticQuantization | ProgressiveQuantization | KiviQuantization,
@@ -62,11 +63,52 @@ class Policy(Config):
         if self.selection is not None:
             if self.tokens is not None:
                 raise ValueError("give 'tokens' or 'selection', not both")
+            merging = self.selection.kind == "ems"
+            if merging and not isinstance(self.quantization, StaticQuantization):
+                raise ValueError("'ems' merges stored vectors; expected static quantization")
             if self.heads is not None:
                 raise ValueError("'heads' goes with 'tokens'; expected no 'selection' beside it")
         if isinstance(self.quantization, KiviQuantization) and (self.tokens or self.heads):
             raise ValueError("quantization 'kivi' goes with 'selection'; expected no cascade")
         return self
+
+
+def why_not(policy: Policy, trace: AttentionTrace) -> str:
+    """Say why a policy does not apply to a trace, or return an empty string.
+
+    Policies of the cache need a causal model that decodes; encoder policies need an encoder.
+    """
+    rule = policy.selection
+    if rule is not None and rule.encoder:
+        if trace.causal or trace.decode_tokens:
+            return f"policy '{rule.kind}' prunes encoders; expected a trace with causal = false"
+        return ""
+    cached = rule.kind if rule is not None else policy.quantization.kind
+    on_cache = rule is not None or isinstance(policy.quantization, KiviQuantization)
+    if on_cache and not (trace.causal and trace.decode_tokens):
+        return f"policy '{cached}' acts on the cache of a decoder; expected decode tokens"
+    if not trace.has_values:
+        return "tensor 'layer.0.value' is missing; expected values, which every policy reads"
+    return ""
+
+
+def why_closed_loop_not(policy: Policy, *, causal: bool, prompt_tokens: int = 0) -> str:
+    """Say why a policy cannot run inside a model, or return an empty string."""
+    rule = policy.selection
+    if rule is not None and rule.encoder and causal:
+        return f"policy '{rule.kind}' prunes encoders; expected an encoder model"
+    cached = rule is not None or isinstance(policy.quantization, KiviQuantization)
+    if not causal and cached and not (rule is not None and rule.encoder):
+        kind = rule.kind if rule is not None else policy.quantization.kind
+        return f"policy '{kind}' acts on the cache of a decoder; expected a causal model"
+    if rule is not None and rule.needs.selection == "once" and not prompt_tokens:
+        return f"policy '{rule.kind}' selects once after the prompt; expected a prompt length"
+    return ""
+
+
+def applicable(policy: Policy, trace: AttentionTrace) -> bool:
+    """Whether a policy does anything sensible on a trace; see :func:`why_not`."""
+    return not why_not(policy, trace)
 
 
 def load_policy(name_or_path: str, overrides: dict[str, object] | None = None) -> Policy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -58,13 +59,21 @@ class PolicyAttention:
         self.alive[rows] = True
         self.visible_keys += self._visible(positions)
         output = np.zeros(query.shape, dtype=np.float32)
-        # An encoder's rule sees the attention of all queries at once.
-        size = _ROWS_PER_BLOCK if shape.causal else max(len(rows), 1)
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
+        for part in self._blocks(rows):
             place = part - positions[0]
             output[:, place] = self._run(layer, query[:, place], stored, part, key.shape[1])
         return output
+
+    def _blocks(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        """Cut rows into blocks that do not mix the prompt with what follows it."""
+        if not self._shape.causal:
+            # An encoder's rule sees the attention of all queries at once.
+            yield rows
+            return
+        prompt = self._shape.prompt_tokens
+        for half in (rows[rows < prompt], rows[rows >= prompt]):
+            for start in range(0, len(half), _ROWS_PER_BLOCK):
+                yield half[start : start + _ROWS_PER_BLOCK]
 
     def _visible(self, positions: NDArray[np.int64]) -> int:
         seen = positions + 1 if self._shape.causal else np.full(len(positions), self._shape.tokens)

@@ -111,12 +111,14 @@ class Decision:
     def empty(cls, block: Block, kv_heads: int) -> Decision:
         """Return a decision with nothing kept and no work."""
         heads, rows, context = block.scores.shape
-        counts = [np.zeros((kv_heads, rows), dtype=np.int64) for _ in range(3)]
+        none = np.zeros((3, kv_heads, rows), dtype=np.int64)
         return cls(
             np.zeros((heads, rows, context), dtype=np.bool_),
             np.zeros((heads, rows), dtype=np.bool_),
             np.zeros((kv_heads, rows, len(WORK)), dtype=np.int64),
-            *counts,
+            none[0],
+            none[1],
+            none[2],
         )
 
 

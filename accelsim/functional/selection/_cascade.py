@@ -62,7 +62,8 @@ class CascadeSelector(Selector):
             by_age, permanent = tokens.per_query, tokens.permanent
         _cascade_rows(
             block.scores, block.both, block.threshold, block.positions,
-            np.array(budgets, dtype=np.int64), first, max(recent, 1), by_age, permanent, self._survivors,
+            np.array(budgets, dtype=np.int64), first, max(recent, 1), by_age, permanent,
+            self._survivors,
             self._alive, self._received, self._importance, self._heads_alive,
             decision.kept, decision.refetched,
         )  # fmt: skip

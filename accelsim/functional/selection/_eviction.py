@@ -219,5 +219,5 @@ def _flag_low(
             # comes back, the new one goes off.
             for j in range(seen):
                 low = alive[g, j] and mean[j] < 1.0 / seen
-                score[g, j] += float(flags[j]) - float(low)
+                score[g, j] += (1.0 if flags[j] else 0.0) - (1.0 if low else 0.0)
                 flags[j] = low

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.errors import TraceError
+from accelsim.errors import AccelsimError, TraceError
 from accelsim.functional import kernels
 from accelsim.functional._cascade import Cascade, Selection
 from accelsim.functional.quantization import progressive_planes, quantize_dequantize
@@ -99,6 +99,11 @@ def run_policy(
     if explain:
         raise TraceError(f"{trace.path}: {explain}")
     if policy.selection is not None or isinstance(policy.quantization, KiviQuantization):
+        if observe is not None:
+            raise AccelsimError(
+                f"{trace.path}: the fixed-point datapath follows SpAtten's own policies; "
+                "expected one without 'selection' and without a 'kivi' cache"
+            )
         from accelsim.functional._selected import run_selection
 
         return PolicyRun(*run_selection(trace, policy, indices, seed))

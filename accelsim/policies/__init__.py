@@ -6,6 +6,7 @@ from accelsim.policies._policy import (
     Selection,
     applicable,
     load_policy,
+    load_policy_spec,
     why_closed_loop_not,
     why_not,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "ZeroTPrune",
     "applicable",
     "load_policy",
+    "load_policy_spec",
     "why_closed_loop_not",
     "why_not",
 ]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import pydantic
 
-from accelsim.configs import Config, load
+from accelsim.configs import Config, load, parse_override
 from accelsim.policies.dhsa import DHSA
 from accelsim.policies.ems import EMS
 from accelsim.policies.h2o import H2O
@@ -109,6 +109,17 @@ def why_closed_loop_not(policy: Policy, *, causal: bool, prompt_tokens: int = 0)
 def applicable(policy: Policy, trace: AttentionTrace) -> bool:
     """Whether a policy does anything sensible on a trace; see :func:`why_not`."""
     return not why_not(policy, trace)
+
+
+def load_policy_spec(spec: str) -> Policy:
+    """Read a policy given as ``NAME|FILE[:KEY=VALUE,KEY=VALUE]``.
+
+    Raises:
+        ConfigError: with file, key and expectation.
+    """
+    name, _, changes = spec.partition(":")
+    pairs = [parse_override(text) for text in changes.split(",") if text]
+    return load_policy(name, dict(pairs))
 
 
 def load_policy(name_or_path: str, overrides: dict[str, object] | None = None) -> Policy:

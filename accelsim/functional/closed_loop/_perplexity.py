@@ -139,6 +139,21 @@ def bootstrap_interval(nll: NDArray[np.float64], seed: int = 0) -> tuple[float, 
     return float(low), float(high)
 
 
+def cut_windows(ids: Sequence[int], windows: int, window_tokens: int) -> dict[str, list[int]]:
+    """Cut token ids into windows that follow each other.
+
+    Raises:
+        TraceError: the text is shorter than asked.
+    """
+    if len(ids) < windows * window_tokens:
+        raise TraceError(
+            f"the text has {len(ids)} tokens; expected at least {windows * window_tokens} "
+            f"({windows} windows of {window_tokens})"
+        )
+    starts = range(0, windows * window_tokens, window_tokens)
+    return {f"text{i}": list(ids[s : s + window_tokens]) for i, s in enumerate(starts)}
+
+
 def shipped_windows() -> dict[str, list[int]]:
     """Token ids of the four 512-token windows that the tables of docs/accuracy.md use."""
     text = resources.files("accelsim.functional.closed_loop").joinpath("data/windows.json")

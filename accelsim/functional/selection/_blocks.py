@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +16,7 @@ from accelsim.functional.selection._base import (
     work_by_kv_head,
 )
 from accelsim.functional.selection._kernels import WORK, dense_mask
+from accelsim.jit import kernel
 from accelsim.policies import DHSA, Quest
 
 
@@ -94,7 +94,7 @@ def _shared(scores: Floats, heads: int) -> Floats:
     return np.asarray(scores.reshape(-1, heads, *scores.shape[1:]).sum(axis=1))
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def _page_bounds(
     query: NDArray[np.float64],
     low: NDArray[np.float64],
@@ -113,7 +113,7 @@ def _page_bounds(
                 bounds[h, r, p] = total
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def _keep_pages(
     bounds: NDArray[np.float64],
     positions: NDArray[np.int64],
@@ -150,7 +150,7 @@ def _keep_pages(
             work[g, r, 2], work[g, r, 3] = passes, elements
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def _keep_chunks(
     similarity: NDArray[np.float64],
     positions: NDArray[np.int64],

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.functional.selection._base import Block, Decision, Floats, Selector, Shape
 from accelsim.functional.selection._kernels import softmax_kept
+from accelsim.jit import kernel
 from accelsim.policies import CascadeHeads, CascadeTokens
 
 
@@ -87,7 +87,7 @@ class CascadeSelector(Selector):
                 self._heads_alive[position, alive[order[budget:]]] = False
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def _cascade_rows(
     scores: NDArray[np.float64],
     both: NDArray[np.float64],

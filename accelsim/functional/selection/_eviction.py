@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +15,7 @@ from accelsim.functional.selection._base import (
     work_by_kv_head,
 )
 from accelsim.functional.selection._kernels import WORK, shrink, softmax_kept
+from accelsim.jit import kernel
 from accelsim.policies import H2O, Budgeted, Scissorhands
 
 
@@ -111,7 +111,7 @@ class ScissorhandsSelector(_Evicting):
         return self.finished(decision, work)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def _accumulate(
     scores: NDArray[np.float64],
     both: NDArray[np.float64],
@@ -145,7 +145,7 @@ def _accumulate(
                     score[g, j] += row[j]
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def _last_row(
     scores: NDArray[np.float64],
     both: NDArray[np.float64],
@@ -178,7 +178,7 @@ def _last_row(
                     score[g, j] += row[j] / heads
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def _flag_low(
     scores: NDArray[np.float64],
     both: NDArray[np.float64],

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.functional.kernels import filter_top, quick_select
+from accelsim.jit import kernel
 
 WORK = ("select_size", "select_target", "select_passes", "select_elements")
 """What :func:`shrink` writes: candidates, how many stay, passes and elements read in them."""
@@ -20,7 +20,7 @@ _PARALLELISM = 16
 """Comparators of the top-k engine: :data:`accelsim.functional.PARALLELISM`, as a literal."""
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def softmax_kept(
     row: NDArray[np.float64],
     both: NDArray[np.float64],
@@ -71,7 +71,7 @@ def softmax_kept(
         return refetched
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def attend_rows(
     scores: NDArray[np.float64],
     both: NDArray[np.float64],
@@ -96,7 +96,7 @@ def attend_rows(
             )
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def shrink(
     alive: NDArray[np.bool_],
     score: NDArray[np.float64],
@@ -157,7 +157,7 @@ def shrink(
     work[2], work[3] = passes, elements
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def prune_values(
     probabilities: NDArray[np.float64],
     kept: NDArray[np.bool_],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +14,7 @@ from accelsim.functional.selection._base import (
     updates_by_kv_head,
 )
 from accelsim.functional.selection._kernels import shrink, softmax_kept
+from accelsim.jit import kernel
 from accelsim.policies import EMS
 
 
@@ -58,7 +58,7 @@ class EMSSelector(Selector):
         return decision
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def combined_score(
     received: NDArray[np.float64],
     local: NDArray[np.float64],
@@ -81,7 +81,7 @@ def combined_score(
     return score
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     dot, aa, bb = 0.0, 0.0, 0.0
     for d in range(len(a)):
@@ -91,7 +91,7 @@ def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return float(dot / np.sqrt(aa * bb)) if aa > 0.0 and bb > 0.0 else 0.0
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def merge_into_nearest(
     leaver: int,
     key: NDArray[np.float64],
@@ -132,7 +132,7 @@ def merge_into_nearest(
     return True
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def _merge_rows(
     query: NDArray[np.float64],
     new_key: NDArray[np.float64],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from accelsim.cli._closed_loop import closed_loop_options
 from accelsim.cli._options import emit_json, json_option, stages
 
 if TYPE_CHECKING:
@@ -14,14 +15,18 @@ if TYPE_CHECKING:
 
 
 @click.command("verify")
-@click.argument("source")
+@click.argument("source", required=False)
 @click.option(
     "--policy",
-    metavar="NAME|FILE",
-    default="dense",
+    "policies",
+    metavar="NAME|FILE[:KEY=VALUE,...]",
+    multiple=True,
+    default=("dense",),
     show_default=True,
-    help="Pruning and quantization policy (see 'accelsim presets list policies').",
+    help="Pruning and quantization policy (see 'accelsim presets list policies'); repeatable with "
+    "--closed-loop.",
 )
+@closed_loop_options
 @click.option(
     "--datapath",
     metavar="NAME",
@@ -40,14 +45,25 @@ if TYPE_CHECKING:
 @json_option
 @click.option("--out", metavar="DIR", help="Also write verify.json there.")
 def command(
-    source: str,
-    policy: str,
+    source: str | None,
+    policies: tuple[str, ...],
+    closed_loop: bool,
+    model: str,
+    text_file: str | None,
+    lee: str | None,
+    windows: int,
+    window_tokens: int,
+    skip: int,
+    prompt_tokens: int,
     datapath: str,
     rounding: str,
     json_file: str | None,
     out: str | None,
 ) -> None:
     """Run SOURCE through SpAtten's fixed-point datapath and compare with dense float64 attention.
+
+    With --closed-loop the policy runs inside a model instead, and perplexity (or, with --lee, the
+    correlation with human similarity judgements) is printed.
 
     SOURCE is an attention trace (.safetensors). Open loop: the recorded tensors are those of the
     unpruned model, so errors are optimistic in depth. Prints relative error, cosine, KL of the
@@ -57,7 +73,23 @@ def command(
     Examples:
       accelsim verify traces/smollm2-64p-32d.safetensors --policy spatten-full
       accelsim verify traces/smollm2-64p-32d.safetensors --datapath rtl --rounding floor --json -
+      accelsim verify --closed-loop --policy dense --policy h2o:selection.budget_fraction=0.5
+      accelsim verify --closed-loop --text book.txt --windows 8 --policy dense --policy snapkv
+        --prompt-tokens 256
+      accelsim verify --closed-loop --model minilm --lee gensim.whl --policy dense --policy
+        spatten-encoder
     """
+    if closed_loop:
+        from accelsim.cli._closed_loop import run
+
+        run(
+            policies, model, text_file, lee, windows, window_tokens, skip, prompt_tokens,
+            json_file, out,
+        )  # fmt: skip
+        return
+    if source is None or len(policies) != 1:
+        raise click.UsageError("expected one SOURCE and one --policy (or --closed-loop)")
+    policy = policies[0]
     from accelsim.functional import verify_fixed_point
     from accelsim.functional.fixed_point import load_datapath
     from accelsim.policies import load_policy

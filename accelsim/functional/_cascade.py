@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from accelsim.functional.topk import PARALLELISM, topk_engine
 from accelsim.policies import CascadeHeads, CascadeTokens, Policy
-from accelsim.traces import AttentionTrace
 
 
 @dataclass(frozen=True)
@@ -30,9 +29,8 @@ class Cascade:
         head_importance: [query_heads] absolute output so far.
     """
 
-    def __init__(self, trace: AttentionTrace, policy: Policy, seed: int) -> None:
+    def __init__(self, layers: int, tokens: int, heads: int, policy: Policy, seed: int) -> None:
         """Start with everything alive and every score zero."""
-        layers, tokens, heads = trace.num_layers, trace.tokens, trace.num_query_heads
         self.token_importance: NDArray[np.float64] = np.zeros(tokens)
         self.head_importance: NDArray[np.float64] = np.zeros(heads)
         self._layers, self._seed = layers, seed
@@ -75,10 +73,14 @@ class Cascade:
         work = Selection()
         if target:
             seed = self._seed + 1 + layer * 104729 + context * 31
-            top = topk_engine(self.token_importance[free], target, PARALLELISM, seed)
+            importance = self.token_importance[free]
+            if self._tokens.per_query:
+                importance = importance / (context - free if own is not None else context)
+            top = topk_engine(importance, target, PARALLELISM, seed)
             kept[free[top.indices]] = True
             work = Selection(len(free), target, top.passes, top.elements)
-        self._tokens_alive[layer, candidates & ~kept] = False
+        if self._tokens.permanent:
+            self._tokens_alive[layer, candidates & ~kept] = False
         return kept, work
 
     def select_heads(self, layer: int, survivors: NDArray[np.bool_]) -> NDArray[np.bool_]:

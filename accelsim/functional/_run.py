@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.errors import TraceError
+from accelsim.errors import AccelsimError, TraceError
 from accelsim.functional import kernels
 from accelsim.functional._cascade import Cascade, Selection
 from accelsim.functional.quantization import progressive_planes, quantize_dequantize
 from accelsim.functional.topk import PARALLELISM
-from accelsim.policies import Policy, ProgressiveQuantization
+from accelsim.policies import KiviQuantization, Policy, ProgressiveQuantization, why_not
 from accelsim.traces import AttentionTrace
 from accelsim.workloads import Workload
 
@@ -95,6 +95,18 @@ def run_policy(
     """
     if trace.tokens < 1:
         raise TraceError(f"{trace.path}: trace has no tokens; expected at least one")
+    explain = why_not(policy, trace)
+    if explain:
+        raise TraceError(f"{trace.path}: {explain}")
+    if policy.selection is not None or isinstance(policy.quantization, KiviQuantization):
+        if observe is not None:
+            raise AccelsimError(
+                f"{trace.path}: the fixed-point datapath follows SpAtten's own policies; "
+                "expected one without 'selection' and without a 'kivi' cache"
+            )
+        from accelsim.functional._selected import run_selection
+
+        return PolicyRun(*run_selection(trace, policy, indices, seed))
     runner = _Runner(trace, policy, indices, seed)
     runner.observe = observe
     steps = range(0 if trace.prefill_tokens else 1, trace.decode_tokens + 1)
@@ -128,6 +140,7 @@ def _load_layer(trace: AttentionTrace, policy: Policy, layer: int) -> _Layer:
         first, both = progressive_planes(key, q.msb_bits, q.lsb_bits, q.split, q.scale)
         stored = quantize_dequantize(value, q.fetched_value_bits, q.scale)
     else:
+        assert not isinstance(q, KiviQuantization)
         first = both = quantize_dequantize(key, q.key_bits, q.scale)
         stored = quantize_dequantize(value, q.value_bits, q.scale)
     return _Layer(
@@ -146,7 +159,7 @@ class _Runner:
     def __init__(self, trace: AttentionTrace, policy: Policy, indices: bool, seed: int) -> None:
         self.trace, self.policy, self.indices, self.seed = trace, policy, indices, seed
         self.observe: Observer | None = None
-        self.cascade = Cascade(trace, policy, seed)
+        self.cascade = Cascade(trace.num_layers, trace.tokens, trace.num_query_heads, policy, seed)
         self.layers = [_load_layer(trace, policy, i) for i in range(trace.num_layers)]
         counts = range(trace.tokens + 1)
         budgets = [n if policy.values is None else policy.values.budget(n) for n in counts]
@@ -163,9 +176,13 @@ class _Runner:
         # Bits of the first key fetch, of the LSB plane, and of a value.
         self.bits: tuple[int, int, int]
         self.threshold: float
+        # A scale of 16 bits goes with every vector that has one of its own.
+        per_token = not isinstance(q, KiviQuantization) and q.scale == "per_token"
+        self.scale_bytes = 2 if per_token else 0
         if isinstance(q, ProgressiveQuantization):
             self.bits, self.threshold = (q.msb_bits, q.lsb_bits, q.fetched_value_bits), q.threshold
         else:
+            assert not isinstance(q, KiviQuantization)
             self.bits, self.threshold = (q.key_bits, 0, q.value_bits), 0.0
 
     def run_step(self, step: int) -> None:
@@ -222,6 +239,12 @@ class _Runner:
             self._append_row(step, layer, int(kv), context, stats[kv], work)
             self.columns["keys"].append(len(key_indices))
             self.columns["values"].append(len(value_indices))
+            runs = 1 + int(np.count_nonzero(np.diff(key_indices) > 1))
+            self.columns["key_runs"].append(runs)
+            scales = (len(key_indices) + len(value_indices)) * self.scale_bytes
+            self.columns["metadata_bytes"].append(scales)
+            accumulates = self.policy.tokens is not None
+            self.columns["score_updates"].append(int(stats[kv, 1]) if accumulates else 0)
             if self.indices:
                 self.key_indices.append(key_indices)
                 self.value_indices.append(value_indices)

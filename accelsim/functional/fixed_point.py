@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from accelsim.errors import ConfigError, SimulationError, did_you_mean
 from accelsim.functional.quantization import largest_progressive_code, quantize, split_planes
-from accelsim.policies import Policy, ProgressiveQuantization
+from accelsim.policies import KiviQuantization, Policy, ProgressiveQuantization
 
 Integers = NDArray[np.int64]
 Rounding = Literal["nearest", "nearest-even", "floor"]
@@ -170,6 +170,8 @@ def operands(
         ConfigError: two key planes that are wider than the multipliers together.
     """
     q = policy.quantization
+    if isinstance(q, KiviQuantization):
+        raise ConfigError("policy: quantization 'kivi': the datapath takes symmetric codes only")
     top = 2 ** (OPERAND_BITS - 1) - 1
     query_codes, query_step = quantize(query, top, q.scale)
     if isinstance(q, ProgressiveQuantization):

@@ -7,6 +7,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from accelsim.policies import KiviQuantization
+
 Float = NDArray[np.float64]
 
 
@@ -75,3 +77,34 @@ def progressive_planes(
     codes, step = quantize(tensor, largest_progressive_code(msb_bits, lsb_bits, split), scale)
     msb, lsb = split_planes(codes, lsb_bits, split)
     return (msb << lsb_bits) * step, ((msb << lsb_bits) + lsb) * step
+
+
+def asymmetric(groups: NDArray[Any], bits: int, axis: int) -> Float:
+    """Quantize to ``2^bits`` steps between the least and the largest along ``axis``; read back."""
+    wide = np.asarray(groups, dtype=np.float64)
+    low = wide.min(axis=axis, keepdims=True)
+    step = (wide.max(axis=axis, keepdims=True) - low) / (2**bits - 1)
+    step = np.where(step > 0, step, 1.0)
+    return np.asarray(np.rint((wide - low) / step) * step + low, dtype=np.float64)
+
+
+def kivi_keys(key: NDArray[Any], rule: KiviQuantization) -> Float:
+    """Keys [heads, tokens, head_dim] read back per channel over groups of tokens.
+
+    A last group that is not full is quantized over what it has; the residual hides it.
+    """
+    heads, tokens, dim = key.shape
+    result = np.empty((heads, tokens, dim))
+    for start in range(0, tokens, rule.group_tokens):
+        part = slice(start, start + rule.group_tokens)
+        result[:, part] = asymmetric(key[:, part], rule.key_bits, axis=1)
+    return result
+
+
+def kivi_values(value: NDArray[Any], rule: KiviQuantization) -> Float:
+    """Values [heads, tokens, head_dim] read back per token over groups of elements."""
+    result = np.empty(value.shape)
+    for start in range(0, value.shape[2], rule.group_channels):
+        part = slice(start, start + rule.group_channels)
+        result[..., part] = asymmetric(value[..., part], rule.value_bits, axis=-1)
+    return result

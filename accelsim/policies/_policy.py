@@ -6,15 +6,33 @@ from typing import Annotated
 
 import pydantic
 
-from accelsim.configs import Config, load
+from accelsim.configs import Config, load, parse_override
+from accelsim.policies.dhsa import DHSA
+from accelsim.policies.ems import EMS
+from accelsim.policies.h2o import H2O
 from accelsim.policies.heads import CascadeHeads
+from accelsim.policies.kivi import KiviQuantization
 from accelsim.policies.quantization import ProgressiveQuantization, StaticQuantization
+from accelsim.policies.quest import Quest
+from accelsim.policies.scissorhands import Scissorhands
+from accelsim.policies.snapkv import SnapKV
+from accelsim.policies.streaming_llm import StreamingLLM
 from accelsim.policies.tokens import CascadeTokens
+from accelsim.policies.tova import TOVA
 from accelsim.policies.values import LocalValues
+from accelsim.policies.zero_tprune import ZeroTPrune
+from accelsim.traces import AttentionTrace
 
 Quantization = Annotated[
-    StaticQuantization | ProgressiveQuantization, pydantic.Field(discriminator="kind")
+    StaticQuantization | ProgressiveQuantization | KiviQuantization,
+    pydantic.Field(discriminator="kind"),
 ]
+
+Selection = Annotated[
+    H2O | StreamingLLM | Scissorhands | SnapKV | TOVA | Quest | DHSA | EMS | ZeroTPrune,
+    pydantic.Field(discriminator="kind"),
+]
+"""Every token selection that a YAML can name by ``kind``."""
 
 
 class Policy(Config):
@@ -23,7 +41,9 @@ class Policy(Config):
     Attributes:
         description: one sentence for ``accelsim presets``.
         source: where rule and ratios come from; ``ours`` where we chose them.
+        assumptions: what the source does not say and we chose.
         tokens: cascade token pruning.
+        selection: another rule that selects tokens, instead of ``tokens``.
         heads: cascade head pruning.
         values: local value pruning.
         quantization: stored widths; 12-bit static if absent, the width of SpAtten's multipliers.
@@ -31,10 +51,75 @@ class Policy(Config):
 
     description: str = ""
     source: str = ""
+    assumptions: tuple[str, ...] = ()
     tokens: CascadeTokens | None = None
+    selection: Selection | None = None
     heads: CascadeHeads | None = None
     values: LocalValues | None = None
     quantization: Quantization = StaticQuantization()
+
+    @pydantic.model_validator(mode="after")
+    def _check_parts(self) -> Policy:
+        if self.selection is not None:
+            if self.tokens is not None:
+                raise ValueError("give 'tokens' or 'selection', not both")
+            merging = self.selection.kind == "ems"
+            if merging and not isinstance(self.quantization, StaticQuantization):
+                raise ValueError("'ems' merges stored vectors; expected static quantization")
+            if self.heads is not None:
+                raise ValueError("'heads' goes with 'tokens'; expected no 'selection' beside it")
+        if isinstance(self.quantization, KiviQuantization) and (self.tokens or self.heads):
+            raise ValueError("quantization 'kivi' goes with 'selection'; expected no cascade")
+        return self
+
+
+def why_not(policy: Policy, trace: AttentionTrace) -> str:
+    """Say why a policy does not apply to a trace, or return an empty string.
+
+    Policies of the cache need a causal model that decodes; encoder policies need an encoder.
+    """
+    rule = policy.selection
+    if rule is not None and rule.encoder:
+        if trace.causal or trace.decode_tokens:
+            return f"policy '{rule.kind}' prunes encoders; expected a trace with causal = false"
+        return ""
+    cached = rule.kind if rule is not None else policy.quantization.kind
+    on_cache = rule is not None or isinstance(policy.quantization, KiviQuantization)
+    if on_cache and not (trace.causal and trace.decode_tokens):
+        return f"policy '{cached}' acts on the cache of a decoder; expected decode tokens"
+    if not trace.has_values:
+        return "tensor 'layer.0.value' is missing; expected values, which every policy reads"
+    return ""
+
+
+def why_closed_loop_not(policy: Policy, *, causal: bool, prompt_tokens: int = 0) -> str:
+    """Say why a policy cannot run inside a model, or return an empty string."""
+    rule = policy.selection
+    if rule is not None and rule.encoder and causal:
+        return f"policy '{rule.kind}' prunes encoders; expected an encoder model"
+    cached = rule is not None or isinstance(policy.quantization, KiviQuantization)
+    if not causal and cached and not (rule is not None and rule.encoder):
+        kind = rule.kind if rule is not None else policy.quantization.kind
+        return f"policy '{kind}' acts on the cache of a decoder; expected a causal model"
+    if rule is not None and rule.needs.selection == "once" and not prompt_tokens:
+        return f"policy '{rule.kind}' selects once after the prompt; expected a prompt length"
+    return ""
+
+
+def applicable(policy: Policy, trace: AttentionTrace) -> bool:
+    """Whether a policy does anything sensible on a trace; see :func:`why_not`."""
+    return not why_not(policy, trace)
+
+
+def load_policy_spec(spec: str) -> Policy:
+    """Read a policy given as ``NAME|FILE[:KEY=VALUE,KEY=VALUE]``.
+
+    Raises:
+        ConfigError: with file, key and expectation.
+    """
+    name, _, changes = spec.partition(":")
+    pairs = [parse_override(text) for text in changes.split(",") if text]
+    return load_policy(name, dict(pairs))
 
 
 def load_policy(name_or_path: str, overrides: dict[str, object] | None = None) -> Policy:

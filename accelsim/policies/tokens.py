@@ -41,11 +41,18 @@ class CascadeTokens(LayerSchedule):
             young tokens, so ``paper`` removes the newest context first and harms a causal model
             that was not fine-tuned for it.
         protect: used by ``protected`` only.
+        per_query: rank by the mean over the queries that saw the token instead of the sum, so that
+            young tokens are not at a disadvantage (ours).
+        permanent: a pruned token stays out of this layer in all later steps. ``false`` lets every
+            query select anew among the survivors of the layer above it, as if the text were a
+            prompt processed in parallel; nothing is freed then, only not fetched.
     """
 
     front: Fraction = 0.15
     importance: Literal["paper", "protected"] = "protected"
     protect: Protect = Protect()
+    per_query: bool = False
+    permanent: bool = True
 
     def protected_ranges(self) -> tuple[int, int]:
         """Return ``(first, recent)``: how many tokens are exempt at either end of the context."""

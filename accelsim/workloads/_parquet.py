@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from accelsim.errors import WorkloadError
-from accelsim.workloads._table import COLUMNS, Workload
+from accelsim.workloads._table import COLUMNS, POLICY_COLUMNS, Workload
 
 SCHEMA = "accelsim.workload/1"
 _INDEX_FIELDS = ("key_indices", "value_indices")
@@ -64,6 +64,9 @@ def read_parquet(path: str | Path) -> Workload:
     columns = {}
     for name, (dtype, _) in COLUMNS.items():
         if name not in table.column_names:
+            if name in POLICY_COLUMNS:
+                columns[name] = np.zeros(table.num_rows, dtype=dtype)
+                continue
             raise WorkloadError(f"{path}: column '{name}' is missing")
         values = table[name].to_numpy()
         if values.dtype.kind not in "iub":

@@ -35,8 +35,28 @@ COLUMNS: dict[str, tuple[Any, str]] = {
     "select_target": (np.int32, "tokens the cascade selection keeps"),
     "select_passes": (np.int32, "quick-select passes of the cascade selection"),
     "select_elements": (np.int64, "importances read in those passes"),
+    "score_updates": (np.int64, "accumulators that a policy reads, adds to and writes back"),
+    "metadata_bytes": (
+        np.int64,
+        "DRAM bytes read beside vectors: page bounds, chunk means, scales",
+    ),
+    "residual_bytes": (np.int64, "DRAM bytes of vectors read beyond key_bits and value_bits"),
+    "write_back_bytes": (np.int64, "DRAM bytes a policy writes: merged vectors, page bounds"),
+    "key_runs": (np.int32, "contiguous runs of tokens in the fetched keys; 0: not recorded"),
 }
-"""Column name to (dtype, meaning). Counts are numbers of vectors or scores, never bytes."""
+"""Column name to (dtype, meaning). Counts are numbers of vectors or scores unless named bytes."""
+
+_WHERE_NONE_ZERO = ("select_size", "select_target", "select_passes", "select_elements")
+
+POLICY_COLUMNS = (
+    "score_updates",
+    "metadata_bytes",
+    "residual_bytes",
+    "write_back_bytes",
+    "key_runs",
+)
+"""What token-selection policies ask of the hardware beyond vectors and top-k; zero where nothing.
+A Parquet file written before they existed reads as zero."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +140,7 @@ class Workload:
         given.setdefault("topk_target", np.where(prunes, values, 0))
         given.setdefault("topk_passes", full * -1)
         given.setdefault("topk_elements", full * -1)
-        for name in ("select_size", "select_target", "select_passes", "select_elements"):
+        for name in (*_WHERE_NONE_ZERO, *POLICY_COLUMNS):
             given.setdefault(name, full * 0)
         for name in ("step", "layer", "head"):
             given.setdefault(name, full * 0)
@@ -157,7 +177,7 @@ class Workload:
         """Bytes of the vectors that the policy's masks name, by tensor and bit plane.
 
         No rounding to bursts and no over-fetch: what the decisions ask for, to be compared with
-        what an accelerator moves.
+        what an accelerator moves. ``metadata`` and ``residual`` are what a policy reads beside.
         """
         dim = self.head_dim
         keys, values = self["keys"].astype(np.int64), self["values"].astype(np.int64)
@@ -166,4 +186,6 @@ class Workload:
             "key_msb": int((keys * self["key_bits"]).sum()) * dim // 8,
             "key_lsb": int(lsb.sum()) * dim // 8,
             "value": int((values * self["value_bits"]).sum()) * dim // 8,
+            "metadata": int(self["metadata_bytes"].sum()),
+            "residual": int(self["residual_bytes"].sum()),
         }

@@ -1,0 +1,170 @@
+"""``accelsim verify --closed-loop``: a policy inside a running model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from accelsim.cli._options import emit_json, stages
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def closed_loop_options(function: F) -> F:
+    """Add ``--closed-loop`` and what it takes."""
+    for option in (
+        click.option(
+            "--prompt-tokens", default=0, show_default=True, type=click.IntRange(0),
+            help="First tokens of a window that attend densely, as a prompt (SnapKV needs some).",
+        ),
+        click.option(
+            "--skip", default=64, show_default=True, type=click.IntRange(0),
+            help="First positions of a window that are not scored.",
+        ),
+        click.option(
+            "--window-tokens", default=512, show_default=True, type=click.IntRange(2),
+            help="Tokens of a window of --text.",
+        ),
+        click.option(
+            "--windows", default=4, show_default=True, type=click.IntRange(1),
+            help="Windows to run.",
+        ),
+        click.option(
+            "--lee", metavar="WHEEL|DIR",
+            help="Lee similarity task (minilm): a gensim wheel ('pip download --no-deps gensim') "
+            "or a folder with its lee.cor and similarities0-1.txt.",
+        ),
+        click.option(
+            "--text", "text_file", metavar="FILE",
+            help="Text to score; without it the four windows of docs/accuracy.md.",
+        ),
+        click.option(
+            "--model", type=click.Choice(["smollm2", "minilm"]), default="smollm2",
+            show_default=True, help="Model to run, from its package.",
+        ),
+        click.option(
+            "--closed-loop", is_flag=True, help="Run the policies inside a model, not on a trace."
+        ),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def run(
+    specs: tuple[str, ...],
+    model: str,
+    text_file: str | None,
+    lee: str | None,
+    windows: int,
+    window_tokens: int,
+    skip: int,
+    prompt_tokens: int,
+    json_file: str | None,
+    out: str | None,
+) -> None:
+    """Run every policy and print one line for each."""
+    from accelsim.errors import AccelsimError
+    from accelsim.policies import load_policy_spec
+    from accelsim.reports import prepare_folder, write_text
+
+    policies = {spec: load_policy_spec(spec) for spec in dict.fromkeys(specs)}
+    if (model == "minilm") != (lee is not None):
+        raise AccelsimError(
+            f"--model {model}: minilm is scored on the Lee task (--lee WHEEL), smollm2 on text"
+        )
+    folder = None if out is None else prepare_folder(out)
+    with stages(model) as on_stage:
+        if lee is not None:
+            score = _lee(lee)
+        else:
+            score = _perplexity(text_file, windows, window_tokens, skip, prompt_tokens)
+        results = {}
+        for spec, policy in policies.items():
+            results[spec] = score(
+                policy, lambda done, total, s=spec: on_stage(f"{s} {done}/{total}")
+            ).to_dict()
+    document = {
+        "schema": "accelsim.closed-loop/1",
+        "mode": "closed-loop",
+        "model": model,
+        "text": text_file or ("lee" if lee else "shipped windows"),
+        "skip": skip,
+        "prompt_tokens": prompt_tokens,
+        "results": results,
+    }
+    text = json.dumps(document, indent=2, allow_nan=False)
+    if json_file != "-":
+        _print(model, results)
+    if json_file:
+        emit_json(text, json_file)
+    if folder is not None:
+        write_text(folder / "closed-loop.json", text + "\n")
+
+
+def _perplexity(
+    text_file: str | None, windows: int, window_tokens: int, skip: int, prompt_tokens: int
+) -> Any:
+    from accelsim.errors import TraceError
+    from accelsim.functional.closed_loop import cut_windows, perplexity, shipped_windows
+    from accelsim.traces.capture import load_smollm2
+
+    text = ""
+    if text_file is not None:
+        try:
+            text = Path(text_file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise TraceError(f"{text_file}: cannot be read as text ({error})") from None
+    model = load_smollm2()
+    if text_file is None:
+        chosen = dict(list(shipped_windows().items())[:windows])
+    else:
+        chosen = cut_windows(model.encode(text), windows, window_tokens)
+    return lambda policy, tell: perplexity(
+        model, list(chosen.values()), policy, skip=skip, prompt_tokens=prompt_tokens, on_window=tell
+    )
+
+
+def _lee(path: str) -> Any:
+    from accelsim.functional.closed_loop import lee_score, read_lee
+    from accelsim.traces.capture import load_minilm
+
+    stories, judged = read_lee(path)
+    model = load_minilm()
+    return lambda policy, tell: lee_score(model, stories, judged, policy, on_story=tell)
+
+
+def _print(model: str, results: dict[str, dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    first = next(iter(results.values()))
+    metric = "perplexity" if "perplexity" in first else "pearson"
+    scope = (
+        f"{first['windows']} windows, {first['tokens']} tokens"
+        if metric == "perplexity"
+        else f"{first['documents']} documents, {first['pairs']} pairs"
+    )
+    table = Table(
+        title=f"{model}, closed loop, {scope}; interval: {first['interval_method']}",
+        title_justify="left",
+        show_edge=False,
+    )
+    table.add_column("policy")
+    for title in (metric, "95 % interval", "keys scored", "by window"):
+        table.add_column(title, justify="right")
+    for name, row in results.items():
+        low, high = row["interval_95"]
+        detail = " ".join(f"{x:.2f}" for x in row.get("by_window", []))
+        detail = detail or f"Spearman {row['spearman']:.3f}"
+        table.add_row(
+            name,
+            f"{row[metric]:.3f}",
+            f"{low:.3f} to {high:.3f}",
+            f"{100 * row['kept_key_fraction']:.1f} %",
+            detail,
+        )
+    Console().print(table)

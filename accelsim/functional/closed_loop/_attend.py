@@ -1,0 +1,151 @@
+"""A policy as the attention function of a running model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accelsim.functional._stored import Stored
+from accelsim.functional.selection import Block, Shape, selector_for
+from accelsim.functional.selection._kernels import prune_values
+from accelsim.policies import Policy
+from accelsim.traces.capture import Attend, Floats
+
+_ROWS_PER_BLOCK = 128
+"""Query rows handled together: their scores stay in cache, and memory is bounded by one layer."""
+
+
+class PolicyAttention:
+    """Attention of one sequence under a policy; call it as the model's ``attend``.
+
+    Keys and values of a whole call are quantized together, so a per-tensor scale is that of the
+    text as a whole: a static scale, as calibrated hardware would hold.
+
+    Args:
+        policy: what to keep.
+        shape: of the model and the sequence.
+        scale: of the scores.
+        seed: of the pivots of the top-k engine.
+
+    Attributes:
+        kept_keys: query-key pairs that were scored.
+        visible_keys: pairs that dense attention would score.
+        fetched_keys: keys that the rows fetch, the union over the query heads of each KV head.
+        alive: [tokens], tokens that an encoder policy left in the last layer.
+    """
+
+    def __init__(self, policy: Policy, shape: Shape, scale: float, seed: int = 0) -> None:
+        self._policy, self._shape, self._scale = policy, shape, scale
+        self._selector = selector_for(policy, shape, seed)
+        counts = range(shape.tokens + 1)
+        budgets = [n if policy.values is None else policy.values.budget(n) for n in counts]
+        self._budgets = np.array(budgets, dtype=np.int64)
+        self.kept_keys = 0
+        self.visible_keys = 0
+        self.fetched_keys = 0
+        self.alive: NDArray[np.bool_] = np.ones(shape.tokens, dtype=np.bool_)
+
+    def __call__(
+        self, layer: int, query: Floats, key: Floats, value: Floats, positions: NDArray[np.int64]
+    ) -> Floats:
+        """Return the output [query_heads, new, head_dim] of one layer; see ``Attend``."""
+        shape = self._shape
+        stored = Stored(self._policy, key, value, shape.prompt_tokens, np.float32)
+        rows = self._selector.rows(layer, positions)
+        self.alive[:] = False
+        self.alive[rows] = True
+        self.visible_keys += self._visible(positions)
+        output = np.zeros(query.shape, dtype=np.float32)
+        for part in self._blocks(rows):
+            place = part - positions[0]
+            output[:, place] = self._run(layer, query[:, place], stored, part, key.shape[1])
+        return output
+
+    def _blocks(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        """Cut rows into blocks that do not mix the prompt with what follows it."""
+        if not self._shape.causal:
+            # An encoder's rule sees the attention of all queries at once.
+            yield rows
+            return
+        prompt = self._shape.prompt_tokens
+        for half in (rows[rows < prompt], rows[rows >= prompt]):
+            for start in range(0, len(half), _ROWS_PER_BLOCK):
+                yield half[start : start + _ROWS_PER_BLOCK]
+
+    def _visible(self, positions: NDArray[np.int64]) -> int:
+        seen = positions + 1 if self._shape.causal else np.full(len(positions), self._shape.tokens)
+        return int(seen.sum()) * self._shape.num_query_heads
+
+    def _run(
+        self,
+        layer: int,
+        query: Floats,
+        stored: Stored,
+        positions: NDArray[np.int64],
+        context: int,
+    ) -> NDArray[Any]:
+        shape = self._shape
+        if shape.causal:
+            context = int(positions[-1]) + 1
+        scores, both = stored.scores(query, positions, context, self._scale)
+        block = Block(
+            layer,
+            positions,
+            query.astype(np.float64),
+            stored.key_both[:, :context].astype(np.float64),
+            stored.value[:, :context].astype(np.float64),
+            scores,
+            both,
+            stored.threshold,
+            shape.causal,
+            self._scale,
+        )
+        decision = self._selector.run(block)
+        weights, kept = block.scores, decision.kept
+        self.kept_keys += int(np.count_nonzero(kept))
+        union = kept.reshape(shape.num_kv_heads, shape.group, *kept.shape[1:]).any(axis=1)
+        self.fetched_keys += int(np.count_nonzero(union))
+        if decision.output is not None:
+            output = decision.output
+        else:
+            if self._policy.values is not None:
+                used = np.zeros_like(kept)
+                work = np.zeros((*kept.shape[:2], 4), dtype=np.int64)
+                prune_values(weights, kept, self._budgets, 1, used, work)
+                weights = np.where(used, weights, 0.0)
+            output = stored.output(weights, positions)
+        self._selector.learn(block, output)
+        return output
+
+
+def policy_attention(
+    policy: Policy, shape: Any, tokens: int, *, causal: bool, prompt_tokens: int = 0
+) -> PolicyAttention:
+    """Return the attention of one sequence.
+
+    Args:
+        policy: what to keep.
+        shape: the model's :class:`~accelsim.traces.capture.ModelShape`.
+        tokens: length of the sequence.
+        causal: whether a query sees only keys up to its own position.
+        prompt_tokens: first tokens that are read as a prompt.
+    """
+    return PolicyAttention(
+        policy,
+        Shape(
+            shape.num_layers,
+            shape.num_query_heads,
+            shape.num_kv_heads,
+            shape.head_dim,
+            tokens,
+            prompt_tokens,
+            causal,
+        ),
+        shape.scale,
+    )
+
+
+__all__ = ["Attend", "PolicyAttention", "policy_attention"]

@@ -1,0 +1,161 @@
+"""Perplexity of a causal model with a policy inside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accelsim.errors import TraceError
+from accelsim.functional.closed_loop._attend import policy_attention
+from accelsim.policies import Policy, why_closed_loop_not
+
+_RESAMPLES = 2000
+_BLOCK = 16
+"""Neighbouring tokens are not independent: the bootstrap draws runs of this many (our choice)."""
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """Result of one policy over some windows.
+
+    Attributes:
+        perplexity: exp of the mean negative log-likelihood of all scored tokens.
+        low, high: 95 % interval, block bootstrap over the scored tokens.
+        by_window: perplexity of each window.
+        windows: how many.
+        tokens: scored tokens of all windows.
+        kept_key_fraction: query-key pairs scored, of those dense attention scores.
+        nll: negative log-likelihoods in nats, [tokens], in order.
+    """
+
+    perplexity: float
+    low: float
+    high: float
+    by_window: list[float]
+    windows: int
+    tokens: int
+    kept_key_fraction: float
+    nll: NDArray[np.float64]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "mode": "closed-loop",
+            "perplexity": self.perplexity,
+            "interval_95": [self.low, self.high],
+            "interval_method": f"block bootstrap over tokens, blocks of {_BLOCK}",
+            "by_window": self.by_window,
+            "windows": self.windows,
+            "tokens": self.tokens,
+            "kept_key_fraction": self.kept_key_fraction,
+        }
+
+
+def perplexity(
+    model: Any,
+    windows: Sequence[Sequence[int]],
+    policy: Policy,
+    *,
+    skip: int = 64,
+    prompt_tokens: int = 0,
+    on_window: Callable[[int, int], None] = lambda done, total: None,
+) -> Perplexity:
+    """Run ``policy`` inside a model and score every token after ``skip``.
+
+    A query sees only keys that the policy keeps at its position; nothing leaks from later ones.
+
+    Args:
+        model: a :class:`~accelsim.traces.capture.GgufModel`.
+        windows: token ids, each window on its own.
+        policy: what to keep.
+        skip: predictions from positions ``skip`` on are scored (of tokens ``skip + 1`` on).
+        prompt_tokens: first tokens that attend densely, as a prompt; 0 streams from the start.
+            Policies that select once after the prompt (SnapKV) need one.
+        on_window: told how many windows are done.
+
+    Raises:
+        TraceError: no window, one too short or too long, or a policy that does not apply.
+    """
+    from accelsim.traces.capture import KVCache
+
+    explain = why_closed_loop_not(policy, causal=True, prompt_tokens=prompt_tokens)
+    if explain:
+        raise TraceError(explain)
+    if not windows:
+        raise TraceError("no window of text; expected at least one")
+    losses, kept, visible = [], 0, 0
+    for number, ids in enumerate(windows):
+        if not skip + 2 <= len(ids) <= model.shape.context_tokens:
+            raise TraceError(
+                f"window {number} has {len(ids)} tokens; expected {skip + 2} (skip + 2) to "
+                f"{model.shape.context_tokens} (the model's context)"
+            )
+        attend = policy_attention(
+            policy, model.shape, len(ids), causal=True, prompt_tokens=prompt_tokens
+        )
+        logits = model.llama.forward(ids, KVCache(), attend, last_only=False)
+        losses.append(negative_log_likelihood(logits[skip:-1], np.asarray(ids)[skip + 1 :]))
+        kept, visible = kept + attend.kept_keys, visible + attend.visible_keys
+        on_window(number + 1, len(windows))
+    nll = np.concatenate(losses)
+    low, high = bootstrap_interval(nll)
+    return Perplexity(
+        float(np.exp(nll.mean())),
+        low,
+        high,
+        [float(np.exp(loss.mean())) for loss in losses],
+        len(windows),
+        len(nll),
+        kept / visible,
+        nll,
+    )
+
+
+def negative_log_likelihood(
+    logits: NDArray[Any], targets: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Nats of each target [rows] under the logits [rows, vocabulary]."""
+    wide = logits.astype(np.float64)
+    wide -= wide.max(axis=1, keepdims=True)
+    chosen = wide[np.arange(len(targets)), targets]
+    return np.asarray(np.log(np.exp(wide).sum(axis=1)) - chosen)
+
+
+def bootstrap_interval(nll: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
+    """95 % interval of the perplexity: resample blocks of neighbouring tokens with replacement."""
+    block = min(_BLOCK, len(nll))
+    starts = np.random.default_rng(seed).integers(
+        0, len(nll) - block + 1, size=(_RESAMPLES, -(-len(nll) // block))
+    )
+    sums = np.concatenate(([0.0], np.cumsum(nll)))
+    means = (sums[starts + block] - sums[starts]).sum(axis=1) / (starts.shape[1] * block)
+    low, high = np.exp(np.percentile(means, [2.5, 97.5]))
+    return float(low), float(high)
+
+
+def cut_windows(ids: Sequence[int], windows: int, window_tokens: int) -> dict[str, list[int]]:
+    """Cut token ids into windows that follow each other.
+
+    Raises:
+        TraceError: the text is shorter than asked.
+    """
+    if len(ids) < windows * window_tokens:
+        raise TraceError(
+            f"the text has {len(ids)} tokens; expected at least {windows * window_tokens} "
+            f"({windows} windows of {window_tokens})"
+        )
+    starts = range(0, windows * window_tokens, window_tokens)
+    return {f"text{i}": list(ids[s : s + window_tokens]) for i, s in enumerate(starts)}
+
+
+def shipped_windows() -> dict[str, list[int]]:
+    """Token ids of the four 512-token windows that the tables of docs/accuracy.md use."""
+    text = resources.files("accelsim.functional.closed_loop").joinpath("data/windows.json")
+    record = json.loads(text.read_text(encoding="utf-8"))
+    return {name: list(ids) for name, ids in record["windows"].items()}

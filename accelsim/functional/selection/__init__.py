@@ -1,0 +1,51 @@
+"""Selectors: the rules of the policies at work on scores, one contract for open and closed loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from accelsim.functional.selection._base import Block, Decision, KeepAll, Selector, Shape
+from accelsim.functional.selection._blocks import DHSASelector, QuestSelector
+from accelsim.functional.selection._cascade import CascadeSelector
+from accelsim.functional.selection._encoder import EncoderCascadeSelector, ZeroTPruneSelector
+from accelsim.functional.selection._eviction import (
+    H2OSelector,
+    ScissorhandsSelector,
+    TOVASelector,
+)
+from accelsim.functional.selection._merging import EMSSelector
+from accelsim.functional.selection._positional import SnapKVSelector, StreamingLLMSelector
+from accelsim.policies import Policy
+
+__all__ = ["Block", "Decision", "Selector", "Shape", "selector_for"]
+
+_SELECTORS: dict[str, Callable[[Any, Shape, int], Selector]] = {
+    "dhsa": DHSASelector,
+    "ems": EMSSelector,
+    "h2o": H2OSelector,
+    "quest": QuestSelector,
+    "scissorhands": ScissorhandsSelector,
+    "snapkv": SnapKVSelector,
+    "streaming_llm": StreamingLLMSelector,
+    "tova": TOVASelector,
+    "zero_tprune": ZeroTPruneSelector,
+}
+"""Selector of each ``kind`` of :data:`accelsim.policies.Selection`."""
+
+
+def selector_for(policy: Policy, shape: Shape, seed: int = 0) -> Selector:
+    """Return a selector for one sequence.
+
+    Args:
+        policy: what to keep.
+        shape: of the model and the run.
+        seed: of the pivots of the top-k engine; changes pass counts, never decisions.
+    """
+    if policy.selection is not None:
+        return _SELECTORS[policy.selection.kind](policy.selection, shape, seed)
+    if policy.tokens is None and policy.heads is None:
+        return KeepAll(shape, seed)
+    if not shape.causal:
+        return EncoderCascadeSelector(policy, shape, seed)
+    return CascadeSelector(policy.tokens, policy.heads, shape, seed)

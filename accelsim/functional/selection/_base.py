@@ -1,0 +1,191 @@
+"""The contract between a selection rule and whoever runs attention, open or closed loop.
+
+A selector is asked for blocks of query rows of one layer, in the order of their positions. For each
+row it decides which keys are kept from what it saw *before* that row, turns the scores into
+probabilities over the kept keys, and learns from them. So nothing leaks from later queries, and the
+same object serves a recorded trace (one block per run of rows) and a running model.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accelsim.functional.selection._kernels import WORK, attend_rows, dense_mask
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a selector must know of the model and the run.
+
+    Attributes:
+        num_layers: layers.
+        num_query_heads: query heads.
+        num_kv_heads: key/value heads.
+        head_dim: elements of a vector.
+        tokens: most tokens that will be seen.
+        prompt_tokens: first tokens, which attend densely before anything is evicted.
+        causal: whether a row sees only tokens up to its own.
+    """
+
+    num_layers: int
+    num_query_heads: int
+    num_kv_heads: int
+    head_dim: int
+    tokens: int
+    prompt_tokens: int
+    causal: bool = True
+
+    @property
+    def group(self) -> int:
+        """Query heads of one KV head."""
+        return self.num_query_heads // self.num_kv_heads
+
+
+@dataclass(frozen=True)
+class Block:
+    """Query rows of one layer.
+
+    Attributes:
+        layer: where.
+        positions: [rows], ascending and contiguous.
+        query: [query_heads, rows, head_dim].
+        key: [kv_heads, context, head_dim], context = last position + 1 if causal.
+        value: [kv_heads, context, head_dim].
+        scores: [query_heads, rows, context], scaled; the selector writes probabilities here.
+        both: the same from both bit planes; ``scores`` itself where there is one plane.
+        threshold: refetch below this largest probability; 0 never.
+        causal: whether a row sees only keys up to its own position.
+        scale: of the scores.
+    """
+
+    layer: int
+    positions: NDArray[np.int64]
+    query: Floats
+    key: Floats
+    value: Floats
+    scores: Floats
+    both: Floats
+    threshold: float
+    causal: bool
+    scale: float
+
+    @property
+    def visible(self) -> NDArray[np.int64]:
+        """Keys that each row may see, before the policy."""
+        if self.causal:
+            return self.positions + 1
+        return np.full(len(self.positions), self.scores.shape[2], dtype=np.int64)
+
+
+@dataclass
+class Decision:
+    """What a selector decided for a block.
+
+    Attributes:
+        kept: [query_heads, rows, context].
+        refetched: [query_heads, rows], rows computed from both bit planes.
+        work: [kv_heads, rows, 4] as :data:`~accelsim.functional.selection._kernels.WORK`: largest
+            selection and summed passes and elements of the heads that a KV head answers for.
+        score_updates: [kv_heads, rows], accumulators read and written.
+        metadata_vectors: [kv_heads, rows], vectors of head_dim read to rank pages or chunks.
+        written_vectors: [kv_heads, rows], vectors of head_dim written back.
+        output: [query_heads, rows, head_dim] where the rule changes keys or values (EMS);
+            otherwise the caller multiplies with the stored values.
+    """
+
+    kept: NDArray[np.bool_]
+    refetched: NDArray[np.bool_]
+    work: NDArray[np.int64]
+    score_updates: NDArray[np.int64]
+    metadata_vectors: NDArray[np.int64]
+    written_vectors: NDArray[np.int64]
+    output: Floats | None = None
+
+    @classmethod
+    def empty(cls, block: Block, kv_heads: int) -> Decision:
+        """Return a decision with nothing kept and no work."""
+        heads, rows, context = block.scores.shape
+        none = np.zeros((3, kv_heads, rows), dtype=np.int64)
+        return cls(
+            np.zeros((heads, rows, context), dtype=np.bool_),
+            np.zeros((heads, rows), dtype=np.bool_),
+            np.zeros((kv_heads, rows, len(WORK)), dtype=np.int64),
+            none[0],
+            none[1],
+            none[2],
+        )
+
+
+class Selector(ABC):
+    """A selection rule at work. One object lives for one run over one sequence."""
+
+    def __init__(self, shape: Shape, seed: int = 0) -> None:
+        self.shape = shape
+        self.seed = seed
+
+    @abstractmethod
+    def run(self, block: Block) -> Decision:
+        """Decide for a block and turn its scores into probabilities."""
+
+    def rows(self, layer: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Positions that still have a query at ``layer``; all unless the rule prunes queries."""
+        return positions
+
+    def learn(self, block: Block, output: Floats) -> None:  # noqa: B027
+        """Be told the attention output [query_heads, rows, head_dim] of a block, after `run`."""
+
+    def attend(self, block: Block, decision: Decision) -> None:
+        """Softmax over ``decision.kept``, for rules whose mask does not depend on this block."""
+        attend_rows(
+            block.scores,
+            block.both,
+            block.threshold,
+            block.visible,
+            decision.kept,
+            decision.refetched,
+        )
+
+
+class KeepAll(Selector):
+    """Dense attention."""
+
+    def run(self, block: Block) -> Decision:
+        """Keep every visible key."""
+        decision = Decision.empty(block, self.shape.num_kv_heads)
+        decision.kept = dense_mask(len(block.scores), block.visible, block.scores.shape[2])
+        self.attend(block, decision)
+        return decision
+
+
+def heads_per_decision(shape: Shape, share: str) -> int:
+    """Query heads that decide together under a policy's ``share``."""
+    return {"query_head": 1, "kv_head": shape.group, "layer": shape.num_query_heads}[share]
+
+
+def work_by_kv_head(work: NDArray[np.int64], shape: Shape) -> NDArray[np.int64]:
+    """Give the work of the deciding groups [groups, rows, 4] to KV heads.
+
+    Query heads that decide alone add up in their KV head (the size is that of the largest); a
+    decision of the whole layer is charged to its first KV head.
+    """
+    groups, rows, _ = work.shape
+    result = np.zeros((shape.num_kv_heads, rows, work.shape[2]), dtype=np.int64)
+    if groups < shape.num_kv_heads:
+        result[:groups] = work
+        return result
+    split = work.reshape(shape.num_kv_heads, -1, rows, work.shape[2])
+    result[..., :2] = split[..., :2].max(axis=1)
+    result[..., 2:] = split[..., 2:].sum(axis=1)
+    return result
+
+
+def updates_by_kv_head(kept: NDArray[np.bool_], shape: Shape) -> NDArray[np.int64]:
+    """Probabilities added to accumulators: kept keys, summed over the heads of a KV head."""
+    counts = kept.sum(axis=2, dtype=np.int64)
+    return np.asarray(counts.reshape(shape.num_kv_heads, shape.group, -1).sum(axis=1))

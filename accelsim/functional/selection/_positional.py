@@ -1,0 +1,100 @@
+"""Selectors whose mask needs no score of its own block: StreamingLLM and SnapKV."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accelsim.functional.selection._base import (
+    Block,
+    Decision,
+    Selector,
+    Shape,
+    heads_per_decision,
+    work_by_kv_head,
+)
+from accelsim.functional.selection._kernels import WORK, dense_mask
+from accelsim.functional.topk import PARALLELISM, topk_engine
+from accelsim.policies import SnapKV, StreamingLLM
+
+
+class StreamingLLMSelector(Selector):
+    """Sinks and a window; see :class:`accelsim.policies.StreamingLLM`."""
+
+    def __init__(self, rule: StreamingLLM, shape: Shape, seed: int = 0) -> None:
+        super().__init__(shape, seed)
+        self.rule = rule
+
+    def run(self, block: Block) -> Decision:
+        """Keep the first tokens and the newest."""
+        decision = Decision.empty(block, self.shape.num_kv_heads)
+        seen = block.visible
+        window = np.array([max(self.rule.budget(int(c)) - self.rule.sinks, 1) for c in seen])
+        window = np.where(seen <= self.shape.prompt_tokens, seen, window)
+        token = np.arange(block.scores.shape[2])[None, :]
+        inside = (token < self.rule.sinks) | (token >= (seen - window)[:, None])
+        decision.kept[:] = inside & (token < seen[:, None])
+        self.attend(block, decision)
+        return decision
+
+
+class SnapKVSelector(Selector):
+    """One vote at the end of the prompt; see :class:`accelsim.policies.SnapKV`."""
+
+    def __init__(self, rule: SnapKV, shape: Shape, seed: int = 0) -> None:
+        super().__init__(shape, seed)
+        self.rule = rule
+        self.heads = heads_per_decision(shape, rule.share)
+        self._votes: dict[int, NDArray[np.float64]] = {}
+        self._prefix: dict[int, NDArray[np.bool_]] = {}
+
+    def run(self, block: Block) -> Decision:
+        """Attend densely in the prompt, then to what it left and to all that came after."""
+        shape, prompt = self.shape, self.shape.prompt_tokens
+        decision = Decision.empty(block, shape.num_kv_heads)
+        decision.kept = dense_mask(len(block.scores), block.visible, block.scores.shape[2])
+        after = block.positions >= prompt
+        if after.any() and prompt:
+            if block.layer not in self._prefix:
+                work = self._select(block.layer)
+                decision.work[:, int(np.argmax(after))] = work_by_kv_head(work, shape)[:, 0]
+            decision.kept[:, after, :prompt] &= self._prefix[block.layer][:, None, :]
+        self.attend(block, decision)
+        voting = ~after & (block.positions >= prompt - self.rule.window)
+        if voting.any():
+            votes = self._votes.setdefault(
+                block.layer, np.zeros((shape.num_query_heads, max(prompt, 1)))
+            )
+            context = block.scores.shape[2]
+            votes[:, :context] += block.scores[:, voting, :prompt].sum(axis=1)
+            decision.score_updates[:, voting] = shape.group * block.visible[voting]
+        return decision
+
+    def _select(self, layer: int) -> NDArray[np.int64]:
+        """Compress the prompt of a layer; returns work [groups, 1, 4]."""
+        rule, prompt = self.rule, self.shape.prompt_tokens
+        heads = self.shape.num_query_heads
+        window = min(rule.window, prompt)
+        older = prompt - window
+        kept = np.ones((heads, prompt), dtype=np.bool_)
+        groups = heads // self.heads
+        work = np.zeros((groups, 1, len(WORK)), dtype=np.int64)
+        target = max(rule.budget(prompt) - window, 0)
+        if target < older:
+            votes = self._votes[layer].reshape(groups, self.heads, -1).sum(axis=1)[:, :older]
+            pooled = pool(votes, rule.kernel, rule.pooling)
+            kept[:, :older] = False
+            for g in range(groups if target else 0):
+                top = topk_engine(pooled[g], target, PARALLELISM, self.seed + layer * 977 + g)
+                kept[g * self.heads : (g + 1) * self.heads, top.indices] = True
+                work[g, 0] = (older, target, top.passes, top.elements)
+        self._prefix[layer] = kept
+        return work
+
+
+def pool(votes: NDArray[np.float64], kernel: int, pooling: str) -> NDArray[np.float64]:
+    """Pool along the last axis over ``kernel`` neighbours, with zeros outside; same length."""
+    left = (kernel - 1) // 2
+    padded = np.pad(votes, ((0, 0), (left, kernel - 1 - left)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=1)
+    return np.asarray(windows.mean(axis=2) if pooling == "mean" else windows.max(axis=2))

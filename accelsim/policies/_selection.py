@@ -1,0 +1,93 @@
+"""What the token-selection policies of the family share: their budget and their declaration."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, ClassVar, Literal
+
+import pydantic
+
+from accelsim.policies._base import ROUNDING_GUARD, Fraction, PolicyPart, Ratio
+
+Count = Annotated[int, pydantic.Field(ge=0)]
+Positive = Annotated[int, pydantic.Field(ge=1)]
+
+Sharing = Literal["query_head", "kv_head", "layer"]
+"""Who shares one decision: a query head decides alone (under grouped-query attention the KV head
+then fetches the union over its group), the group of a KV head decides together on summed
+probabilities, or all heads of a layer do."""
+
+
+class Needs(PolicyPart):
+    """What a policy asks of the hardware. Amounts per request are columns of the workload.
+
+    Attributes:
+        score: what is kept per key to rank it.
+        selection: comparison hardware, and how often it runs.
+        gather: shape of a fetch: single tokens, whole pages or chunks, a few contiguous ranges.
+        metadata: what is read from DRAM beside keys and values.
+        writes_back: whether stored keys and values change after they were written.
+        permanent: whether a token that was removed is gone for good.
+    """
+
+    score: Literal[
+        "none", "accumulated", "history", "prompt_window", "last_row", "bounds", "means", "graph"
+    ]
+    selection: Literal["none", "one_per_step", "batch", "once", "every_step", "every_layer"]
+    gather: Literal["ranges", "tokens", "pages", "chunks"]
+    metadata: Literal["none", "bounds", "means"] = "none"
+    writes_back: bool = False
+    permanent: bool = True
+
+
+class SelectionPart(PolicyPart):
+    """Base of the policies that select tokens by their own rule.
+
+    A new one is one file here with a subclass, one selector in ``accelsim/functional/selection/``,
+    one line in each ``__init__``, and one YAML.
+    """
+
+    needs: ClassVar[Needs]
+    encoder: ClassVar[bool] = False
+    """Whether it prunes an encoder (no decode steps) instead of the cache of a causal model."""
+
+
+class Budgeted(SelectionPart):
+    """A selection with a budget of tokens.
+
+    Attributes:
+        budget_tokens: tokens kept, the query's own included.
+        budget_fraction: the same as a fraction of the context; give one of the two.
+        share: who decides together.
+    """
+
+    budget_tokens: Positive | None = None
+    budget_fraction: Ratio | None = None
+    share: Sharing = "query_head"
+
+    @pydantic.model_validator(mode="after")
+    def _check_budget(self) -> Budgeted:
+        if (self.budget_tokens is None) == (self.budget_fraction is None):
+            raise ValueError("give one of 'budget_tokens' and 'budget_fraction'")
+        return self
+
+    def budget(self, context_tokens: int) -> int:
+        """Tokens kept of a context, at least one."""
+        if self.budget_tokens is not None:
+            return self.budget_tokens
+        assert self.budget_fraction is not None
+        return max(1, math.ceil(self.budget_fraction * context_tokens - ROUNDING_GUARD))
+
+
+class Recent(Budgeted):
+    """A budget of which a part goes to the newest tokens.
+
+    Attributes:
+        recent_fraction: part of the budget for the newest tokens, the query's own among them.
+    """
+
+    recent_fraction: Fraction = 0.5
+
+    def recent(self, context_tokens: int) -> int:
+        """Newest tokens kept in any case, at least the query's own."""
+        return max(1, math.floor(self.recent_fraction * self.budget(context_tokens)))

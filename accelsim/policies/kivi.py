@@ -1,0 +1,55 @@
+"""KIVI-style quantization of the cache."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from accelsim.policies._base import PolicyPart
+from accelsim.policies._selection import Count, Positive
+
+
+class KiviQuantization(PolicyPart):
+    """Asymmetric quantization as in KIVI (Liu et al., ICML 2024).
+
+    Keys are quantized per channel over groups of ``group_tokens`` tokens, values per token over
+    groups of ``group_channels`` elements. The newest ``residual_tokens`` are read in full precision
+    (12 bit here, the width of the multipliers); keys leave the residual a whole group at a time.
+    The prompt attends in full precision and is quantized as it enters the cache.
+
+    Asks of the hardware: a scale and a zero point of 16 bits each read per group (metadata), a
+    converter with an offset, and two precisions in one fetch.
+
+    Attributes:
+        key_bits: bits of a quantized key element.
+        value_bits: bits of a quantized value element.
+        group_tokens: tokens that share a scale of a key channel.
+        group_channels: elements of a value that share a scale.
+        residual_tokens: newest tokens in full precision.
+    """
+
+    kind: Literal["kivi"]
+    key_bits: Literal[2, 4, 8] = 4
+    value_bits: Literal[2, 4, 8] = 4
+    group_tokens: Positive = 32
+    group_channels: Positive = 32
+    residual_tokens: Count = 128
+
+    @property
+    def full_bits(self) -> int:
+        """Bits of an element in the residual: the width of SpAtten's multipliers."""
+        return 12
+
+    @property
+    def scale_bytes(self) -> int:
+        """Bytes of a scale and a zero point, 16 bits each (half precision, as in KIVI's code)."""
+        return 4
+
+    def quantized_keys(self, context_tokens: int) -> int:
+        """Keys of a context, from the first, that are read quantized: whole groups."""
+        return (
+            max(context_tokens - self.residual_tokens, 0) // self.group_tokens * (self.group_tokens)
+        )
+
+    def quantized_values(self, context_tokens: int) -> int:
+        """Values of a context, from the first, that are read quantized."""
+        return max(context_tokens - self.residual_tokens, 0)

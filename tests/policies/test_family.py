@@ -1,0 +1,208 @@
+"""What is special about each member of the family, against plain references."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from accelsim.errors import ConfigError
+from accelsim.functional.selection import Block, Shape, selector_for
+from accelsim.functional.selection._encoder import page_rank, prune
+from accelsim.functional.selection._merging import merge_into_nearest
+from accelsim.functional.selection._positional import pool
+from accelsim.policies import Policy, ZeroTPrune, load_policy
+
+HEADS, KV_HEADS, DIM, TOKENS = 4, 2, 6, 30
+GROUP = HEADS // KV_HEADS
+
+
+def tensors(seed: int = 0) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    rng = np.random.default_rng(seed)
+    query = rng.normal(size=(HEADS, TOKENS, DIM)) * 2
+    return query, *rng.normal(size=(2, KV_HEADS, TOKENS, DIM))
+
+
+def decide(rule: dict[str, Any], prompt: int = 0, layer: int = 0) -> NDArray[np.bool_]:
+    """Kept keys [heads, rows, tokens] of all rows of one layer."""
+    query, key, value = tensors()
+    policy = Policy.model_validate({"selection": rule})
+    selector = selector_for(policy, Shape(4, HEADS, KV_HEADS, DIM, TOKENS, prompt))
+    kept = np.zeros((HEADS, TOKENS, TOKENS), dtype=np.bool_)
+    for part in (np.arange(prompt), np.arange(prompt, TOKENS)):
+        if len(part):
+            seen = part[-1] + 1
+            scores = np.repeat(key, GROUP, axis=0)[:, :seen] @ query[:, part].transpose(0, 2, 1)
+            scores = np.ascontiguousarray(scores.transpose(0, 2, 1))
+            block = Block(
+                layer, part, query[:, part], key[:, :seen], value[:, :seen], scores, scores, 0.0,
+                True, 1.0,
+            )  # fmt: skip
+            kept[:, part, :seen] = selector.run(block).kept
+            np.testing.assert_allclose(block.scores.sum(axis=2), 1.0)
+    return kept
+
+
+def probabilities(head: int, position: int, live: list[int]) -> dict[int, float]:
+    query, key, _ = tensors()
+    scores = [float(query[head, position] @ key[head // GROUP, j]) for j in live]
+    weights = np.exp(np.array(scores) - max(scores))
+    return dict(zip(live, (weights / weights.sum()).tolist(), strict=True))
+
+
+@pytest.mark.parametrize("prompt", [0, 12])
+def test_h2o_is_heavy_hitters_and_recent(prompt: int) -> None:
+    kept = decide({"kind": "h2o", "budget_tokens": 8}, prompt)
+    for head in range(HEADS):
+        live: list[int] = []
+        score = dict.fromkeys(range(TOKENS), 0.0)
+        for i in range(TOKENS):
+            live.append(i)
+            while i >= prompt and len(live) > 8:
+                live.remove(min([j for j in live if j <= i - 4], key=lambda j: (score[j], -j)))
+            assert np.flatnonzero(kept[head, i]).tolist() == live
+            for j, p in probabilities(head, i, live).items():
+                score[j] += p
+
+
+def test_tova_follows_the_latest_query_of_all_heads() -> None:
+    kept = decide({"kind": "tova", "budget_tokens": 7})
+    live: list[int] = []
+    last: dict[int, float] = {}
+    for i in range(TOKENS):
+        live.append(i)
+        if len(live) > 7:
+            live.remove(min(live[:-1], key=lambda j: (last[j], -j)))
+        assert all(np.flatnonzero(kept[h, i]).tolist() == live for h in range(HEADS))
+        rows = [probabilities(h, i, live) for h in range(HEADS)]
+        last = {j: sum(row[j] for row in rows) for j in live}
+
+
+def test_scissorhands_counts_low_steps_in_its_window() -> None:
+    rule = {"kind": "scissorhands", "budget_tokens": 10, "history": 5, "drop": 3}
+    kept = decide(rule)
+    for head in range(HEADS):
+        live: list[int] = []
+        flags: list[set[int]] = []
+        for i in range(TOKENS):
+            live.append(i)
+            if len(live) > 10:
+                low = {j: sum(j in f for f in flags[-5:]) for j in live}
+                old = sorted([j for j in live if j <= i - 5], key=lambda j: (low[j], j))
+                live = sorted([*old[: len(old) - 3], *[j for j in live if j > i - 5]])
+            assert np.flatnonzero(kept[head, i]).tolist() == live
+            row = probabilities(head, i, live)
+            flags.append({j for j in live if row[j] < 1 / (i + 1)})
+
+
+def test_streaming_llm_keeps_two_ranges() -> None:
+    kept = decide({"kind": "streaming_llm", "budget_tokens": 9, "sinks": 3})
+    for i in range(TOKENS):
+        expected = {j for j in range(i + 1) if j < 3 or j > i - 6}
+        assert set(np.flatnonzero(kept[1, i]).tolist()) == expected
+
+
+def test_snapkv_votes_once_and_evicts_nothing_later() -> None:
+    kept = decide({"kind": "snapkv", "budget_tokens": 10, "window": 4, "kernel": 3}, prompt=20)
+    for head in range(HEADS):
+        votes = np.zeros(20)
+        for i in range(16, 20):
+            votes[: i + 1] += list(probabilities(head, i, list(range(i + 1))).values())
+        padded = np.concatenate(([0.0], votes[:16], [0.0]))
+        pooled = [padded[j : j + 3].mean() for j in range(16)]
+        best = sorted(sorted(range(16), key=lambda j: (-pooled[j], j))[:6])
+        for i in range(20, TOKENS):
+            live = [*best, *range(16, i + 1)]
+            assert np.flatnonzero(kept[head, i]).tolist() == live
+        assert kept[head, 19, :20].all()
+
+
+def test_pooling() -> None:
+    votes = np.array([[0.0, 3.0, 0.0, 0.0]])
+    assert pool(votes, 3, "mean").tolist() == [[1.0, 1.0, 1.0, 0.0]]
+    assert pool(votes, 3, "max").tolist() == [[3.0, 3.0, 3.0, 0.0]]
+
+
+def test_quest_reads_the_pages_of_largest_bound() -> None:
+    rule = {"kind": "quest", "budget_tokens": 12, "page_tokens": 4, "dense_layers": 1}
+    query, key, _ = tensors()
+    assert decide(rule, layer=0)[0, TOKENS - 1].all()
+    kept = decide(rule, layer=1)
+    for head in range(HEADS):
+        for i in range(TOKENS):
+            full = i // 4
+            bound = {}
+            for p in range(full):
+                page = key[head // GROUP, p * 4 : p * 4 + 4]
+                q = query[head, i]
+                bound[p] = np.maximum(q * page.min(axis=0), q * page.max(axis=0)).sum()
+            chosen = sorted(bound, key=lambda p: (-bound[p], p))[:2]
+            expected = {j for p in chosen for j in range(p * 4, p * 4 + 4)}
+            expected |= set(range(full * 4, i + 1))
+            assert set(np.flatnonzero(kept[head, i]).tolist()) == expected
+
+
+def test_dhsa_keeps_sinks_local_and_the_nearest_chunks() -> None:
+    rule = {"kind": "dhsa", "budget_tokens": 14, "chunk_tokens": 4, "sinks": 2, "local": 3}
+    query, key, _ = tensors()
+    kept = decide(rule)
+    for i in (13, 20, TOKENS - 1):
+        full = i // 4
+        live = {j for j in range(i + 1) if j < 2 or j > i - 3 or j >= full * 4}
+        mean = [key[1, c * 4 : c * 4 + 4].mean(axis=0) for c in range(full)]
+        for c in sorted(range(full), key=lambda c: -float(query[3, i] @ mean[c])):
+            for j in range(c * 4, c * 4 + 4):
+                if len(live) < 14:
+                    live.add(j)
+        assert set(np.flatnonzero(kept[3, i]).tolist()) == live
+
+
+def test_ems_merges_what_is_alike_and_drops_the_rest() -> None:
+    key = np.array([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    value = np.array([[1.0, 1.0], [3.0, 3.0], [-1.0, 1.0]])
+    alive, weight = np.array([False, True, True]), np.array([1.0, 3.0, 5.0])
+    assert merge_into_nearest(0, key, value, alive, weight, 3, 0.6)
+    np.testing.assert_allclose(key[1], [0.25 * 2 + 0.75 * 1, 0.0])
+    np.testing.assert_allclose(value[1], [2.5, 2.5])
+    alive[1] = False
+    before = key.copy()
+    assert not merge_into_nearest(0, key, value, alive, weight, 3, 0.6)
+    assert (key == before).all()
+
+
+def test_zero_tprune_ranks_and_then_thins_out() -> None:
+    rng = np.random.default_rng(0)
+    matrix = rng.random((12, 12))
+    matrix /= matrix.sum(axis=1, keepdims=True)
+    rank, _ = page_rank(matrix, 200, 1e-12)
+    vectors = np.linalg.eig(matrix.T)
+    stationary = np.abs(vectors[1][:, np.argmax(vectors[0].real)].real)
+    np.testing.assert_allclose(rank, stationary / stationary.sum(), atol=1e-9)
+    rule = ZeroTPrune(kind="zero_tprune", keep_importance=0.75, keep_similarity=0.75)
+    protected = np.arange(12) == int(np.argmin(rank))
+    kept, _ = prune(rule, matrix, rng.normal(size=(12, 4)), protected)
+    assert kept.sum() == 7
+    assert kept[protected].all()
+    others = np.flatnonzero(~protected)
+    first_gone = others[np.argsort(rank[others])][:3]
+    assert not kept[first_gone].any()
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("h2o", {"selection.budget_tokens": 8}, "give one of 'budget_tokens'"),
+        ("h2o", {"selection.budget_fraction": 1.5}, "less than or equal to 1"),
+        ("h2o", {"selection.kind": "h20"}, "h2o"),
+        ("h2o", {"tokens.mean_keep": 0.5}, "not both"),
+        ("ems", {"quantization.kind": "progressive"}, "expected static"),
+        ("kivi-4", {"quantization.key_bits": 3}, "2, 4 or 8"),
+        ("kivi-4", {"heads.mean_keep": 0.5}, "expected no cascade"),
+    ],
+)
+def test_errors(name: str, overrides: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_policy(name, overrides)
+    assert message in str(caught.value)

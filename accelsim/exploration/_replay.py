@@ -93,9 +93,16 @@ def replay(
     on_stage("simulation")
     activity = simulate(workload, machine, memory, engine=engine)
     on_stage("energy")
-    energy = evaluate(activity, table, machine)
+    energy = evaluate(activity, table, machine, memory)
     metrics = _metrics(workload, activity, shape)
     metrics["energy_j"] = energy.total_j
+    metrics["energy_j_low"], metrics["energy_j_high"] = energy.low_j, energy.high_j
+    if energy.area_mm2 is not None:
+        metrics["area_mm2"] = energy.area_mm2
+        metrics["area_mm2_low"], metrics["area_mm2_high"] = (
+            energy.area_low_mm2,
+            energy.area_high_mm2,
+        )
     metrics["average_power_w"] = energy.total_j / activity.seconds
     return RunResult(
         metrics=metrics,

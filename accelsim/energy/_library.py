@@ -1,7 +1,7 @@
 """Unit library: energy, leakage and area of arithmetic units and SRAMs, by size, width and node.
 
-The numbers live in ``hw_configs/energy/library``; an energy table names units (``op``, ``bits``) and
-counts, so each number is written once and every derived one follows from a rule named here.
+The numbers live in ``hw_configs/energy/library``; an energy table names units (``op``, ``bits``)
+and counts, so each number is written once and every derived one follows from a rule named here.
 """
 
 from __future__ import annotations

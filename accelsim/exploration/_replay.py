@@ -10,7 +10,13 @@ from accelsim import configs
 from accelsim.errors import AccelsimError, ConfigError, did_you_mean
 from accelsim.exploration._manifest import manifest
 from accelsim.exploration._result import RunResult
-from accelsim.workloads import Workload, read_csv, read_parquet
+from accelsim.workloads import (
+    Workload,
+    benchmark_path,
+    load_benchmark,
+    read_csv,
+    read_parquet,
+)
 
 if TYPE_CHECKING:
     from accelsim.baselines import AttentionShape
@@ -35,7 +41,8 @@ def replay(
     """Run one source through one accelerator.
 
     Args:
-        source: an attention trace (``.safetensors``) or a workload (``.csv``, ``.parquet``).
+        source: an attention trace (``.safetensors``) or a workload (``.csv``, ``.parquet``)
+            or the name of a benchmark.
         accelerator: preset name or YAML file.
         policy: preset name or YAML file; only for traces (a workload holds decisions already).
             Dense if not given.
@@ -87,7 +94,7 @@ def replay(
             raise ConfigError(
                 f"{path}: a workload already holds a policy's decisions; --policy is for traces"
             )
-        workload = read_parquet(path) if path.suffix == ".parquet" else read_csv(path)
+        workload = _read_workload(path)
         shape = _shape(workload)
 
     on_stage("simulation")
@@ -121,8 +128,16 @@ def replay(
     )
 
 
+def _read_workload(path: Path) -> Workload:
+    if path.suffix == ".yaml":
+        return load_benchmark(path.stem)
+    return read_parquet(path) if path.suffix == ".parquet" else read_csv(path)
+
+
 def _existing(source: str | Path) -> Path:
     path = Path(source)
+    if isinstance(source, str) and not path.suffix and not path.exists():
+        return benchmark_path(source)
     if not path.exists():
         raise AccelsimError(f"{path}: no such file{_nearest_file(path)}")
     if path.is_dir():

@@ -20,6 +20,7 @@ from accelsim.workloads import (
 
 if TYPE_CHECKING:
     from accelsim.baselines import AttentionShape
+    from accelsim.energy import EnergyReport
     from accelsim.hardware.activity import Activity
     from accelsim.traces import AttentionTrace
 
@@ -120,7 +121,7 @@ def replay(
             name: {"busy_cycles": m.busy_cycles, "stall_cycles": m.stall_cycles}
             for name, m in activity.modules.items()
         },
-        baselines=_against(shape, baselines, activity.seconds, energy.total_j),
+        baselines=_against(shape, baselines, activity.seconds, energy),
         manifest=manifest(path, used, engine),
         per_layer=per_layer,
         activity=activity,
@@ -196,16 +197,23 @@ def _metrics(
 
 
 def _against(
-    shape: AttentionShape, names: Sequence[str] | None, seconds: float, joules: float
+    shape: AttentionShape, names: Sequence[str] | None, seconds: float, energy: EnergyReport
 ) -> dict[str, dict[str, Any]]:
+    """Ratios over the baselines; both sides with their DRAM, both without or both with idle power.
+
+    ``energy_ratio`` is the dynamic power of a platform against a run without DRAM background;
+    ``energy_ratio_with_idle`` is all power against all energy.
+    """
     from accelsim.baselines import evaluate_baselines
 
+    dynamic = energy.total_j - energy.energy_j_by_part["dram_background"]
     rows = {}
     for name, row in evaluate_baselines(shape, names).items():
-        energy = row["energy_j"]
+        known = row["energy_j"] is not None
         rows[name] = {
             **row,
             "speedup": row["latency_s"] / seconds,
-            "energy_ratio": None if energy is None else energy / joules,
+            "energy_ratio": row["energy_j"] / dynamic if known else None,
+            "energy_ratio_with_idle": row["energy_with_idle_j"] / energy.total_j if known else None,
         }
     return rows

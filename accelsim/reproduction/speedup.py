@@ -77,6 +77,19 @@ def _rows(outcomes: Mapping[Job, Outcome]) -> list[Row]:
                 "the same device with one fused kernel a layer; the paper measured PyTorch of 2020",
             )
         )
+        rows.append(
+            Row(
+                f"{title}, energy saving with idle power of both sides, geomean of all",
+                geomean(
+                    outcomes[job].baselines[f"{platform}/{_READING}"]["energy_with_idle_j"]
+                    / sum(outcomes[job].energy_j_by_part.values())
+                    for job in _JOBS
+                ),
+                None,
+                "x",
+                "all power of the platform against all energy, DRAM background included",
+            )
+        )
         for name in ALL:
             rows.append(
                 Row(f"{title}, {name}", ours[name][0], published[name][platform].speedup, "x")

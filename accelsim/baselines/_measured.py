@@ -1,8 +1,13 @@
-"""Attention timed on the machine at hand, with NumPy."""
+"""Attention timed on the machine at hand, with NumPy and, where it is installed, torch."""
 
 from __future__ import annotations
 
+import importlib.util
+import platform
+import subprocess
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,25 +22,93 @@ _BLOCK_SCORES = 1 << 22
 """Scores held at once (16 MiB), so that a long prefill does not exhaust the memory."""
 
 
-def measure(shape: AttentionShape) -> dict[str, Any]:
+Kernel = Callable[[AttentionShape, Call, float], float]
+
+
+def measure_all(shape: AttentionShape) -> dict[str, dict[str, Any]]:
+    """Time the attention with every library at hand: NumPy, torch on the CPU, torch with CUDA."""
+    rows = {"measured/numpy": measure(shape, _time, {"device": _cpu(), "numpy": np.__version__})}
+    if importlib.util.find_spec("torch") is None:
+        return rows
+    import torch
+
+    versions = {"torch": torch.__version__}
+    cpu = {"device": f"{_cpu()}, {torch.get_num_threads()} threads", **versions}
+    rows["measured/torch-cpu"] = measure(shape, partial(_time_torch, "cpu"), cpu)
+    if torch.cuda.is_available():
+        gpu = {
+            "device": torch.cuda.get_device_name(),
+            "driver": _driver(),
+            "cuda": str(torch.version.cuda),
+            **versions,
+        }
+        rows["measured/torch-cuda"] = measure(shape, partial(_time_torch, "cuda"), gpu)
+    return rows
+
+
+def measure(shape: AttentionShape, kernel: Kernel, machine: dict[str, str]) -> dict[str, Any]:
     """Time dense float32 attention for the calls of ``shape``.
 
     At most eight call sizes, spread over the range, are timed (median of repeats within one
     second, one repeat where a single call takes longer); the time of the others is read off the
     line between them. Masked scores are computed too. Energy is not known here, and ``dram_bytes``
-    is what has to move, not what was observed.
+    is what has to move, not what was observed. ``machine`` names device, driver and versions.
     """
     calls = sorted(shape.calls, key=lambda call: call.pairs)
     picks = sorted({round(i) for i in np.linspace(0, len(calls) - 1, _MAX_SIZES)})
-    timed = [(calls[i].pairs, _time(shape, calls[i], _BUDGET_S / len(picks))) for i in picks]
+    timed = [(calls[i].pairs, kernel(shape, calls[i], _BUDGET_S / len(picks))) for i in picks]
     sizes, seconds = (np.array(column) for column in zip(*timed, strict=True))
     latency = sum(call.count * float(np.interp(call.pairs, sizes, seconds)) for call in calls)
     return {
         "latency_s": latency,
         "energy_j": None,
+        "energy_with_idle_j": None,
         "dram_bytes": shape.bytes_moved(_ELEMENT_BYTES),
         "kind": "measured",
+        "machine": machine,
     }
+
+
+def _cpu() -> str:
+    return platform.processor() or platform.machine()
+
+
+def _driver() -> str:
+    """Version of the NVIDIA driver, as its tool prints it; ``unknown`` if it cannot be asked."""
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        text = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return text.splitlines()[0].strip() if text.strip() else "unknown"
+
+
+def _time_torch(device: str, shape: AttentionShape, call: Call, budget_s: float) -> float:
+    """Median time of torch's fused attention; the queries of a group follow one another."""
+    import torch
+
+    torch.manual_seed(0)
+    group = shape.query_heads // shape.kv_heads
+    query = torch.randn(1, shape.kv_heads, group * call.queries, shape.head_dim, device=device)
+    key, value = (
+        torch.randn(1, shape.kv_heads, call.context, shape.head_dim, device=device)
+        for _ in range(2)
+    )
+
+    def once() -> float:
+        start = time.perf_counter()
+        torch.nn.functional.scaled_dot_product_attention(query, key, value)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    with torch.inference_mode():
+        once()
+        samples = [once()]
+        end = time.perf_counter() + budget_s
+        while time.perf_counter() < end:
+            samples.append(once())
+    return float(np.median(samples))
 
 
 def _time(shape: AttentionShape, call: Call, budget_s: float) -> float:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from accelsim import configs
-from accelsim.baselines._measured import measure
+from accelsim.baselines._measured import measure_all
 from accelsim.baselines._shape import AttentionShape
 from accelsim.errors import ConfigError, did_you_mean
 
@@ -27,8 +27,10 @@ class Reading(configs.Config):
     """Share of the peak that is reached."""
     bandwidth_efficiency: Annotated[float, Field(gt=0, le=1)]
     """Share of the bandwidth that is reached."""
-    overhead_s_per_call: Annotated[float, Field(ge=0)]
-    """Time per call of one layer that no roofline explains: launches, framework, layout."""
+    operators_per_call: Annotated[int, Field(ge=1)]
+    """Operators that one attention call of one layer launches."""
+    overhead_s_per_operator: Annotated[float, Field(ge=0)]
+    """Time per operator that no roofline explains: launch, framework, layout."""
     fused: bool
     """Scores stay on chip and masked ones are skipped; if not, they go through memory."""
     source: Annotated[str, Field(min_length=1)]
@@ -41,13 +43,25 @@ class Platform(configs.Config):
     description: str
     source: str
     bandwidth_byte_per_s: Positive
-    power_w: Positive
-    """Power under load."""
+    load_power_w: Positive
+    """Power under load, idle power included."""
+    idle_power_w: Annotated[float, Field(ge=0)]
+    """Power at rest. Load less idle is the dynamic power that SpAtten's evaluation counts."""
     power_source: str
-    framework_2020: Reading
-    """As a framework of 2020 ran it, operator by operator."""
+    """Where the powers come from; never the ratio that is compared."""
+    framework_2020: Reading | None = None
+    """As a framework of 2020 ran it, operator by operator; absent on later devices' presets."""
     tuned_kernel: Reading
     """As one fused kernel runs it."""
+
+    @model_validator(mode="after")
+    def _load_above_idle(self) -> Platform:
+        if self.idle_power_w >= self.load_power_w:
+            raise ValueError(
+                f"idle_power_w ({self.idle_power_w:g}) must be below load_power_w "
+                f"({self.load_power_w:g})"
+            )
+        return self
 
 
 def evaluate_baselines(
@@ -60,7 +74,8 @@ def evaluate_baselines(
         names: presets, or ``measured`` for this machine; all presets if ``None``.
 
     Returns:
-        ``platform/reading`` to latency_s, energy_j (``None`` if not known), dram_bytes, kind.
+        ``platform/reading`` to latency_s, energy_j (dynamic: load less idle power),
+        energy_with_idle_j (both ``None`` if not known), dram_bytes, kind.
 
     Raises:
         ConfigError: an unknown platform.
@@ -69,7 +84,7 @@ def evaluate_baselines(
     rows: dict[str, dict[str, Any]] = {}
     for name in known if names is None else names:
         if name == MEASURED:
-            rows["measured/numpy"] = measure(shape)
+            rows |= measure_all(shape)
             continue
         if name not in known and not name.endswith((".yaml", ".yml")):
             everything = [*known, MEASURED]
@@ -79,8 +94,10 @@ def evaluate_baselines(
             )
         platform = configs.load(Platform, name, "baselines")
         for kind in ("framework_2020", "tuned_kernel"):
-            label = f"{name}/{kind.replace('_', '-')}"
-            rows[label] = _roofline(shape, platform, getattr(platform, kind), kind)
+            reading: Reading | None = getattr(platform, kind)
+            if reading is not None:
+                label = f"{name}/{kind.replace('_', '-')}"
+                rows[label] = _roofline(shape, platform, reading, kind)
     return rows
 
 
@@ -94,10 +111,12 @@ def _roofline(
         flops = shape.square_flops
     compute = flops / (reading.peak_flop_per_s * reading.compute_efficiency)
     memory = moved / (platform.bandwidth_byte_per_s * reading.bandwidth_efficiency)
-    latency = max(compute, memory) + shape.layer_calls * reading.overhead_s_per_call
+    overhead_s_per_call = reading.operators_per_call * reading.overhead_s_per_operator
+    latency = max(compute, memory) + shape.layer_calls * overhead_s_per_call
     return {
         "latency_s": latency,
-        "energy_j": latency * platform.power_w,
+        "energy_j": latency * (platform.load_power_w - platform.idle_power_w),
+        "energy_with_idle_j": latency * platform.load_power_w,
         "dram_bytes": moved,
         "kind": kind.replace("_", "-"),
     }

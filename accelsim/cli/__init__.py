@@ -17,6 +17,7 @@ VERBS: dict[str, str] = {
     "verify": "Error of the fixed-point datapath, per layer and head.",
     "inspect": "What is in a trace: shape, provenance, skew of attention.",
     "capture": "Record queries, keys and values from a real model.",
+    "reproduce": "Figures and tables of SpAtten's evaluation, ours beside theirs.",
     "presets": "List and show the configurations, with the source of each number.",
 }
 """Verb to one line of help, so that ``accelsim --help`` loads none of them."""

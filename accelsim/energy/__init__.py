@@ -1,6 +1,29 @@
-"""Energy: counted activity times sourced tables."""
+"""Energy: counted activity times sourced tables, with an interval; and area by module."""
 
-from accelsim.energy._evaluate import EnergyReport, evaluate
-from accelsim.energy._table import Dynamic, EnergyTable, Static
+from accelsim.energy._evaluate import PARTS, EnergyReport, evaluate
+from accelsim.energy._library import (
+    area_factor,
+    energy_factor,
+    operation_area_mm2,
+    operation_leak_mw,
+    operation_pj,
+    sram,
+)
+from accelsim.energy._table import Dynamic, EnergyTable, ModuleArea, Static, Term
 
-__all__ = ["Dynamic", "EnergyReport", "EnergyTable", "Static", "evaluate"]
+__all__ = [
+    "PARTS",
+    "Dynamic",
+    "EnergyReport",
+    "EnergyTable",
+    "ModuleArea",
+    "Static",
+    "Term",
+    "area_factor",
+    "energy_factor",
+    "evaluate",
+    "operation_area_mm2",
+    "operation_leak_mw",
+    "operation_pj",
+    "sram",
+]

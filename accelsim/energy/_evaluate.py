@@ -1,31 +1,52 @@
-"""Activity times a table is energy."""
+"""Activity times a table is energy, with an interval from the ranges of the table."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from accelsim.energy._table import EnergyTable, Static
-from accelsim.hardware.activity import COUNTERS, Activity
-from accelsim.hardware.config import AcceleratorConfig
+import numpy as np
+from numpy.typing import NDArray
 
-# A precharge is part of the energy of its activation, a burst is charged by its bits, and the row
-# outcomes only classify requests.
+from accelsim import configs
+from accelsim.energy._sizes import machine_sizes
+from accelsim.energy._table import EnergyTable
+from accelsim.hardware.activity import COUNTERS, Activity
+from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
+
+# A precharge is part of the energy of its activation, a burst is charged by its bits, refreshes are
+# part of the background power, and the row outcomes only classify requests.
 _CHARGED_ELSEWHERE = frozenset(
-    ("dram_precharges", "dram_reads", "dram_writes", "row_hits", "row_misses", "row_conflicts")
+    (
+        "dram_precharges",
+        "dram_reads",
+        "dram_writes",
+        "dram_refreshes",
+        "row_hits",
+        "row_misses",
+        "row_conflicts",
+    )
 )
+PARTS = ("dram", "dram_background", "sram", "logic", "leakage")
+"""Parts of the energy: DRAM accesses, DRAM background power, on-chip memories, logic, leakage."""
+_SAMPLES = 4096
+_SEED = 20210225
+_QUANTILES = (0.05, 0.95)
 
 
 @dataclass(frozen=True)
 class EnergyReport:
-    """Joules of one run.
+    """Joules of one run, and the silicon of the machine.
 
     Attributes:
-        energy_j_by_part: dram, sram, logic, leakage.
+        energy_j_by_part: the parts of :data:`PARTS`.
         energy_j_by_entry: per counter and static entry.
         warnings: assumptions the total rests on, and counted work that the table does not price.
         seconds: latency of the run.
-        low_j: total with every entry at its low end, joules.
-        high_j: total with every entry at its high end, joules.
+        low_j: 5 % quantile of the total over the ranges of the tables, joules.
+        high_j: 95 % quantile of the same.
+        area_mm2_by_module: silicon by module; empty where the table has no areas.
+        area_low_mm2: 5 % quantile of the area.
+        area_high_mm2: 95 % quantile of the area.
     """
 
     energy_j_by_part: dict[str, float]
@@ -34,6 +55,9 @@ class EnergyReport:
     seconds: float
     low_j: float
     high_j: float
+    area_mm2_by_module: dict[str, float]
+    area_low_mm2: float
+    area_high_mm2: float
 
     @property
     def total_j(self) -> float:
@@ -45,66 +69,152 @@ class EnergyReport:
         """Total over latency, watts; 0 for a run of no cycles."""
         return self.total_j / self.seconds if self.seconds else 0.0
 
+    @property
+    def area_mm2(self) -> float | None:
+        """Sum over the modules, mm²; ``None`` where the table has no areas."""
+        return sum(self.area_mm2_by_module.values()) if self.area_mm2_by_module else None
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One entry of a run: its part, its group, and what it gives at the ends of its range."""
+
+    name: str
+    part: str
+    group: str
+    low: float
+    value: float
+    high: float
+
 
 def evaluate(
-    activity: Activity, table: EnergyTable, machine: AcceleratorConfig | None = None
+    activity: Activity,
+    table: EnergyTable,
+    machine: AcceleratorConfig | None = None,
+    memory: MemoryConfig | None = None,
 ) -> EnergyReport:
     """Multiply every counter by its energy, and every static power by the latency.
 
+    The interval: each group of entries draws one place in its range (triangular, with its peak at
+    the printed value), 4096 times from a fixed seed; the 5 % and 95 % quantiles of the total.
+
     Args:
         activity: what was counted.
-        table: energies.
-        machine: scales the static powers that grow with buffers or multipliers; without it they
-            are those of the machine that the table was made for.
+        table: energies; if it prices DRAM, ``memory`` adds nothing.
+        machine: scales what grows with buffers, multipliers or channels; without it each
+            such entry stands for the ``sized_for`` units that it is printed for.
+        memory: its ``technology`` names the DRAM table ``hw_configs/energy/dram-<technology>``.
+
+    Raises:
+        ConfigError: no DRAM table for the memory's technology.
     """
+    tables = [table]
+    if memory is not None and not any(entry.part == "dram" for entry in table.dynamic):
+        tables.append(configs.load(EnergyTable, f"dram-{memory.technology}", "energy"))
     counts: dict[str, float] = dict(activity.counters)
     counts["dram_read_bits"] = 8 * sum(activity.dram_read_bytes.values())
     counts["dram_write_bits"] = 8 * activity.dram_write_bytes
-    parts = dict.fromkeys(("dram", "sram", "logic", "leakage"), 0.0)
-    entries: dict[str, float] = {}
+    counts["dram_io_bits"] = counts["dram_read_bits"] + counts["dram_write_bits"]
+    sizes = machine_sizes(machine)
+    lines: list[_Line] = []
     assumed: list[str] = []
-    bounds = [0.0, 0.0]
-
-    def add(
-        name: str,
-        part: str,
-        joules_per_unit: float,
-        values: tuple[float, float | None, float | None],
-        is_assumed: bool,
-    ) -> None:
-        value, low, high = values
-        joules = joules_per_unit * value
-        parts[part] += joules
-        entries[name] = entries.get(name, 0.0) + joules
-        bounds[0] += joules_per_unit * (value if low is None else low)
-        bounds[1] += joules_per_unit * (value if high is None else high)
-        if is_assumed and joules:
-            assumed.append(name)
-
-    for entry in table.dynamic:
-        scale = counts.get(entry.counter, 0) * 1e-12
-        add(entry.counter, entry.part, scale, (entry.pj, entry.low, entry.high), entry.assumed)
-    for static in table.static:
-        scale = _relative_size(static, machine) * activity.seconds * 1e-3
-        add(static.name, "leakage", scale, (static.mw, static.low, static.high), static.assumed)
+    for each in tables:
+        _price(each, counts, sizes, activity.seconds, lines, assumed)
+    parts = dict.fromkeys(PARTS, 0.0)
+    entries: dict[str, float] = {}
+    for line in lines:
+        parts[line.part] += line.value
+        entries[line.name] = entries.get(line.name, 0.0) + line.value
+    areas = _areas(table, sizes)
+    low_j, high_j = interval(lines)
+    low_mm2, high_mm2 = interval(areas)
     return EnergyReport(
-        parts, entries, _warnings(assumed, table, counts), activity.seconds, bounds[0], bounds[1]
+        parts,
+        entries,
+        _warnings(assumed, tables, counts),
+        activity.seconds,
+        low_j,
+        high_j,
+        {line.name: line.value for line in areas},
+        low_mm2,
+        high_mm2,
     )
 
 
-def _relative_size(static: Static, machine: AcceleratorConfig | None) -> float:
-    if machine is None or static.per == "machine":
-        return 1.0
-    multiplier = static.per == "multiplier"
-    return (machine.multiplier_count if multiplier else machine.buffer_bytes) / static.sized_for
+def _price(
+    table: EnergyTable,
+    counts: dict[str, float],
+    sizes: dict[str, float],
+    seconds: float,
+    lines: list[_Line],
+    assumed: list[str],
+) -> None:
+    for entry in table.dynamic:
+        scale = counts.get(entry.counter, 0) * 1e-12
+        low, value, high = (scale * pj for pj in table.dynamic_pj(entry))
+        group = entry.group or entry.counter
+        lines.append(_Line(entry.counter, entry.part, group, low, value, high))
+        if entry.assumed and value:
+            assumed.append(entry.counter)
+    for static in table.static:
+        scale = sizes.get(static.per, static.sized_for) / static.sized_for * seconds * 1e-3
+        low, value, high = (scale * mw for mw in table.static_mw(static))
+        lines.append(_Line(static.name, static.part, static.group or static.name, low, value, high))
+        if static.assumed and value:
+            assumed.append(static.name)
 
 
-def _warnings(assumed: list[str], table: EnergyTable, counts: dict[str, float]) -> list[str]:
+def _areas(table: EnergyTable, sizes: dict[str, float]) -> list[_Line]:
+    lines = []
+    for entry in table.area:
+        scale = sizes.get(entry.per, entry.sized_for) / entry.sized_for
+        low, value, high = (scale * mm2 for mm2 in table.module_mm2(entry))
+        lines.append(_Line(entry.name, "area", entry.group or entry.name, low, value, high))
+    merged: dict[str, list[_Line]] = {}
+    for line in lines:
+        merged.setdefault(line.name, []).append(line)
+    return [
+        _Line(
+            name,
+            "area",
+            group[0].group,
+            *(sum(getattr(line, end) for line in group) for end in ("low", "value", "high")),
+        )
+        for name, group in merged.items()
+    ]
+
+
+def interval(lines: list[_Line]) -> tuple[float, float]:
+    """Return the 5 % and 95 % quantiles of the sum over the ranges of the entries."""
+    if not lines:
+        return 0.0, 0.0
+    groups = {name: index for index, name in enumerate(dict.fromkeys(x.group for x in lines))}
+    rng = np.random.default_rng(_SEED)
+    places = rng.random((_SAMPLES, len(groups)))
+    total = np.zeros(_SAMPLES)
+    for line in lines:
+        total += _triangular(line, places[:, groups[line.group]])
+    low, high = np.quantile(total, _QUANTILES)
+    return float(low), float(high)
+
+
+def _triangular(line: _Line, place: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Inverse distribution function of a triangle from low over value to high."""
+    width = line.high - line.low
+    if width <= 0:
+        return np.full(len(place), line.value)
+    left, right = line.value - line.low, line.high - line.value
+    rising = line.low + np.sqrt(place * width * left)
+    falling = line.high - np.sqrt((1 - place) * width * right)
+    return np.where(place * width < left, rising, falling)
+
+
+def _warnings(assumed: list[str], tables: list[EnergyTable], counts: dict[str, float]) -> list[str]:
     warnings = []
     if assumed:
         names = ", ".join(dict.fromkeys(assumed))
         warnings.append(f"energy rests on assumptions of ours for: {names} (see the energy table)")
-    priced = {entry.counter for entry in table.dynamic} | _CHARGED_ELSEWHERE
+    priced = {entry.counter for table in tables for entry in table.dynamic} | _CHARGED_ELSEWHERE
     free = [name for name in COUNTERS if counts.get(name) and name not in priced]
     if free:
         warnings.append(f"energy leaves out work without a table entry: {', '.join(free)}")

@@ -1,4 +1,4 @@
-"""Energy tables: one number a line, each with unit and source."""
+"""Energy tables: one number a line, each with unit and source, or with the units it is made of."""
 
 from __future__ import annotations
 
@@ -7,82 +7,241 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from accelsim.configs import Config
-from accelsim.errors import did_you_mean
+from accelsim.energy import _library as library
+from accelsim.errors import ConfigError, did_you_mean
 from accelsim.hardware.activity import COUNTERS
 
 DERIVED: dict[str, str] = {
     "dram_read_bits": "bits moved by DRAM read bursts",
     "dram_write_bits": "bits moved by DRAM write bursts",
+    "dram_io_bits": "bits through the DRAM interface, read or written",
 }
 """Counters computed from an Activity rather than stored in it."""
 
+SIZES: dict[str, str] = {
+    "machine": "one machine",
+    "buffer_byte": "bytes of the key and value buffers together",
+    "multiplier": "multipliers of all matrix units",
+    "fetch_channel": "channels of the matrix fetcher",
+    "softmax_lane": "scores the softmax takes per cycle",
+    "topk_comparator": "comparators per array, times engines",
+    "dram_channel": "DRAM channels",
+}
+"""What leakage, background power and area grow with."""
+
 NonNegative = Annotated[float, Field(ge=0)]
 Text = Annotated[str, Field(min_length=1)]
+Size = Literal[
+    "machine",
+    "buffer_byte",
+    "multiplier",
+    "fetch_channel",
+    "softmax_lane",
+    "topk_comparator",
+    "dram_channel",
+]
 
 
-class Dynamic(Config):
-    """Energy of one event of a counter."""
+class Term(Config):
+    """``count`` units of the library (``hw_configs/energy/library``)."""
 
-    counter: str
-    """A name of ``hardware.activity.COUNTERS``, or ``dram_read_bits`` or ``dram_write_bits``."""
-    part: Literal["dram", "sram", "logic"]
-    pj: NonNegative
-    """Picojoules per unit."""
+    op: str
+    """An arithmetic unit (``int-multiply``, ``fp-add``, ``compare`` …) or ``sram``."""
+    bits: Annotated[float, Field(gt=0)] = 1.0
+    """Width of an arithmetic unit."""
+    bytes: Annotated[float, Field(gt=0)] | None = None
+    """Size of an SRAM."""
+    line_bytes: Annotated[float, Field(gt=0)] = 64.0
+    """Line of an SRAM."""
+    access: Literal["read", "write"] = "read"
+    """Which access of an SRAM is priced."""
+    count: Annotated[float, Field(gt=0)] = 1.0
+
+    @model_validator(mode="after")
+    def _sram_has_a_size(self) -> Term:
+        if self.op == "sram" and self.bytes is None:
+            raise ValueError("an SRAM term needs 'bytes'")
+        return self
+
+    def pj(self, node_nm: float, reading: str) -> float:
+        """Energy of ``count`` operations, or of ``count`` bytes of an SRAM access."""
+        if self.op != "sram":
+            return self.count * library.operation_pj(self.op, self.bits, node_nm, reading)
+        row = library.sram(self.bytes or 0, self.line_bytes, node_nm)
+        factor = library.sram_library().write_per_read.value if self.access == "write" else 1.0
+        return self.count * factor * row.read_pj / row.line_bytes
+
+    def leak_mw(self, node_nm: float) -> float:
+        """Leakage of ``count`` units."""
+        if self.op == "sram":
+            return self.count * library.sram(self.bytes or 0, self.line_bytes, node_nm).leak_mw
+        return self.count * library.operation_leak_mw(self.op, self.bits, node_nm)
+
+    def area_mm2(self, node_nm: float) -> float:
+        """Area of ``count`` units."""
+        if self.op == "sram":
+            return self.count * library.sram(self.bytes or 0, self.line_bytes, node_nm).area_mm2
+        return self.count * library.operation_area_mm2(self.op, self.bits, node_nm)
+
+
+class _Entry(Config):
+    """What all entries share: a range, a source, a group that errs together."""
+
     low: NonNegative | None = None
-    """Lowest credible value, picojoules; ``pj`` if not given."""
+    """Lowest credible value, in the unit of the entry; its own value if not given."""
     high: NonNegative | None = None
-    """Highest credible value, picojoules; ``pj`` if not given."""
-    unit: Text
-    """What one unit of the counter is, e.g. ``MAC`` or ``bit``."""
+    """Highest credible value, in the unit of the entry; its own value if not given."""
+    terms: tuple[Term, ...] = ()
+    """Units of the library whose sum is the value; instead of a number."""
+    group: str = ""
+    """Entries of one group err together: their true values sit at the same place of their ranges.
+    The entry's own if empty."""
     source: Text
     """Paper and table, and the arithmetic."""
     assumed: bool = False
     """The number rests on an assumption of ours; the result says so."""
+
+
+class Dynamic(_Entry):
+    """Energy of one event of a counter."""
+
+    counter: str
+    """A name of ``hardware.activity.COUNTERS``, or of :data:`DERIVED`."""
+    part: Literal["dram", "sram", "logic"]
+    pj: NonNegative | None = None
+    """Picojoules per unit; or ``terms``."""
+    unit: Text
+    """What one unit of the counter is, e.g. ``MAC`` or ``bit``."""
 
     @model_validator(mode="after")
     def _counter_exists(self) -> Dynamic:
         known = {**COUNTERS, **DERIVED}
         if self.counter not in known:
             raise ValueError(f"unknown counter '{self.counter}'{did_you_mean(self.counter, known)}")
-        _check_range(self.counter, self.low, self.pj, self.high)
+        _check_value(self.counter, "pj", self.pj, self)
         return self
 
 
-class Static(Config):
+class Static(_Entry):
     """Power that is drawn as long as the machine runs."""
 
     name: Text
-    mw: NonNegative
-    """Milliwatts."""
-    low: NonNegative | None = None
-    """Lowest credible value, milliwatts; ``mw`` if not given."""
-    high: NonNegative | None = None
-    """Highest credible value, milliwatts; ``mw`` if not given."""
-    per: Literal["machine", "buffer_byte", "multiplier"] = "machine"
-    """What the power grows with: nothing, the key and value buffers, or the multipliers."""
+    part: Literal["leakage", "dram_background"] = "leakage"
+    mw: NonNegative | None = None
+    """Milliwatts; or ``terms``."""
+    per: Size = "machine"
+    """What the power grows with."""
     sized_for: Annotated[float, Field(gt=0)] = 1.0
     """How many of ``per`` the number stands for."""
-    source: Text
-    assumed: bool = False
-    """The number rests on an assumption of ours; the result says so."""
 
     @model_validator(mode="after")
     def _range_holds_value(self) -> Static:
-        _check_range(self.name, self.low, self.mw, self.high)
+        _check_value(self.name, "mw", self.mw, self)
+        return self
+
+
+class ModuleArea(_Entry):
+    """Silicon of one module."""
+
+    name: Text
+    mm2: NonNegative | None = None
+    """Square millimetres; or ``terms``."""
+    per: Size = "machine"
+    """What the area grows with."""
+    sized_for: Annotated[float, Field(gt=0)] = 1.0
+    """How many of ``per`` the number stands for."""
+
+    @model_validator(mode="after")
+    def _range_holds_value(self) -> ModuleArea:
+        _check_value(self.name, "mm2", self.mm2, self)
         return self
 
 
 class EnergyTable(Config):
-    """Energies of one technology."""
+    """Energies, leakage and areas of one technology."""
 
     description: str
     source: str
     node_nm: Annotated[float, Field(gt=0)]
     """Technology node of the on-chip numbers."""
-    dynamic: tuple[Dynamic, ...]
+    target_node_nm: Annotated[float, Field(gt=0)] | None = None
+    """Scale all on-chip numbers to this node (Stillmaker & Baas 2017); DRAM stays as it is."""
+    arithmetic: Literal["horowitz", "aladdin"] = "horowitz"
+    """Which reading of the arithmetic units ``terms`` refer to; the other bounds the range."""
+    dynamic: tuple[Dynamic, ...] = ()
     static: tuple[Static, ...] = ()
+    area: tuple[ModuleArea, ...] = ()
+
+    @model_validator(mode="after")
+    def _node_has_data(self) -> EnergyTable:
+        try:
+            if self.target_node_nm is not None:
+                library.energy_factor(self.node_nm, self.target_node_nm)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        try:
+            for entry in self.dynamic:
+                self.dynamic_pj(entry)
+            for static in self.static:
+                self.static_mw(static)
+            for module in self.area:
+                self.module_mm2(module)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    def dynamic_pj(self, entry: Dynamic) -> tuple[float, float, float]:
+        """Low, value and high of an entry at the target node, picojoules."""
+        if entry.part == "dram":
+            return _range(entry, entry.pj or 0.0, [], 1.0)
+        if entry.pj is not None:
+            return _range(entry, entry.pj, [], self._factor())
+        node = self._node()
+        readings = [sum(t.pj(node, name) for t in entry.terms) for name in library.READINGS]
+        value = readings[library.READINGS.index(self.arithmetic)]
+        return _range(entry, value, readings, self._factor())
+
+    def static_mw(self, entry: Static) -> tuple[float, float, float]:
+        """Low, value and high of an entry at the target node, milliwatts."""
+        if entry.mw is not None:
+            factor = 1.0 if entry.part == "dram_background" else self._factor()
+            return _range(entry, entry.mw, [], factor)
+        value = sum(term.leak_mw(self._node()) for term in entry.terms)
+        return _range(entry, value, [], self._factor())
+
+    def module_mm2(self, entry: ModuleArea) -> tuple[float, float, float]:
+        """Low, value and high of an entry at the target node, mm²."""
+        factor = library.area_factor(self.node_nm, self._node())
+        if entry.mm2 is not None:
+            return _range(entry, entry.mm2, [], factor)
+        value = sum(term.area_mm2(self._node()) for term in entry.terms)
+        return _range(entry, value, [], factor)
+
+    def _node(self) -> float:
+        return self.node_nm if self.target_node_nm is None else self.target_node_nm
+
+    def _factor(self) -> float:
+        return library.energy_factor(self.node_nm, self._node())
 
 
-def _check_range(name: str, low: float | None, value: float, high: float | None) -> None:
-    if (low is not None and low > value) or (high is not None and high < value):
+def _range(
+    entry: _Entry, value: float, readings: list[float], factor: float
+) -> tuple[float, float, float]:
+    """Ends of an entry; ``low`` and ``high`` are printed at the table's node, so they scale."""
+    scaled = value if entry.terms else value * factor
+    ends = [*readings, scaled]
+    if entry.low is not None:
+        ends.append(entry.low * factor)
+    if entry.high is not None:
+        ends.append(entry.high * factor)
+    return min(ends), scaled, max(ends)
+
+
+def _check_value(name: str, unit: str, value: float | None, entry: _Entry) -> None:
+    if (value is None) == (not entry.terms):
+        raise ValueError(f"'{name}': give either '{unit}' or 'terms'")
+    low, high = entry.low, entry.high
+    if value is not None and (
+        (low is not None and low > value) or (high is not None and high < value)
+    ):
         raise ValueError(f"'{name}': expected low <= {value:g} <= high, got {low} and {high}")

@@ -10,10 +10,17 @@ from accelsim import configs
 from accelsim.errors import AccelsimError, ConfigError, did_you_mean
 from accelsim.exploration._manifest import manifest
 from accelsim.exploration._result import RunResult
-from accelsim.workloads import Workload, read_csv, read_parquet
+from accelsim.workloads import (
+    Workload,
+    benchmark_path,
+    load_benchmark,
+    read_csv,
+    read_parquet,
+)
 
 if TYPE_CHECKING:
     from accelsim.baselines import AttentionShape
+    from accelsim.energy import EnergyReport
     from accelsim.hardware.activity import Activity
     from accelsim.traces import AttentionTrace
 
@@ -35,7 +42,8 @@ def replay(
     """Run one source through one accelerator.
 
     Args:
-        source: an attention trace (``.safetensors``) or a workload (``.csv``, ``.parquet``).
+        source: an attention trace (``.safetensors``) or a workload (``.csv``, ``.parquet``)
+            or the name of a benchmark.
         accelerator: preset name or YAML file.
         policy: preset name or YAML file; only for traces (a workload holds decisions already).
             Dense if not given.
@@ -87,15 +95,22 @@ def replay(
             raise ConfigError(
                 f"{path}: a workload already holds a policy's decisions; --policy is for traces"
             )
-        workload = read_parquet(path) if path.suffix == ".parquet" else read_csv(path)
+        workload = _read_workload(path)
         shape = _shape(workload)
 
     on_stage("simulation")
     activity = simulate(workload, machine, memory, engine=engine)
     on_stage("energy")
-    energy = evaluate(activity, table, machine)
+    energy = evaluate(activity, table, machine, memory)
     metrics = _metrics(workload, activity, shape)
     metrics["energy_j"] = energy.total_j
+    metrics["energy_j_low"], metrics["energy_j_high"] = energy.low_j, energy.high_j
+    if energy.area_mm2 is not None:
+        metrics["area_mm2"] = energy.area_mm2
+        metrics["area_mm2_low"], metrics["area_mm2_high"] = (
+            energy.area_low_mm2,
+            energy.area_high_mm2,
+        )
     metrics["average_power_w"] = energy.total_j / activity.seconds
     return RunResult(
         metrics=metrics,
@@ -106,7 +121,7 @@ def replay(
             name: {"busy_cycles": m.busy_cycles, "stall_cycles": m.stall_cycles}
             for name, m in activity.modules.items()
         },
-        baselines=_against(shape, baselines, activity.seconds, energy.total_j),
+        baselines=_against(shape, baselines, activity.seconds, energy),
         manifest=manifest(path, used, engine),
         per_layer=per_layer,
         activity=activity,
@@ -114,8 +129,16 @@ def replay(
     )
 
 
+def _read_workload(path: Path) -> Workload:
+    if path.suffix == ".yaml":
+        return load_benchmark(path.stem)
+    return read_parquet(path) if path.suffix == ".parquet" else read_csv(path)
+
+
 def _existing(source: str | Path) -> Path:
     path = Path(source)
+    if isinstance(source, str) and not path.suffix and not path.exists():
+        return benchmark_path(source)
     if not path.exists():
         raise AccelsimError(f"{path}: no such file{_nearest_file(path)}")
     if path.is_dir():
@@ -174,16 +197,23 @@ def _metrics(
 
 
 def _against(
-    shape: AttentionShape, names: Sequence[str] | None, seconds: float, joules: float
+    shape: AttentionShape, names: Sequence[str] | None, seconds: float, energy: EnergyReport
 ) -> dict[str, dict[str, Any]]:
+    """Ratios over the baselines; both sides with their DRAM, both without or both with idle power.
+
+    ``energy_ratio`` is the dynamic power of a platform against a run without DRAM background;
+    ``energy_ratio_with_idle`` is all power against all energy.
+    """
     from accelsim.baselines import evaluate_baselines
 
+    dynamic = energy.total_j - energy.energy_j_by_part["dram_background"]
     rows = {}
     for name, row in evaluate_baselines(shape, names).items():
-        energy = row["energy_j"]
+        known = row["energy_j"] is not None
         rows[name] = {
             **row,
             "speedup": row["latency_s"] / seconds,
-            "energy_ratio": None if energy is None else energy / joules,
+            "energy_ratio": row["energy_j"] / dynamic if known else None,
+            "energy_ratio_with_idle": row["energy_with_idle_j"] / energy.total_j if known else None,
         }
     return rows

@@ -33,6 +33,8 @@ class MemoryConfig(Config):
     description: str
     source: str
     """Where the numbers come from."""
+    technology: str = "hbm2"
+    """Names the table of DRAM energy, ``hw_configs/energy/dram-<technology>.yaml``."""
     clock_hz: Annotated[float, Field(gt=0)] = 1e9
     """Command clock."""
     transaction_bytes: PositiveInt = 32

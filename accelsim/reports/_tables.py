@@ -78,6 +78,17 @@ def _energy(runs: Sequence[RunResult]) -> list[tuple[str, list[str]]]:
     parts = list(dict.fromkeys(part for r in runs for part in r.energy_j_by_part))
     rows = [(part, [si(r.energy_j_by_part.get(part), "J") for r in runs]) for part in parts]
     rows.append(("total", [si(r.metrics["energy_j"], "J") for r in runs]))
+    rows.append(
+        (
+            "5 to 95 % of the tables' ranges",
+            [
+                f"{si(r.metrics['energy_j_low'], 'J')} – {si(r.metrics['energy_j_high'], 'J')}"
+                if "energy_j_low" in r.metrics
+                else "–"
+                for r in runs
+            ],
+        )
+    )
     rows.append(("average power", [si(r.metrics["average_power_w"], "W") for r in runs]))
     return rows
 

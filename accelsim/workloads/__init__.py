@@ -3,13 +3,27 @@
 from accelsim.workloads._csv import CSV_COLUMNS, read_csv, write_csv
 from accelsim.workloads._parquet import read_parquet, write_parquet
 from accelsim.workloads._table import COLUMNS, Workload
+from accelsim.workloads.benchmarks import (
+    Benchmark,
+    benchmark_names,
+    benchmark_path,
+    load_benchmark,
+    read_benchmark,
+    synthesize,
+)
 
 __all__ = [
     "COLUMNS",
     "CSV_COLUMNS",
+    "Benchmark",
     "Workload",
+    "benchmark_names",
+    "benchmark_path",
+    "load_benchmark",
+    "read_benchmark",
     "read_csv",
     "read_parquet",
+    "synthesize",
     "write_csv",
     "write_parquet",
 ]

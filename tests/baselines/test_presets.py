@@ -24,7 +24,7 @@ def test_list_names_everything() -> None:
 
 
 def test_sources_are_printed_on_request_only() -> None:
-    assert "pj: 909" in _run("show", "spatten-40nm")
+    assert "pj: 909" in _run("show", "dram-hbm2")
     assert "CACTI 7.0, 40 nm" not in _run("show", "spatten-40nm")
     assert "CACTI 7.0, 40 nm" in _run("show", "spatten-40nm", "--sources")
 

@@ -7,10 +7,16 @@ from pathlib import Path
 import pytest
 
 from accelsim.configs import load, preset_names
-from accelsim.energy import EnergyTable, evaluate
+from accelsim.energy import (
+    EnergyTable,
+    energy_factor,
+    evaluate,
+    operation_pj,
+    sram,
+)
 from accelsim.errors import ConfigError
 from accelsim.hardware.activity import COUNTERS, Activity
-from accelsim.hardware.config import SpattenConfig
+from accelsim.hardware.config import MemoryConfig, SpattenConfig
 
 TABLE = """
 description: t
@@ -63,9 +69,15 @@ def test_presets_name_a_source_for_every_number(name: str) -> None:
     assert all(len(entry.source) > 3 for entry in (*table.dynamic, *table.static))
 
 
-@pytest.mark.parametrize("name", preset_names("energy"))
-def test_presets_price_every_counter_that_is_work(name: str) -> None:
-    priced = {entry.counter for entry in load(EnergyTable, name, "energy").dynamic}
+CHIPS = [name for name in preset_names("energy") if not name.startswith("dram-")]
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("memory", preset_names("memories"))
+def test_chip_and_memory_together_price_every_counter_that_is_work(chip: str, memory: str) -> None:
+    technology = load(MemoryConfig, memory, "memories").technology
+    tables = [load(EnergyTable, name, "energy") for name in (chip, f"dram-{technology}")]
+    priced = {entry.counter for table in tables for entry in table.dynamic}
     work = {counter for counter in COUNTERS if counter.endswith(("_macs", "_bytes"))}
     assert work | {"exponentials", "divisions", "topk_comparisons", "dram_activations"} <= priced
 
@@ -85,8 +97,10 @@ def test_bounds_and_average_power(tmp_path: Path) -> None:
     table = load(EnergyTable, str(tmp_path / "t.yaml"), "energy")
     report = evaluate(Activity(1000, 1e9, counters={"dram_activations": 10}), table)
     assert report.total_j == pytest.approx(9e-9 + 1e-7)
-    assert report.low_j == pytest.approx(6e-9 + 1e-7)
-    assert report.high_j == pytest.approx(12e-9 + 1e-7)
+    # A symmetric triangle of half-width w has its 5 % quantile at w (1 - sqrt(0.1)) below the peak.
+    spread = 3e-9 * (1 - 0.1**0.5)
+    assert report.low_j == pytest.approx(9e-9 + 1e-7 - spread, rel=2e-3)
+    assert report.high_j == pytest.approx(9e-9 + 1e-7 + spread, rel=2e-3)
     assert report.average_power_w == pytest.approx(0.109)
 
 
@@ -101,10 +115,12 @@ def test_leakage_follows_buffers_and_multipliers() -> None:
     activity = Activity(1000, 1e9)
     paper = SpattenConfig(kind="spatten", description="", source="")
     small = paper.model_copy(update={"multipliers": 64})  # SpAtten1/8: 128 multipliers in all
-    full = evaluate(activity, table, paper).energy_j_by_part["leakage"]
-    assert full == pytest.approx((0.403 + 0.014) * 1e-6)
-    assert full == pytest.approx(evaluate(activity, table).energy_j_by_part["leakage"])
-    assert evaluate(activity, table, small).energy_j_by_part["leakage"] == pytest.approx(full / 8)
+    full = evaluate(activity, table, paper).energy_j_by_entry
+    eighth = evaluate(activity, table, small).energy_j_by_entry
+    assert full["key_and_value_sram_leakage"] == pytest.approx(0.403e-6, rel=1e-3)
+    for name in ("key_and_value_sram_leakage", "arithmetic_leakage"):
+        assert eighth[name] == pytest.approx(full[name] / 8)
+    assert eighth["softmax_leakage"] == pytest.approx(full["softmax_leakage"])
 
 
 def test_a_full_key_line_costs_300_pj() -> None:
@@ -112,3 +128,62 @@ def test_a_full_key_line_costs_300_pj() -> None:
     table = load(EnergyTable, "spatten-40nm", "energy")
     report = evaluate(Activity(1, 1e9, counters={"key_sram_read_bytes": 768}), table)
     assert report.energy_j_by_part["sram"] == pytest.approx(300e-12, rel=2e-3)
+
+
+def test_the_memory_brings_its_own_energy() -> None:
+    table = load(EnergyTable, "spatten-40nm", "energy")
+    activity = Activity(1000, 1e9, {"value": 4096}, counters={"dram_activations": 4})
+    dram = {
+        name: evaluate(activity, table, memory=load(MemoryConfig, name, "memories"))
+        for name in ("hbm2-nominal", "hbm3", "ddr4")
+    }
+    by_part = dram["hbm2-nominal"].energy_j_by_part
+    assert by_part["dram"] == pytest.approx((4 * 909 + 8 * 4096 * 2.71) * 1e-12)
+    assert dram["ddr4"].energy_j_by_part["dram"] > dram["hbm3"].energy_j_by_part["dram"]
+    assert dram["hbm3"].energy_j_by_part["sram"] == by_part["sram"]
+
+
+def test_a_memory_without_a_table_is_explained() -> None:
+    table = load(EnergyTable, "spatten-40nm", "energy")
+    memory = load(MemoryConfig, "hbm3", "memories", {"technology": "hbm33"})
+    with pytest.raises(ConfigError, match="did you mean 'dram-hbm3"):
+        evaluate(Activity(1, 1e9), table, memory=memory)
+
+
+def test_unit_library_by_hand() -> None:
+    assert operation_pj("int-multiply", 8, 45) == pytest.approx(0.2)
+    assert operation_pj("int-multiply", 12, 45) == pytest.approx(0.446, abs=1e-3)
+    assert operation_pj("int-multiply", 16, 40, "aladdin") == pytest.approx(12.68 / 4)
+    assert energy_factor(45, 40) == pytest.approx(0.869, abs=2e-3)
+    assert sram(16384, 64, 40).read_pj == 25.0
+    assert 25.0 < sram(18000, 64, 40).read_pj < 26.1
+    assert sram(196608, 128, 40).read_pj == pytest.approx(127)
+    with pytest.raises(ConfigError, match="did you mean 'int-multiply'"):
+        operation_pj("int-multply", 8, 45)
+
+
+@pytest.mark.parametrize("node", [3, 90])
+def test_a_node_without_scaling_data_is_refused(node: int) -> None:
+    with pytest.raises(ConfigError, match=f"{node} nm has no scaling data"):
+        load(EnergyTable, "spatten-40nm", "energy", {"target_node_nm": node})
+
+
+def test_a_smaller_node_costs_less_and_dram_stays() -> None:
+    activity = Activity(1000, 1e9, {"value": 4096}, counters={"qk_macs": 1000})
+    memory = load(MemoryConfig, "hbm2-nominal", "memories")
+    old, new = (
+        evaluate(activity, load(EnergyTable, "spatten-40nm", "energy", extra), memory=memory)
+        for extra in ({}, {"target_node_nm": 16})
+    )
+    assert new.energy_j_by_part["logic"] < 0.4 * old.energy_j_by_part["logic"]
+    assert new.energy_j_by_part["dram"] == old.energy_j_by_part["dram"]
+    assert (new.area_mm2 or 0) < 0.4 * (old.area_mm2 or 0)
+
+
+def test_interval_is_reproducible_and_holds_the_total() -> None:
+    table = load(EnergyTable, "spatten-40nm", "energy")
+    activity = Activity(1000, 1e9, counters={"qk_macs": 10**6, "key_sram_read_bytes": 10**6})
+    first, second = (evaluate(activity, table) for _ in range(2))
+    assert (first.low_j, first.high_j) == (second.low_j, second.high_j)
+    assert first.low_j < first.high_j
+    assert 0 < first.area_low_mm2 < first.area_high_mm2

@@ -1,0 +1,250 @@
+"""Unit library: energy, leakage and area of arithmetic units and SRAMs, by size, width and node.
+
+The numbers live in ``hw_configs/energy/library``; an energy table names units (``op``, ``bits``)
+and counts, so each number is written once and every derived one follows from a rule named here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from functools import lru_cache
+from typing import Annotated
+
+from pydantic import Field
+
+from accelsim.configs import C, Config, config_root, read_yaml, validate
+from accelsim.errors import ConfigError, did_you_mean
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+READINGS = ("horowitz", "aladdin")
+"""Readings of arithmetic energy; they differ by 4 to 18 times, so the choice is the user's."""
+_EXPONENT = {"int-multiply": 2.0, "fp-multiply": 2.0, "fp-divide": 2.0}
+"""Growth with the width where one row is all there is; 1 for the others."""
+
+
+class ArithmeticRow(Config):
+    """One unit at one width."""
+
+    op: str
+    bits: Positive
+    pj: Positive
+    """Energy of one operation, picojoules."""
+    leak_mw: NonNegative | None = None
+    area_um2: NonNegative | None = None
+    source: str
+    assumed: bool = False
+
+
+class Arithmetic(Config):
+    """A reading of arithmetic units at one node."""
+
+    description: str
+    source: str
+    node_nm: Positive
+    rows: tuple[ArithmeticRow, ...]
+
+
+class SramRow(Config):
+    """One SRAM at one node."""
+
+    bytes: Positive
+    line_bytes: Positive
+    read_pj: Positive
+    """Energy of reading one line, picojoules."""
+    leak_mw: Positive
+    area_mm2: Positive
+
+
+class WritePerRead(Config):
+    """What a write costs, in reads."""
+
+    value: Positive
+    high: Positive
+    source: str
+
+
+class SramLibrary(Config):
+    """SRAMs by node, size and line."""
+
+    description: str
+    source: str
+    write_per_read: WritePerRead
+    nodes: dict[int, tuple[SramRow, ...]]
+
+
+class ScalingRow(Config):
+    """Coefficients of one node."""
+
+    node_nm: Positive
+    a: float
+    b: float
+    c: float
+    area: Positive
+
+
+class Scaling(Config):
+    """Scaling of logic between nodes."""
+
+    description: str
+    source: str
+    supply_v: Positive
+    rows: tuple[ScalingRow, ...]
+
+
+@lru_cache(maxsize=4)
+def arithmetic(reading: str) -> Arithmetic:
+    """Return one reading of the arithmetic units.
+
+    Raises:
+        ConfigError: no such reading.
+    """
+    if reading not in READINGS:
+        raise ConfigError(
+            f"unknown arithmetic reading '{reading}'{did_you_mean(reading, READINGS)} "
+            f"(known: {', '.join(READINGS)})"
+        )
+    return _read(Arithmetic, f"arithmetic-{reading}")
+
+
+@lru_cache(maxsize=1)
+def sram_library() -> SramLibrary:
+    """Return the SRAM table."""
+    return _read(SramLibrary, "sram-cacti")
+
+
+@lru_cache(maxsize=1)
+def scaling() -> Scaling:
+    """Return the scaling rows."""
+    return _read(Scaling, "stillmaker-baas")
+
+
+def operation_pj(op: str, bits: float, node_nm: float, reading: str = "horowitz") -> float:
+    """Energy of one operation at a width and node, picojoules.
+
+    The width goes by a straight line in log-log between two rows, beyond them with the slope of the
+    nearest two, and by width (adders) or its square (multipliers, dividers) where there is one row.
+
+    Raises:
+        ConfigError: unknown unit, or a node without scaling data.
+    """
+    table = arithmetic(reading)
+    rows = [(row.bits, row.pj) for row in table.rows if row.op == op]
+    if not rows:
+        # Only one reading has registers; the other takes them from it.
+        other = next((r for r in READINGS if any(x.op == op for x in arithmetic(r).rows)), None)
+        if other is None:
+            known = sorted({row.op for name in READINGS for row in arithmetic(name).rows})
+            raise ConfigError(
+                f"no arithmetic unit '{op}'{did_you_mean(op, known)} (known: {', '.join(known)})"
+            )
+        return operation_pj(op, bits, node_nm, other)
+    return _by_width(rows, bits, op) * energy_factor(table.node_nm, node_nm)
+
+
+def operation_leak_mw(op: str, bits: float, node_nm: float) -> float:
+    """Leakage of one unit, milliwatts (Aladdin; Horowitz prints none), scaled as energy."""
+    table = arithmetic("aladdin")
+    rows = [(r.bits, r.leak_mw) for r in table.rows if r.op == op and r.leak_mw]
+    if not rows:
+        return 0.0
+    return _by_width(rows, bits, op) * energy_factor(table.node_nm, node_nm)
+
+
+def operation_area_mm2(op: str, bits: float, node_nm: float) -> float:
+    """Area of one unit, mm² (Aladdin; areas of Horowitz' talk could not be verified)."""
+    table = arithmetic("aladdin")
+    rows = [(r.bits, r.area_um2) for r in table.rows if r.op == op and r.area_um2]
+    if not rows:
+        raise ConfigError(f"no area is known for the unit '{op}'")
+    return _by_width(rows, bits, op) * area_factor(table.node_nm, node_nm) * 1e-6
+
+
+def sram(size_bytes: float, line_bytes: float, node_nm: float) -> SramRow:
+    """Energy of a line, leakage and area of one SRAM.
+
+    Straight lines in log-log between sizes (the end slopes go on beyond them); for a width that is
+    not tabulated the rows of the nearest width, energy in proportion to the width. A node that is
+    not tabulated is scaled from the nearest one as logic.
+
+    Raises:
+        ConfigError: a node without scaling data.
+    """
+    library = sram_library()
+    node = min(library.nodes, key=lambda known: abs(known - node_nm))
+    rows = library.nodes[node]
+    widths = sorted({row.line_bytes for row in rows}, key=lambda w: abs(math.log(w / line_bytes)))
+    width = next(w for w in widths if sum(row.line_bytes == w for row in rows) > 1 or w == 64)
+    exact = [r for r in rows if (r.bytes, r.line_bytes) == (size_bytes, line_bytes)]
+    chosen = exact or [row for row in rows if row.line_bytes == width]
+    wide = 1.0 if exact else line_bytes / width
+    energy, area = energy_factor(node, node_nm), area_factor(node, node_nm)
+
+    def at(name: str) -> float:
+        return _log_log([(row.bytes, getattr(row, name)) for row in chosen], size_bytes)
+
+    return SramRow(
+        bytes=size_bytes,
+        line_bytes=line_bytes,
+        read_pj=at("read_pj") * wide * energy,
+        leak_mw=at("leak_mw") * energy,
+        area_mm2=at("area_mm2") * area,
+    )
+
+
+def energy_factor(from_nm: float, to_nm: float) -> float:
+    """Energy at ``to_nm`` over energy at ``from_nm`` (Stillmaker & Baas 2017).
+
+    Raises:
+        ConfigError: a node without scaling data.
+    """
+    if from_nm == to_nm:
+        return 1.0
+    volt = scaling().supply_v
+    rows = [(row.node_nm, row.a * volt**2 + row.b * volt + row.c) for row in scaling().rows]
+    return _at_node(rows, to_nm) / _at_node(rows, from_nm)
+
+
+def area_factor(from_nm: float, to_nm: float) -> float:
+    """Area at ``to_nm`` over area at ``from_nm``; raises as :func:`energy_factor`."""
+    if from_nm == to_nm:
+        return 1.0
+    rows = [(row.node_nm, row.area) for row in scaling().rows]
+    return _at_node(rows, to_nm) / _at_node(rows, from_nm)
+
+
+def _at_node(rows: list[tuple[float, float]], node_nm: float) -> float:
+    ordered = sorted(rows)
+    if not ordered[0][0] <= node_nm <= ordered[-1][0]:
+        raise ConfigError(
+            f"node {node_nm:g} nm has no scaling data: Stillmaker & Baas 2017 covers "
+            f"{ordered[0][0]:g} to {ordered[-1][0]:g} nm"
+        )
+    for (low, first), (high, second) in itertools.pairwise(ordered):
+        if node_nm <= high:
+            return first + (second - first) * (node_nm - low) / (high - low)
+    raise AssertionError("unreachable: the range was checked")  # pragma: no cover
+
+
+def _by_width(rows: list[tuple[float, float]], bits: float, op: str) -> float:
+    if len(rows) > 1:
+        return _log_log(rows, bits)
+    width, value = rows[0]
+    return value * float((bits / width) ** _EXPONENT.get(op, 1.0))
+
+
+def _log_log(rows: list[tuple[float, float]], x: float) -> float:
+    ordered = sorted(rows)
+    if len(ordered) == 1:
+        return ordered[0][1]
+    pairs = list(itertools.pairwise(ordered))
+    (x0, y0), (x1, y1) = next((p for p in pairs if x <= p[1][0]), pairs[-1])
+    slope = math.log(y1 / y0) / math.log(x1 / x0)
+    return float(y0 * (x / x0) ** slope)
+
+
+def _read(model: type[C], name: str) -> C:
+    path = config_root() / "energy" / "library" / f"{name}.yaml"
+    return validate(model, read_yaml(path), str(path))

@@ -1,0 +1,267 @@
+"""The thirty benchmarks of SpAtten's evaluation, as descriptions that become workloads.
+
+A description (``traces/benchmarks/*.yaml``) holds the shape, lengths, schedules and widths, says
+what of it is published, and what is an assumption of ours. The workload that it gives has the sizes
+of a pruned run, a seeded random importance of tokens and heads, and pass counts of a seeded quick
+select; there are no tensors, hence no accuracy.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from accelsim.configs import Config, read_yaml, validate
+from accelsim.errors import WorkloadError, did_you_mean
+from accelsim.policies import Policy, ProgressiveQuantization
+from accelsim.workloads._table import Workload
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class Published(Config):
+    """What SpAtten Fig. 14 prints for one platform."""
+
+    speedup: Annotated[float, Field(gt=0)]
+    energy_saving: Annotated[float, Field(gt=0)]
+
+
+class Benchmark(Config):
+    """One benchmark."""
+
+    description: str
+    source: str
+    """What is published, and where."""
+    assumptions: dict[str, str]
+    """Key of this file to why we chose its value; everything else is published."""
+    model: str
+    layers: PositiveInt
+    heads: PositiveInt
+    head_dim: PositiveInt
+    kind: Literal["encoder", "generation"]
+    """``encoder``: one pass over ``input_tokens``; ``generation``: one query a step after them."""
+    input_tokens: PositiveInt
+    generated_tokens: Annotated[int, Field(ge=0)] = 0
+    policy: Policy
+    """Schedules and widths; ``layer_keep`` replaces the token schedule."""
+    layer_keep: tuple[Fraction, ...] = ()
+    """Keep ratio of tokens by layer, where a released workload shows it."""
+    refetch_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the rows whose LSB plane is fetched."""
+    seed: int = 0
+    published: dict[str, Published]
+    """Platform to what the paper prints; for comparison only, no workload reads it."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Benchmark:
+        if self.kind == "generation" and not self.generated_tokens:
+            raise ValueError("a generation needs 'generated_tokens'")
+        if self.layer_keep and len(self.layer_keep) != self.layers:
+            raise ValueError(f"'layer_keep' has {len(self.layer_keep)} of {self.layers} layers")
+        return self
+
+    def keep_ratio(self, layer: int) -> float:
+        """Share of the context's tokens that survive in ``layer``."""
+        if self.layer_keep:
+            return self.layer_keep[layer]
+        tokens = self.policy.tokens
+        return 1.0 if tokens is None else tokens.keep_ratio(layer, self.layers)
+
+    def kept_heads(self, layer: int) -> int:
+        """Heads that survive in ``layer``."""
+        heads = self.policy.heads
+        ratio = 1.0 if heads is None else heads.keep_ratio(layer, self.layers)
+        return max(round(ratio * self.heads), 1)
+
+
+def benchmark_root() -> Path:
+    """Folder of the descriptions: inside the installed package, else the checkout's."""
+    packaged = Path(__file__).parent.parent / "_data" / "benchmarks"
+    checkout = Path(__file__).parent.parent.parent / "traces" / "benchmarks"
+    return packaged if packaged.is_dir() else checkout
+
+
+def benchmark_names() -> list[str]:
+    """Names of the benchmarks, sorted."""
+    return sorted(path.stem for path in benchmark_root().glob("*.yaml"))
+
+
+def benchmark_path(name: str) -> Path:
+    """File of a benchmark.
+
+    Raises:
+        WorkloadError: no such benchmark; names the nearest.
+    """
+    known = benchmark_names()
+    if name not in known:
+        raise WorkloadError(f"unknown benchmark '{name}'{did_you_mean(name, known)}")
+    return benchmark_root() / f"{name}.yaml"
+
+
+def read_benchmark(name: str) -> Benchmark:
+    """Read one description.
+
+    Raises:
+        WorkloadError: no such benchmark.
+        ConfigError: a description that is not valid.
+    """
+    path = benchmark_path(name)
+    return validate(Benchmark, read_yaml(path), str(path))
+
+
+def load_benchmark(name: str, *, dense: bool = False, every: int = 1) -> Workload:
+    """Return the workload of a benchmark; the same each time.
+
+    Args:
+        name: one of :func:`benchmark_names`.
+        dense: nothing pruned and everything at 12 bit, SpAtten's own width.
+        every: of a generation, only each ``every``-th step (a sample for sweeps).
+
+    Raises:
+        WorkloadError: no such benchmark.
+    """
+    bench = read_benchmark(name)
+    if dense:
+        bench = dense_version(bench)
+    return synthesize(bench, name, every=every)
+
+
+def dense_version(bench: Benchmark) -> Benchmark:
+    """The same shape with nothing pruned, 12 bit."""
+    return bench.model_copy(
+        update={"policy": Policy(), "layer_keep": (), "refetch_fraction": 0.0},
+    )
+
+
+def synthesize(bench: Benchmark, name: str, *, every: int = 1) -> Workload:
+    """Return the workload that a description stands for."""
+    return _Synthesis(bench, name).run(every)
+
+
+class _Synthesis:
+    """Walks steps and layers with one seeded importance of tokens and heads."""
+
+    def __init__(self, bench: Benchmark, name: str) -> None:
+        self.bench, self.name = bench, name
+        self.rng = np.random.default_rng(bench.seed)
+        total = bench.input_tokens + bench.generated_tokens
+        self.importance = self.rng.random(total)
+        self.head_order = self.rng.permutation(bench.heads)
+        self.columns: dict[str, list[int]] = defaultdict(list)
+        self.key_indices: list[NDArray[np.int32]] = []
+        self.value_indices: list[NDArray[np.int32]] = []
+        q = bench.policy.quantization
+        self.bits: tuple[int, int, int]
+        if isinstance(q, ProgressiveQuantization):
+            self.bits = (q.msb_bits, q.lsb_bits, q.fetched_value_bits)
+        else:
+            self.bits = (q.key_bits, 0, q.value_bits)
+
+    def run(self, every: int) -> Workload:
+        bench = self.bench
+        if bench.kind == "encoder":
+            self._step(0, bench.input_tokens, encoder=True)
+        else:
+            for step in range(0, bench.generated_tokens, every):
+                self._step(step, bench.input_tokens + step + 1, encoder=False)
+        return Workload.from_columns(
+            self.columns,
+            head_dim=bench.head_dim,
+            name=self.name,
+            key_indices=tuple(self.key_indices),
+            value_indices=tuple(self.value_indices),
+        )
+
+    def _step(self, step: int, context: int, *, encoder: bool) -> None:
+        kept = np.arange(context)
+        for layer in range(self.bench.layers):
+            budget = min(max(int(np.ceil(self.bench.keep_ratio(layer) * context)), 1), len(kept))
+            before = len(kept)
+            if budget < before:
+                ranks = self.importance[kept].copy()
+                if not encoder:
+                    ranks[-1] = 2.0  # the query's own token always survives
+                kept = np.sort(kept[np.argsort(-ranks)[:budget]])
+            self._layer(step, layer, context, kept, before, encoder)
+
+    def _layer(
+        self,
+        step: int,
+        layer: int,
+        context: int,
+        kept: NDArray[np.int64],
+        before: int,
+        encoder: bool,
+    ) -> None:
+        count = len(kept)
+        queries = count if encoder else 1
+        values = self.bench.policy.values
+        used = count if values is None else values.budget(count)
+        select = (before, count) if count < before else (0, 0)
+        for head in np.sort(self.head_order[: self.bench.kept_heads(layer)]):
+            # All values are fetched for the queries of an encoder: some query uses each of them.
+            fetched = count if encoder else used
+            refetch = bool(self.rng.random() < self.bench.refetch_fraction)
+            passes, elements = quick_select_work(count, used, queries, self.rng)
+            chosen, scanned = quick_select_work(*select, 1, self.rng)
+            row = {
+                "step": step,
+                "layer": layer,
+                "head": int(head),
+                "context_tokens": context,
+                "queries": queries,
+                "keys": count,
+                "values": fetched,
+                "query_keys": queries * count,
+                "query_values": queries * used,
+                "key_bits": self.bits[0],
+                "key_lsb_bits": self.bits[1],
+                "value_bits": self.bits[2],
+                "refetch_lsb": refetch,
+                "topk_size": count if used < count else 0,
+                "topk_target": used if used < count else 0,
+                "topk_passes": passes,
+                "topk_elements": elements,
+                "select_size": select[0],
+                "select_target": select[1],
+                "select_passes": chosen,
+                "select_elements": scanned,
+            }
+            for column, number in row.items():
+                self.columns[column].append(int(number))
+            picked = kept
+            if fetched < count:
+                picked = np.sort(kept[self.rng.permutation(count)[:fetched]])
+            self.key_indices.append(kept.astype(np.int32))
+            self.value_indices.append(picked.astype(np.int32))
+            select = (0, 0)
+
+
+def quick_select_work(
+    size: int, target: int, queries: int, rng: np.random.Generator
+) -> tuple[int, int]:
+    """Passes and elements read by quick selects of the ``target`` largest of ``size`` values.
+
+    The values are distinct and in random order, so only the rank of each random pivot matters; all
+    ``queries`` selections go on together. No selection (0, 0) where nothing is dropped.
+    """
+    if target >= size:
+        return 0, 0
+    low, high = np.zeros(queries, np.int64), np.full(queries, size, np.int64)
+    passes = elements = 0
+    while len(low):
+        passes += len(low)
+        elements += int((high - low).sum())
+        pivot = low + (rng.random(len(low)) * (high - low)).astype(np.int64)
+        wanted = target - 1
+        low = np.where(pivot < wanted, pivot + 1, low)
+        high = np.where(pivot > wanted, pivot, high)
+        going = pivot != wanted
+        low, high = low[going], high[going]
+    return passes, elements

@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from accelsim.functional._run import PolicyRun
 from accelsim.functional.kernels import scores_of_row
 from accelsim.functional.quantization import quantize_dequantize
-from accelsim.functional.rivals._walk import Float, Outcome, account, dense_row, load_layer, walk
+from accelsim.functional.rivals._walk import (
+    Float,
+    Outcome,
+    Tensors,
+    account,
+    dense_row,
+    load_layer,
+    walk,
+)
 from accelsim.jit import kernel
 from accelsim.traces import AttentionTrace
 
@@ -49,7 +57,7 @@ def run_mnnfast(trace: AttentionTrace, rule: MnnFastRule) -> PolicyRun:
     """
     layers = [load_layer(trace, i) for i in range(trace.num_layers)]
     held = [
-        [quantize_dequantize(tensor, rule.element_bits, "per_tensor") for tensor in layer]
+        Tensors(*(quantize_dequantize(x, rule.element_bits, "per_tensor") for x in layer))
         for layer in layers
     ]
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.functional._run import PolicyRun
-from accelsim.functional.rivals._walk import Float, Outcome, account, dense_row, load_layer, walk
+from accelsim.functional.rivals._walk import Float, Outcome, account, dense_row, load_layers, walk
 from accelsim.jit import kernel
 from accelsim.traces import AttentionTrace
 
@@ -78,7 +78,7 @@ def run_a3(trace: AttentionTrace, rule: A3Rule) -> PolicyRun:
     Raises:
         TraceError: the trace holds no tokens, or numbers that are not finite.
     """
-    layers = [load_layer(trace, i) for i in range(trace.num_layers)]
+    layers = load_layers(trace)
     held = [[rule.quantize(tensor) for tensor in layer] for layer in layers]
 
     def attend(layer: int, positions: NDArray[np.int64], context: int) -> Outcome:

@@ -22,7 +22,7 @@ from accelsim.functional.rivals._walk import (
     Tensors,
     account,
     dense_row,
-    load_layer,
+    load_layers,
     walk,
 )
 from accelsim.jit import kernel
@@ -55,7 +55,7 @@ def run_mnnfast(trace: AttentionTrace, rule: MnnFastRule) -> PolicyRun:
     Raises:
         TraceError: the trace holds no tokens, or numbers that are not finite.
     """
-    layers = [load_layer(trace, i) for i in range(trace.num_layers)]
+    layers = load_layers(trace)
     held = [
         Tensors(*(quantize_dequantize(x, rule.element_bits, "per_tensor") for x in layer))
         for layer in layers

@@ -55,12 +55,18 @@ Attend = Callable[[int, NDArray[np.int64], int], Outcome]
 """(layer, positions of the queries, context) to an outcome."""
 
 
-def load_layer(trace: AttentionTrace, layer: int) -> Tensors:
-    """Read one layer.
+def load_layers(trace: AttentionTrace) -> list[Tensors]:
+    """Read all layers.
 
     Raises:
-        TraceError: numbers that are not finite.
+        TraceError: no tokens, or numbers that are not finite.
     """
+    if trace.tokens < 1:
+        raise TraceError(f"{trace.path}: trace has no tokens; expected at least one")
+    return [_load_layer(trace, i) for i in range(trace.num_layers)]
+
+
+def _load_layer(trace: AttentionTrace, layer: int) -> Tensors:
     tensors = []
     for name in Tensors._fields:
         tensor = getattr(trace, name)(layer)
@@ -81,12 +87,7 @@ def walk(trace: AttentionTrace, attend: Attend, bits: int, fetch_values: str) ->
         attend: the rule.
         bits: of a key or value element in memory.
         fetch_values: ``all``, or ``used`` where unused values are not fetched.
-
-    Raises:
-        TraceError: the trace holds no tokens.
     """
-    if trace.tokens < 1:
-        raise TraceError(f"{trace.path}: trace has no tokens; expected at least one")
     columns: dict[str, list[int]] = defaultdict(list)
     counts: dict[str, list[NDArray[np.int64]]] = defaultdict(list)
     sums = np.zeros((trace.num_layers, len(METRICS)))

@@ -78,7 +78,7 @@ class BulkReads:
                     f"memory: {count} reads of channel {channel} do not end; check the timing table"
                 )
             end = max(end, finished)
-        return end, (last - first + 1) * self.atom
+        return end, int(last - first + 1) * self.atom
 
     def count(self, activity: Activity) -> None:
         """Add the DRAM commands so far to an activity."""

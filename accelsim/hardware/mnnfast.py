@@ -115,7 +115,8 @@ class _MnnFast:
     def compute(self) -> Process:
         """All queries of a head against one chunk, then the next chunk."""
         module, counts = self.modules["compute"], self.workload.counts
-        lanes = self.config.multipliers / self.workload.head_dim
+        # A vector narrower than 64 takes 64 multipliers all the same, as in A3 and SpAtten.
+        lanes = self.config.multipliers / max(self.workload.head_dim, 64)
         for row in range(self.workload.rows):
             for _ in range(self.first[row], self.first[row + 1]):
                 at = yield from module.take(self.chunks, "awaiting_chunk")

@@ -17,7 +17,7 @@ import yaml
 
 from accelsim.errors import ConfigError, did_you_mean
 
-FAMILIES = ("accelerators", "memories", "energy", "baselines", "policies", "sweeps")
+FAMILIES = ("accelerators", "memories", "energy", "baselines", "policies", "models", "sweeps")
 """Folders of ``hw_configs/``; a preset is a file in one of them."""
 
 

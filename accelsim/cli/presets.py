@@ -78,12 +78,14 @@ def _load(name: str, family: str) -> dict[str, Any]:
     from accelsim.hardware import load_accelerator
     from accelsim.hardware.config import MemoryConfig
     from accelsim.policies import Policy
+    from accelsim.workloads.models import ModelShape
 
     models: dict[str, type[Config]] = {
         "memories": MemoryConfig,
         "energy": EnergyTable,
         "baselines": Platform,
         "policies": Policy,
+        "models": ModelShape,
     }
     if family == "accelerators":
         return load_accelerator(name).model_dump(mode="json")

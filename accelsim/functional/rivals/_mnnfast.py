@@ -1,0 +1,158 @@
+"""MNNFast (Jang et al., ISCA 2019): column-wise streaming with zero-skipping.
+
+The paper could be read in its abstract only. Readings of ours: the weight that is compared with the
+threshold is the exponential over the running sum of exponentials up to the end of its chunk, which
+is what a single pass knows (it is never below the final probability, so nothing that the final
+probability would keep is skipped); the softmax divides once, by the full sum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accelsim.functional._run import PolicyRun
+from accelsim.functional.kernels import scores_of_row
+from accelsim.functional.quantization import quantize_dequantize
+from accelsim.functional.rivals._walk import (
+    Float,
+    Outcome,
+    Tensors,
+    account,
+    dense_row,
+    load_layers,
+    walk,
+)
+from accelsim.jit import kernel
+from accelsim.traces import AttentionTrace
+
+
+@dataclass(frozen=True)
+class MnnFastRule:
+    """What MNNFast computes.
+
+    Attributes:
+        threshold: values whose weight is below it are skipped; 0 skips none.
+        chunk_rows: keys (and values) in a chunk.
+        element_bits: of a key or value element.
+        fetch_skipped: whether skipped values are fetched all the same.
+    """
+
+    threshold: float = 0.1
+    chunk_rows: int = 64
+    element_bits: int = 12
+    fetch_skipped: bool = True
+
+
+def run_mnnfast(trace: AttentionTrace, rule: MnnFastRule) -> PolicyRun:
+    """Run MNNFast's rule over a trace, open loop.
+
+    The figures are those of :func:`accelsim.functional.run_policy`: keys are all scored,
+    ``kept_value_fraction`` is the fraction of values that are not skipped.
+
+    Raises:
+        TraceError: the trace holds no tokens, or numbers that are not finite.
+    """
+    layers = load_layers(trace)
+    held = [
+        Tensors(*(quantize_dequantize(x, rule.element_bits, "per_tensor") for x in layer))
+        for layer in layers
+    ]
+
+    def attend(layer: int, positions: NDArray[np.int64], context: int) -> Outcome:
+        visible = positions + 1 if trace.causal else np.full(len(positions), context)
+        chunks, used_values, sums = _attend(
+            *layers[layer],
+            *held[layer],
+            positions,
+            visible,
+            context,
+            trace.scale,
+            rule.threshold,
+            rule.chunk_rows,
+        )
+        return Outcome(
+            {"scored": list(chunks[:, :, 0]), "kept": list(chunks[:, :, 1])},
+            chunks[:, :, 0].sum(axis=1),
+            chunks[:, :, 1].sum(axis=1),
+            used_values.sum(axis=1),
+            sums,
+        )
+
+    return walk(trace, attend, rule.element_bits, "all" if rule.fetch_skipped else "used")
+
+
+@kernel
+def skip_row(
+    scores: Float, visible: int, threshold: float, chunk_rows: int, used: NDArray[np.bool_]
+) -> tuple[float, float]:
+    """Mark the values that one query uses, chunk by chunk; return the top score and the sum.
+
+    The sum is that of exponentials relative to the top score, over all chunks.
+    """
+    top, total = -np.inf, 0.0
+    for start in range(0, visible, chunk_rows):
+        stop = min(start + chunk_rows, visible)
+        before = top
+        for j in range(start, stop):
+            top = max(top, scores[j])
+        total *= np.exp(before - top)
+        for j in range(start, stop):
+            total += np.exp(scores[j] - top)
+        for j in range(start, stop):
+            used[j] = np.exp(scores[j] - top) >= threshold * total
+    return top, total
+
+
+@kernel
+def _attend(
+    raw_query: Float,
+    raw_key: Float,
+    raw_value: Float,
+    query: Float,
+    key: Float,
+    value: Float,
+    positions: NDArray[np.int64],
+    visible: NDArray[np.int64],
+    context: int,
+    scale: float,
+    threshold: float,
+    chunk_rows: int,
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], Float]:
+    """One layer: counts [kv_heads, chunks, (scored, kept)], values used, sums of METRICS."""
+    heads, _, dim = query.shape
+    kv_heads = key.shape[0]
+    group = heads // kv_heads
+    chunks = (context + chunk_rows - 1) // chunk_rows
+    counts = np.zeros((kv_heads, chunks, 2), dtype=np.int64)
+    used_values = np.zeros((kv_heads, context), dtype=np.bool_)
+    sums = np.zeros(8)
+    log_dense = np.empty(context)
+    dense_output, output = np.empty(dim), np.empty(dim)
+    scores, weights = np.empty(context), np.empty(context)
+    used, scored = np.empty(context, dtype=np.bool_), np.ones(context, dtype=np.bool_)
+    for head in range(heads):
+        kv = head // group
+        dense_keys = raw_key[kv, :context].T.copy()
+        keys = key[kv, :context].T.copy()
+        for r in range(len(positions)):
+            n, at = visible[r], positions[r]
+            dense_row(
+                raw_query[head, at], dense_keys, raw_value[kv], n, scale, log_dense, dense_output
+            )
+            scores_of_row(query[head, at], keys, n, scale, scores)
+            top, total = skip_row(scores, n, threshold, chunk_rows, used)
+            for d in range(dim):
+                output[d] = 0.0
+            for j in range(n):
+                weights[j] = np.exp(scores[j] - top) / total
+                counts[kv, j // chunk_rows, 0] += 1
+                if used[j]:
+                    counts[kv, j // chunk_rows, 1] += 1
+                    used_values[kv, j] = True
+                    for d in range(dim):
+                        output[d] += weights[j] * value[kv, j, d]
+            account(n, log_dense, dense_output, weights, scored, used, output, sums)
+    return counts, used_values, sums

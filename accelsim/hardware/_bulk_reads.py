@@ -1,0 +1,139 @@
+"""Bulk reads of consecutive bytes through all channels of the bank model.
+
+For machines that copy whole matrices on chip (A3, MNNFast) or stream weights. Consecutive bursts go
+to consecutive channels; each channel takes one request a cycle and gives one response a cycle, so
+the time is what banks, refresh and the request window leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accelsim.errors import SimulationError
+from accelsim.hardware.activity import Activity
+from accelsim.hardware.config import MemoryConfig
+from accelsim.hardware.memories._channel import (
+    ACT,
+    CONFLICTS,
+    HITS,
+    MISSES,
+    NEXT_EVENT,
+    PRE,
+    RD,
+    REFAB,
+    TICK,
+    Channels,
+    channel_can_push,
+    channel_pop,
+    channel_push,
+    channel_tick,
+    counters,
+    new_channels,
+)
+from accelsim.hardware.memories._timing import Organisation, organisation
+from accelsim.jit import kernel
+
+_TICKS_PER_READ = 2000
+"""A read that takes longer on average than this never ends."""
+
+
+class BulkReads:
+    """The memory of one machine, and what has been read from it."""
+
+    def __init__(self, channels: int, memory: MemoryConfig) -> None:
+        self.channels = channels
+        self.atom = memory.transaction_bytes
+        self._org = organisation(memory)
+        self._state = new_channels(channels, self._org)
+
+    def read(self, address: int, size: int, start: int) -> tuple[int, int]:
+        """Read ``size`` bytes from byte ``address`` on, not before cycle ``start``.
+
+        Returns:
+            The cycle in which the last response is there, and the bytes moved (whole bursts).
+
+        Raises:
+            SimulationError: a timing table that can never be met.
+        """
+        if size < 1:
+            return start, 0
+        first, last = address // self.atom, (address + size - 1) // self.atom
+        end = start
+        for channel in range(self.channels):
+            skip = (channel - first) % self.channels
+            if first + skip > last:
+                continue
+            local = (first + skip) // self.channels
+            count = (last - first - skip) // self.channels + 1
+            limit = start + _TICKS_PER_READ * (count + 10)
+            finished = int(
+                _read_run(self._state, self._org, channel, local, count, self.atom, start, limit)
+            )
+            if finished < 0:
+                raise SimulationError(
+                    f"memory: {count} reads of channel {channel} do not end; check the timing table"
+                )
+            end = max(end, finished)
+        return end, int(last - first + 1) * self.atom
+
+    def count(self, activity: Activity) -> None:
+        """Add the DRAM commands so far to an activity."""
+        counted = counters(self._state)
+        for name, column in {
+            "dram_activations": ACT,
+            "dram_precharges": PRE,
+            "dram_reads": RD,
+            "dram_refreshes": REFAB,
+            "row_hits": HITS,
+            "row_misses": MISSES,
+            "row_conflicts": CONFLICTS,
+        }.items():
+            activity.count(name, int(counted[column]))
+
+
+@kernel
+def _read_run(
+    state: Channels,
+    org: Organisation,
+    channel: int,
+    first: int,
+    count: int,
+    atom: int,
+    start: int,
+    limit: int,
+) -> int:
+    """Read consecutive bursts of one channel; the tick of the last response, or -1."""
+    while state[channel, TICK] < start:
+        # Nothing happens before the next event (a refresh): skip to it in one step.
+        free = min(start, state[channel, NEXT_EVENT] - 1) - state[channel, TICK]
+        if free > 0:
+            state[channel, TICK] += free
+        else:
+            channel_tick(state, org, channel)
+    offered, received = 0, 0
+    while state[channel, TICK] < limit:
+        if offered < count and channel_can_push(state, org, channel):
+            channel_push(state, org, channel, (first + offered) * atom, offered, False)
+            offered += 1
+        if channel_pop(state, channel) >= 0:
+            received += 1
+            if received == count:
+                return int(state[channel, TICK])
+        channel_tick(state, org, channel)
+    return -1
+
+
+def matrix_slots(columns: Mapping[str, NDArray[Any]], row_bytes: int) -> NDArray[np.int64]:
+    """Byte address of the matrices of each workload row.
+
+    A layer and head keep their place over the steps, as a KV cache does; places are 4 KiB aligned
+    and as large as the longest context.
+    """
+    heads = int(columns["head"].max()) + 1
+    slot = columns["layer"].astype(np.int64) * heads + columns["head"]
+    region = -(-int(columns["keys"].max()) * row_bytes // 4096) * 4096
+    return np.asarray(slot * region, dtype=np.int64)

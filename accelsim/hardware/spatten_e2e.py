@@ -1,0 +1,46 @@
+"""SpAtten-e2e (HPCA 2021, §V-B): SpAtten whose multipliers also run the fully connected layers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from accelsim.errors import ConfigError
+from accelsim.hardware._registry import Accelerator, accelerator_of
+from accelsim.hardware.activity import Activity
+from accelsim.hardware.config import MemoryConfig, SpattenConfig
+from accelsim.hardware.fully_connected import FcMachine, fully_connected, in_series
+from accelsim.workloads import Workload
+
+
+class SpattenE2eConfig(SpattenConfig):
+    """SpAtten and the model whose fully connected layers it runs between attentions."""
+
+    kind: Literal["spatten-e2e"]  # type: ignore[assignment]
+    weight_bits: Literal[8, 12] = 8
+    """Of a weight in DRAM, linear symmetric (§V-B)."""
+    model: str | None = None
+    """The model that the source comes from: preset in ``hw_configs/models``, or a YAML file."""
+
+
+def _simulate(
+    workload: Workload, config: SpattenE2eConfig, memory: MemoryConfig, engine: str
+) -> Activity:
+    from accelsim.configs import preset_names
+    from accelsim.workloads.models import load_model
+
+    if config.model is None:
+        raise ConfigError(
+            "spatten-e2e: key 'model': expected the model that the source comes from "
+            f"(known: {', '.join(preset_names('models'))})"
+        )
+    shape = load_model(config.model)
+    machine = FcMachine(
+        config.multiplier_count, config.buffer_bytes, config.channels, config.weight_bits
+    )
+    layers = fully_connected(workload, shape, machine, memory, config.frequency_hz)
+    attention = accelerator_of("spatten").simulate(workload, config, memory, engine)
+    return in_series(attention, layers)
+
+
+ACCELERATOR = Accelerator(SpattenE2eConfig, _simulate, engines=accelerator_of("spatten").engines)
+"""See :class:`accelsim.hardware.Accelerator`."""

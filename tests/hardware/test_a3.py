@@ -1,0 +1,143 @@
+"""A3's published cycle law, its traffic, and its errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from accelsim.configs import load
+from accelsim.energy import EnergyTable, evaluate
+from accelsim.errors import WorkloadError
+from accelsim.functional.rivals import RivalWorkload
+from accelsim.hardware import accelerator_of, load_accelerator, simulate
+from accelsim.hardware.activity import Activity
+from accelsim.hardware.config import MemoryConfig
+from accelsim.traces import synthetic_trace
+from accelsim.workloads import Workload
+
+MEMORY = load(MemoryConfig, "hbm2-nominal", "memories")
+
+
+def dense(keys: int, queries: int) -> Workload:
+    return Workload.from_columns(
+        {"keys": [keys], "values": [keys], "queries": [queries], "key_bits": [9], "value_bits": [9]}
+    )
+
+
+def run(name: str, work: Workload, **overrides: Any) -> Activity:
+    return simulate(work, load_accelerator(name, overrides), MEMORY)
+
+
+@settings(deadline=None, max_examples=60)
+@given(keys=st.integers(1, 320), queries=st.integers(1, 12))
+def test_base_takes_n_plus_9_per_query_and_3n_plus_27_latency(keys: int, queries: int) -> None:
+    activity = run("a3-base", dense(keys, queries), transfers=False)
+    assert activity.cycles == 3 * keys + 27 + (queries - 1) * (keys + 9)
+
+
+@pytest.mark.parametrize("keys", [1, 320])
+def test_base_at_the_ends_of_its_range(keys: int) -> None:
+    one, many = (run("a3-base", dense(keys, q), transfers=False).cycles for q in (1, 101))
+    assert one == 3 * keys + 27
+    assert many - one == 100 * (keys + 9)
+
+
+def counted(counts: dict[str, list[int]], keys: int) -> RivalWorkload:
+    work = dense(keys, len(counts["visible"]))
+    arrays = {name: np.array(values, dtype=np.int64) for name, values in counts.items()}
+    return RivalWorkload(work.columns, 64, "counted", counts=arrays)
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data(), keys=st.integers(64, 320), queries=st.integers(1, 8))
+def test_approximate_latency_and_throughput(data: Any, keys: int, queries: int) -> None:
+    scan = -(-keys // 16)
+    candidates = data.draw(st.integers(scan, keys // 2 - 5))
+    kept = data.draw(st.integers(-(-candidates // 16), candidates))
+    iterations = keys // 2
+    work = counted(
+        {
+            "visible": [keys] * queries,
+            "iterations": [iterations] * queries,
+            "candidates": [candidates] * queries,
+            "kept": [kept] * queries,
+        },
+        keys,
+    )
+    activity = run("a3-conservative", work, transfers=False)
+    # M + C + K + K + alpha, alpha = 4 to fill and 9 in each of three modules; then M + 4 each, as
+    # candidate selection is the slowest module while C + 9 <= M + 4.
+    latency = iterations + candidates + 2 * kept + 31
+    assert activity.cycles == latency + (queries - 1) * (iterations + 4)
+
+
+def test_matrices_are_loaded_before_their_queries_through_the_bank_model() -> None:
+    on_chip = run("a3-base", dense(320, 4), transfers=False).cycles
+    activity = run("a3-base", dense(320, 4))
+    assert activity.dram_read_bytes["key_msb"] == 320 * 72
+    assert activity.dram_read_bytes["value"] == 320 * 72
+    assert activity.dram_read_bytes["query"] == 4 * 96  # 72 B in whole bursts
+    transfer = (2 * 320 * 72) / 64  # cycles at 64 GB/s
+    assert on_chip + transfer < activity.cycles < on_chip + 1.5 * transfer + 100
+    moved = sum(activity.dram_read_bytes.values())
+    assert activity.counters["dram_reads"] == moved // 32
+
+
+def test_rows_beyond_the_srams_come_from_dram_for_every_query() -> None:
+    few, many = run("a3-base", dense(400, 1)), run("a3-base", dense(400, 3))
+    extra = many.dram_read_bytes["value"] - few.dram_read_bytes["value"]
+    assert extra == 2 * 80 * 72
+    assert few.dram_read_bytes["value"] == 400 * 72
+
+
+def test_sorting_is_an_option() -> None:
+    trace = synthetic_trace(seed=2, head_dim=64, prefill_tokens=32, decode_tokens=0)
+    machine = load_accelerator("a3-conservative")
+    decide = accelerator_of("a3").decide
+    assert decide is not None
+    work = decide(trace, machine).workload
+    free = simulate(work, machine, MEMORY).cycles
+    paid = simulate(
+        work, load_accelerator("a3-conservative", {"sort_comparisons_per_cycle": 64}), MEMORY
+    ).cycles
+    assert paid - free == pytest.approx(work.rows * 32 * 5, abs=work.rows * 20)
+
+
+def test_modules_account_for_every_cycle_and_energy_is_complete() -> None:
+    trace = synthetic_trace(seed=2, head_dim=64, prefill_tokens=24, decode_tokens=2)
+    for name in ("a3-base", "a3-conservative", "a3-aggressive"):
+        machine = load_accelerator(name)
+        decide = accelerator_of("a3").decide
+        assert decide is not None
+        activity = simulate(decide(trace, machine).workload, machine, MEMORY)
+        for module in activity.modules.values():
+            assert module.busy_cycles + sum(module.stall_cycles.values()) == activity.cycles
+        report = evaluate(activity, load(EnergyTable, machine.energy, "energy"), machine)
+        assert not any(
+            w.startswith("energy leaves out") and "dram_refreshes" not in w for w in report.warnings
+        )
+
+
+def test_approximate_needs_tensors_or_fractions() -> None:
+    with pytest.raises(WorkloadError, match="candidate_fraction"):
+        run("a3-aggressive", dense(64, 1))
+    activity = run("a3-aggressive", dense(64, 1), candidate_fraction=0.25, kept_fraction=0.125)
+    assert activity.counters["qk_macs"] == 16 * 64
+    assert activity.counters["pv_macs"] == 8 * 64
+
+
+def test_pruned_workloads_and_wide_heads_are_refused() -> None:
+    pruned = Workload.from_columns(
+        {"keys": [8], "values": [4], "key_bits": [9], "value_bits": [9], "context_tokens": [8]}
+    )
+    with pytest.raises(WorkloadError, match="own rule"):
+        run("a3-base", pruned)
+    wide = Workload.from_columns(
+        {"keys": [8], "values": [8], "key_bits": [9], "value_bits": [9]}, head_dim=128
+    )
+    with pytest.raises(WorkloadError, match="head_dim 128"):
+        run("a3-base", wide)

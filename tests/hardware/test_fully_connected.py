@@ -1,0 +1,100 @@
+"""Fully connected layers: operations of Table IV, the weight stream, what pruning saves."""
+
+from __future__ import annotations
+
+import pytest
+
+from accelsim.configs import load, preset_names
+from accelsim.errors import ConfigError, WorkloadError
+from accelsim.hardware import load_accelerator, simulate
+from accelsim.hardware.activity import Activity
+from accelsim.hardware.config import MemoryConfig
+from accelsim.hardware.fully_connected import FcMachine, fully_connected, weight_stream
+from accelsim.workloads import Workload
+from accelsim.workloads.models import dense_workload, load_model
+
+MEMORY = load(MemoryConfig, "hbm2-nominal", "memories")
+MACHINE = FcMachine(1024, 393216, 16, 8)
+
+
+def run(work: Workload, model: str, machine: FcMachine = MACHINE) -> Activity:
+    return fully_connected(work, load_model(model), machine, MEMORY, 1e9)
+
+
+def test_gpt2_medium_has_the_operations_of_table_iv() -> None:
+    activity = run(dense_workload(load_model("gpt2-medium"), 992, 32), "gpt2-medium")
+    assert 2 * activity.counters["fc_macs"] == 32 * 24 * 12 * 1024**2 * 2  # 19.3 GFLOP
+    assert activity.dram_read_bytes["weight"] == 32 * 24 * 12 * 1024**2
+    # Bandwidth-bound: the stream, at no more than 512 GB/s.
+    assert activity.cycles > activity.dram_read_bytes["weight"] / 512
+
+
+@pytest.mark.parametrize("name", ["hbm2-nominal", "hbm2-spatten", "flat"])
+def test_a_stretch_of_the_stream_stands_for_all_of_it(name: str) -> None:
+    memory = load(MemoryConfig, name, "memories")
+    size = 44 * 1024**2  # one 8-bit layer of the Llama-class shape
+    full, full_counts = weight_stream(memory, 16, size, simulated_bytes=size)
+    cycles, counts = weight_stream(memory, 16, size)
+    assert cycles == pytest.approx(full, rel=0.01)
+    assert counts["dram_reads"] == full_counts["dram_reads"]
+    assert counts["dram_activations"] == pytest.approx(full_counts["dram_activations"], rel=0.03)
+
+
+def test_weight_bits_scale_the_stream() -> None:
+    work = dense_workload(load_model("gpt2-small"), 100, 1)
+    eight = run(work, "gpt2-small")
+    twelve = run(work, "gpt2-small", FcMachine(1024, 393216, 16, 12))
+    assert twelve.dram_read_bytes["weight"] == 1.5 * eight.dram_read_bytes["weight"]
+    assert twelve.cycles == pytest.approx(1.5 * eight.cycles, rel=0.03)
+
+
+def test_an_encoder_is_compute_bound() -> None:
+    activity = run(dense_workload(load_model("bert-base"), 128, 0), "bert-base")
+    assert activity.cycles == 12 * 12 * 768**2 * 128 // 1024
+    assert not activity.modules["fully_connected"].stall_cycles
+
+
+def test_pruned_tokens_and_heads_shrink_the_layers() -> None:
+    shape = load_model("bert-base")
+    dense = dense_workload(shape, 128, 0)
+    half = dict(dense.columns) | {"queries": dense["queries"] // 2}
+    tokens = Workload.from_columns(half, head_dim=64)
+    assert (
+        run(tokens, "bert-base").counters["fc_macs"] * 2
+        == run(dense, "bert-base").counters["fc_macs"]
+    )
+    heads = dense.select(dense["head"] < 9)
+    saved = (
+        run(dense, "bert-base").counters["fc_macs"] - run(heads, "bert-base").counters["fc_macs"]
+    )
+    assert saved == 12 * 3 * 64 * 4 * 768 * 128
+
+
+@pytest.mark.parametrize("name", preset_names("models"))
+def test_shapes(name: str) -> None:
+    shape = load_model(name)
+    assert shape.query_heads * shape.head_dim == shape.width
+    assert shape.query_heads % shape.kv_heads == 0
+    assert shape.layer_weights() > 0
+
+
+def test_whole_model_is_attention_then_layers() -> None:
+    work = dense_workload(load_model("gpt2-small"), 60, 1)
+    attention = simulate(work, load_accelerator("spatten-paper"), MEMORY)
+    whole = simulate(work, load_accelerator("spatten-e2e", {"model": "gpt2-small"}), MEMORY)
+    layers = run(work, "gpt2-small")
+    assert whole.cycles == attention.cycles + layers.cycles
+    assert whole.counters["fc_macs"] == layers.counters["fc_macs"]
+    assert whole.counters["qk_macs"] == attention.counters["qk_macs"]
+    for module in whole.modules.values():
+        assert module.busy_cycles + sum(module.stall_cycles.values()) == whole.cycles
+
+
+def test_errors() -> None:
+    work = dense_workload(load_model("gpt2-small"), 60, 1)
+    with pytest.raises(ConfigError, match="key 'model'"):
+        simulate(work, load_accelerator("spatten-e2e"), MEMORY)
+    with pytest.raises(ConfigError, match="did you mean 'gpt2-small'"):
+        simulate(work, load_accelerator("spatten-e2e", {"model": "gpt2-smal"}), MEMORY)
+    with pytest.raises(WorkloadError, match="does not come from this model"):
+        run(work, "smollm2-135m")

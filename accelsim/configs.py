@@ -101,11 +101,16 @@ def load(
     Raises:
         ConfigError: with file, key and expectation.
     """
-    path = find(name_or_path, family)
-    data = _resolve(path, family, ())
+    data, where = resolve(name_or_path, family)
     for key, value in (overrides or {}).items():
         set_dotted(data, key, value)
-    return validate(model, data, str(path))
+    return validate(model, data, where)
+
+
+def resolve(name_or_path: str, family: str) -> tuple[dict[str, Any], str]:
+    """Return one file's mapping after ``extends``, not yet validated, and the path it came from."""
+    path = find(name_or_path, family)
+    return _resolve(path, family, ()), str(path)
 
 
 def validate(model: type[C], data: Mapping[str, Any], where: str) -> C:

@@ -15,6 +15,8 @@ VERBS: dict[str, str] = {
     "replay": "Run one source through one accelerator under one policy.",
     "compare": "Several policies side by side, with an HTML report.",
     "verify": "Error of the fixed-point datapath, per layer and head.",
+    "sweep": "Many points, hardware and policy, into a store that resumes.",
+    "diff": "What changed between two results: configuration, versions, numbers.",
     "inspect": "What is in a trace: shape, provenance, skew of attention.",
     "capture": "Record queries, keys and values from a real model.",
     "presets": "List and show the configurations, with the source of each number.",

@@ -139,15 +139,15 @@ class Axis(Config):
         span = self.span
         assert span is not None
         if self.log_range is not None and span.points is not None:
-            return np.geomspace(span.start, span.stop, span.points)
+            return np.geomspace(span.start, span.stop, span.points, dtype=np.float64)
         if span.points is not None:
-            return np.linspace(span.start, span.stop, span.points)
+            return np.linspace(span.start, span.stop, span.points, dtype=np.float64)
         if span.step is None:
             need = "'points'" if self.log_range else "'step' or 'points'"
             raise ValueError(f"axis '{self.key}' needs {need} on a grid")
         # A thousandth of a step forgives the rounding of decimal steps: 0.1 to 0.9 has nine.
         count = math.floor((span.stop - span.start) / span.step + 1e-3) + 1
-        return span.start + span.step * np.arange(count)
+        return span.start + span.step * np.arange(count, dtype=np.float64)
 
     def _number(self, value: float) -> int | float:
         # Twelve digits: 0.1 + 2 * 0.1 is to be 0.3 in a table, and in the hash of a point.

@@ -11,11 +11,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from accelsim.exploration import compare, diff, load_results, replay, sweep
+    from accelsim.exploration import compare, diff, load_results, replay, search, sweep
     from accelsim.traces import load_trace
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "compare", "diff", "load_results", "load_trace", "replay", "sweep"]
+__all__ = [
+    "__version__",
+    "compare",
+    "diff",
+    "load_results",
+    "load_trace",
+    "replay",
+    "search",
+    "sweep",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from accelsim.exploration._diff import diff
 from accelsim.exploration._replay import compare, replay
 from accelsim.exploration._result import Comparison, RunResult
 from accelsim.exploration._results import Results, load_results, pareto_front
+from accelsim.exploration._search import search
 from accelsim.exploration._setup import DEFAULT_ACCELERATOR, DEFAULT_POLICY
 from accelsim.exploration._sweep import summary as sweep_summary
 from accelsim.exploration._sweep import sweep
@@ -19,6 +20,7 @@ __all__ = [
     "load_results",
     "pareto_front",
     "replay",
+    "search",
     "sweep",
     "sweep_summary",
 ]

@@ -12,7 +12,7 @@ from accelsim.exploration._point import Point, Row, failure
 from accelsim.exploration._results import Results
 from accelsim.exploration._space import Settings
 from accelsim.exploration._store import Store
-from accelsim.exploration._sweep_file import Plan, load_plan
+from accelsim.exploration._sweep_file import Plan, SweepConfig, load_file
 
 OnPoint = Callable[[Row | None, int, int], None]
 """Told of each finished row (``None`` at the start), how many are done, and of how many."""
@@ -43,10 +43,11 @@ def sweep(
     Raises:
         AccelsimError: bad input, or a store that cannot be written.
     """
-    plan = load_plan(str(file), tuple(sources))
+    config, where = load_file(SweepConfig, str(file))
+    plan = Plan(config, where, tuple(sources))
     folder = Path(out) if out is not None else Path("runs", "sweeps", plan.name)
     allowed, excluded = [], 0
-    for settings in plan.settings():
+    for settings in plan.settings(config.sampling):
         if plan.allowed(settings):
             allowed.append(settings)
         else:

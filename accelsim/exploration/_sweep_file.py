@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -29,13 +29,15 @@ from accelsim.exploration._space import Axis, Sampling, Settings, points
 NAMES = ("accelerator", "memory", "energy", "policy", "source", "engine")
 """Keys whose values are names of presets or files."""
 
+S = TypeVar("S", bound=Config)
 Goal = Literal["minimize", "maximize", "report"]
 
+_METRICS: dict[str, Goal] = {"latency_s": "minimize", "energy_j": "minimize"}
 
-class SweepConfig(Config):
-    """A sweep."""
 
-    kind: Literal["sweep"] = "sweep"
+class SpaceConfig(Config):
+    """What sweeps and searches share: what stays, what varies, what is allowed, what matters."""
+
     description: str = ""
     sources: Annotated[tuple[str, ...], Field(min_length=1)]
     """Traces or workloads: every point runs on each. Looked for from the current folder, then
@@ -46,18 +48,22 @@ class SweepConfig(Config):
     set: dict[str, Any] = Field(default_factory=dict)
     """Dotted key to value, for every point."""
     axes: tuple[Axis, ...]
-    sampling: Sampling = Sampling()
     derived: dict[str, str] = Field(default_factory=dict)
     """Dotted key to an expression over axes and ``set``, computed at every point."""
     constraints: tuple[str, ...] = ()
     """Expressions that must hold. Those over keys alone drop a point before it runs; those over
     metrics mark it as infeasible."""
-    metrics: dict[str, Goal] = Field(
-        default_factory=lambda: dict.fromkeys(("latency_s", "energy_j"), "minimize")
-    )
+    metrics: dict[str, Goal] = Field(default_factory=lambda: dict(_METRICS))
     """What to minimize, maximize or report; the first two kinds make the Pareto set."""
     baselines: tuple[str, ...] = ()
     """Platforms to compare every point with."""
+
+
+class SweepConfig(SpaceConfig):
+    """A sweep."""
+
+    kind: Literal["sweep"] = "sweep"
+    sampling: Sampling = Sampling()
 
 
 class Plan:
@@ -72,7 +78,7 @@ class Plan:
         AccelsimError: a source, key or expression that is not valid.
     """
 
-    def __init__(self, config: SweepConfig, where: str, sources: tuple[str, ...] = ()) -> None:
+    def __init__(self, config: SpaceConfig, where: str, sources: tuple[str, ...] = ()) -> None:
         self.config, self.where = config, where
         self.name = Path(where).stem
         self.library, self.session = Library(), Session()
@@ -92,11 +98,11 @@ class Plan:
             raise ConfigError(f"{where}: key 'axes': '{twice[0]}' is in two axes")
         self.axes = [*keys, *(["source"] if len(self.sources) > 1 else [])]
 
-    def settings(self) -> Iterator[Settings]:
+    def settings(self, sampling: Sampling) -> Iterator[Settings]:
         """Yield the settings of every point whose constraints over keys hold, each once."""
         seen = set()
         for source in self.sources:
-            for chosen in points(self.config.axes, self.config.sampling, self.where):
+            for chosen in points(self.config.axes, sampling, self.where):
                 complete = self.complete({"source": source, **chosen})
                 text = repr(sorted(complete.items(), key=lambda item: item[0]))
                 if text not in seen:
@@ -209,14 +215,14 @@ def _check_field(model: type[Config], rest: str, key: str, where: str) -> None:
             return
 
 
-def load_plan(name_or_path: str, sources: tuple[str, ...] = ()) -> Plan:
-    """Read and check a sweep preset or YAML file.
+def load_file(model: type[S], name_or_path: str) -> tuple[S, str]:
+    """Read a sweep or search preset or YAML file; also return its path.
 
     Raises:
-        AccelsimError: with file, key, what was expected and the nearest match.
+        ConfigError: with file, key, what was expected and the nearest match.
     """
-    config = configs.load(SweepConfig, name_or_path, "sweeps")
-    return Plan(config, str(configs.find(name_or_path, "sweeps")), sources)
+    config = configs.load(model, name_or_path, "sweeps")
+    return config, str(configs.find(name_or_path, "sweeps"))
 
 
 def _locate(source: str, where: str) -> str:

@@ -110,7 +110,7 @@ def test_mistakes_name_file_and_remedy(
     sweep_file: Path, tmp_path: Path, extra: str, message: str
 ) -> None:
     write(sweep_file, "[64]", extra)
-    with pytest.raises(AccelsimError, match=".") as caught:
+    with pytest.raises(AccelsimError, match=r"\S") as caught:
         sweep(sweep_file, tmp_path / "store")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)

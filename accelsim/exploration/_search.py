@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -101,9 +102,17 @@ def _optuna() -> Any:
     return optuna
 
 
-def _open_study(plan: Plan, config: SearchConfig, url: str) -> Any:
+def _open_study(plan: Plan, config: SearchConfig, url: str, shared: bool) -> Any:
     optuna = _optuna()
     import warnings
+
+    try:
+        known = {s.study_name: s.n_trials for s in optuna.get_all_study_summaries(url)}
+    except Exception as error:
+        detail = " ".join(str(error).split())[:200]
+        raise AccelsimError(f"{url}: the study cannot be opened ({detail})") from None
+    # A sampler that starts again with the same seed would propose the same points again.
+    seed = config.seed + known.get(plan.name, 0) + (os.getpid() if shared else 0)
 
     count = len(plan.constraints)
 
@@ -116,23 +125,19 @@ def _open_study(plan: Plan, config: SearchConfig, url: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         sampler = {
-            "tpe": lambda: samplers.TPESampler(seed=config.seed, constant_liar=True, **options),
-            "nsga2": lambda: samplers.NSGAIISampler(seed=config.seed, **options),
-            "nsga3": lambda: samplers.NSGAIIISampler(seed=config.seed, **options),
-            "random": lambda: samplers.RandomSampler(seed=config.seed),
-            "qmc": lambda: samplers.QMCSampler(seed=config.seed, scramble=True),
+            "tpe": lambda: samplers.TPESampler(seed=seed, constant_liar=True, **options),
+            "nsga2": lambda: samplers.NSGAIISampler(seed=seed, **options),
+            "nsga3": lambda: samplers.NSGAIIISampler(seed=seed, **options),
+            "random": lambda: samplers.RandomSampler(seed=seed),
+            "qmc": lambda: samplers.QMCSampler(seed=seed, scramble=True),
         }[config.sampler]()
-    try:
-        return optuna.create_study(
-            study_name=plan.name,
-            storage=url,
-            sampler=sampler,
-            directions=[goal for goal in config.metrics.values() if goal != "report"],
-            load_if_exists=True,
-        )
-    except Exception as error:
-        detail = " ".join(str(error).split())[:200]
-        raise AccelsimError(f"{url}: the study cannot be opened ({detail})") from None
+    return optuna.create_study(
+        study_name=plan.name,
+        storage=url,
+        sampler=sampler,
+        directions=[goal for goal in config.metrics.values() if goal != "report"],
+        load_if_exists=True,
+    )
 
 
 class _Search:
@@ -238,7 +243,8 @@ def _suggest(trial: Any, axis: Axis, label: str) -> Settings:
         value = trial.suggest_float(axis.key, span.start, span.stop, step=span.step, log=log)
         return {axis.key: float(f"{value:.12g}")}
     levels = axis.levels()
-    return levels[trial.suggest_categorical(axis.key or label, list(range(len(levels))))]
+    index: int = trial.suggest_categorical(axis.key or label, list(range(len(levels))))
+    return levels[index]
 
 
 def _ask_finalists(results: Results, count: int, finalist: Finalist) -> None:

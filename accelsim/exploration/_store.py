@@ -101,6 +101,10 @@ class Store:
         """Every point of the store, those of other running writers included."""
         return read_rows(self.folder)
 
+    def writers(self) -> list[str]:
+        """Names of the writers at work on the store, this one included."""
+        return sorted(path.stem for path in self.folder.glob("journal-*.jsonl"))
+
     def _tidy(self) -> None:
         """Fold journals of dead writers and many small parts; skipped if someone else is at it."""
         try:

@@ -79,7 +79,8 @@ def search(
     folder = Path(out) if out is not None else Path("runs", "searches", plan.name)
     with Store(folder) as store:
         url = storage or f"sqlite:///{(folder / 'study.db').absolute()}"
-        run = _Search(plan, config, store, _open_study(plan, config, url), on_point)
+        study = _open_study(plan, config, url, shared=len(store.writers()) > 1)
+        run = _Search(plan, config, store, study, on_point)
         pool = open_executor(executor, workers, scheduler)
         try:
             run.run(pool, trials or config.trials)

@@ -115,14 +115,15 @@ def _open_study(plan: Plan, config: SearchConfig, url: str, shared: bool) -> Any
     # A sampler that starts again with the same seed would propose the same points again.
     seed = config.seed + known.get(plan.name, 0) + (os.getpid() if shared else 0)
 
-    count = len(plan.constraints)
+    # The first element says whether there is a configuration at all.
+    count = 1 + len(plan.constraints)
 
     def violations(trial: Any) -> list[float]:
         known: list[float] = trial.user_attrs.get("violations", [1.0] * count)
         return known
 
     samplers = optuna.samplers
-    options: dict[str, Any] = {"constraints_func": violations} if count else {}
+    options: dict[str, Any] = {"constraints_func": violations}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         sampler = {
@@ -196,7 +197,7 @@ class _Search:
                 trial.set_user_attr("error", str(error))
                 point = None
             if point is None:
-                self.study.tell(trial, state=_optuna().trial.TrialState.FAIL)
+                self._refuse(trial, chosen)
                 continue
             trial.set_user_attr("key", point.key)
             trial.set_user_attr("settings", chosen)
@@ -207,6 +208,18 @@ class _Search:
             if len(self.waiting[point.key]) == 1:
                 yield point
 
+    def _refuse(self, trial: Any, chosen: Settings) -> None:
+        """Tell the sampler that a proposal cannot be run.
+
+        Pruned with its violations, and not failed: samplers learn nothing from failures, and would
+        propose the same again.
+        """
+        lookup = self.plan.lookup(chosen, {})
+        violations = [c.violation(lookup) for c in self.plan.constraints if c.names <= set(chosen)]
+        padding = [1.0] * (len(self.plan.constraints) - len(violations))
+        trial.set_user_attr("violations", [1.0, *violations, *padding])
+        self.study.tell(trial, state=_optuna().trial.TrialState.PRUNED)
+
     def _tell(self, trial: Any, row: Row, chosen: Settings) -> None:
         row = self.rows[row["key"]] = self._judged(row, chosen)
         values = [row.get(name) for name in self.objectives]
@@ -215,7 +228,7 @@ class _Search:
             return
         lookup = self.plan.lookup(row, row)
         violations = [constraint.violation(lookup) for constraint in self.plan.constraints]
-        trial.set_user_attr("violations", violations)
+        trial.set_user_attr("violations", [0.0, *violations])
         self.study.tell(trial, values)
 
     def _judged(self, row: Row, chosen: Settings) -> Row:

@@ -101,11 +101,16 @@ def load(
     Raises:
         ConfigError: with file, key and expectation.
     """
-    path = find(name_or_path, family)
-    data = _resolve(path, family, ())
+    data, where = resolve(name_or_path, family)
     for key, value in (overrides or {}).items():
         set_dotted(data, key, value)
-    return validate(model, data, str(path))
+    return validate(model, data, where)
+
+
+def resolve(name_or_path: str, family: str) -> tuple[dict[str, Any], str]:
+    """Return one file's mapping after ``extends``, not yet validated, and the path it came from."""
+    path = find(name_or_path, family)
+    return _resolve(path, family, ()), str(path)
 
 
 def validate(model: type[C], data: Mapping[str, Any], where: str) -> C:
@@ -219,13 +224,14 @@ def _keys_at(model: type[pydantic.BaseModel], location: Sequence[int | str]) -> 
         fields = getattr(current, "model_fields", None)
         if fields is None or part not in fields:
             continue
-        current = next((a for a in _models_in(fields[part].annotation)), None)
+        current = next((a for a in models_in(fields[part].annotation)), None)
         if current is None:
             return []
     return list(current.model_fields)
 
 
-def _models_in(annotation: Any) -> list[type[pydantic.BaseModel]]:
+def models_in(annotation: Any) -> list[type[Any]]:
+    """Return the models that an annotation names, through unions and containers."""
     if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
         return [annotation]
-    return [m for arg in getattr(annotation, "__args__", ()) for m in _models_in(arg)]
+    return [m for arg in getattr(annotation, "__args__", ()) for m in models_in(arg)]

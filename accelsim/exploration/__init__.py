@@ -1,6 +1,26 @@
 """Exploration: one run, many runs. A point is a source, a policy and an accelerator."""
 
-from accelsim.exploration._replay import DEFAULT_ACCELERATOR, DEFAULT_POLICY, replay
-from accelsim.exploration._result import RunResult
+from accelsim.exploration._diff import diff
+from accelsim.exploration._replay import compare, replay
+from accelsim.exploration._result import Comparison, RunResult
+from accelsim.exploration._results import Results, load_results, pareto_front
+from accelsim.exploration._search import search
+from accelsim.exploration._setup import DEFAULT_ACCELERATOR, DEFAULT_POLICY
+from accelsim.exploration._sweep import summary as sweep_summary
+from accelsim.exploration._sweep import sweep
 
-__all__ = ["DEFAULT_ACCELERATOR", "DEFAULT_POLICY", "RunResult", "replay"]
+__all__ = [
+    "DEFAULT_ACCELERATOR",
+    "DEFAULT_POLICY",
+    "Comparison",
+    "Results",
+    "RunResult",
+    "compare",
+    "diff",
+    "load_results",
+    "pareto_front",
+    "replay",
+    "search",
+    "sweep",
+    "sweep_summary",
+]

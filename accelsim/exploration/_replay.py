@@ -6,28 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accelsim import configs
-from accelsim.errors import AccelsimError, ConfigError, did_you_mean
 from accelsim.exploration._manifest import manifest
-from accelsim.exploration._result import RunResult
-from accelsim.workloads import (
-    Workload,
-    benchmark_path,
-    load_benchmark,
-    read_csv,
-    read_parquet,
-)
+from accelsim.exploration._result import Comparison, RunResult
+from accelsim.exploration._session import Session
+from accelsim.exploration._setup import DEFAULT_ACCELERATOR, Library, Setup, resolve
 
 if TYPE_CHECKING:
     from accelsim.baselines import AttentionShape
     from accelsim.energy import EnergyReport
     from accelsim.hardware.activity import Activity
-    from accelsim.traces import AttentionTrace
-
-DEFAULT_ACCELERATOR = "spatten-paper"
-DEFAULT_POLICY = "dense"
-_SECTIONS = ("accelerator", "memory", "energy", "policy")
-_TRACE_SUFFIXES = (".safetensors", ".safetensors.index.json")
+    from accelsim.workloads import Workload
 
 
 def replay(
@@ -56,53 +44,61 @@ def replay(
     Raises:
         AccelsimError: bad input, explained.
     """
+    setup = resolve(source, accelerator, policy, engine, overrides or {}, Library())
+    return run(setup, Session(), baselines, on_stage)
+
+
+def compare(
+    source: str | Path,
+    policies: Sequence[str],
+    accelerator: str = DEFAULT_ACCELERATOR,
+    engine: str = "event",
+    overrides: Mapping[str, Any] | None = None,
+    baselines: Sequence[str] | None = None,
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> Comparison:
+    """Run one trace under several policies; see :func:`replay` for the other arguments.
+
+    Args:
+        source: an attention trace.
+        policies: preset names or YAML files; the first is what the others are compared with.
+    """
+    library, session = Library(), Session()
+    results = Comparison()
+    for policy in dict.fromkeys(policies):
+        on_stage(policy)
+        setup = resolve(source, accelerator, policy, engine, overrides or {}, library)
+        results[policy] = run(setup, session, baselines, on_stage)
+    return results
+
+
+def run(
+    setup: Setup,
+    session: Session,
+    baselines: Sequence[str] | None = (),
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> RunResult:
+    """Run what :func:`resolve` prepared.
+
+    Raises:
+        AccelsimError: bad input, explained.
+    """
     from accelsim.energy import EnergyTable, evaluate
-    from accelsim.hardware import accelerator_of, load_accelerator, simulate
-    from accelsim.hardware.config import MemoryConfig
+    from accelsim.hardware import simulate
+    from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
 
-    path = _existing(source)
-    split = _split_overrides(overrides or {})
-    machine = load_accelerator(accelerator, split["accelerator"])
-    memory = configs.load(MemoryConfig, machine.memory, "memories", split["memory"])
-    table = configs.load(EnergyTable, machine.energy, "energy", split["energy"])
-    used: dict[str, configs.Config] = {"accelerator": machine, "memory": memory, "energy": table}
-
-    on_stage("reading")
-    accuracy, per_layer = None, []
-    if path.name.endswith(_TRACE_SUFFIXES):
-        from accelsim.functional import run_policy
-        from accelsim.policies import Policy
-        from accelsim.traces import load_trace
-
-        decide = accelerator_of(machine.kind).decide
-        if decide is not None and (split["policy"] or policy not in (None, DEFAULT_POLICY)):
-            raise ConfigError(
-                f"accelerator '{accelerator}' ({machine.kind}) prunes by its own rule; --policy "
-                f"and policy.* are for accelerators without one"
-            )
-        trace = load_trace(path)
-        on_stage("policy")
-        if decide is not None:
-            run = decide(trace, machine)
-        else:
-            chosen = configs.load(Policy, policy or DEFAULT_POLICY, "policies", split["policy"])
-            used["policy"] = chosen
-            run = run_policy(trace, chosen)
-        workload, accuracy, per_layer = run.workload, run.accuracy, run.per_layer
-        shape = _shape(trace)
-    else:
-        if policy is not None or split["policy"]:
-            raise ConfigError(
-                f"{path}: a workload already holds a policy's decisions; --policy is for traces"
-            )
-        workload = _read_workload(path)
-        shape = _shape(workload)
-
+    machine, memory = setup.parts["accelerator"].config, setup.parts["memory"].config
+    table = setup.parts["energy"].config
+    assert isinstance(machine, AcceleratorConfig)
+    assert isinstance(memory, MemoryConfig)
+    assert isinstance(table, EnergyTable)
+    prepared = session.prepare(setup, on_stage)
+    shape = prepared.shape
     on_stage("simulation")
-    activity = simulate(workload, machine, memory, engine=engine)
+    activity = simulate(prepared.workload, machine, memory, engine=setup.engine)
     on_stage("energy")
     energy = evaluate(activity, table, machine, memory)
-    metrics = _metrics(workload, activity, shape)
+    metrics = _metrics(prepared.workload, activity, shape)
     metrics["energy_j"] = energy.total_j
     metrics["energy_j_low"], metrics["energy_j_high"] = energy.low_j, energy.high_j
     if energy.area_mm2 is not None:
@@ -116,61 +112,17 @@ def replay(
         metrics=metrics,
         dram_read_bytes_by_tensor=activity.dram_read_bytes,
         energy_j_by_part=energy.energy_j_by_part,
-        accuracy=accuracy,
+        accuracy=prepared.accuracy,
         modules={
             name: {"busy_cycles": m.busy_cycles, "stall_cycles": m.stall_cycles}
             for name, m in activity.modules.items()
         },
         baselines=_against(shape, baselines, activity.seconds, energy),
-        manifest=manifest(path, used, engine),
-        per_layer=per_layer,
+        manifest=manifest(setup, session.source_sha256(setup.source)),
+        per_layer=prepared.per_layer,
         activity=activity,
         warnings=list(energy.warnings),
     )
-
-
-def _read_workload(path: Path) -> Workload:
-    if path.suffix == ".yaml":
-        return load_benchmark(path.stem)
-    return read_parquet(path) if path.suffix == ".parquet" else read_csv(path)
-
-
-def _existing(source: str | Path) -> Path:
-    path = Path(source)
-    if isinstance(source, str) and not path.suffix and not path.exists():
-        return benchmark_path(source)
-    if not path.exists():
-        raise AccelsimError(f"{path}: no such file{_nearest_file(path)}")
-    if path.is_dir():
-        raise AccelsimError(f"{path}: is a folder; expected a .safetensors, .csv or .parquet file")
-    if not path.name.endswith((*_TRACE_SUFFIXES, ".csv", ".parquet")):
-        raise AccelsimError(f"{path}: expected a .safetensors, .csv or .parquet file")
-    return path
-
-
-def _nearest_file(path: Path) -> str:
-    if not path.parent.is_dir():
-        return ""
-    return did_you_mean(path.name, [p.name for p in path.parent.iterdir()])
-
-
-def _split_overrides(overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    split: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
-    for key, value in overrides.items():
-        section, _, rest = key.partition(".")
-        if section in _SECTIONS and rest:
-            split[section][rest] = value
-        else:
-            split["accelerator"][key] = value
-    return split
-
-
-def _shape(source: AttentionTrace | Workload) -> AttentionShape:
-    from accelsim.baselines import AttentionShape
-
-    if isinstance(source, Workload):
-        return AttentionShape.from_workload(source)
-    return AttentionShape.from_trace(source)
 
 
 def _metrics(

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from accelsim.errors import AccelsimError
 from accelsim.hardware.activity import Activity
+
+if TYPE_CHECKING:
+    import pandas
 
 SCHEMA = "accelsim.result/1"
 
@@ -62,6 +66,61 @@ class RunResult:
     def to_json(self) -> str:
         """Return :meth:`to_dict` as indented JSON text."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+
+    def to_row(self) -> dict[str, Any]:
+        """Return every scalar on one level, as one row of a table.
+
+        Metrics keep their names; the rest is dotted: ``accuracy.mean_kl``,
+        ``energy_j_by_part.dram``, ``dram_read_bytes_by_tensor.value``,
+        ``modules.topk.busy_cycles``, ``baselines.titan-xp/tuned-kernel.speedup``.
+        """
+        row: dict[str, Any] = dict(self.metrics)
+        for name, section in {
+            "dram_read_bytes_by_tensor": self.dram_read_bytes_by_tensor,
+            "energy_j_by_part": self.energy_j_by_part,
+            "accuracy": self.accuracy or {},
+            "modules": self.modules,
+            "baselines": self.baselines,
+        }.items():
+            _flatten(name, section, row)
+        plain: dict[str, Any] = _plain(row)
+        return plain
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Return :meth:`to_row` as a pandas table of one row."""
+        return to_dataframe([self.to_row()])
+
+
+class Comparison(dict[str, RunResult]):
+    """Results by name of policy, in the order in which they were asked for."""
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Return one row per policy, with the policy's name as the index."""
+        rows = [{"policy": name, **result.to_row()} for name, result in self.items()]
+        return to_dataframe(rows).set_index("policy")
+
+
+def to_dataframe(rows: list[dict[str, Any]]) -> pandas.DataFrame:
+    """Return rows as a pandas table.
+
+    Raises:
+        AccelsimError: pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError:
+        raise AccelsimError(
+            "to_dataframe needs pandas; install it with: pip install 'accelsim[explore]'"
+        ) from None
+    return pandas.DataFrame(rows)
+
+
+def _flatten(prefix: str, section: Any, row: dict[str, Any]) -> None:
+    for name, value in section.items():
+        if isinstance(value, dict):
+            _flatten(f"{prefix}.{name}", value, row)
+        elif not isinstance(value, (list, tuple)):
+            row[f"{prefix}.{name}"] = value
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,147 @@
+"""One point of many: what travels to a worker, and the row that comes back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelsim import configs
+from accelsim.errors import AccelsimError, ConfigError
+from accelsim.exploration._manifest import code_sha256, versions
+from accelsim.exploration._replay import run
+from accelsim.exploration._session import Session
+from accelsim.exploration._setup import Resolved, Setup, schema
+
+Row = dict[str, Any]
+_PARSED_LIMIT = 4096
+
+
+@dataclass(frozen=True)
+class Point:
+    """A run as plain text, so that a worker needs nothing but the source's file.
+
+    Attributes:
+        key: SHA-256 of configurations, source, engine and modelling code: the point's name.
+        source: absolute path.
+        source_sha256: contents that the worker must find there.
+        engine: timing engine.
+        texts: section to canonical JSON.
+        baselines: platforms to compare with.
+        code: digest of the modelling code that the point is for.
+    """
+
+    key: str
+    source: str
+    source_sha256: str
+    engine: str
+    texts: Mapping[str, str]
+    baselines: tuple[str, ...] = ()
+    code: str = ""
+
+    @classmethod
+    def of(cls, setup: Setup, source_sha256: str, baselines: tuple[str, ...] = ()) -> Point:
+        """Name and pack a resolved run."""
+        content = {
+            "configs": {name: part.sha256 for name, part in setup.parts.items()},
+            "source": source_sha256,
+            "engine": setup.engine,
+            "baselines": baselines,
+            "code": code_sha256(),
+        }
+        key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        texts = {name: part.text for name, part in setup.parts.items()}
+        source = str(setup.source.absolute())
+        return cls(key, source, source_sha256, setup.engine, texts, baselines, str(content["code"]))
+
+    @property
+    def group(self) -> str:
+        """Equal for points that share a functional run."""
+        return self.source + self.texts.get("policy", "")
+
+
+class Worker:
+    """Runs points in one process; keeps traces, functional runs and parsed configurations."""
+
+    def __init__(self) -> None:
+        self.session = Session()
+        self._parsed: dict[str, Resolved] = {}
+        # Dask may give a worker several threads; one simulation at a time is as fast.
+        self._lock = threading.Lock()
+
+    def evaluate(self, point: Point) -> Row:
+        """Run one point; whatever goes wrong becomes the row's ``error``."""
+        started = time.perf_counter()
+        row: Row = {"key": point.key, "status": "ok"}
+        try:
+            with self._lock:
+                row |= self._run(point)
+        except AccelsimError as error:
+            row |= failure(point.key, str(error))
+        except Exception as error:
+            row |= failure(point.key, f"internal error, {type(error).__name__}: {error}")
+        row["elapsed_s"] = time.perf_counter() - started
+        row["finished_at_unix_s"] = time.time()
+        row["worker"] = f"{socket.gethostname()}:{os.getpid()}"
+        return row | describe(point)
+
+    def _run(self, point: Point) -> Row:
+        source = Path(point.source)
+        if point.code != code_sha256():
+            raise ConfigError("this worker runs another version of accelsim; install the same one")
+        if not source.exists():
+            raise AccelsimError(
+                f"{source}: no such file on {socket.gethostname()}; workers open sources by path, "
+                "so it must be on a shared file system"
+            )
+        if self.session.source_sha256(source) != point.source_sha256:
+            raise AccelsimError(f"{source}: has changed since the sweep began, or differs here")
+        parts = {name: self._parse(name, text) for name, text in point.texts.items()}
+        return run(
+            Setup(source, point.engine, parts), self.session, baselines=point.baselines
+        ).to_row()
+
+    def _parse(self, section: str, text: str) -> Resolved:
+        known = self._parsed.get(text)
+        if known is None:
+            if len(self._parsed) > _PARSED_LIMIT:
+                self._parsed.clear()
+            data = json.loads(text)
+            model = schema(section, data, section)
+            known = self._parsed[text] = Resolved(configs.validate(model, data, section), text)
+        return known
+
+
+def failure(key: str, message: str) -> Row:
+    """Return the row of a point that could not be run."""
+    return {"key": key, "status": "failed", "error": message}
+
+
+def describe(point: Point) -> Row:
+    """Return the columns that say what was run: source, engine, versions, configurations."""
+    return {
+        "source_path": point.source,
+        "source_sha256": point.source_sha256,
+        "timing_engine": point.engine,
+        "accelsim_version": versions()["accelsim"],
+        "code_sha256": point.code,
+        **{f"config.{name}": text for name, text in point.texts.items()},
+    }
+
+
+_worker: Worker | None = None
+
+
+def evaluate(point: Point) -> Row:
+    """Run one point with this process's worker."""
+    global _worker
+    if _worker is None:
+        _worker = Worker()
+    return _worker.evaluate(point)

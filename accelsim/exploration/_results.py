@@ -1,0 +1,102 @@
+"""Rows of a store as Python sees them: filter, best, Pareto set, pandas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accelsim.exploration._result import to_dataframe
+from accelsim.exploration._store import read_rows
+
+if TYPE_CHECKING:
+    import pandas
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Finished points.
+
+    Attributes:
+        rows: one mapping per point: ``key``, ``status`` (``ok`` or ``failed``), ``feasible``, the
+            axes, the metrics, ``config.*`` as JSON text.
+        axes: keys that varied.
+        goals: metric to ``minimize``, ``maximize`` or ``report``.
+        store: where they are kept.
+        excluded: points that constraints over keys dropped before they ran.
+    """
+
+    rows: list[Row]
+    axes: list[str] = field(default_factory=list)
+    goals: Mapping[str, str] = field(default_factory=dict)
+    store: Path | None = None
+    excluded: int = 0
+
+    @property
+    def failed(self) -> list[Row]:
+        """Rows with an ``error``."""
+        return [row for row in self.rows if row["status"] != "ok"]
+
+    @property
+    def usable(self) -> list[Row]:
+        """Rows that ran and hold every constraint."""
+        return [r for r in self.rows if r["status"] == "ok" and r.get("feasible", True)]
+
+    def best(self, metric: str | None = None) -> Row | None:
+        """Return the best usable row by one metric, by default the first that has a goal."""
+        goals = _directed(self.goals)
+        name = metric or next(iter(goals), None)
+        rows = [row for row in self.usable if name is not None and row.get(name) is not None]
+        if not rows:
+            return None
+        assert name is not None
+        sign = goals.get(name, 1.0)
+        return min(rows, key=lambda row: sign * row[name])
+
+    def pareto(self) -> list[Row]:
+        """Return the usable rows that no other beats in every metric with a goal."""
+        goals = _directed(self.goals)
+        rows = [r for r in self.usable if all(r.get(name) is not None for name in goals)]
+        values = [[sign * row[name] for name, sign in goals.items()] for row in rows]
+        return [rows[i] for i in pareto_front(values)] if goals else []
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Return one row per point, without the configuration texts.
+
+        Raises:
+            AccelsimError: pandas is not installed.
+        """
+        return to_dataframe(
+            [{k: v for k, v in row.items() if not k.startswith("config.")} for row in self.rows]
+        )
+
+
+def pareto_front(values: Sequence[Sequence[float]]) -> list[int]:
+    """Return positions of the points that none dominates; smaller is better, equals all stay."""
+    import numpy as np
+
+    table = np.asarray(values, dtype=np.float64)
+    front = []
+    for index, point in enumerate(table):
+        no_worse = (table <= point).all(axis=1)
+        better = (table < point).any(axis=1)
+        if not (no_worse & better).any():
+            front.append(index)
+    return front
+
+
+def load_results(store: str | Path) -> Results:
+    """Open a result store, also while a sweep is writing to it.
+
+    Raises:
+        AccelsimError: it is not a store, or damaged.
+    """
+    return Results(read_rows(store), store=Path(store))
+
+
+def _directed(goals: Mapping[str, str]) -> dict[str, float]:
+    signs = {"minimize": 1.0, "maximize": -1.0}
+    return {name: signs[goal] for name, goal in goals.items() if goal in signs}

@@ -1,0 +1,149 @@
+"""What the runs of one process share: opened sources and functional runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accelsim.baselines import AttentionShape
+from accelsim.errors import AccelsimError
+from accelsim.exploration._setup import Setup
+from accelsim.workloads import Workload, load_benchmark, read_csv, read_parquet
+
+if TYPE_CHECKING:
+    from accelsim.traces import AttentionTrace
+
+_CACHE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A source after its policy: what the hardware is asked to do, and what it costs in accuracy.
+
+    Attributes:
+        workload: the requests.
+        shape: the dense attention of the same source, for baselines.
+        accuracy: error of the policy, or ``None`` where the source has no tensors.
+        per_layer: the same by layer.
+    """
+
+    workload: Workload
+    shape: AttentionShape
+    accuracy: dict[str, Any] | None
+    per_layer: list[dict[str, Any]]
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that it holds on to."""
+        table = self.workload
+        indices = (*(table.key_indices or ()), *(table.value_indices or ()))
+        return sum(a.nbytes for a in (*table.columns.values(), *table.extra.values(), *indices))
+
+
+class Session:
+    """Caches of one process; the least recently used functional runs are dropped first.
+
+    Args:
+        cache_bytes: memory that functional runs and workloads may take together.
+    """
+
+    def __init__(self, cache_bytes: int = _CACHE_BYTES) -> None:
+        self.cache_bytes = cache_bytes
+        self._digests: dict[tuple[Path, int, int], str] = {}
+        self._traces: dict[tuple[Path, int, int], AttentionTrace] = {}
+        self._prepared: OrderedDict[tuple[tuple[Path, int, int], str], Prepared] = OrderedDict()
+
+    def source_sha256(self, path: Path) -> str:
+        """SHA-256 of a source: of its file, and of the shards that an index file names."""
+        stamp = _stamp(path)
+        if stamp not in self._digests:
+            self._digests[stamp] = _content_sha256(path)
+        return self._digests[stamp]
+
+    def prepare(self, setup: Setup, on_stage: Callable[[str], None]) -> Prepared:
+        """Read the source and, for a trace, run the policy over it; once for equal policies."""
+        # A machine with a pruning rule of its own decides by its own configuration.
+        rule = setup.parts.get("policy", setup.parts["accelerator"])
+        policy = rule.sha256 if setup.is_trace else ""
+        key = (_stamp(setup.source), policy)
+        if key in self._prepared:
+            self._prepared.move_to_end(key)
+            return self._prepared[key]
+        on_stage("reading")
+        prepared = self._run_policy(setup, on_stage) if setup.is_trace else _read(setup.source)
+        self._prepared[key] = prepared
+        held = sum(entry.size_bytes for entry in self._prepared.values())
+        while held > self.cache_bytes and len(self._prepared) > 1:
+            held -= self._prepared.popitem(last=False)[1].size_bytes
+        return prepared
+
+    def _run_policy(self, setup: Setup, on_stage: Callable[[str], None]) -> Prepared:
+        from accelsim.functional import run_policy
+        from accelsim.hardware import accelerator_of
+        from accelsim.hardware.config import AcceleratorConfig
+        from accelsim.policies import Policy
+        from accelsim.traces import load_trace
+
+        stamp = _stamp(setup.source)
+        trace = self._traces.get(stamp)
+        if trace is None:
+            trace = self._traces[stamp] = load_trace(setup.source)
+        on_stage("policy")
+        if "policy" in setup.parts:
+            policy = setup.parts["policy"].config
+            assert isinstance(policy, Policy)
+            run = run_policy(trace, policy)
+        else:
+            machine = setup.parts["accelerator"].config
+            assert isinstance(machine, AcceleratorConfig)
+            decide = accelerator_of(machine.kind).decide
+            assert decide is not None
+            run = decide(trace, machine)
+        shape = AttentionShape.from_trace(trace)
+        return Prepared(run.workload, shape, run.accuracy, run.per_layer)
+
+
+def _read(path: Path) -> Prepared:
+    if path.suffix == ".yaml":
+        workload = load_benchmark(path.stem)
+    else:
+        workload = read_parquet(path) if path.suffix == ".parquet" else read_csv(path)
+    return Prepared(workload, AttentionShape.from_workload(workload), None, [])
+
+
+def _stamp(path: Path) -> tuple[Path, int, int]:
+    """Identify a file by path, time and size, so that a changed one is read again."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise AccelsimError(f"{path}: cannot be read ({error.strerror})") from None
+    return path, status.st_mtime_ns, status.st_size
+
+
+def _content_sha256(path: Path) -> str:
+    if not path.name.endswith(".index.json"):
+        return _file_sha256(path)
+    parts = (path, *_shards(path))
+    return hashlib.sha256("".join(map(_file_sha256, parts)).encode()).hexdigest()
+
+
+def _file_sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise AccelsimError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _shards(path: Path) -> list[Path]:
+    try:
+        names = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+        return [path.parent / str(name) for name in sorted(names)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # The reader of traces says what is wrong with an index file.
+        return []

@@ -1,0 +1,191 @@
+"""Names and overrides become configurations: the first half of a run, without any simulation."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from accelsim import configs
+from accelsim.energy import EnergyTable
+from accelsim.errors import AccelsimError, ConfigError, did_you_mean
+from accelsim.hardware import accelerator_of
+from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
+from accelsim.policies import Policy
+from accelsim.workloads import benchmark_path
+
+DEFAULT_ACCELERATOR = "spatten-paper"
+DEFAULT_POLICY = "dense"
+SECTIONS: dict[str, type[configs.Config]] = {
+    "accelerator": AcceleratorConfig,
+    "memory": MemoryConfig,
+    "energy": EnergyTable,
+    "policy": Policy,
+}
+"""First words of dotted keys, and the schema of what follows (an accelerator's is by ``kind``)."""
+
+TRACE_SUFFIXES = (".safetensors", ".safetensors.index.json")
+_SUFFIXES = (*TRACE_SUFFIXES, ".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A validated configuration with its canonical text.
+
+    Attributes:
+        config: the validated model.
+        text: its JSON with sorted keys: equal texts are equal configurations.
+    """
+
+    config: configs.Config
+    text: str
+
+    @classmethod
+    def of(cls, config: configs.Config) -> Resolved:
+        """Attach the canonical text to a configuration."""
+        return cls(config, json.dumps(config.model_dump(mode="json"), sort_keys=True))
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the text."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything that decides a result, except the contents of the source.
+
+    Attributes:
+        source: file of the trace or workload.
+        engine: name of the timing engine.
+        parts: section to configuration; ``policy`` only where the source is a trace and the
+            accelerator has no pruning rule of its own.
+    """
+
+    source: Path
+    engine: str
+    parts: Mapping[str, Resolved]
+
+    @property
+    def is_trace(self) -> bool:
+        """Whether the source holds tensors, rather than a policy's decisions."""
+        return self.source.name.endswith(TRACE_SUFFIXES)
+
+
+@dataclass
+class Library:
+    """Configuration files, each read and validated once while the library lives."""
+
+    _files: dict[tuple[str, str], tuple[dict[str, Any], str]] = field(default_factory=dict)
+    _loaded: dict[tuple[str, str, str], Resolved] = field(default_factory=dict)
+
+    def load(self, section: str, name: str, family: str, overrides: Mapping[str, Any]) -> Resolved:
+        """Return one configuration.
+
+        Raises:
+            ConfigError: with file, key and expectation.
+        """
+        key = (section, name, json.dumps(overrides, sort_keys=True, default=str))
+        known = self._loaded.get(key)
+        if known is None:
+            data, where = self._read(name, family)
+            for dotted, value in overrides.items():
+                configs.set_dotted(data, dotted, value)
+            model = schema(section, data, where)
+            known = Resolved.of(configs.validate(model, data, where))
+            self._loaded[key] = known
+        return known
+
+    def _read(self, name: str, family: str) -> tuple[dict[str, Any], str]:
+        if (name, family) not in self._files:
+            self._files[name, family] = configs.resolve(name, family)
+        data, where = self._files[name, family]
+        return copy.deepcopy(data), where
+
+
+def resolve(
+    source: str | Path,
+    accelerator: str,
+    policy: str | None,
+    engine: str,
+    overrides: Mapping[str, Any],
+    library: Library,
+) -> Setup:
+    """Find, override and validate every configuration of one run.
+
+    Raises:
+        AccelsimError: no such source, or a configuration that is not valid.
+    """
+    path = existing_source(source)
+    split = split_overrides(overrides)
+    machine = library.load("accelerator", accelerator, "accelerators", split["accelerator"])
+    config = machine.config
+    assert isinstance(config, AcceleratorConfig)
+    parts = {
+        "accelerator": machine,
+        "memory": library.load("memory", config.memory, "memories", split["memory"]),
+        "energy": library.load("energy", config.energy, "energy", split["energy"]),
+    }
+    setup = Setup(path, engine, parts)
+    if setup.is_trace and accelerator_of(config.kind).decide is not None:
+        if split["policy"] or policy not in (None, DEFAULT_POLICY):
+            raise ConfigError(
+                f"accelerator '{accelerator}' ({config.kind}) prunes by its own rule; --policy "
+                f"and policy.* are for accelerators without one"
+            )
+    elif setup.is_trace:
+        name = policy or DEFAULT_POLICY
+        parts["policy"] = library.load("policy", name, "policies", split["policy"])
+    elif policy is not None or split["policy"]:
+        raise ConfigError(
+            f"{path}: a workload already holds a policy's decisions; --policy is for traces"
+        )
+    return setup
+
+
+def schema(section: str, data: Mapping[str, Any], where: str) -> type[configs.Config]:
+    """Return the model that checks ``data`` of a section."""
+    if section != "accelerator":
+        return SECTIONS[section]
+    return accelerator_of(str(data.get("kind")), where).config
+
+
+def existing_source(source: str | Path) -> Path:
+    """Return the file of a source.
+
+    Raises:
+        AccelsimError: there is none, or its name has no known suffix.
+    """
+    path = Path(source)
+    if isinstance(source, str) and not path.suffix and not path.exists():
+        return benchmark_path(source)
+    if not path.exists():
+        raise AccelsimError(f"{path}: no such file{_nearest_file(path)}")
+    if path.is_dir():
+        raise AccelsimError(f"{path}: is a folder; expected a .safetensors, .csv or .parquet file")
+    if not path.name.endswith(_SUFFIXES):
+        raise AccelsimError(f"{path}: expected a .safetensors, .csv or .parquet file")
+    return path
+
+
+def _nearest_file(path: Path) -> str:
+    if not path.parent.is_dir():
+        return ""
+    return did_you_mean(path.name, [p.name for p in path.parent.iterdir()])
+
+
+def split_overrides(overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Sort dotted keys by their section; a key without one belongs to the accelerator."""
+    split: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for key, value in overrides.items():
+        section, _, rest = key.partition(".")
+        if section in SECTIONS and rest:
+            split[section][rest] = value
+        else:
+            split["accelerator"][key] = value
+    return split

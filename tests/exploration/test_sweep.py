@@ -1,0 +1,243 @@
+"""Sweeps: the same rows from every executor, and nothing lost when processes die."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from accelsim import load_results, sweep
+from accelsim.errors import AccelsimError
+from accelsim.exploration._store import Store, StoreError, read_rows
+from accelsim.traces import save_trace, synthetic_trace
+
+ROOT = Path(__file__).parents[2]
+VOLATILE = ("elapsed_s", "finished_at_unix_s", "worker")
+
+
+@pytest.fixture
+def sweep_file(tmp_path: Path) -> Path:
+    save_trace(synthetic_trace(head_dim=64), tmp_path / "tiny.safetensors")
+    return write(tmp_path / "small.yaml", accelerator="[64, 128, 256, 512]")
+
+
+def write(path: Path, accelerator: str, extra: str = "") -> Path:
+    path.write_text(
+        f"""
+sources: [tiny.safetensors]
+policy: spatten-full
+axes:
+  - {{key: accelerator.multipliers, values: {accelerator}}}
+  - {{key: accelerator.topk.parallelism, values: [1, 8]}}
+{extra}
+"""
+    )
+    return path
+
+
+def lasting(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    kept = [{k: v for k, v in row.items() if k not in VOLATILE} for row in rows]
+    return sorted(kept, key=lambda row: row["key"])
+
+
+@pytest.mark.slow
+def test_executors_give_the_same_rows(sweep_file: Path, tmp_path: Path) -> None:
+    runs = {
+        name: lasting(sweep(sweep_file, tmp_path / name, name, workers=2).rows)
+        for name in ("local", "processes", "dask")
+    }
+    assert len(runs["local"]) == 8
+    assert all(row["status"] == "ok" for row in runs["local"])
+    assert runs["local"] == runs["processes"] == runs["dask"]
+    assert lasting(load_results(tmp_path / "dask").rows) == lasting(read_rows(tmp_path / "local"))
+
+
+def test_second_run_runs_nothing(sweep_file: Path, tmp_path: Path) -> None:
+    first = sweep(sweep_file, tmp_path / "store").rows
+    calls: list[int] = []
+    second = sweep(
+        sweep_file, tmp_path / "store", on_point=lambda row, done, total: calls.append(done)
+    ).rows
+    assert calls == [8]
+    assert {r["key"]: r["finished_at_unix_s"] for r in first} == {
+        r["key"]: r["finished_at_unix_s"] for r in second
+    }
+
+
+def test_failures_are_rows(sweep_file: Path, tmp_path: Path) -> None:
+    write(sweep_file, "[64, 100]")
+    results = sweep(sweep_file, tmp_path / "store")
+    assert len(results.failed) == 2
+    assert len(results.usable) == 2
+    assert "multiple of 64" in results.failed[0]["error"]
+
+
+def test_constraints_exclude_and_mark(sweep_file: Path, tmp_path: Path) -> None:
+    everything = sweep(sweep_file, tmp_path / "all").rows
+    middle = sorted(row["latency_s"] for row in everything)[4]
+    write(
+        sweep_file,
+        "[64, 128, 256, 512]",
+        f"constraints: ['accelerator.multipliers <= 256', 'latency_s <= {middle!r}']",
+    )
+    results = sweep(sweep_file, tmp_path / "all")
+    assert results.excluded == 2
+    assert len(results.rows) == 6
+    assert {r["feasible"] for r in results.rows} == {True, False}
+    assert all(r["latency_s"] <= middle for r in results.pareto())
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("axis: 1", "unknown key 'axis'; did you mean 'axes'"),
+        ("constraints: ['latncy_s < 1']", "no metric or key 'latncy_s'; did you mean 'latency_s'"),
+        ("constraints: ['__import__(1)']", "unknown function '__import__'"),
+        ("set: {memory.inflight_limits: 2}", "did you mean 'inflight_limit'"),
+        ("set: {policy.tokens.mean_kep: 0.5}", "did you mean 'mean_keep'"),
+        ("sampling: {method: random}", "needs 'samples'"),
+        ("accelerator: spaten-paper", "did you mean 'spatten-paper'"),
+    ],
+)
+def test_mistakes_name_file_and_remedy(
+    sweep_file: Path, tmp_path: Path, extra: str, message: str
+) -> None:
+    write(sweep_file, "[64]", extra)
+    with pytest.raises(AccelsimError, match=r"\S") as caught:
+        sweep(sweep_file, tmp_path / "store")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def start(sweep_file: Path, store: Path, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "accelsim", "sweep", str(sweep_file), "--out", str(store)]
+    return subprocess.Popen(
+        [*command, *more], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finished(store: Path) -> int:
+    return len(read_rows(store)) if (store / "store.json").exists() else 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["local", "processes"])
+def test_sigkill_loses_only_points_in_flight(
+    sweep_file: Path, tmp_path: Path, executor: str
+) -> None:
+    write(sweep_file, str([64 * n for n in (1, 2, 4, 8)]), "sampling: {method: grid}")
+    sweep_file.write_text(
+        sweep_file.read_text().replace("values: [1, 8]", "range: {from: 1, to: 40, step: 1}")
+    )
+    store = tmp_path / "store"
+    process = start(sweep_file, store, "--executor", executor)
+    while finished(store) < 5 and process.poll() is None:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    kept = {row["key"]: row["finished_at_unix_s"] for row in read_rows(store)}
+    assert 5 <= len(kept) < 160
+    rows = sweep(sweep_file, store).rows
+    assert len(rows) == 160
+    assert all(row["status"] == "ok" for row in rows)
+    times = {row["key"]: row["finished_at_unix_s"] for row in rows}
+    assert kept.items() <= times.items(), "a stored point was run again"
+    assert not list(store.glob("journal-*"))
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_store(sweep_file: Path, tmp_path: Path) -> None:
+    both = [start(sweep_file, tmp_path / "store") for _ in range(2)]
+    for process in both:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    rows = read_rows(tmp_path / "store")
+    assert len(rows) == 8
+    assert lasting(rows) == lasting(read_rows_of_fresh(sweep_file, tmp_path))
+
+
+def read_rows_of_fresh(sweep_file: Path, tmp_path: Path) -> list[dict[str, Any]]:
+    sweep(sweep_file, tmp_path / "fresh")
+    return read_rows(tmp_path / "fresh")
+
+
+@pytest.mark.slow
+def test_dask_worker_killed_in_mid_run(sweep_file: Path, tmp_path: Path) -> None:
+    """A real scheduler and two worker processes on loopback; one dies."""
+    distributed = pytest.importorskip("distributed")
+    cluster = distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
+    )
+    try:
+        killed: list[int] = []
+
+        def on_point(row: dict[str, Any] | None, done: int, total: int) -> None:
+            if row is not None and not killed:
+                killed.append(int(row["worker"].rpartition(":")[2]))
+                os.kill(killed[0], signal.SIGKILL)
+
+        results = sweep(
+            sweep_file,
+            tmp_path / "dask",
+            "dask",
+            scheduler=cluster.scheduler_address,
+            on_point=on_point,
+        )
+    finally:
+        cluster.close()
+    assert killed
+    assert lasting(results.rows) == lasting(sweep(sweep_file, tmp_path / "local").rows)
+
+
+def test_full_disk_says_so(tmp_path: Path) -> None:
+    """A file size limit stands for a full disk: both cut a write short."""
+    script = (
+        "import resource, signal, sys; from accelsim.exploration._store import Store\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "store = Store(sys.argv[1])\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))\n"
+        "for i in range(1000): store.append({'key': str(i), 'status': 'ok', 'x': 'y' * 100})\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "store")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert "StoreError" in run.stderr
+    assert "finished points are safe" in run.stderr
+    kept = read_rows(tmp_path / "store")
+    assert [row["key"] for row in kept] == [str(i) for i in range(len(kept))]
+    assert len(kept) > 10
+
+
+def test_store_refuses_foreign_folders(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(StoreError, match="neither empty nor a result store"):
+        Store(tmp_path)
+    with pytest.raises(StoreError, match="cannot be opened"):
+        Store(tmp_path / "thesis.tex" / "store")
+    with pytest.raises(StoreError, match="not a result store"):
+        read_rows(tmp_path)
+
+
+def test_store_merges_parts_and_torn_journals(tmp_path: Path) -> None:
+    for index in range(20):
+        with Store(tmp_path / "s") as store:
+            store.append(
+                {"key": f"{index:02}", "status": "ok", "value": index if index % 2 else 0.5}
+            )
+    (tmp_path / "s" / "journal-dead.jsonl").write_text(
+        json.dumps({"key": "99", "status": "ok"}) + '\n{"key": "98", "stat'
+    )
+    Store(tmp_path / "s").close()
+    keys = sorted(row["key"] for row in read_rows(tmp_path / "s"))
+    assert keys == [*(f"{index:02}" for index in range(20)), "99"]
+    assert len(list((tmp_path / "s").glob("part-*"))) <= 17

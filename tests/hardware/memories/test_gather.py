@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from accelsim.hardware.config import MemoryConfig
 from accelsim.hardware.memories import read_stream
 from accelsim.hardware.memories._gather import read_gather
 
-DATA = Path(__file__).parent.parent.parent / "data" / "dram"
+DATA = Path(str(files("accelsim.validation"))) / "data" / "dram"
 HBM2 = load(MemoryConfig, "hbm2-spatten", "memories")
 BASE = 0xAB10000
 

@@ -1,8 +1,9 @@
-"""The banked channel against Ramulator 2 (tests/data/dram), address for address."""
+"""The banked channel against Ramulator 2 (data shipped in the package), address for address."""
 
 from __future__ import annotations
 
 import csv
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from accelsim.configs import load
 from accelsim.hardware.config import MemoryConfig
 from accelsim.hardware.memories import read_stream
 
-DATA = Path(__file__).parent.parent.parent / "data" / "dram"
+DATA = Path(str(files("accelsim.validation"))) / "data" / "dram"
 HBM2 = load(MemoryConfig, "hbm2-spatten", "memories")
 
 

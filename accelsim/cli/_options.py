@@ -35,10 +35,11 @@ def hardware_options(function: F) -> F:
         ),
         click.option(
             "--engine",
-            type=click.Choice(["event"]),
+            type=click.Choice(["event", "cycle"]),
             default="event",
             show_default=True,
-            help="event: the SimPy model.",
+            help="event: the SimPy model; cycle: the released SpAtten, cycle by cycle "
+            "(spatten-rtl presets).",
         ),
         click.option(
             "--accelerator",

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from accelsim.traces import AttentionTrace
     from accelsim.workloads import Workload
 
-ENGINES = ("event",)
-"""Engines by name; ``event`` is the SimPy model, which every accelerator has."""
+ENGINES = ("event", "cycle")
+"""Engines by name; ``event`` is the SimPy model, which every accelerator has; ``cycle`` is compiled
+and follows the released hardware cycle by cycle."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ COUNTERS: dict[str, str] = {
     "fc_macs": "multiply-accumulates of fully connected layers",
     "exponentials": "exponentials in the softmax unit",
     "divisions": "divisions in the softmax unit",
+    "topk_passes": "quick-select passes of the top-k engines",
     "topk_comparisons": "element-pivot comparisons in the top-k engines, two per element read",
     "topk_fifo_bytes": "bytes read or written in the top-k FIFOs",
     "key_sram_read_bytes": "bytes read from the key buffer",

@@ -10,10 +10,13 @@ def _simulate(
     workload: Workload, config: SpattenConfig, memory: MemoryConfig, engine: str
 ) -> Activity:
     # Numba and SimPy are imported only when a machine runs.
-    from accelsim.hardware.spatten.accelerator import simulate
+    if engine == "cycle":
+        from accelsim.hardware.spatten.cycle import simulate
+    else:
+        from accelsim.hardware.spatten.accelerator import simulate
 
     return simulate(workload, config, memory)
 
 
-ACCELERATOR = Accelerator(SpattenConfig, _simulate)
+ACCELERATOR = Accelerator(SpattenConfig, _simulate, engines=("event", "cycle"))
 """See :class:`accelsim.hardware.Accelerator`."""

@@ -50,7 +50,11 @@ class AddressMap:
     def queries(self, row: int) -> NDArray[np.int64]:
         """Transactions of the queries of a row, contiguous."""
         size = int(self._workload["queries"][row]) * self._dim * QUERY_BITS // 8
-        return self._place(row, 3) + np.arange(-(-size // ATOM), dtype=np.int64) * ATOM
+        return self.contiguous(row, 3, size)
+
+    def contiguous(self, row: int, plane: int, size: int) -> NDArray[np.int64]:
+        """Transactions of ``size`` bytes in a region of their own."""
+        return self._place(row, plane) + np.arange(-(-size // ATOM), dtype=np.int64) * ATOM
 
     def beats(self, transactions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Arrange transactions as fetch beats [beats, fetch channels], padded at the end."""

@@ -3,186 +3,225 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from accelsim.errors import WorkloadError
 from accelsim.hardware.config import SpattenConfig
 from accelsim.hardware.spatten._random import new_random, topk_latencies
 from accelsim.workloads import Workload
 
-_RELEASED_BITS = (4, 6, 8)
-_FORCED_BITS = (10, 12, -1)
+Ints = NDArray[np.int64]
+
+RELEASED_BITS = (4, 6, 8)
+"""Widths that the released fetcher takes (section 2.6)."""
+STORED_BITS = (4, 6, 8, 10, 12)
+"""Widths that the published converter takes (SpAtten §III-D)."""
+FORCED_BITS = (10, 12, -1)
 """Widths that the released test bench maps to 8 bits with a forced LSB pass (section 4.3)."""
 LSB_BITS = 4
 
 
-@dataclass
-class Request:
-    """One row, ready to run.
-
-    Attributes:
-        row: position in the workload.
-        keys: key vectors fetched, rounded.
-        values: value vectors fetched, rounded.
-        key_bits: width of the first pass.
-        value_bits: width of the values.
-        fused: 2 for a pair of 6-bit requests that share one fetch.
-        part: 0 or 1 within a fused pair.
-        refetch: an LSB pass follows.
-        key_beats: buffer lines of the scores of all queries.
-        refetch_beats: the same for the LSB pass.
-        value_beats: buffer lines multiplied with values for all queries.
-        topk_cycles: search time of the top-k engine; 0 where no value is pruned.
-        select_cycles: search time of the cascade token selection before this row.
-    """
+class Request(NamedTuple):
+    """One row of :class:`Requests`, as plain integers, with its position."""
 
     row: int
     keys: int
     values: int
     key_bits: int
     value_bits: int
-    fused: int
-    part: int
-    refetch: bool
-    key_beats: int
-    refetch_beats: int
-    value_beats: int
+    requant: int
+    key_fused: int
+    key_part: int
+    value_fused: int
+    value_part: int
+    prunes: int
     topk_cycles: int
     select_cycles: int
+    queries: int
+    score_lines: int
+    rescore_lines: int
+    value_lines: int
+
+
+@dataclass(frozen=True)
+class Requests:
+    """All rows, ready to run; every array int64 [rows].
+
+    Attributes:
+        keys, values: vectors fetched, rounded.
+        key_bits, value_bits: widths of the first pass and of the values.
+        requant: 1 where an LSB pass follows.
+        key_fused, key_part, value_fused, value_part: 2 for a pair of 6-bit rows that share one
+            fetch, and the position within the pair.
+        prunes: 1 where the scores go through the top-k engine.
+        topk_cycles: search time of the local value top-k.
+        topk_passes, topk_elements: quick-select passes of it, and scores read in them.
+        select_cycles: search time of the cascade token selection before this row.
+        queries: query rows that reuse the fetched keys.
+        score_lines, rescore_lines, value_lines: buffer lines read by the first pass, the LSB pass
+            and the weighted sum, of all queries.
+    """
+
+    keys: Ints
+    values: Ints
+    key_bits: Ints
+    value_bits: Ints
+    requant: Ints
+    key_fused: Ints
+    key_part: Ints
+    value_fused: Ints
+    value_part: Ints
+    prunes: Ints
+    topk_cycles: Ints
+    topk_passes: Ints
+    topk_elements: Ints
+    select_cycles: Ints
+    queries: Ints
+    score_lines: Ints
+    rescore_lines: Ints
+    value_lines: Ints
 
     @property
-    def prunes(self) -> bool:
-        """Whether the scores go through the top-k engine."""
-        return self.topk_cycles > 0
+    def rows(self) -> int:
+        """Number of requests."""
+        return len(self.keys)
+
+    def each(self) -> list[Request]:
+        """The rows one by one."""
+        columns = (getattr(self, name).tolist() for name in Request._fields[1:])
+        return [Request(*fields) for fields in zip(range(self.rows), *columns, strict=True)]
 
 
-def requests(workload: Workload, config: SpattenConfig) -> tuple[list[Request], int, int]:
-    """Return the requests, and the top-k passes and elements of all of them.
+def requests(workload: Workload, config: SpattenConfig) -> Requests:
+    """Return what each row asks of the machine.
 
     Raises:
-        WorkloadError: a bit width or size that the machine does not take, with the row.
+        WorkloadError: a bit width, size or pairing that the machine does not take, with the row.
     """
-    per_line = config.vectors_per_line
-    result = []
-    pair = 0
-    latencies, passes, elements = _topk(workload, config)
-    for row in range(workload.rows):
-        at = {name: column[row].item() for name, column in workload.columns.items()}
-        key_bits, refetch = _key_format(config, workload, row, at["key_bits"], at["refetch_lsb"])
-        value_bits = _width(config, workload, row, "value_bits", at["value_bits"])
-        fused = 2 if config.requant_bits == "forced" and key_bits == 6 else 1
-        part = pair if fused == 2 else 0
-        if fused == 1 and pair:
-            raise WorkloadError(
-                f"workload '{workload.name}': row {row} follows an unpaired 6-bit row; "
-                "6-bit keys come in pairs of heads"
-            )
-        pair = 1 - pair if fused == 2 else 0
-        keys, values = _round(at["keys"], config.rounding), _round(at["values"], config.rounding)
-        _check_size(config, workload, row, keys, fused, at["queries"])
-        result.append(
-            Request(
-                row=row,
-                keys=keys,
-                values=min(values, keys),
-                key_bits=key_bits,
-                value_bits=value_bits,
-                fused=fused,
-                part=part,
-                refetch=refetch,
-                key_beats=_beats(at["query_keys"], at["queries"], keys, per_line),
-                refetch_beats=_beats(
-                    at["refetch_query_keys"] if at["queries"] > 1 else keys,
-                    at["queries"],
-                    keys,
-                    per_line,
-                ),
-                value_beats=_beats(at["query_values"], at["queries"], min(values, keys), per_line),
-                topk_cycles=int(latencies[row]) if values < keys else 0,
-                select_cycles=-(-at["select_elements"] // config.topk.parallelism)
-                + at["select_passes"] * config.topk.pass_overhead,
-            )
-        )
-    if pair:
-        raise WorkloadError(
-            f"workload '{workload.name}': the last 6-bit row has no partner; "
-            "6-bit keys come in pairs of heads"
-        )
-    return result, passes, elements
+    forced = config.requant_bits == "forced"
+    key_bits = _widths(workload, config, "key_bits")
+    value_bits = _widths(workload, config, "value_bits")
+    requant = workload["refetch_lsb"].astype(np.int64)
+    if forced:
+        requant |= np.isin(workload["key_bits"], FORCED_BITS)
+    key_fused, key_part = _pairs(workload, "key_bits", key_bits, forced)
+    value_fused, value_part = _pairs(workload, "value_bits", value_bits, forced)
+    keys = _round(workload["keys"], config.rounding)
+    values = np.minimum(_round(workload["values"], config.rounding), keys)
+    _check_sizes(workload, config, keys, key_fused, "keys")
+    _check_sizes(workload, config, values, value_fused, "values")
+    _check_pairs(workload, keys, key_part, "keys")
+    _check_pairs(workload, values, value_part, "values")
+    topk_cycles, passes, elements = _topk(workload, config, key_part)
+    queries = workload["queries"].astype(np.int64)
+    width = config.vectors_per_line
+    one = queries == 1
+    again = np.where(one, keys * requant, workload["refetch_query_keys"].astype(np.int64))
+    return Requests(
+        keys=keys,
+        values=values,
+        key_bits=key_bits,
+        value_bits=value_bits,
+        requant=requant,
+        key_fused=key_fused,
+        key_part=key_part,
+        value_fused=value_fused,
+        value_part=value_part,
+        prunes=(values < keys).astype(np.int64),
+        topk_cycles=topk_cycles,
+        topk_passes=passes,
+        topk_elements=elements,
+        select_cycles=_round(workload["select_elements"], config.topk.parallelism)
+        // config.topk.parallelism
+        + workload["select_passes"].astype(np.int64) * config.topk.pass_overhead,
+        queries=queries,
+        score_lines=_lines(np.where(one, keys, workload["query_keys"]), width),
+        rescore_lines=_lines(again, width),
+        value_lines=_lines(np.where(one, values, workload["query_values"]), width),
+    )
 
 
-def _beats(vectors: int, queries: int, fetched: int, per_line: int) -> int:
-    if queries == 1:
-        lines = -(-fetched // per_line)
-        return lines + lines % 2
-    return -(-vectors // per_line)
+def _lines(vectors: NDArray[Any], width: int) -> Ints:
+    return np.asarray(-(-vectors.astype(np.int64) // width), np.int64)
 
 
-def _round(count: int, multiple: int) -> int:
-    return -(-count // multiple) * multiple
+def _round(count: NDArray[Any], multiple: int) -> Ints:
+    return np.asarray(-(-count.astype(np.int64) // multiple) * multiple, np.int64)
 
 
-def _width(config: SpattenConfig, workload: Workload, row: int, name: str, bits: int) -> int:
+def _widths(workload: Workload, config: SpattenConfig, name: str) -> Ints:
+    bits = workload[name].astype(np.int64)
     if config.requant_bits == "forced":
-        if bits in _FORCED_BITS:
-            return 8
-        known: tuple[int, ...] = _RELEASED_BITS
+        mapped = np.where(np.isin(bits, FORCED_BITS), 8, bits)
+        known: tuple[int, ...] = RELEASED_BITS
     else:
-        if bits == -1:
-            return 12
-        known = (4, 6, 8, 10, 12)
-    if bits not in known:
+        mapped, known = np.where(bits == -1, 12, bits), STORED_BITS
+    bad = np.flatnonzero(~np.isin(mapped, known))
+    if bad.size:
+        row = int(bad[0])
         raise WorkloadError(
-            f"workload '{workload.name}': row {row}: {name} = {bits}; this accelerator takes "
+            f"workload '{workload.name}': row {row}: {name} = {bits[row]}; this accelerator takes "
             f"{', '.join(map(str, known))}"
         )
-    return bits
+    return mapped
 
 
-def _key_format(
-    config: SpattenConfig, workload: Workload, row: int, bits: int, refetch: bool
-) -> tuple[int, bool]:
-    forced = config.requant_bits == "forced" and bits in _FORCED_BITS
-    return _width(config, workload, row, "key_bits", bits), bool(refetch) or forced
+def _pairs(workload: Workload, name: str, bits: Ints, forced: bool) -> tuple[Ints, Ints]:
+    """Consecutive 6-bit rows come in pairs of heads that share a fetch (section 4.3)."""
+    six = (bits == 6) & forced
+    fused = np.where(six, 2, 1)
+    if not six.any():
+        return fused, np.zeros_like(fused)
+    starts = np.flatnonzero(six & ~np.concatenate(([False], six[:-1])))
+    ends = np.flatnonzero(six & ~np.concatenate((six[1:], [False]))) + 1
+    part = np.zeros_like(fused)
+    for start, end in zip(starts, ends, strict=True):
+        if (end - start) % 2:
+            raise WorkloadError(
+                f"workload '{workload.name}': row {end - 1}: {name} = 6 has no partner; "
+                "6-bit rows come in pairs of heads"
+            )
+        part[start:end] = np.arange(end - start) % 2
+    return fused, part
 
 
-def _check_size(
-    config: SpattenConfig, workload: Workload, row: int, keys: int, fused: int, queries: int
+def _check_sizes(
+    workload: Workload, config: SpattenConfig, vectors: Ints, fused: Ints, what: str
 ) -> None:
-    limit = config.capacity_vectors // fused // config.buffer_banks
-    if keys > limit:
+    limit = config.capacity_vectors // config.buffer_banks
+    bad = np.flatnonzero(vectors * fused > limit)
+    if bad.size:
+        row = int(bad[0])
         raise WorkloadError(
-            f"workload '{workload.name}': row {row} fetches {keys} keys; the key buffer holds "
-            f"{limit} vectors of one request (multipliers/64 x buffer_lines, shared by {fused} "
-            f"fused heads and {config.buffer_banks} banks)"
+            f"workload '{workload.name}': row {row} fetches {vectors[row]} {what}; the buffer "
+            f"holds {limit // fused[row]} vectors of one request (multipliers/64 x buffer_lines, "
+            f"shared by {fused[row]} fused heads and {config.buffer_banks} banks)"
         )
 
 
-def _topk(workload: Workload, config: SpattenConfig) -> tuple[np.ndarray, int, int]:
-    parallelism = config.topk.parallelism
-    if config.topk.source_of_passes == "recorded" and int(workload["topk_passes"].min()) >= 0:
-        passes, elements = workload["topk_passes"], workload["topk_elements"]
-        cycles = -(-elements // parallelism) + passes * config.topk.pass_overhead
-        total_passes = passes.sum() + workload["select_passes"].sum()
-        total_elements = elements.sum() + workload["select_elements"].sum()
-        return cycles, int(total_passes), int(total_elements)
+def _check_pairs(workload: Workload, vectors: Ints, part: Ints, what: str) -> None:
+    bad = np.flatnonzero((part[1:] == 1) & (vectors[1:] != vectors[:-1])) + 1
+    if bad.size:
+        row = int(bad[0])
+        raise WorkloadError(
+            f"workload '{workload.name}': row {row} fetches {vectors[row]} {what} and its 6-bit "
+            f"partner {vectors[row - 1]}; a pair shares one fetch"
+        )
+
+
+def _topk(workload: Workload, config: SpattenConfig, key_part: Ints) -> tuple[Ints, Ints, Ints]:
+    """Search cycles, passes and elements of the local value top-k of each row."""
+    keys, values = workload["keys"].astype(np.int64), workload["values"].astype(np.int64)
+    recorded = workload["topk_passes"].astype(np.int64)
+    if config.topk.source_of_passes == "recorded" and int(recorded.min()) >= 0:
+        elements = workload["topk_elements"].astype(np.int64)
+        cycles = -(-elements // config.topk.parallelism) + recorded * config.topk.pass_overhead
+        return cycles, recorded, elements
     # In a fused pair only the first part draws; the second gets 0 (section 3.2).
-    sizes = workload["keys"].astype(np.int64)
-    six = (workload["key_bits"] == 6) & (config.requant_bits == "forced")
-    part = np.where(six, (np.cumsum(six) - 1) % 2, 0)
-    latencies, passes, elements = topk_latencies(
-        np.where(part == 1, 0, sizes),
-        workload["values"].astype(np.int64),
-        parallelism,
-        new_random(1),
+    cycles, passes, elements = topk_latencies(
+        np.where(key_part == 1, 0, keys), values, config.topk.parallelism, new_random(1)
     )
-    used = _pruned(workload, config)
-    # A second part passes the engine without a search; 1 cycle marks that it goes through it.
-    marked = np.where(part == 1, 1, np.maximum(latencies, 1))
-    return np.where(used, marked, 0), int(passes[used].sum()), int(elements[used].sum())
-
-
-def _pruned(workload: Workload, config: SpattenConfig) -> np.ndarray:
-    rounded = [-(-workload[name] // config.rounding) for name in ("values", "keys")]
-    return np.asarray(rounded[0] < rounded[1])
+    return cycles, passes, elements

@@ -11,24 +11,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import simpy
+from numpy.typing import NDArray
 
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.config import MemoryConfig, SpattenConfig
-from accelsim.hardware.memories._channel import (
-    ACT,
-    CONFLICTS,
-    HITS,
-    MISSES,
-    PRE,
-    RD,
-    REFAB,
-    counters,
-    new_channels,
-)
+from accelsim.hardware.memories._channel import counters, new_channels
 from accelsim.hardware.memories._timing import organisation
 from accelsim.hardware.simulation import Module, Stream
 from accelsim.hardware.simulation._module import Process
 from accelsim.hardware.spatten._addresses import ATOM, AddressMap
+from accelsim.hardware.spatten._counts import count_dram, count_requests
 from accelsim.hardware.spatten._fetch_kernel import (
     ACCEPTED,
     CYCLE,
@@ -60,7 +52,6 @@ _KEY_RELEASE = 5
 """From the report to usable space (2.16)."""
 _INFLIGHT_ITEMS = 9
 """New items that may await their decision (2.4)."""
-_BITS_ON_CHIP = 12
 
 
 @dataclass
@@ -94,7 +85,9 @@ class Spatten:
         self.workload = workload
         self.config = config
         self.env = env = simpy.Environment()
-        self.requests, self.passes, self.elements = requests(workload, config)
+        self.table = requests(workload, config)
+        self.requests = self.table.each()
+        self.items = len(self.requests) + int(self.table.requant.sum())
         self.addresses = AddressMap(workload, config)
         self.org = organisation(memory)
         self.channels = new_channels(config.channels, self.org)
@@ -140,10 +133,9 @@ class Spatten:
         live: list[tuple[int, simpy.Event]] = []
         new = list(self.requests)[::-1]
         last: _Item | None = None
-        expected = len(self.requests) + sum(request.refetch for request in self.requests)
         yield from module.busy(_ALLOCATION)
         capacity = self.config.buffer_lines
-        for _ in range(expected):
+        for _ in range(self.items):
             while True:
                 while live and live[0][1].processed:
                     used -= live.pop(0)[0]
@@ -180,29 +172,31 @@ class Spatten:
             yield from module.busy(1)
 
     def _buffer_lines(self, request: Request) -> int:
-        if request.part:
+        if request.key_part:
             return 0
         lines = -(-request.keys // self.config.vectors_per_line)
-        return (lines + lines % 2) * request.fused * self.config.buffer_banks
+        return (lines + lines % 2) * request.key_fused * self.config.buffer_banks
 
     def _issue_keys(self, module: Module, item: _Item) -> Process:
         request = item.request
         item.fetched = None
-        if request.part and not item.lsb_pass:
+        if request.key_part and not item.lsb_pass:
             return
         if item.lsb_pass:
             addresses = self.addresses.keys(request.row, request.keys, LSB_BITS, True)
             self.bytes["key_lsb"] += len(addresses) * ATOM
-            beats = request.refetch_beats
+            beats = request.rescore_lines
         else:
-            bits = request.key_bits * request.fused
+            bits = request.key_bits * request.key_fused
             addresses = self.addresses.keys(request.row, request.keys, bits, False)
             self.bytes["key_msb"] += len(addresses) * ATOM
-            beats = request.key_beats
+            beats = request.score_lines
         if self.config.query_traffic and not item.lsb_pass:
             queries = self.addresses.queries(request.row)
             self.bytes["query"] += len(queries) * ATOM
             addresses = np.concatenate((queries, addresses))
+        if not item.lsb_pass:
+            addresses = self._with_policy_reads(request.row, addresses)
         lines = -(-request.keys // self.config.vectors_per_line)
         item.fetched = self.env.event()
         ready = int(self.env.now) + _FORK_TO_FETCH
@@ -215,6 +209,16 @@ class Spatten:
             item.fetched,
         )
         yield from module.give(self.fetches, matrix, "fetcher_busy")
+
+    def _with_policy_reads(self, row: int, addresses: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Put what a policy reads beside the vectors (page bounds, scales) in front of them."""
+        for plane, name in enumerate(("metadata", "residual"), start=4):
+            size = int(self.workload[f"{name}_bytes"][row])
+            if size:
+                extra = self.addresses.contiguous(row, plane, size)
+                self.bytes[name] = self.bytes.get(name, 0) + len(extra) * ATOM
+                addresses = np.concatenate((extra, addresses))
+        return addresses
 
     def fetch(self) -> Process:
         """Matrix fetcher, crossbar and DRAM: advances the compiled model between events."""
@@ -253,12 +257,11 @@ class Spatten:
     def multiply_keys(self) -> Process:
         """Key buffer and dot product: one line a cycle, as they arrive."""
         module, env = self.modules["qk_unit"], self.env
-        expected = len(self.requests) + sum(request.refetch for request in self.requests)
-        for _ in range(expected):
+        for _ in range(self.items):
             item = yield from module.take(self.key_lines, "no_keys")
             request = item.request
             start = int(env.now)
-            beats = request.refetch_beats if item.lsb_pass else request.key_beats
+            beats = request.rescore_lines if item.lsb_pass else request.score_lines
             arrived = start + beats
             if item.fetched is not None:
                 arrived = yield from module.wait(item.fetched, "awaiting_keys")
@@ -266,7 +269,7 @@ class Spatten:
                 max(arrived, int(env.now) + 1 if item.fetched else arrived)
             )
             extra = beats - -(-request.keys // self.config.vectors_per_line)
-            if int(self.workload["queries"][request.row]) > 1:
+            if request.queries > 1:
                 yield from module.busy(max(extra, 0))
             item.decided.succeed()
             yield from module.give(self.scores, item, "decision_full")
@@ -274,16 +277,15 @@ class Spatten:
     def decide(self) -> Process:
         """Softmax and quantization decision: store and forward, then one beat a cycle."""
         softmax, module, env = self.modules["softmax"], self.modules["decision"], self.env
-        expected = len(self.requests) + sum(request.refetch for request in self.requests)
         held: dict[int, _Item] = {}
         following = 0
-        for _ in range(expected):
+        for _ in range(self.items):
             item = yield from module.take(self.scores, "no_scores")
-            softmax.activity.busy_cycles += item.request.key_beats
+            softmax.activity.busy_cycles += item.request.score_lines
             request = item.request
             latency = self.config.softmax_latency + _DECISION + self.log_width
             yield from module.busy(latency)
-            if request.refetch and not item.lsb_pass:
+            if request.requant and not item.lsb_pass:
                 self.env.process(self._reissue(item))
                 continue
             env.process(self._release(item))
@@ -316,7 +318,7 @@ class Spatten:
                 yield from module.busy(request.select_cycles)
             if request.prunes:
                 search = request.topk_cycles
-                drain = request.key_beats
+                drain = request.score_lines
                 yield from module.busy(_TOPK_FIFO + (search + drain if serial else max(search, 1)))
             yield from module.give(self.probabilities, item, "value_side_busy")
 
@@ -329,9 +331,9 @@ class Spatten:
             item = yield from module.take(self.probabilities, "no_probabilities")
             request = item.request
             start = int(env.now) + _DECISION_TO_VALUE
-            if request.part == 0 or request.fused == 1:
+            if request.value_part == 0:
                 addresses = self.addresses.values(
-                    request.row, request.values, request.value_bits * request.fused
+                    request.row, request.values, request.value_bits * request.value_fused
                 )
                 self.bytes["value"] += len(addresses) * ATOM
                 lines = -(-request.values // self.config.vectors_per_line)
@@ -347,49 +349,15 @@ class Spatten:
                 arrived = yield from module.wait(done, "awaiting_values")
             else:
                 arrived = start
-            yield from module.busy_until(max(arrived, start + request.value_beats))
+            yield from module.busy_until(max(arrived, start + request.value_lines))
             self.completions[request.row] = int(env.now) + tail + self.config.reset_cycles
 
     # -- results ----------------------------------------------------------------------------
 
     def _activity(self, total: int) -> Activity:
-        work, dim = self.workload, self.workload.head_dim
-        activity = Activity(total, self.config.frequency_hz, dict(self.bytes))
-        counted = counters(self.channels)
-        query_keys = int(work["query_keys"].sum())
-        scored = query_keys + int(work["refetch_query_keys"].sum())
-        if self.config.requant_bits == "forced":
-            query_keys = sum(r.keys for r in self.requests)
-            scored = sum(r.keys * (1 + r.refetch) for r in self.requests)
-        weighted = int(work["query_values"].sum())
-        line_bytes = dim * _BITS_ON_CHIP // 8
-        keys_written = sum(r.keys * (1 + r.refetch) for r in self.requests)
-        values_written = sum(r.values for r in self.requests)
-        for name, amount in {
-            "qk_macs": scored * dim,
-            "pv_macs": weighted * dim,
-            "exponentials": scored,
-            "divisions": scored,
-            "topk_comparisons": 2 * self.elements,
-            "topk_fifo_bytes": 4 * self.elements,
-            "key_sram_write_bytes": keys_written * line_bytes,
-            "key_sram_read_bytes": scored * line_bytes,
-            "value_sram_write_bytes": values_written * line_bytes,
-            "value_sram_read_bytes": weighted * line_bytes,
-            "fetcher_bytes": 2 * sum(self.bytes.values()),
-            "dram_activations": counted[ACT],
-            "dram_precharges": counted[PRE],
-            "dram_reads": counted[RD],
-            "dram_refreshes": counted[REFAB],
-            "row_hits": counted[HITS],
-            "row_misses": counted[MISSES],
-            "row_conflicts": counted[CONFLICTS],
-        }.items():
-            activity.count(name, int(amount))
-        if self.config.output_traffic:
-            size = int(work["queries"].sum()) * line_bytes
-            activity.dram_write_bytes = -(-size // ATOM) * ATOM
-            activity.count("dram_writes", activity.dram_write_bytes // ATOM)
+        activity = Activity(total, self.config.frequency_hz)
+        count_requests(activity, self.workload, self.config, self.table, self.bytes)
+        count_dram(activity, counters(self.channels))
         activity.modules = {name: m.finish(total) for name, m in self.modules.items()}
         activity.completion_cycles = self.completions
         return activity

@@ -1,0 +1,96 @@
+"""Counters that follow from the requests, whichever engine timed them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accelsim.hardware.activity import Activity
+from accelsim.hardware.config import SpattenConfig
+from accelsim.hardware.memories._channel import (
+    ACT,
+    CONFLICTS,
+    HITS,
+    MISSES,
+    PRE,
+    RD,
+    REFAB,
+)
+from accelsim.hardware.spatten._requests import LSB_BITS, Requests
+from accelsim.workloads import Workload
+
+_BITS_ON_CHIP = 12
+"""Keys, values and scores in the multipliers and buffers (SpAtten Table I)."""
+
+
+def count_requests(
+    activity: Activity,
+    workload: Workload,
+    config: SpattenConfig,
+    rows: Requests,
+    read_bytes: Mapping[str, int] | None = None,
+) -> None:
+    """Add bytes by tensor and the work of the compute blocks.
+
+    Args:
+        activity: added to.
+        workload: whose rows were run.
+        config: of the machine.
+        rows: the same, as the machine saw them.
+        read_bytes: bytes by tensor as they were fetched; derived from the rows if not given, which
+            is right where vectors are fetched whole and never share a burst.
+    """
+    dim = workload.head_dim
+    if read_bytes is None:
+        read_bytes = {
+            "query": 0,
+            "key_msb": int((rows.keys * rows.key_bits).sum()) * dim // 8,
+            "key_lsb": int((rows.keys * rows.requant).sum()) * LSB_BITS * dim // 8,
+            "value": int((rows.values * rows.value_bits).sum()) * dim // 8,
+        }
+    activity.dram_read_bytes = dict(read_bytes)
+    one = rows.queries == 1
+    first = np.where(one, rows.keys, workload["query_keys"]).sum()
+    again = np.where(one, rows.keys * rows.requant, workload["refetch_query_keys"]).sum()
+    weighted = int(np.where(one, rows.values, workload["query_values"]).sum())
+    scored = int(first + again)
+    line_bytes = dim * _BITS_ON_CHIP // 8
+    used = rows.prunes == 1
+    elements = int(rows.topk_elements[used].sum() + workload["select_elements"].sum())
+    for name, amount in {
+        "qk_macs": scored * dim,
+        "pv_macs": weighted * dim,
+        "exponentials": scored,
+        "divisions": scored,
+        "topk_passes": int(rows.topk_passes[used].sum() + workload["select_passes"].sum()),
+        "topk_comparisons": 2 * elements,
+        "topk_fifo_bytes": 4 * elements,
+        "key_sram_write_bytes": int((rows.keys * (1 + rows.requant)).sum()) * line_bytes,
+        "key_sram_read_bytes": scored * line_bytes,
+        "value_sram_write_bytes": int(rows.values.sum()) * line_bytes,
+        "value_sram_read_bytes": weighted * line_bytes,
+        "fetcher_bytes": 2 * sum(read_bytes.values()),
+    }.items():
+        activity.count(name, amount)
+    written = int(workload["write_back_bytes"].sum())
+    if config.output_traffic:
+        written += int(rows.queries.sum()) * line_bytes
+    # Posted writes: counted and charged, but they take no turn on the simulated channels.
+    activity.dram_write_bytes = -(-written // 32) * 32
+    activity.count("dram_writes", activity.dram_write_bytes // 32)
+
+
+def count_dram(activity: Activity, counted: NDArray[np.int64]) -> None:
+    """Add the commands of the DRAM channels (``memories._channel.counters``)."""
+    for name, column in (
+        ("dram_activations", ACT),
+        ("dram_precharges", PRE),
+        ("dram_reads", RD),
+        ("dram_refreshes", REFAB),
+        ("row_hits", HITS),
+        ("row_misses", MISSES),
+        ("row_conflicts", CONFLICTS),
+    ):
+        activity.count(name, int(counted[column]))

@@ -1,0 +1,65 @@
+"""The clock: evaluates every block of the released SpAtten once a cycle, sinks first."""
+
+from __future__ import annotations
+
+from accelsim.hardware.spatten.cycle._buffers import step_reader, step_writer
+from accelsim.hardware.spatten.cycle._fetcher import step_dram, step_issue, step_return
+from accelsim.hardware.spatten.cycle._key_side import step_decided, step_dot_product, step_key_fork
+from accelsim.hardware.spatten.cycle._state import (
+    KEY_BUFFER,
+    NOW,
+    P_REQUESTS,
+    RESPONSES,
+    VALUE_BUFFER,
+    Ints,
+)
+from accelsim.hardware.spatten.cycle._value_side import (
+    step_merge,
+    step_multiply,
+    step_topk,
+    step_value_fork,
+)
+from accelsim.jit import kernel
+
+
+@kernel
+def run(
+    s: Ints,
+    requests: Ints,
+    ring: Ints,
+    fetch: Ints,
+    port: Ints,
+    beats: Ints,
+    indexes: Ints,
+    dram: Ints,
+    org: Ints,
+    until: int,
+    watchdog: int,
+) -> bool:
+    """Run to the last response or to cycle ``until``.
+
+    Returns:
+        False if no response came for ``watchdog`` cycles.
+    """
+    seen, since = s[RESPONSES], s[NOW]
+    while s[RESPONSES] < s[P_REQUESTS] and s[NOW] < until:
+        step_multiply(s, requests, ring)
+        step_reader(s, VALUE_BUFFER)
+        step_writer(s, VALUE_BUFFER)
+        step_issue(s, requests, fetch, port, beats, indexes)
+        step_value_fork(s, requests, ring)
+        step_topk(s, requests, ring)
+        bypass_taken = step_merge(s, requests, ring)
+        step_decided(s, requests, ring, bypass_taken)
+        step_dot_product(s, requests, ring)
+        step_reader(s, KEY_BUFFER)
+        step_writer(s, KEY_BUFFER)
+        step_key_fork(s, requests, ring)
+        step_return(s, requests, fetch, port, beats)
+        step_dram(s, port, dram, org)
+        s[NOW] += 1
+        if s[RESPONSES] != seen:
+            seen, since = s[RESPONSES], s[NOW]
+        elif s[NOW] - since > watchdog:
+            return False
+    return True

@@ -34,7 +34,7 @@ from accelsim.hardware.memories._channel import (
     counters,
     new_channels,
 )
-from accelsim.hardware.memories._timing import Organisation, organisation
+from accelsim.hardware.memories._timing import Organisation, organisation, ticks_per_1024_cycles
 from accelsim.jit import kernel
 
 _TICKS_PER_READ = 2000
@@ -44,8 +44,9 @@ _TICKS_PER_READ = 2000
 class BulkReads:
     """The memory of one machine, and what has been read from it."""
 
-    def __init__(self, channels: int, memory: MemoryConfig) -> None:
+    def __init__(self, channels: int, memory: MemoryConfig, frequency_hz: float) -> None:
         self.channels = channels
+        self._rate = ticks_per_1024_cycles(memory, frequency_hz)
         self.atom = memory.transaction_bytes
         self._org = organisation(memory)
         self._state = new_channels(channels, self._org)
@@ -62,23 +63,24 @@ class BulkReads:
         if size < 1:
             return start, 0
         first, last = address // self.atom, (address + size - 1) // self.atom
-        end = start
+        begin = start * self._rate >> 10
+        end = begin
         for channel in range(self.channels):
             skip = (channel - first) % self.channels
             if first + skip > last:
                 continue
             local = (first + skip) // self.channels
             count = (last - first - skip) // self.channels + 1
-            limit = start + _TICKS_PER_READ * (count + 10)
+            limit = begin + _TICKS_PER_READ * (count + 10)
             finished = int(
-                _read_run(self._state, self._org, channel, local, count, self.atom, start, limit)
+                _read_run(self._state, self._org, channel, local, count, self.atom, begin, limit)
             )
             if finished < 0:
                 raise SimulationError(
                     f"memory: {count} reads of channel {channel} do not end; check the timing table"
                 )
             end = max(end, finished)
-        return end, int(last - first + 1) * self.atom
+        return -(-(end << 10) // self._rate), int(last - first + 1) * self.atom
 
     def count(self, activity: Activity) -> None:
         """Add the DRAM commands so far to an activity."""

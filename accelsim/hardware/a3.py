@@ -130,7 +130,7 @@ class _A3:
 
         self.workload, self.config = workload, config
         self.env = simpy.Environment()
-        self.dram = BulkReads(config.channels, memory)
+        self.dram = BulkReads(config.channels, memory, config.frequency_hz)
         bits = 2 * config.element_bits + (config.sorted_entry_bits if config.iterations else 0)
         self.slots = matrix_slots(workload.columns, -(-workload.head_dim * bits // 8))
         names = ["loader", "candidate_selection", "dot_product", "exponent", "output"]

@@ -50,20 +50,25 @@ class FcMachine:
 
 
 def weight_stream(
-    memory: MemoryConfig, channels: int, size: int, simulated_bytes: int = _SIMULATED_BYTES
+    memory: MemoryConfig,
+    channels: int,
+    hz: float,
+    size: int,
+    simulated_bytes: int = _SIMULATED_BYTES,
 ) -> tuple[int, dict[str, int]]:
     """Cycles and DRAM commands of reading ``size`` consecutive bytes.
 
     Args:
         memory: the bank model.
         channels: over which consecutive bursts are spread.
+        hz: core clock, in whose cycles the time is given.
         size: bytes.
         simulated_bytes: a longer stream is extended linearly from here.
     """
     if size <= simulated_bytes:
-        return _simulated_stream(memory, channels, size)
-    half, half_counts = _simulated_stream(memory, channels, simulated_bytes // 2)
-    full, full_counts = _simulated_stream(memory, channels, simulated_bytes)
+        return _simulated_stream(memory, channels, hz, size)
+    half, half_counts = _simulated_stream(memory, channels, hz, simulated_bytes // 2)
+    full, full_counts = _simulated_stream(memory, channels, hz, simulated_bytes)
     factor = (size - simulated_bytes) / (simulated_bytes - simulated_bytes // 2)
     counts = {
         name: round(full_counts[name] + factor * (full_counts[name] - half_counts[name]))
@@ -73,10 +78,12 @@ def weight_stream(
 
 
 @lru_cache(maxsize=256)
-def _simulated_stream(memory: MemoryConfig, channels: int, size: int) -> tuple[int, dict[str, int]]:
+def _simulated_stream(
+    memory: MemoryConfig, channels: int, hz: float, size: int
+) -> tuple[int, dict[str, int]]:
     from accelsim.hardware._bulk_reads import BulkReads
 
-    dram = BulkReads(channels, memory)
+    dram = BulkReads(channels, memory, hz)
     cycles, _ = dram.read(0, size, 0)
     activity = Activity(cycles, 1.0)
     dram.count(activity)
@@ -117,7 +124,7 @@ def fully_connected(
         on_chip = max(1, int(machine.buffer_bytes // widest))
         passes = -(-tokens // on_chip)
         size = -(-weights * machine.weight_bits // 8)
-        streamed, counts = weight_stream(memory, machine.channels, size)
+        streamed, counts = weight_stream(memory, machine.channels, hz, size)
         computed = -(-weights * tokens // machine.multipliers)
         cycles = max(passes * streamed, computed)
         stalled += cycles - computed

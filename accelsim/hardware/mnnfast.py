@@ -78,7 +78,7 @@ class _MnnFast:
 
         self.workload, self.config = workload, config
         self.env = simpy.Environment()
-        self.dram = BulkReads(config.channels, memory)
+        self.dram = BulkReads(config.channels, memory, config.frequency_hz)
         self.row_bytes = -(-workload.head_dim * config.element_bits // 8)
         self.slots = matrix_slots(workload.columns, 2 * self.row_bytes)
         self.modules = {n: Module(self.env, n) for n in ("loader", "compute", "divider")}

@@ -33,8 +33,8 @@ def test_gpt2_medium_has_the_operations_of_table_iv() -> None:
 def test_a_stretch_of_the_stream_stands_for_all_of_it(name: str) -> None:
     memory = load(MemoryConfig, name, "memories")
     size = 44 * 1024**2  # one 8-bit layer of the Llama-class shape
-    full, full_counts = weight_stream(memory, 16, size, simulated_bytes=size)
-    cycles, counts = weight_stream(memory, 16, size)
+    full, full_counts = weight_stream(memory, 16, memory.clock_hz, size, simulated_bytes=size)
+    cycles, counts = weight_stream(memory, 16, memory.clock_hz, size)
     assert cycles == pytest.approx(full, rel=0.01)
     assert counts["dram_reads"] == full_counts["dram_reads"]
     assert counts["dram_activations"] == pytest.approx(full_counts["dram_activations"], rel=0.03)

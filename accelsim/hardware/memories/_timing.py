@@ -107,6 +107,21 @@ def _banks_shift(header: NDArray[np.int64], level: int) -> int:
     return int(sum(header[column] for column in shifts))
 
 
+def ticks_per_1024_cycles(memory: MemoryConfig, frequency_hz: float) -> int:
+    """Memory clock ticks in 1024 cycles of a core at ``frequency_hz``.
+
+    Raises:
+        ConfigError: a memory clock so slow or so fast that the ratio loses its meaning.
+    """
+    rate = round(1024 * memory.clock_hz / frequency_hz)
+    if not 16 <= rate <= 64 * 1024:
+        raise ConfigError(
+            f"memory: clock_hz {memory.clock_hz:g} beside a core at {frequency_hz:g} Hz; expected "
+            "a ratio between 1/64 and 64"
+        )
+    return rate
+
+
 def _check_sizes(memory: MemoryConfig) -> None:
     interleave = memory.interleave_bytes or memory.row_bytes
     for name in (*_POWERS_OF_TWO, "interleave_bytes"):

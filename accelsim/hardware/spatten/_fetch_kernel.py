@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from accelsim.hardware.memories._channel import (
     DONE_HEAD,
     DONE_TAIL,
-    INFLIGHT,
     NEXT_EVENT,
     TICK,
     Channels,
@@ -144,7 +143,20 @@ def _skip_padding(fetcher: Fetcher, port: int) -> None:
 
 
 @kernel
-def advance(fetcher: Fetcher, state: Channels, org: Organisation, shift: int, limit: int) -> int:
+def _idle_until(state: Channels, org: Organisation, channel: int, tick: int) -> None:
+    """Let a channel without requests count, and refresh when it is due."""
+    while state[channel, TICK] < tick:
+        free = min(tick, state[channel, NEXT_EVENT] - 1) - state[channel, TICK]
+        if free > 0:
+            state[channel, TICK] += free
+        else:
+            channel_tick(state, org, channel)
+
+
+@kernel
+def advance(
+    fetcher: Fetcher, state: Channels, org: Organisation, shift: int, rate: int, limit: int
+) -> int:
     """Run until a matrix is complete or the cycle reaches ``limit``.
 
     Args:
@@ -152,6 +164,7 @@ def advance(fetcher: Fetcher, state: Channels, org: Organisation, shift: int, li
         state: of the DRAM channels.
         org: of one DRAM channel.
         shift: log2 of the number of channels (32-byte interleave, section 5.1).
+        rate: memory clock ticks in 1024 core cycles.
         limit: cycle to stop at.
 
     Returns:
@@ -163,11 +176,8 @@ def advance(fetcher: Fetcher, state: Channels, org: Organisation, shift: int, li
     while scalars[CYCLE] < limit:
         now = scalars[CYCLE]
         if scalars[JOINED] == scalars[TAIL]:
-            # Nothing outstanding: the channels only count.
             for channel in range(channels):
-                skip = limit - now
-                if state[channel, INFLIGHT] == 0:
-                    state[channel, TICK] += skip
+                _idle_until(state, org, channel, limit * rate >> 10)
             scalars[CYCLE] = limit
             return 0
         pushed = scalars[PUSHED]
@@ -216,11 +226,13 @@ def advance(fetcher: Fetcher, state: Channels, org: Organisation, shift: int, li
                 fetcher.order_ends[channel, 0] = head + 1
                 fetcher.returned[port] += 1
                 _skip_padding(fetcher, port)
-            # Most ticks only count; it is worth a look before the call.
-            if state[channel, TICK] + 1 >= state[channel, NEXT_EVENT]:
-                channel_tick(state, org, channel)
-            else:
-                state[channel, TICK] += 1
+            target = (now + 1) * rate >> 10
+            while state[channel, TICK] < target:
+                # Most ticks only count; it is worth a look before the call.
+                if state[channel, TICK] + 1 >= state[channel, NEXT_EVENT]:
+                    channel_tick(state, org, channel)
+                else:
+                    state[channel, TICK] += 1
         scalars[CYCLE] = now + 1
         joined = scalars[JOINED]
         complete = joined < scalars[PUSHED]

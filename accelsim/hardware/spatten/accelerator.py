@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.config import MemoryConfig, SpattenConfig
 from accelsim.hardware.memories._channel import counters, new_channels
-from accelsim.hardware.memories._timing import organisation
+from accelsim.hardware.memories._timing import organisation, ticks_per_1024_cycles
 from accelsim.hardware.simulation import Module, Stream
 from accelsim.hardware.simulation._module import Process
 from accelsim.hardware.spatten._addresses import ATOM, AddressMap
@@ -91,6 +91,7 @@ class Spatten:
         self.addresses = AddressMap(workload, config)
         self.org = organisation(memory)
         self.channels = new_channels(config.channels, self.org)
+        self.rate = ticks_per_1024_cycles(memory, config.frequency_hz)
         warmup = config.buffer_lines // 2 if config.requant_bits == "forced" else 0
         self.fetcher = new_fetcher(config.fetch_channels, config.channels, warmup)
         self.log_width = int(np.log2(config.vectors_per_line))
@@ -236,7 +237,7 @@ class Spatten:
                 outstanding += 1
             horizon = min(env.peek(), env.now + (1 << 40))
             limit = int(max(horizon, env.now + 1))
-            finished = advance(self.fetcher, self.channels, self.org, shift, limit)
+            finished = advance(self.fetcher, self.channels, self.org, shift, self.rate, limit)
             yield from module.busy_until(int(self.fetcher.scalars[CYCLE]))
             if finished:
                 outstanding -= 1
@@ -246,7 +247,7 @@ class Spatten:
                 )
 
     def _skip_to(self, cycle: int, shift: int) -> None:
-        advance(self.fetcher, self.channels, self.org, shift, cycle)
+        advance(self.fetcher, self.channels, self.org, shift, self.rate, cycle)
 
     def _queue(self, matrix: _Matrix) -> None:
         queue_matrix(

@@ -25,6 +25,11 @@ class CycleMachine:
 
     def __init__(self, workload: Workload, config: SpattenConfig, memory: MemoryConfig) -> None:
         _check(workload, config)
+        if memory.clock_hz != config.frequency_hz:
+            raise ConfigError(
+                f"the cycle engine ticks the memory once a core cycle: memory clock_hz is "
+                f"{memory.clock_hz:g}, expected {config.frequency_hz:g} (use --engine event)"
+            )
         self.workload, self.config = workload, config
         self.requests = requests(workload, config)
         _check_rounding(workload, config, self.requests)

@@ -1,0 +1,86 @@
+"""The event engine: close to the RTL, and true to the clock of its memory."""
+
+from __future__ import annotations
+
+import csv
+from importlib.resources import as_file, files
+
+import pytest
+
+from accelsim.configs import load
+from accelsim.errors import ConfigError
+from accelsim.hardware import load_accelerator, simulate
+from accelsim.hardware.config import MemoryConfig, SpattenConfig
+from accelsim.workloads import Workload, read_csv
+
+RTL = files("accelsim.validation") / "data" / "rtl"
+HBM2 = load(MemoryConfig, "hbm2-spatten", "memories")
+
+
+def streams() -> list[dict[str, str]]:
+    with (RTL / "cases.csv").open() as file:
+        return [row for row in csv.DictReader(file) if int(row["requests"]) >= 16]
+
+
+@pytest.mark.parametrize("row", streams(), ids=lambda row: row["id"])
+def test_streams_are_within_15_percent_of_the_rtl(row: dict[str, str]) -> None:
+    multipliers, divisor = int(row["multipliers"]), int(row["bandwidth_divisor"])
+    machine = SpattenConfig.model_validate(
+        {
+            "kind": "spatten",
+            "description": row["id"],
+            "source": "RTL test bench parameters",
+            "multipliers": multipliers,
+            "buffer_lines": int(row["buffer_lines"]),
+            "channels": 16 // divisor,
+            "fetch_channels": max(32 // divisor, multipliers // 64),
+            "rounding": int(row["rounding"]),
+            "topk": {"parallelism": int(row["topk_parallelism"])},
+        }
+    )
+    with as_file(RTL / row["workload"]) as path:
+        workload = read_csv(path)
+    activity = simulate(workload, machine, HBM2)
+    assert activity.cycles == pytest.approx(int(row["reference_cycles"]), rel=0.15)
+    exact = simulate(workload, machine, HBM2, engine="cycle")
+    assert activity.dram_read_bytes == exact.dram_read_bytes
+    for name in ("dram_reads", "qk_macs", "pv_macs", "topk_passes"):
+        assert activity.counters[name] == exact.counters[name]
+
+
+DECODE = Workload.from_columns(
+    {"keys": [512] * 8, "values": [128] * 8, "key_bits": [8] * 8, "value_bits": [8] * 8}
+)
+
+
+def test_a_memory_at_twice_the_clock_is_faster_but_not_more_than_twice() -> None:
+    machine = load_accelerator("spatten-rtl-eighth")
+    slow = simulate(DECODE, machine, HBM2).cycles
+    fast = simulate(DECODE, machine, HBM2.model_copy(update={"clock_hz": 2e9})).cycles
+    assert 0.5 * slow < fast < 0.8 * slow
+
+
+def test_modules_account_for_every_cycle() -> None:
+    activity = simulate(DECODE, load_accelerator("spatten-paper"), HBM2)
+    for module in activity.modules.values():
+        assert module.busy_cycles + sum(module.stall_cycles.values()) >= activity.cycles
+
+
+def test_a_senseless_clock_is_refused() -> None:
+    with pytest.raises(ConfigError, match="clock_hz"):
+        simulate(
+            DECODE,
+            load_accelerator("spatten-rtl-eighth"),
+            HBM2.model_copy(update={"clock_hz": 1e3}),
+        )
+
+
+def test_policies_pay_for_what_they_read_and_write_beside_vectors() -> None:
+    machine = load_accelerator("spatten-paper")
+    columns = dict(DECODE.columns)
+    columns["metadata_bytes"] = columns["metadata_bytes"] + 4096
+    columns["write_back_bytes"] = columns["write_back_bytes"] + 64
+    plain, loaded = simulate(DECODE, machine, HBM2), simulate(Workload(columns), machine, HBM2)
+    assert loaded.dram_read_bytes["metadata"] == 8 * 4096
+    assert loaded.dram_write_bytes == plain.dram_write_bytes + 8 * 64
+    assert loaded.cycles > plain.cycles

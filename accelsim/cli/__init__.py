@@ -63,12 +63,15 @@ def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; bad input ends with one line on standard error and status 2."""
     try:
         cli.main(args=arguments, prog_name="accelsim", standalone_mode=False)
-    except AccelsimError as error:
-        click.echo(f"error: {error}", err=True)
+    except click.NoSuchOption as error:
+        _refuse(f"unknown option '{error.option_name}'{_nearest_option(error)}")
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
         sys.exit(2)
     except click.ClickException as error:
-        error.show()
-        sys.exit(2)
+        _refuse(error.format_message())
+    except AccelsimError as error:
+        _refuse(str(error))
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         sys.exit(130)
@@ -76,3 +79,14 @@ def main(arguments: list[str] | None = None) -> Any:
         # The reader of our output (head, less) left: nothing more to say, and nothing went wrong.
         sys.stderr.close()
         sys.exit(0)
+
+
+def _refuse(message: str) -> None:
+    """End with one line on standard error: messages of libraries may span several."""
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    sys.exit(2)
+
+
+def _nearest_option(error: click.NoSuchOption) -> str:
+    known = [] if error.ctx is None else error.ctx.command.get_params(error.ctx)
+    return did_you_mean(error.option_name, [name for option in known for name in option.opts])

@@ -9,6 +9,8 @@ import click
 
 from accelsim.cli._options import emit_json, hardware_options, json_option, overrides, stages
 
+_PRUNED = ("spatten-pruned", "spatten-full")
+
 
 @click.command("compare")
 @click.argument("source")
@@ -17,9 +19,14 @@ from accelsim.cli._options import emit_json, hardware_options, json_option, over
     "policies",
     multiple=True,
     metavar="NAME|FILE",
-    default=("dense", "spatten-pruned", "spatten-full"),
-    show_default=True,
-    help="Policy to run (repeatable); the first is what the others are compared with.",
+    help="Policy to run (repeatable); the first is what the others are compared with "
+    "(default: dense, spatten-pruned, spatten-full).",
+)
+@click.option(
+    "--policies",
+    "family",
+    type=click.Choice(["all"]),
+    help="all: dense, then every other preset that applies to the trace.",
 )
 @hardware_options
 @json_option
@@ -27,6 +34,7 @@ from accelsim.cli._options import emit_json, hardware_options, json_option, over
 def command(
     source: str,
     policies: tuple[str, ...],
+    family: str | None,
     accelerator: str,
     engine: str,
     settings: tuple[str, ...],
@@ -40,23 +48,23 @@ def command(
     Examples:
       accelsim compare traces/smollm2-64p-32d.safetensors --out runs/demo
       accelsim compare traces/minilm-128.safetensors --policy dense --policy static-8
+      accelsim compare traces/smollm2-64p-32d.safetensors --policies all --out runs/all
     """
-    from accelsim.exploration import replay
-    from accelsim.reports import prepare_folder, render, to_text, write_text
+    from accelsim.exploration import DEFAULT_POLICY, compare
+    from accelsim.reports import policy_figure, prepare_folder, render, to_text, write_text
 
     folder = None if out is None else prepare_folder(out)
-    results = {}
-    for policy in dict.fromkeys(policies):
-        with stages(policy) as on_stage:
-            results[policy] = replay(
-                source,
-                accelerator,
-                policy,
-                engine,
-                overrides(settings),
-                list(baselines) or None,
-                on_stage,
-            )
+    chosen = [*policies, *(_applicable(source) if family else ())]
+    with stages("compare") as on_stage:
+        results = compare(
+            source,
+            chosen or (DEFAULT_POLICY, *_PRUNED),
+            accelerator,
+            engine,
+            overrides(settings),
+            list(baselines) or None,
+            on_stage,
+        )
     text = json.dumps(
         {
             "schema": "accelsim.compare/1",
@@ -67,10 +75,25 @@ def command(
     )
     if json_file != "-":
         to_text(results)
+    for warning in dict.fromkeys(text for r in results.values() for text in r.warnings):
+        click.echo(f"note: {warning}", err=True)
     if json_file:
         emit_json(text, json_file)
     if folder is not None:
-        write_text(folder / "compare.json", text + "\n")
         title = f"accelsim: {Path(source).stem} on {accelerator}"
-        write_text(folder / "report.html", render(results, title))
+        extra = {"Accuracy against DRAM traffic": policy_figure(results)}
+        write_text(folder / "compare.json", text + "\n")
+        write_text(folder / "report.html", render(results, title, extra))
         click.echo(f"wrote {folder / 'report.html'} and {folder / 'compare.json'}", err=True)
+
+
+def _applicable(source: str) -> list[str]:
+    """Name the policy presets that apply to a trace, dense first."""
+    from accelsim.configs import preset_names
+    from accelsim.exploration import DEFAULT_POLICY
+    from accelsim.policies import applicable, load_policy
+    from accelsim.traces import load_trace
+
+    trace = load_trace(source)
+    names = [n for n in preset_names("policies") if applicable(load_policy(n), trace)]
+    return sorted(names, key=lambda name: name != DEFAULT_POLICY)

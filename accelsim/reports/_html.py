@@ -47,8 +47,16 @@ svg { max-width: 100%; height: auto } pre { background: #f6f6f6; padding: 1rem; 
 """
 
 
-def render(results: Mapping[str, RunResult], title: str) -> str:
-    """Return the report as HTML text; everything that came from a file is escaped."""
+def render(
+    results: Mapping[str, RunResult], title: str, extra_plots: Mapping[str, str] | None = None
+) -> str:
+    """Return the report as HTML text; everything that came from a file is escaped.
+
+    Args:
+        results: name to result, one column each.
+        title: heading of the page.
+        extra_plots: title to SVG of plots to put before the standard ones.
+    """
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -56,7 +64,7 @@ def render(results: Mapping[str, RunResult], title: str) -> str:
         title=title,
         names=list(results),
         sections=comparison(results),
-        plots=figures(results),
+        plots={**(extra_plots or {}), **figures(results)},
         warnings=list(dict.fromkeys(text for r in results.values() for text in r.warnings)),
         manifests={name: json.dumps(r.manifest, indent=2) for name, r in results.items()},
     )

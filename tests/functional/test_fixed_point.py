@@ -182,7 +182,16 @@ def test_exponential_error_is_what_the_document_says() -> None:
     assert got[0] == 1 << fp.FRACTION_BITS
 
 
-@pytest.mark.parametrize("name", preset_names("policies"))
+KIVI = [n for n in preset_names("policies") if load_policy(n).quantization.kind == "kivi"]
+
+
+@pytest.mark.parametrize("name", KIVI)
+def test_kivi_is_refused_because_the_datapath_has_one_scale_per_vector(name: str) -> None:
+    with pytest.raises(ConfigError, match="kivi"):
+        fp.operands(*np.ones((3, 2, 5, 8)), load_policy(name))
+
+
+@pytest.mark.parametrize("name", [n for n in preset_names("policies") if n not in KIVI])
 def test_operands_stand_for_what_run_policy_computes_with(name: str) -> None:
     policy = load_policy(name)
     rng = np.random.default_rng(0)

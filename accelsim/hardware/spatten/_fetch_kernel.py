@@ -31,73 +31,61 @@ from accelsim.jit import kernel
 RING = 1 << 15
 """Fetch beats that can be queued."""
 ADDRESS_FIFO = 16
-ADDRESS_LATENCY = 3
-"""Address FIFO (2) and read-address register (1)."""
+ADDRESS_LATENCY = 2
+"""From the address FIFO's input to its output; the read-address register adds one more."""
 RESPONSE_FIFO = 128
 """Outstanding (64) and response (64) FIFO of a fetch channel."""
 ACCEPT_LATENCY = 15
 """From a response popped by the bridge to its line in the multipliers: one cycle to the bus, then
 14 (section 2.6)."""
 PADDING = -1
-
-# Columns of ``scalars``.
-CYCLE, TAIL, PUSHED, JOINED, ACCEPTED = range(5)
 KEY, VALUE = range(2)
 """Which buffer a matrix fills; ``ACCEPTED + kind`` is its consumer's clock."""
+_NEVER = np.int64(1) << 60
+
+# Entries of ``scalars``. ``CYCLE``: the present cycle. ``TAIL``, ``PUSHED``, ``LOADED``,
+# ``JOINED``: beats queued, in the address FIFOs, out of all of them, returned. ``WAITING``:
+# addresses in the read-address registers. ``ACCEPTED``: cycle of the last line taken from the key
+# and from the value buffer, times 1024, as lines per beat need not be whole.
+CYCLE, TAIL, PUSHED, LOADED, JOINED, WAITING, ACCEPTED = range(7)
+N_SCALARS = ACCEPTED + 2
+
+# Columns of a beat; then the byte address for each fetch channel.
+B_READY, B_PUSHED, B_LOADED, B_ARRIVED, B_LINES, B_KIND, B_LAST, B_ADDRESS = range(8)
+# Columns of a fetch channel: next beat of its address FIFO, beats returned, and the DRAM channel
+# (-1: empty) and address in its read-address register.
+F_HEAD, F_RETURNED, F_CHANNEL, F_ADDRESS = range(4)
+# Columns of a DRAM port: fetch channel of a refused request (-1: none), scratch of the crossbar,
+# then the ring of fetch channels in the order of accepted requests.
+D_PARKED, D_CHOICE, D_ORDER_HEAD, D_ORDER_TAIL, D_ORDER = range(5)
+_ORDER_RING = 256
 
 
 class Fetcher(NamedTuple):
     """State; all arrays int64.
 
     Attributes:
-        scalars: current cycle, beats queued, pushed and joined, cycle of the last line
-            accepted from the key and from the value buffer (times 1024, as lines per beat need not
-            be whole).
-        address: [RING, fetch channels] byte address of each transaction, or PADDING.
-        ready: [RING] earliest cycle in which a beat enters the address FIFOs.
-        visible: [RING] cycle in which a pushed beat is seen by the crossbar.
-        lines: [RING] lines of the matrix that a beat completes, times 1024.
-        kind: [RING] KEY or VALUE.
-        last: [RING] 1 for the last beat of a matrix.
-        issued: [fetch channels] beats issued to DRAM.
-        returned: [fetch channels] beats returned.
-        parked: [channels] fetch channel of a refused request, or -1.
-        order: [channels, RESPONSE_FIFO * 32] fetch channels in the order of accepted requests.
-        order_ends: [channels, 2] head and tail of ``order``.
+        scalars: [N_SCALARS].
+        beats: [RING, B_ADDRESS + fetch channels].
+        fetch: [fetch channels, 4].
+        ports: [channels, D_ORDER + ring].
     """
 
     scalars: NDArray[np.int64]
-    address: NDArray[np.int64]
-    ready: NDArray[np.int64]
-    visible: NDArray[np.int64]
-    lines: NDArray[np.int64]
-    kind: NDArray[np.int64]
-    last: NDArray[np.int64]
-    issued: NDArray[np.int64]
-    returned: NDArray[np.int64]
-    parked: NDArray[np.int64]
-    order: NDArray[np.int64]
-    order_ends: NDArray[np.int64]
+    beats: NDArray[np.int64]
+    fetch: NDArray[np.int64]
+    ports: NDArray[np.int64]
 
 
 def new_fetcher(fetch_channels: int, channels: int, first_accept: int) -> Fetcher:
     """Return an idle fetcher whose first line is accepted at ``first_accept`` or later."""
-    scalars = np.zeros(6, np.int64)
+    scalars = np.zeros(N_SCALARS, np.int64)
     scalars[ACCEPTED:] = first_accept * 1024
-    return Fetcher(
-        scalars,
-        np.full((RING, fetch_channels), PADDING, np.int64),
-        np.zeros(RING, np.int64),
-        np.zeros(RING, np.int64),
-        np.zeros(RING, np.int64),
-        np.zeros(RING, np.int64),
-        np.zeros(RING, np.int64),
-        np.zeros(fetch_channels, np.int64),
-        np.zeros(fetch_channels, np.int64),
-        np.full(channels, -1, np.int64),
-        np.zeros((channels, RESPONSE_FIFO * 32), np.int64),
-        np.zeros((channels, 2), np.int64),
-    )
+    fetch = np.zeros((fetch_channels, 4), np.int64)
+    fetch[:, F_CHANNEL] = -1
+    ports = np.zeros((channels, D_ORDER + _ORDER_RING), np.int64)
+    ports[:, D_PARKED] = -1
+    return Fetcher(scalars, np.zeros((RING, B_ADDRESS + fetch_channels), np.int64), fetch, ports)
 
 
 @kernel
@@ -117,40 +105,149 @@ def queue_matrix(
     count = len(beats)
     tail = fetcher.scalars[TAIL]
     for beat in range(count):
-        slot = (tail + beat) % RING
-        fetcher.address[slot] = beats[beat]
-        fetcher.ready[slot] = ready + beat * spread // count
-        fetcher.lines[slot] = lines * 1024 // count
-        fetcher.kind[slot] = kind
-        fetcher.last[slot] = beat == count - 1
+        row = fetcher.beats[(tail + beat) % RING]
+        row[B_READY] = ready + beat * spread // count
+        row[B_LINES] = lines * 1024 // count
+        row[B_KIND] = kind
+        row[B_LAST] = beat == count - 1
+        row[B_ADDRESS:] = beats[beat]
     fetcher.scalars[TAIL] = tail + count
 
 
 @kernel
-def _skip_padding(fetcher: Fetcher, port: int) -> None:
-    """Padding bypasses DRAM but keeps its place."""
-    pushed = fetcher.scalars[PUSHED]
-    while (
-        fetcher.issued[port] < pushed
-        and fetcher.address[fetcher.issued[port] % RING, port] == PADDING
-    ):
-        fetcher.issued[port] += 1
-    while (
-        fetcher.returned[port] < fetcher.issued[port]
-        and fetcher.address[fetcher.returned[port] % RING, port] == PADDING
-    ):
-        fetcher.returned[port] += 1
+def _push_beat(s: NDArray[np.int64], beats: NDArray[np.int64], ports: int) -> None:
+    """Put the next beat into the address FIFOs; its padding bypasses DRAM."""
+    slot = s[PUSHED] % RING
+    padding = 0
+    for k in range(ports):
+        padding += beats[slot, B_ADDRESS + k] == PADDING
+    beats[slot, B_PUSHED] = s[CYCLE]
+    beats[slot, B_LOADED] = padding
+    beats[slot, B_ARRIVED] = padding
+    s[PUSHED] += 1
 
 
 @kernel
-def _idle_until(state: Channels, org: Organisation, channel: int, tick: int) -> None:
-    """Let a channel without requests count, and refresh when it is due."""
-    while state[channel, TICK] < tick:
-        free = min(tick, state[channel, NEXT_EVENT] - 1) - state[channel, TICK]
-        if free > 0:
-            state[channel, TICK] += free
-        else:
-            channel_tick(state, org, channel)
+def _load_addresses(
+    s: NDArray[np.int64],
+    beats: NDArray[np.int64],
+    fetch: NDArray[np.int64],
+    channels: int,
+    shift: int,
+) -> None:
+    """Each free read-address register takes the output of its address FIFO."""
+    pushed, now = s[PUSHED], s[CYCLE]
+    oldest = s[JOINED] + RESPONSE_FIFO
+    for k in range(len(fetch)):
+        head = fetch[k, F_HEAD]
+        if fetch[k, F_CHANNEL] >= 0 or head >= pushed:
+            continue
+        while head < pushed and beats[head % RING, B_ADDRESS + k] == PADDING:
+            head += 1
+        fetch[k, F_HEAD] = head
+        if head >= pushed or head >= oldest:
+            continue
+        slot = head % RING
+        if beats[slot, B_PUSHED] + ADDRESS_LATENCY > now:
+            continue
+        address = beats[slot, B_ADDRESS + k]
+        fetch[k, F_CHANNEL] = (address >> 5) & (channels - 1)
+        fetch[k, F_ADDRESS] = (address >> (5 + shift)) << 5
+        fetch[k, F_HEAD] = head + 1
+        s[WAITING] += 1
+        beats[slot, B_LOADED] += 1
+    while s[LOADED] < pushed and beats[s[LOADED] % RING, B_LOADED] == len(fetch):
+        s[LOADED] += 1
+
+
+@kernel
+def _crossbar(
+    s: NDArray[np.int64],
+    fetch: NDArray[np.int64],
+    ports: NDArray[np.int64],
+    state: Channels,
+    org: Organisation,
+) -> None:
+    """Each DRAM channel takes the lowest waiting fetch channel; a refused one keeps its turn."""
+    for d in range(len(ports)):
+        ports[d, D_CHOICE] = ports[d, D_PARKED]
+    for k in range(len(fetch)):
+        d = fetch[k, F_CHANNEL]
+        if d >= 0 and ports[d, D_CHOICE] < 0:
+            ports[d, D_CHOICE] = k
+    for d in range(len(ports)):
+        k = ports[d, D_CHOICE]
+        if k < 0:
+            continue
+        if not channel_can_push(state, org, d):
+            ports[d, D_PARKED] = k
+            continue
+        channel_push(state, org, d, fetch[k, F_ADDRESS], k, False)
+        ports[d, D_ORDER + ports[d, D_ORDER_TAIL] % _ORDER_RING] = k
+        ports[d, D_ORDER_TAIL] += 1
+        ports[d, D_PARKED] = -1
+        fetch[k, F_CHANNEL] = -1
+        s[WAITING] -= 1
+
+
+@kernel
+def _clock_channels(
+    s: NDArray[np.int64],
+    beats: NDArray[np.int64],
+    fetch: NDArray[np.int64],
+    ports: NDArray[np.int64],
+    state: Channels,
+    org: Organisation,
+    rate: int,
+) -> None:
+    """Take one response of each channel, then let the memory clock run to the end of the cycle."""
+    target = (s[CYCLE] + 1) * rate >> 10
+    for d in range(len(ports)):
+        if state[d, DONE_HEAD] != state[d, DONE_TAIL]:
+            channel_pop(state, d)
+            # Responses are attributed in the order of the requests (section 5.2).
+            k = ports[d, D_ORDER + ports[d, D_ORDER_HEAD] % _ORDER_RING]
+            ports[d, D_ORDER_HEAD] += 1
+            beat = fetch[k, F_RETURNED]
+            while beats[beat % RING, B_ADDRESS + k] == PADDING:
+                beat += 1
+            beats[beat % RING, B_ARRIVED] += 1
+            fetch[k, F_RETURNED] = beat + 1
+        while state[d, TICK] < target:
+            # Most ticks only count; it is worth a look before the call.
+            if state[d, TICK] + 1 >= state[d, NEXT_EVENT]:
+                channel_tick(state, org, d)
+            else:
+                state[d, TICK] = min(target, state[d, NEXT_EVENT] - 1)
+
+
+@kernel
+def _idle_until(state: Channels, org: Organisation, tick: int) -> None:
+    """Let channels without requests count, and refresh when it is due."""
+    for d in range(len(state)):
+        while state[d, TICK] < tick:
+            free = min(tick, state[d, NEXT_EVENT] - 1) - state[d, TICK]
+            if free > 0:
+                state[d, TICK] += free
+            else:
+                channel_tick(state, org, d)
+
+
+@kernel
+def _quiet_until(
+    s: NDArray[np.int64], beats: NDArray[np.int64], state: Channels, rate: int, limit: int
+) -> int:
+    """First cycle in which anything can happen, given that only the channels and time move."""
+    until = np.int64(limit)
+    if s[PUSHED] < s[TAIL]:
+        until = min(until, beats[s[PUSHED] % RING, B_READY])
+    for d in range(len(state)):
+        if state[d, DONE_HEAD] != state[d, DONE_TAIL]:
+            return int(s[CYCLE])
+        if state[d, NEXT_EVENT] < _NEVER:
+            # The cycle whose ticks reach the event: (cycle + 1) * rate >> 10 >= event.
+            until = min(until, ((state[d, NEXT_EVENT] << 10) - 1) // rate)
+    return int(max(until, s[CYCLE]))
 
 
 @kernel
@@ -170,83 +267,35 @@ def advance(
     Returns:
         1 + kind of the matrix that was completed, else 0.
     """
-    scalars = fetcher.scalars
-    ports = fetcher.address.shape[1]
-    channels = len(fetcher.parked)
-    while scalars[CYCLE] < limit:
-        now = scalars[CYCLE]
-        if scalars[JOINED] == scalars[TAIL]:
-            for channel in range(channels):
-                _idle_until(state, org, channel, limit * rate >> 10)
-            scalars[CYCLE] = limit
+    s, beats, fetch, ports = fetcher.scalars, fetcher.beats, fetcher.fetch, fetcher.ports
+    while s[CYCLE] < limit:
+        if s[JOINED] == s[TAIL]:
+            _idle_until(state, org, limit * rate >> 10)
+            s[CYCLE] = limit
             return 0
-        pushed = scalars[PUSHED]
-        if pushed < scalars[TAIL] and fetcher.ready[pushed % RING] <= now:
-            room = True
-            for port in range(ports):
-                if pushed - fetcher.issued[port] >= ADDRESS_FIFO:
-                    room = False
-                    break
-            if room:
-                fetcher.visible[pushed % RING] = now + ADDRESS_LATENCY
-                scalars[PUSHED] = pushed + 1
-                for port in range(ports):
-                    if fetcher.issued[port] == pushed:
-                        _skip_padding(fetcher, port)
-        for channel in range(channels):
-            chosen = fetcher.parked[channel]
-            if chosen < 0:
-                for port in range(ports):
-                    beat = fetcher.issued[port]
-                    if beat >= scalars[PUSHED] or fetcher.visible[beat % RING] > now:
-                        continue
-                    if beat - scalars[JOINED] >= RESPONSE_FIFO:
-                        continue
-                    if (fetcher.address[beat % RING, port] >> 5) & (channels - 1) == channel:
-                        chosen = port
-                        break
-            if chosen >= 0:
-                if channel_can_push(state, org, channel):
-                    beat = fetcher.issued[chosen]
-                    address = fetcher.address[beat % RING, chosen]
-                    channel_push(state, org, channel, (address >> (5 + shift)) << 5, chosen, False)
-                    tail = fetcher.order_ends[channel, 1]
-                    fetcher.order[channel, tail % (RESPONSE_FIFO * 32)] = chosen
-                    fetcher.order_ends[channel, 1] = tail + 1
-                    fetcher.issued[chosen] = beat + 1
-                    fetcher.parked[channel] = -1
-                    _skip_padding(fetcher, chosen)
-                else:
-                    fetcher.parked[channel] = chosen
-            answered = state[channel, DONE_HEAD] != state[channel, DONE_TAIL]
-            if answered and channel_pop(state, channel) >= 0:
-                # Responses are attributed in the order of the requests (section 5.2).
-                head = fetcher.order_ends[channel, 0]
-                port = fetcher.order[channel, head % (RESPONSE_FIFO * 32)]
-                fetcher.order_ends[channel, 0] = head + 1
-                fetcher.returned[port] += 1
-                _skip_padding(fetcher, port)
-            target = (now + 1) * rate >> 10
-            while state[channel, TICK] < target:
-                # Most ticks only count; it is worth a look before the call.
-                if state[channel, TICK] + 1 >= state[channel, NEXT_EVENT]:
-                    channel_tick(state, org, channel)
-                else:
-                    state[channel, TICK] += 1
-        scalars[CYCLE] = now + 1
-        joined = scalars[JOINED]
-        complete = joined < scalars[PUSHED]
-        for port in range(ports):
-            if fetcher.returned[port] <= joined:
-                complete = False
-                break
-        if complete:
-            slot = joined % RING
-            lines = fetcher.lines[slot]
-            arrival = (now + ACCEPT_LATENCY) * 1024
-            clock = ACCEPTED + fetcher.kind[slot]
-            scalars[clock] = max(scalars[clock] + lines, arrival + max(lines - 1024, 0))
-            scalars[JOINED] = joined + 1
-            if fetcher.last[slot]:
-                return 1 + int(fetcher.kind[slot])
+        complete = s[JOINED] < s[PUSHED] and beats[s[JOINED] % RING, B_ARRIVED] == len(fetch)
+        if s[WAITING] == 0 and s[LOADED] == s[PUSHED] and not complete:
+            s[CYCLE] = _quiet_until(s, beats, state, rate, limit)
+            _idle_until(state, org, s[CYCLE] * rate >> 10)
+            if s[CYCLE] == limit:
+                return 0
+        now = s[CYCLE]
+        pushed = s[PUSHED]
+        ready = pushed < s[TAIL] and beats[pushed % RING, B_READY] <= now
+        if ready and pushed - s[LOADED] < ADDRESS_FIFO:
+            _push_beat(s, beats, len(fetch))
+        if s[WAITING]:
+            _crossbar(s, fetch, ports, state, org)
+        if s[LOADED] != s[PUSHED]:
+            _load_addresses(s, beats, fetch, len(ports), shift)
+        _clock_channels(s, beats, fetch, ports, state, org, rate)
+        s[CYCLE] = now + 1
+        slot = s[JOINED] % RING
+        if s[JOINED] < s[PUSHED] and beats[slot, B_ARRIVED] == len(fetch):
+            lines = beats[slot, B_LINES]
+            clock = ACCEPTED + beats[slot, B_KIND]
+            s[clock] = max(s[clock] + lines, (now + ACCEPT_LATENCY) * 1024 + max(lines - 1024, 0))
+            s[JOINED] += 1
+            if beats[slot, B_LAST]:
+                return 1 + int(beats[slot, B_KIND])
     return 0

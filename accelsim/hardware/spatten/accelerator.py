@@ -95,7 +95,16 @@ class Spatten:
         warmup = config.buffer_lines // 2 if config.requant_bits == "forced" else 0
         self.fetcher = new_fetcher(config.fetch_channels, config.channels, warmup)
         self.log_width = int(np.log2(config.vectors_per_line))
-        names = ("allocator", "fetcher", "qk_unit", "softmax", "decision", "topk", "pv_unit")
+        names = (
+            "allocator",
+            "fetcher",
+            "qk_unit",
+            "softmax",
+            "decision",
+            "topk",
+            "value_fork",
+            "pv_unit",
+        )
         self.modules = {name: Module(env, name) for name in names}
         self.admitted = Stream(env, _INFLIGHT_ITEMS)
         self.requant = Stream(env, len(self.requests) + 1)
@@ -104,8 +113,7 @@ class Spatten:
         self.scores = Stream(env, 2)
         self.ordered = Stream(env, 16 * config.buffer_lines)
         self.probabilities = Stream(env, max(config.buffer_lines // 64, 2))
-        self.pending_keys: list[simpy.Event] = []
-        self.pending_values: list[simpy.Event] = []
+        self.value_rows = Stream(env, max(config.key_prefetch_depth, 1))
         self.matrix_done: dict[int, list[simpy.Event]] = {KEY: [], VALUE: []}
         self.bytes = dict.fromkeys(("query", "key_msb", "key_lsb", "value"), 0)
         self.completions = [0] * len(self.requests)
@@ -118,6 +126,7 @@ class Spatten:
             self.multiply_keys(),
             self.decide(),
             self.select(),
+            self.fetch_values(),
             self.multiply_values(),
         )
         running = [self.env.process(process) for process in processes]
@@ -276,24 +285,37 @@ class Spatten:
             yield from module.give(self.scores, item, "decision_full")
 
     def decide(self) -> Process:
-        """Softmax and quantization decision: store and forward, then one beat a cycle."""
-        softmax, module, env = self.modules["softmax"], self.modules["decision"], self.env
-        held: dict[int, _Item] = {}
-        following = 0
+        """Softmax and quantization decision: pipelined, one item behind the other."""
+        softmax, module = self.modules["softmax"], self.modules["decision"]
+        per_line, parallelism = self.config.vectors_per_line, self.config.softmax_parallelism
+        self.decided_rows: dict[int, _Item] = {}
+        self.next_row = 0
         for _ in range(self.items):
             item = yield from module.take(self.scores, "no_scores")
-            softmax.activity.busy_cycles += item.request.score_lines
             request = item.request
-            latency = self.config.softmax_latency + _DECISION + self.log_width
-            yield from module.busy(latency)
-            if request.requant and not item.lsb_pass:
-                self.env.process(self._reissue(item))
-                continue
-            env.process(self._release(item))
-            held[request.row] = item
-            while following in held:
-                yield from module.give(self.ordered, held.pop(following), "topk_full")
-                following += 1
+            lines = request.rescore_lines if item.lsb_pass else request.score_lines
+            if self.config.softmax_latency:
+                # The unit takes as many scores a cycle as it has lanes (SpAtten Table I).
+                lines = max(lines, -(-lines * per_line // parallelism))
+            softmax.activity.busy_cycles += lines
+            self.env.process(self._decided(item))
+            # The dot product hands over a row with its last line, so a row's own lines have
+            # already passed; what is left is the rate at which rows can follow one another.
+            yield from module.busy(max(lines - (request.score_lines - 1), 1))
+
+    def _decided(self, item: _Item) -> Process:
+        """What happens one pipeline length after the last score of an item."""
+        yield self.env.timeout(self.config.softmax_latency + _DECISION + self.log_width)
+        if item.request.requant and not item.lsb_pass:
+            yield from self._reissue(item)
+            return
+        self.env.process(self._release(item))
+        self.decided_rows[item.request.row] = item
+        given = []
+        while self.next_row in self.decided_rows:
+            given.append(self.ordered.store.put(self.decided_rows.pop(self.next_row)))
+            self.next_row += 1
+        yield from given
 
     def _reissue(self, item: _Item) -> Process:
         yield self.env.timeout(_REQUANT_REISSUE)
@@ -323,15 +345,19 @@ class Spatten:
                 yield from module.busy(_TOPK_FIFO + (search + drain if serial else max(search, 1)))
             yield from module.give(self.probabilities, item, "value_side_busy")
 
-    def multiply_values(self) -> Process:
-        """Value fetch, value buffer, multiply and accumulate: one matrix at a time."""
-        module, env = self.modules["pv_unit"], self.env
+    def fetch_values(self) -> Process:
+        """Value fork: one value matrix after the other, ahead of the multipliers if buffers allow.
+
+        As released, the descriptors hold one matrix: the next is described when the one before has
+        been written and read (2.14).
+        """
+        module, env = self.modules["value_fork"], self.env
         rows_of_beats = self.config.fetch_channels // self.config.vectors_per_line
-        tail = _MULTIPLY_VALUE + self.log_width
         for _ in self.requests:
             item = yield from module.take(self.probabilities, "no_probabilities")
             request = item.request
             start = int(env.now) + _DECISION_TO_VALUE
+            done = None
             if request.value_part == 0:
                 addresses = self.addresses.values(
                     request.row, request.values, request.value_bits * request.value_fused
@@ -347,11 +373,22 @@ class Spatten:
                     _Matrix(self.addresses.beats(addresses), lines, ready, lines, VALUE, done),
                     "fetcher_busy",
                 )
-                arrived = yield from module.wait(done, "awaiting_values")
-            else:
-                arrived = start
-            yield from module.busy_until(max(arrived, start + request.value_lines))
-            self.completions[request.row] = int(env.now) + tail + self.config.reset_cycles
+            yield from module.give(self.value_rows, (item, start, done), "value_buffer_full")
+            yield from module.busy(1)
+            if self.config.key_prefetch_depth == 0:
+                yield from module.wait(item.finished, "one_value_matrix")
+
+    def multiply_values(self) -> Process:
+        """Value buffer, multiply and accumulate: one line a cycle, as they arrive."""
+        module, env = self.modules["pv_unit"], self.env
+        tail = _MULTIPLY_VALUE + self.log_width
+        for _ in self.requests:
+            item, start, done = yield from module.take(self.value_rows, "no_values")
+            begin = max(start, int(env.now))
+            arrived = start if done is None else (yield from module.wait(done, "awaiting_values"))
+            yield from module.busy_until(max(arrived, begin + item.request.value_lines))
+            item.finished.succeed()
+            self.completions[item.request.row] = int(env.now) + tail + self.config.reset_cycles
 
     # -- results ----------------------------------------------------------------------------
 

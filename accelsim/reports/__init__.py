@@ -4,4 +4,12 @@ from accelsim.reports._html import prepare_folder, render, write_text
 from accelsim.reports._policy_plot import policy_figure
 from accelsim.reports._tables import Section, comparison, to_text
 
-__all__ = ["Section", "comparison", "policy_figure", "prepare_folder", "render", "to_text", "write_text"]
+__all__ = [
+    "Section",
+    "comparison",
+    "policy_figure",
+    "prepare_folder",
+    "render",
+    "to_text",
+    "write_text",
+]

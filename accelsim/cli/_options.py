@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from accelsim.configs import parse_override
+from accelsim.errors import AccelsimError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -63,8 +65,23 @@ def json_option(function: F) -> F:
     )(function)
 
 
+def check_json(target: str | None) -> None:
+    """Refuse a target of ``--json`` that cannot be written before any work is done."""
+    if target in (None, "-"):
+        return
+    path = Path(str(target))
+    if path.is_dir():
+        raise AccelsimError(f"{path}: is a folder; expected the name of a file")
+    if not path.parent.is_dir():
+        raise AccelsimError(f"{path}: cannot be written (no folder '{path.parent}')")
+    if not os.access(path.parent, os.W_OK):
+        raise AccelsimError(f"{path}: cannot be written (no right to write in '{path.parent}')")
+
+
 def overrides(settings: tuple[str, ...]) -> dict[str, Any]:
     """Parse the ``--set`` values."""
+    from accelsim.configs import parse_override
+
     return dict(parse_override(text) for text in settings)
 
 

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import click
 
-from accelsim.cli._options import emit_json, hardware_options, json_option, overrides, stages
+from accelsim.cli._options import (
+    check_json,
+    emit_json,
+    hardware_options,
+    json_option,
+    overrides,
+    stages,
+)
 
 _PRUNED = ("spatten-pruned", "spatten-full")
 
@@ -54,6 +61,7 @@ def command(
     from accelsim.reports import policy_figure, prepare_folder, render, to_text, write_text
 
     folder = None if out is None else prepare_folder(out)
+    check_json(json_file)
     chosen = [*policies, *(_applicable(source) if family else ())]
     with stages("compare") as on_stage:
         results = compare(

@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from accelsim.cli._options import emit_json, json_option
-from accelsim.configs import FAMILIES
 
 
 @click.group("presets")
@@ -25,14 +24,10 @@ def command() -> None:
 @click.argument("family", required=False)
 def list_presets(family: str | None) -> None:
     """Name the presets of one FAMILY, or of all."""
-    from accelsim.configs import config_root, preset_names, read_yaml
-    from accelsim.errors import ConfigError, did_you_mean
+    from accelsim.configs import FAMILIES, config_root, preset_names, read_yaml
 
-    if family is not None and family not in FAMILIES:
-        raise ConfigError(
-            f"unknown family '{family}'{did_you_mean(family, FAMILIES)} "
-            f"(known: {', '.join(FAMILIES)})"
-        )
+    if family is not None:
+        _check_family(family)
     for name in FAMILIES if family is None else (family,):
         click.echo(click.style(name, bold=True))
         for preset in preset_names(name):
@@ -42,14 +37,16 @@ def list_presets(family: str | None) -> None:
 
 @command.command("show")
 @click.argument("name")
-@click.option("--family", type=click.Choice(FAMILIES), help="Needed if two families share a name.")
+@click.option("--family", metavar="FAMILY", help="Needed if two families share a name.")
 @click.option("--sources", is_flag=True, help="Print the source of each number beside it.")
 @json_option
 def show(name: str, family: str | None, sources: bool, json_file: str | None) -> None:
     """Print preset NAME as it is after 'extends', with defaults filled in."""
     import json
 
-    family = family or _family_of(name)
+    if family is None:
+        family = _family_of(name)
+    _check_family(family)
     document = _load(name, family)
     if json_file:
         emit_json(json.dumps(document, indent=2), json_file)
@@ -58,8 +55,19 @@ def show(name: str, family: str | None, sources: bool, json_file: str | None) ->
             _print(key, value, sources, 0)
 
 
+def _check_family(family: str) -> None:
+    from accelsim.configs import FAMILIES
+    from accelsim.errors import ConfigError, did_you_mean
+
+    if family not in FAMILIES:
+        raise ConfigError(
+            f"unknown family '{family}'{did_you_mean(family, FAMILIES)} "
+            f"(known: {', '.join(FAMILIES)})"
+        )
+
+
 def _family_of(name: str) -> str:
-    from accelsim.configs import preset_names
+    from accelsim.configs import FAMILIES, preset_names
     from accelsim.errors import ConfigError, did_you_mean
 
     found = [family for family in FAMILIES if name in preset_names(family)]

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import click
 
-from accelsim.cli._options import emit_json, hardware_options, json_option, overrides, stages
+from accelsim.cli._options import (
+    check_json,
+    emit_json,
+    hardware_options,
+    json_option,
+    overrides,
+    stages,
+)
 
 
 @click.command("replay")
@@ -32,8 +39,8 @@ def command(
 ) -> None:
     """Run SOURCE through one accelerator under one policy.
 
-    SOURCE is an attention trace (.safetensors) or a workload (.csv with SpAtten's 17 columns,
-    .parquet). Prints time, DRAM traffic by tensor and bit plane, energy by part, output error and
+    SOURCE is an attention trace (.safetensors), a workload (.csv with SpAtten's 17 columns,
+    .parquet) or the name of a benchmark. Prints time, DRAM traffic by tensor and bit plane, energy by part, output error and
     ratios against GPU and CPU baselines.
 
     \b
@@ -41,11 +48,13 @@ def command(
       accelsim replay traces/smollm2-64p-32d.safetensors --policy spatten-full
       accelsim replay traces/minilm-128.safetensors --set channels=8 --json -
       accelsim replay traces/spatten-gpt2/small.csv --accelerator spatten-rtl-eighth
+      accelsim replay bert-base-cola --baseline titan-xp
     """
     from accelsim.exploration import replay
     from accelsim.reports import prepare_folder, render, to_text, write_text
 
     folder = None if out is None else prepare_folder(out)
+    check_json(json_file)
     name = Path(source).stem
     with stages(name) as on_stage:
         result = replay(

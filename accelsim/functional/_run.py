@@ -127,14 +127,26 @@ class _Layer:
     value: NDArray[np.float64]
 
 
-def _load_layer(trace: AttentionTrace, policy: Policy, layer: int) -> _Layer:
-    query, key, value = trace.query(layer), trace.key(layer), trace.value(layer)
-    for name, tensor in (("query", query), ("key", key), ("value", value)):
+def finite_tensors(
+    trace: AttentionTrace, layer: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Return query, key and value of one layer.
+
+    Raises:
+        TraceError: one of them holds NaN or infinity.
+    """
+    tensors = trace.query(layer), trace.key(layer), trace.value(layer)
+    for name, tensor in zip(("query", "key", "value"), tensors, strict=True):
         if not np.isfinite(tensor).all():
             raise TraceError(
                 f"{trace.path}: tensor 'layer.{layer}.{name}' holds NaN or infinity; "
                 "expected finite numbers"
             )
+    return tensors
+
+
+def _load_layer(trace: AttentionTrace, policy: Policy, layer: int) -> _Layer:
+    query, key, value = finite_tensors(trace, layer)
     q = policy.quantization
     if isinstance(q, ProgressiveQuantization):
         first, both = progressive_planes(key, q.msb_bits, q.lsb_bits, q.split, q.scale)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from accelsim.functional import _fixed_kernels
 from accelsim.functional import fixed_point as fp
-from accelsim.functional._run import LayerStep, run_policy
+from accelsim.functional._run import LayerStep, finite_tensors, run_policy
 from accelsim.policies import Policy, ProgressiveQuantization
 from accelsim.traces import AttentionTrace
 
@@ -86,7 +86,7 @@ class _Layer:
     """Operands of one layer, and what takes its integers back."""
 
     def __init__(self, trace: AttentionTrace, layer: int, policy: Policy) -> None:
-        self.query, self.key, self.value = trace.query(layer), trace.key(layer), trace.value(layer)
+        self.query, self.key, self.value = finite_tensors(trace, layer)
         self.operands = ops = fp.operands(self.query, self.key, self.value, policy)
         fp.check_operands(ops.query, ops.key_first, ops.key_both, ops.value)
         tokens = self.query.shape[:2], self.key.shape[:2]

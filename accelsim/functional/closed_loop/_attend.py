@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.functional._stored import Stored
+from accelsim.functional._stored import Stored, value_budgets
 from accelsim.functional.selection import Block, Shape, selector_for
 from accelsim.functional.selection._kernels import prune_values
 from accelsim.policies import Policy
@@ -40,9 +40,7 @@ class PolicyAttention:
     def __init__(self, policy: Policy, shape: Shape, scale: float, seed: int = 0) -> None:
         self._policy, self._shape, self._scale = policy, shape, scale
         self._selector = selector_for(policy, shape, seed)
-        counts = range(shape.tokens + 1)
-        budgets = [n if policy.values is None else policy.values.budget(n) for n in counts]
-        self._budgets = np.array(budgets, dtype=np.int64)
+        self._budgets = value_budgets(policy, shape.num_layers, shape.tokens)
         self.kept_keys = 0
         self.visible_keys = 0
         self.fetched_keys = 0
@@ -53,7 +51,8 @@ class PolicyAttention:
     ) -> Floats:
         """Return the output [query_heads, new, head_dim] of one layer; see ``Attend``."""
         shape = self._shape
-        stored = Stored(self._policy, key, value, shape.prompt_tokens, np.float32)
+        policy = self._policy.at_layer(layer, shape.num_layers)
+        stored = Stored(policy, key, value, shape.prompt_tokens, np.float32)
         rows = self._selector.rows(layer, positions)
         self.alive[:] = False
         self.alive[rows] = True
@@ -114,7 +113,7 @@ class PolicyAttention:
             if self._policy.values is not None:
                 used = np.zeros_like(kept)
                 work = np.zeros((*kept.shape[:2], 4), dtype=np.int64)
-                prune_values(weights, kept, self._budgets, 1, used, work)
+                prune_values(weights, kept, self._budgets[layer], 1, used, work)
                 weights = np.where(used, weights, 0.0)
             output = stored.output(weights, positions)
         self._selector.learn(block, output)

@@ -50,8 +50,9 @@ def command(
     closed_loop: bool,
     model: str,
     text_file: str | None,
+    tokens_file: str | None,
     lee: str | None,
-    windows: int,
+    windows: int | None,
     window_tokens: int,
     skip: int,
     prompt_tokens: int,
@@ -83,8 +84,8 @@ def command(
         from accelsim.cli._closed_loop import run
 
         run(
-            policies, model, text_file, lee, windows, window_tokens, skip, prompt_tokens,
-            json_file, out,
+            policies, model, text_file, tokens_file, lee, windows, window_tokens, skip,
+            prompt_tokens, json_file, out,
         )  # fmt: skip
         return
     if source is None or len(policies) != 1:

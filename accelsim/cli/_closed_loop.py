@@ -77,7 +77,6 @@ def run(
     from accelsim.policies import load_policy_spec
     from accelsim.reports import prepare_folder, write_text
 
-    policies = {spec: load_policy_spec(spec) for spec in dict.fromkeys(specs)}
     if (model == "minilm") != (lee is not None):
         raise AccelsimError(
             f"--model {model}: minilm is scored on the Lee task (--lee WHEEL), others on text"
@@ -88,6 +87,9 @@ def run(
         raise AccelsimError(
             f"--model {model}: the shipped windows hold token ids of smollm2; expected --text"
         )
+    if specs == ("all",):
+        specs = _every(causal=lee is None, prompt_tokens=prompt_tokens)
+    policies = {spec: load_policy_spec(spec) for spec in dict.fromkeys(specs)}
     folder = None if out is None else prepare_folder(out)
     with stages(model) as on_stage:
         if lee is not None:
@@ -117,6 +119,28 @@ def run(
         emit_json(text, json_file)
     if folder is not None:
         write_text(folder / "closed-loop.json", text + "\n")
+        write_text(folder / "policies.svg", _figure(model, results))
+
+
+def _every(*, causal: bool, prompt_tokens: int) -> tuple[str, ...]:
+    """Names of the presets that can run inside the model."""
+    from accelsim.configs import preset_names
+    from accelsim.policies import load_policy, why_closed_loop_not
+
+    return tuple(
+        name
+        for name in preset_names("policies")
+        if not why_closed_loop_not(load_policy(name), causal=causal, prompt_tokens=prompt_tokens)
+    )
+
+
+def _figure(model: str, results: dict[str, dict[str, Any]]) -> str:
+    from accelsim.reports._policy_plot import policy_figure
+
+    metric = "perplexity" if "perplexity" in next(iter(results.values())) else "pearson"
+    points = {name: (row["dram_bytes"], row[metric]) for name, row in results.items()}
+    title = f"{Path(model).name}: accuracy against DRAM traffic"
+    return policy_figure(points, f"{metric} (closed loop)", title=title, log=metric == "perplexity")
 
 
 def _perplexity(
@@ -188,7 +212,7 @@ def _print(model: str, results: dict[str, dict[str, Any]]) -> None:
         show_edge=False,
     )
     table.add_column("policy")
-    for title in (metric, "95 % interval", "keys scored", "by window"):
+    for title in (metric, "95 % interval", "keys scored", "DRAM, MB", "by window"):
         table.add_column(title, justify="right")
     for name, row in results.items():
         low, high = row["interval_95"]
@@ -199,6 +223,7 @@ def _print(model: str, results: dict[str, dict[str, Any]]) -> None:
             f"{row[metric]:.3f}",
             f"{low:.3f} to {high:.3f}",
             f"{100 * row['kept_key_fraction']:.1f} %",
+            f"{row['dram_bytes'] / 1e6:.1f}",
             detail,
         )
     Console().print(table)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     default=("dense",),
     show_default=True,
     help="Pruning and quantization policy (see 'accelsim presets list policies'); repeatable with "
-    "--closed-loop.",
+    "--closed-loop, where 'all' is every preset that applies.",
 )
 @closed_loop_options
 @click.option(
@@ -43,7 +43,11 @@ if TYPE_CHECKING:
     help="nearest (halves up), nearest-even or floor.",
 )
 @json_option
-@click.option("--out", metavar="DIR", help="Also write verify.json there.")
+@click.option(
+    "--out",
+    metavar="DIR",
+    help="Also write verify.json there; with --closed-loop, closed-loop.json and policies.svg.",
+)
 def command(
     source: str | None,
     policies: tuple[str, ...],

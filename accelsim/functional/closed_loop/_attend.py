@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.functional._stored import Stored, value_budgets
+from accelsim.functional.closed_loop._traffic import traffic_bytes
 from accelsim.functional.selection import Block, Shape, selector_for
 from accelsim.functional.selection._kernels import prune_values
 from accelsim.policies import Policy
@@ -34,6 +35,8 @@ class PolicyAttention:
         kept_keys: query-key pairs that were scored.
         visible_keys: pairs that dense attention would score.
         fetched_keys: keys that the rows fetch, the union over the query heads of each KV head.
+        dram_bytes: traffic of keys, values and metadata; see
+            :func:`~accelsim.functional.closed_loop._traffic.traffic_bytes`.
         alive: [tokens], tokens that an encoder policy left in the last layer.
     """
 
@@ -44,6 +47,7 @@ class PolicyAttention:
         self.kept_keys = 0
         self.visible_keys = 0
         self.fetched_keys = 0
+        self.dram_bytes = 0
         self.alive: NDArray[np.bool_] = np.ones(shape.tokens, dtype=np.bool_)
 
     def __call__(
@@ -107,6 +111,7 @@ class PolicyAttention:
         self.kept_keys += int(np.count_nonzero(kept))
         union = kept.reshape(shape.num_kv_heads, shape.group, *kept.shape[1:]).any(axis=1)
         self.fetched_keys += int(np.count_nonzero(union))
+        used = kept
         if decision.output is not None:
             output = decision.output
         else:
@@ -116,6 +121,8 @@ class PolicyAttention:
                 prune_values(weights, kept, self._budgets[layer], 1, used, work)
                 weights = np.where(used, weights, 0.0)
             output = stored.output(weights, positions)
+        policy = self._policy.at_layer(layer, shape.num_layers)
+        self.dram_bytes += traffic_bytes(policy, shape, block, decision, used)
         self._selector.learn(block, output)
         return output
 

@@ -32,6 +32,7 @@ class Perplexity:
         windows: how many.
         tokens: scored tokens of all windows.
         kept_key_fraction: query-key pairs scored, of those dense attention scores.
+        dram_bytes: traffic of keys and values of all windows, as decoding them one by one.
         nll: negative log-likelihoods in nats, [tokens], in order.
     """
 
@@ -42,6 +43,7 @@ class Perplexity:
     windows: int
     tokens: int
     kept_key_fraction: float
+    dram_bytes: int
     nll: NDArray[np.float64]
 
     def to_dict(self) -> dict[str, Any]:
@@ -55,6 +57,7 @@ class Perplexity:
             "windows": self.windows,
             "tokens": self.tokens,
             "kept_key_fraction": self.kept_key_fraction,
+            "dram_bytes": self.dram_bytes,
         }
 
 
@@ -89,7 +92,7 @@ def perplexity(
         raise TraceError(explain)
     if not windows:
         raise TraceError("no window of text; expected at least one")
-    losses, kept, visible = [], 0, 0
+    losses, kept, visible, moved = [], 0, 0, 0
     for number, ids in enumerate(windows):
         if not skip + 2 <= len(ids) <= model.shape.context_tokens:
             raise TraceError(
@@ -102,6 +105,7 @@ def perplexity(
         logits = model.forward(ids, attend)
         losses.append(negative_log_likelihood(logits[skip:-1], np.asarray(ids)[skip + 1 :]))
         kept, visible = kept + attend.kept_keys, visible + attend.visible_keys
+        moved += attend.dram_bytes
         on_window(number + 1, len(windows))
     nll = np.concatenate(losses)
     low, high = bootstrap_interval(nll)
@@ -113,6 +117,7 @@ def perplexity(
         len(windows),
         len(nll),
         kept / visible,
+        moved,
         nll,
     )
 

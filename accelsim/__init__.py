@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from accelsim.exploration import compare, diff, load_results, replay, search, sweep
+    from accelsim.exploration import compare, diff, load_results, replay, search, sweep, tune
     from accelsim.traces import load_trace
 
 __version__ = "0.1.0"
@@ -24,6 +24,7 @@ __all__ = [
     "replay",
     "search",
     "sweep",
+    "tune",
 ]
 
 

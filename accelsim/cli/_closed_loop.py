@@ -30,8 +30,8 @@ def closed_loop_options(function: F) -> F:
             help="Tokens of a window of --text.",
         ),
         click.option(
-            "--windows", default=4, show_default=True, type=click.IntRange(1),
-            help="Windows to run.",
+            "--windows", type=click.IntRange(1),
+            help="Windows to run (default: 4 of --text, all of --tokens or of the package).",
         ),
         click.option(
             "--lee", metavar="WHEEL|DIR",
@@ -40,11 +40,16 @@ def closed_loop_options(function: F) -> F:
         ),
         click.option(
             "--text", "text_file", metavar="FILE",
-            help="Text to score; without it the four windows of docs/accuracy.md.",
+            help="Text to score; without it two windows of Wikipedia.",
         ),
         click.option(
-            "--model", type=click.Choice(["smollm2", "minilm"]), default="smollm2",
-            show_default=True, help="Model to run, from its package.",
+            "--tokens", "tokens_file", metavar="FILE",
+            help='Token ids to score: JSON {"windows": {"name": [ids, ...]}}.',
+        ),
+        click.option(
+            "--model", metavar="NAME|PATH|ID", default="smollm2", show_default=True,
+            help="smollm2 or minilm from their packages, a .gguf file, or a folder or id that "
+            "transformers loads.",
         ),
         click.option(
             "--closed-loop", is_flag=True, help="Run the policies inside a model, not on a trace."
@@ -58,8 +63,9 @@ def run(
     specs: tuple[str, ...],
     model: str,
     text_file: str | None,
+    tokens_file: str | None,
     lee: str | None,
-    windows: int,
+    windows: int | None,
     window_tokens: int,
     skip: int,
     prompt_tokens: int,
@@ -71,17 +77,27 @@ def run(
     from accelsim.policies import load_policy_spec
     from accelsim.reports import prepare_folder, write_text
 
-    policies = {spec: load_policy_spec(spec) for spec in dict.fromkeys(specs)}
     if (model == "minilm") != (lee is not None):
         raise AccelsimError(
-            f"--model {model}: minilm is scored on the Lee task (--lee WHEEL), smollm2 on text"
+            f"--model {model}: minilm is scored on the Lee task (--lee WHEEL), others on text"
         )
+    if text_file is not None and tokens_file is not None:
+        raise AccelsimError("expected one of --text and --tokens")
+    if model != "smollm2" and lee is None and text_file is None and tokens_file is None:
+        raise AccelsimError(
+            f"--model {model}: the shipped windows hold token ids of smollm2; expected --text"
+        )
+    if specs == ("all",):
+        specs = _every(causal=lee is None, prompt_tokens=prompt_tokens)
+    policies = {spec: load_policy_spec(spec) for spec in dict.fromkeys(specs)}
     folder = None if out is None else prepare_folder(out)
     with stages(model) as on_stage:
         if lee is not None:
             score = _lee(lee)
         else:
-            score = _perplexity(text_file, windows, window_tokens, skip, prompt_tokens)
+            score = _perplexity(
+                model, text_file, tokens_file, windows, window_tokens, skip, prompt_tokens
+            )
         results = {}
         for spec, policy in policies.items():
             results[spec] = score(
@@ -91,7 +107,7 @@ def run(
         "schema": "accelsim.closed-loop/1",
         "mode": "closed-loop",
         "model": model,
-        "text": text_file or ("lee" if lee else "shipped windows"),
+        "text": text_file or tokens_file or ("lee" if lee else "shipped windows"),
         "skip": skip,
         "prompt_tokens": prompt_tokens,
         "results": results,
@@ -103,29 +119,71 @@ def run(
         emit_json(text, json_file)
     if folder is not None:
         write_text(folder / "closed-loop.json", text + "\n")
+        write_text(folder / "policies.svg", _figure(model, results))
+
+
+def _every(*, causal: bool, prompt_tokens: int) -> tuple[str, ...]:
+    """Names of the presets that can run inside the model."""
+    from accelsim.configs import preset_names
+    from accelsim.policies import load_policy, why_closed_loop_not
+
+    return tuple(
+        name
+        for name in preset_names("policies")
+        if not why_closed_loop_not(load_policy(name), causal=causal, prompt_tokens=prompt_tokens)
+    )
+
+
+def _figure(model: str, results: dict[str, dict[str, Any]]) -> str:
+    from accelsim.reports._policy_plot import policy_figure
+
+    metric = "perplexity" if "perplexity" in next(iter(results.values())) else "pearson"
+    points = {name: (row["dram_bytes"], row[metric]) for name, row in results.items()}
+    title = f"{Path(model).name}: accuracy against DRAM traffic"
+    return policy_figure(points, f"{metric} (closed loop)", title=title, log=metric == "perplexity")
 
 
 def _perplexity(
-    text_file: str | None, windows: int, window_tokens: int, skip: int, prompt_tokens: int
+    name: str,
+    text_file: str | None,
+    tokens_file: str | None,
+    windows: int | None,
+    window_tokens: int,
+    skip: int,
+    prompt_tokens: int,
 ) -> Any:
-    from accelsim.errors import TraceError
-    from accelsim.functional.closed_loop import cut_windows, perplexity, shipped_windows
-    from accelsim.traces.capture import load_smollm2
+    from accelsim.functional.closed_loop import (
+        cut_windows,
+        load_model,
+        perplexity,
+        read_windows,
+        shipped_windows,
+    )
 
-    text = ""
-    if text_file is not None:
-        try:
-            text = Path(text_file).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise TraceError(f"{text_file}: cannot be read as text ({error})") from None
-    model = load_smollm2()
+    text = "" if text_file is None else read_text(text_file)
+    known = shipped_windows() if tokens_file is None else read_windows(tokens_file)
+    model = load_model(name)
     if text_file is None:
-        chosen = dict(list(shipped_windows().items())[:windows])
+        chosen = dict(list(known.items())[:windows])
     else:
-        chosen = cut_windows(model.encode(text), windows, window_tokens)
+        chosen = cut_windows(model.encode(text), windows or 4, window_tokens)
     return lambda policy, tell: perplexity(
         model, list(chosen.values()), policy, skip=skip, prompt_tokens=prompt_tokens, on_window=tell
     )
+
+
+def read_text(path: str) -> str:
+    """Read a text file.
+
+    Raises:
+        TraceError: it cannot be read.
+    """
+    from accelsim.errors import TraceError
+
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TraceError(f"{path}: cannot be read as text ({error})") from None
 
 
 def _lee(path: str) -> Any:
@@ -154,7 +212,7 @@ def _print(model: str, results: dict[str, dict[str, Any]]) -> None:
         show_edge=False,
     )
     table.add_column("policy")
-    for title in (metric, "95 % interval", "keys scored", "by window"):
+    for title in (metric, "95 % interval", "keys scored", "DRAM, MB", "by window"):
         table.add_column(title, justify="right")
     for name, row in results.items():
         low, high = row["interval_95"]
@@ -165,6 +223,7 @@ def _print(model: str, results: dict[str, dict[str, Any]]) -> None:
             f"{row[metric]:.3f}",
             f"{low:.3f} to {high:.3f}",
             f"{100 * row['kept_key_fraction']:.1f} %",
+            f"{row['dram_bytes'] / 1e6:.1f}",
             detail,
         )
     Console().print(table)

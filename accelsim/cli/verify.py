@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     default=("dense",),
     show_default=True,
     help="Pruning and quantization policy (see 'accelsim presets list policies'); repeatable with "
-    "--closed-loop.",
+    "--closed-loop, where 'all' is every preset that applies.",
 )
 @closed_loop_options
 @click.option(
@@ -43,15 +43,20 @@ if TYPE_CHECKING:
     help="nearest (halves up), nearest-even or floor.",
 )
 @json_option
-@click.option("--out", metavar="DIR", help="Also write verify.json there.")
+@click.option(
+    "--out",
+    metavar="DIR",
+    help="Also write verify.json there; with --closed-loop, closed-loop.json and policies.svg.",
+)
 def command(
     source: str | None,
     policies: tuple[str, ...],
     closed_loop: bool,
     model: str,
     text_file: str | None,
+    tokens_file: str | None,
     lee: str | None,
-    windows: int,
+    windows: int | None,
     window_tokens: int,
     skip: int,
     prompt_tokens: int,
@@ -83,8 +88,8 @@ def command(
         from accelsim.cli._closed_loop import run
 
         run(
-            policies, model, text_file, lee, windows, window_tokens, skip, prompt_tokens,
-            json_file, out,
+            policies, model, text_file, tokens_file, lee, windows, window_tokens, skip,
+            prompt_tokens, json_file, out,
         )  # fmt: skip
         return
     if source is None or len(policies) != 1:

@@ -8,6 +8,7 @@ from accelsim.exploration._search import search
 from accelsim.exploration._setup import DEFAULT_ACCELERATOR, DEFAULT_POLICY
 from accelsim.exploration._sweep import summary as sweep_summary
 from accelsim.exploration._sweep import sweep
+from accelsim.exploration._tune import TuneResult, tune
 
 __all__ = [
     "DEFAULT_ACCELERATOR",
@@ -15,6 +16,7 @@ __all__ = [
     "Comparison",
     "Results",
     "RunResult",
+    "TuneResult",
     "compare",
     "diff",
     "load_results",
@@ -23,4 +25,5 @@ __all__ = [
     "search",
     "sweep",
     "sweep_summary",
+    "tune",
 ]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from accelsim.errors import AccelsimError, TraceError
 from accelsim.functional import kernels
 from accelsim.functional._cascade import Cascade, Selection
+from accelsim.functional._stored import value_budgets
 from accelsim.functional.quantization import progressive_planes, quantize_dequantize
 from accelsim.functional.topk import PARALLELISM
 from accelsim.policies import KiviQuantization, Policy, ProgressiveQuantization, why_not
@@ -147,7 +148,7 @@ def finite_tensors(
 
 def _load_layer(trace: AttentionTrace, policy: Policy, layer: int) -> _Layer:
     query, key, value = finite_tensors(trace, layer)
-    q = policy.quantization
+    q = policy.at_layer(layer, trace.num_layers).quantization
     if isinstance(q, ProgressiveQuantization):
         first, both = progressive_planes(key, q.msb_bits, q.lsb_bits, q.split, q.scale)
         stored = quantize_dequantize(value, q.fetched_value_bits, q.scale)
@@ -173,9 +174,7 @@ class _Runner:
         self.observe: Observer | None = None
         self.cascade = Cascade(trace.num_layers, trace.tokens, trace.num_query_heads, policy, seed)
         self.layers = [_load_layer(trace, policy, i) for i in range(trace.num_layers)]
-        counts = range(trace.tokens + 1)
-        budgets = [n if policy.values is None else policy.values.budget(n) for n in counts]
-        self.value_budget = np.array(budgets, dtype=np.int64)
+        self.value_budgets = value_budgets(policy, trace.num_layers, trace.tokens)
         self.columns: dict[str, list[int]] = defaultdict(list)
         self.key_indices: list[NDArray[np.int32]] = []
         self.value_indices: list[NDArray[np.int32]] = []
@@ -185,17 +184,13 @@ class _Runner:
         self.dense_rows = np.zeros((trace.num_layers, 2), dtype=np.int64)
         self.kept_rows = np.zeros((trace.num_layers, 2), dtype=np.int64)
         q = policy.quantization
-        # Bits of the first key fetch, of the LSB plane, and of a value.
-        self.bits: tuple[int, int, int]
-        self.threshold: float
+        self.threshold = q.threshold if isinstance(q, ProgressiveQuantization) else 0.0
+        self.bits = [
+            policy.at_layer(i, trace.num_layers).fetched_bits for i in range(trace.num_layers)
+        ]
         # A scale of 16 bits goes with every vector that has one of its own.
         per_token = not isinstance(q, KiviQuantization) and q.scale == "per_token"
         self.scale_bytes = 2 if per_token else 0
-        if isinstance(q, ProgressiveQuantization):
-            self.bits, self.threshold = (q.msb_bits, q.lsb_bits, q.fetched_value_bits), q.threshold
-        else:
-            assert not isinstance(q, KiviQuantization)
-            self.bits, self.threshold = (q.key_bits, 0, q.value_bits), 0.0
 
     def run_step(self, step: int) -> None:
         trace = self.trace
@@ -233,7 +228,7 @@ class _Runner:
             trace.causal,
             trace.scale,
             self.threshold,
-            self.value_budget,
+            self.value_budgets[layer],
             PARALLELISM,
             self.seed + 1 + layer * 15485863 + step * 32452843,
             self.cascade.token_importance,
@@ -273,7 +268,7 @@ class _Runner:
     ) -> None:
         row = dict(zip(kernels.STATS, stats.tolist(), strict=True))
         row |= {"step": step, "layer": layer, "head": kv_head, "context_tokens": context}
-        row |= dict(zip(("key_bits", "key_lsb_bits", "value_bits"), self.bits, strict=True))
+        row |= dict(zip(("key_bits", "key_lsb_bits", "value_bits"), self.bits[layer], strict=True))
         row["refetch_lsb"] = row["refetch_queries"] > 0
         row |= {f"select_{name}": getattr(work, name) for name in work.__dataclass_fields__}
         for name, count in row.items():

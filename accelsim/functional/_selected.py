@@ -14,7 +14,7 @@ from accelsim.functional import kernels
 from accelsim.functional._stored import Stored
 from accelsim.functional.selection import Block, Decision, Selector, Shape, selector_for
 from accelsim.functional.selection._kernels import prune_values
-from accelsim.policies import KiviQuantization, Policy, ProgressiveQuantization
+from accelsim.policies import KiviQuantization, Policy
 from accelsim.traces import AttentionTrace
 from accelsim.workloads import Workload
 
@@ -62,7 +62,8 @@ def run_selection(
     stats = np.zeros((trace.num_layers, 4), dtype=np.int64)
     for layer in range(trace.num_layers):
         prompt: list[_Part] = []
-        for part, figures in _blocks(trace, policy, selector, layer, seed):
+        here = policy.at_layer(layer, trace.num_layers)
+        for part, figures in _blocks(trace, here, selector, layer, seed):
             sums[layer] += figures
             stats[layer] += (
                 np.count_nonzero(part.decision.refetched),
@@ -74,9 +75,9 @@ def run_selection(
                 prompt.append(part)
             else:
                 for row in range(len(part.steps)):
-                    rows += _requests(trace, policy, layer, [_only(part, row)])
+                    rows += _requests(trace, here, layer, [_only(part, row)])
         if prompt:
-            rows += _requests(trace, policy, layer, prompt)
+            rows += _requests(trace, here, layer, prompt)
     rows.sort(key=lambda r: (r["step"], r["layer"], r["head"]))
     keys = tuple(r.pop("key_indices") for r in rows)
     values = tuple(r.pop("value_indices") for r in rows)
@@ -229,13 +230,8 @@ def _bytes(
     """Bit widths of a request, and its bytes beside the vectors."""
     q, dim = policy.quantization, trace.head_dim
     metadata, residual = 0, 0
-    bits: tuple[int, int, int]
-    if isinstance(q, ProgressiveQuantization):
-        bits = (q.msb_bits, q.lsb_bits, q.fetched_value_bits)
-        stored = q.msb_bits + q.lsb_bits
-    else:
-        bits = (q.key_bits, 0, q.value_bits)
-        stored = q.key_bits
+    bits = policy.fetched_bits
+    stored = bits[0] + bits[1]
     if isinstance(q, KiviQuantization):
         decoding = record["step"] > 0
         old_keys = q.quantized_keys(record["context_tokens"]) if decoding else 0

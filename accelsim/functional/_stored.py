@@ -16,11 +16,19 @@ from accelsim.functional.quantization import (
 from accelsim.policies import KiviQuantization, Policy, ProgressiveQuantization
 
 
+def value_budgets(policy: Policy, num_layers: int, tokens: int) -> NDArray[np.int64]:
+    """Values fetched for each number of surviving keys, [num_layers, tokens + 1]."""
+    counts = range(tokens + 1)
+    rules = [policy.at_layer(layer, num_layers).values for layer in range(num_layers)]
+    budgets = [list(counts) if v is None else [v.budget(n) for n in counts] for v in rules]
+    return np.array(budgets, dtype=np.int64)
+
+
 class Stored:
     """Keys and values of one layer.
 
     Args:
-        policy: whose quantization applies.
+        policy: whose quantization applies, as :meth:`Policy.at_layer` gives it.
         key: [kv_heads, tokens, head_dim], as the model computed them.
         value: likewise.
         prompt_tokens: rows of the prompt read a KIVI cache in full precision.

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from accelsim.functional import _fixed_kernels
 from accelsim.functional import fixed_point as fp
 from accelsim.functional._run import LayerStep, finite_tensors, run_policy
+from accelsim.functional._stored import value_budgets
 from accelsim.policies import Policy, ProgressiveQuantization
 from accelsim.traces import AttentionTrace
 
@@ -87,7 +88,9 @@ class _Layer:
 
     def __init__(self, trace: AttentionTrace, layer: int, policy: Policy) -> None:
         self.query, self.key, self.value = finite_tensors(trace, layer)
-        self.operands = ops = fp.operands(self.query, self.key, self.value, policy)
+        self.operands = ops = fp.operands(
+            self.query, self.key, self.value, policy.at_layer(layer, trace.num_layers)
+        )
         fp.check_operands(ops.query, ops.key_first, ops.key_both, ops.value)
         tokens = self.query.shape[:2], self.key.shape[:2]
         self.query_steps = np.broadcast_to(ops.query_step[..., 0], tokens[0])
@@ -111,9 +114,7 @@ class _Checker:
         q = policy.quantization
         threshold = q.threshold if isinstance(q, ProgressiveQuantization) else 0.0
         self.threshold = fp.threshold_code(threshold)
-        counts = range(trace.tokens + 1)
-        values = policy.values
-        self.budget = np.array([n if values is None else values.budget(n) for n in counts])
+        self.budgets = value_budgets(policy, trace.num_layers, trace.tokens)
         self.sums = np.zeros((trace.num_layers, trace.num_query_heads, len(_SUMS)))
 
     def observe(self, at: LayerStep) -> None:
@@ -152,7 +153,7 @@ class _Checker:
             ratios,
             self.path,
             self.threshold,
-            self.budget,
+            self.budgets[at.layer],
             value_step * self.datapath.output_scale,
             bool(at.alive[head]),
             layer.query[head, at.positions].astype(np.float64),

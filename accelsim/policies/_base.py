@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, TypeVar
 
 import pydantic
 
 from accelsim.configs import Config
+from accelsim.errors import ConfigError
 
 Ratio = Annotated[float, pydantic.Field(gt=0.0, le=1.0)]
 """A keep ratio: the fraction that survives, in (0, 1]."""
@@ -17,6 +19,23 @@ Fraction = Annotated[float, pydantic.Field(ge=0.0, le=1.0)]
 ROUNDING_GUARD = 1e-9
 """Subtracted before a ceiling, so that 0.7 * 10 keeps 7 vectors although it is 7.000000000000001
 in binary floating point: the counts are those of exact arithmetic."""
+
+
+T = TypeVar("T")
+
+
+def of_layer(key: str, values: Sequence[T], layer: int, num_layers: int) -> T:
+    """Return a layer's entry of a list that a policy gives ``..._by_layer``.
+
+    Raises:
+        ConfigError: the list is not as long as the model is deep.
+    """
+    if len(values) != num_layers:
+        raise ConfigError(
+            f"policy: key '{key}' has {len(values)} entries; expected {num_layers}, one for each "
+            "layer"
+        )
+    return values[layer]
 
 
 class PolicyPart(Config):

@@ -72,6 +72,27 @@ class Policy(Config):
             raise ValueError("quantization 'kivi' goes with 'selection'; expected no cascade")
         return self
 
+    @property
+    def fetched_bits(self) -> tuple[int, int, int]:
+        """Bits of the first key fetch, of the LSB plane, and of a value, by the rule of a layer."""
+        q = self.quantization
+        if isinstance(q, ProgressiveQuantization):
+            return q.msb_bits, q.lsb_bits, q.fetched_value_bits
+        return q.key_bits, 0, q.value_bits
+
+    def at_layer(self, layer: int, num_layers: int) -> Policy:
+        """Return the policy with the value ratio and the bit widths of one layer.
+
+        Raises:
+            ConfigError: a list ``..._by_layer`` for another number of layers.
+        """
+        changes: dict[str, object] = {}
+        if self.values is not None:
+            changes["values"] = self.values.at_layer(layer, num_layers)
+        if not isinstance(self.quantization, KiviQuantization):
+            changes["quantization"] = self.quantization.at_layer(layer, num_layers)
+        return self.model_copy(update=changes)
+
 
 def why_not(policy: Policy, trace: AttentionTrace) -> str:
     """Say why a policy does not apply to a trace, or return an empty string.

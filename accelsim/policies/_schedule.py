@@ -6,7 +6,7 @@ import math
 
 import pydantic
 
-from accelsim.policies._base import ROUNDING_GUARD, Fraction, PolicyPart, Ratio
+from accelsim.policies._base import ROUNDING_GUARD, Fraction, PolicyPart, Ratio, of_layer
 
 
 class LayerSchedule(PolicyPart):
@@ -23,15 +23,23 @@ class LayerSchedule(PolicyPart):
         start_keep: keep ratio of the first pruned layer.
         slope: ``r_start - r_end``; instead of ``start_keep``.
         front: fraction of the layers that stay unpruned.
+        keep_by_layer: the keep ratio of every layer, instead of all of the above.
     """
 
-    mean_keep: Ratio
+    mean_keep: Ratio | None = None
     start_keep: Ratio | None = None
     slope: Fraction | None = None
     front: Fraction = 0.0
+    keep_by_layer: tuple[Ratio, ...] | None = None
 
     @pydantic.model_validator(mode="after")
     def _check_ends(self) -> LayerSchedule:
+        if (self.mean_keep is None) == (self.keep_by_layer is None):
+            raise ValueError("give one of 'mean_keep' and 'keep_by_layer'")
+        if self.keep_by_layer is not None:
+            if self.start_keep is not None or self.slope is not None:
+                raise ValueError("'start_keep' and 'slope' go with 'mean_keep'")
+            return self
         if self.start_keep is not None and self.slope is not None:
             raise ValueError("give 'start_keep' or 'slope', not both")
         start, end = self.ends()
@@ -44,8 +52,9 @@ class LayerSchedule(PolicyPart):
         return self
 
     def ends(self) -> tuple[float, float]:
-        """Return ``(r_start, r_end)``."""
+        """Return ``(r_start, r_end)`` of a schedule with a mean."""
         mean = self.mean_keep
+        assert mean is not None
         if self.start_keep is not None:
             start = self.start_keep
         elif self.slope is not None:
@@ -55,12 +64,18 @@ class LayerSchedule(PolicyPart):
         return start, 2 * mean - start
 
     def keep_ratio(self, layer: int, num_layers: int) -> float:
-        """Keep ratio of ``layer`` of ``num_layers``; a single pruned layer gets the mean."""
+        """Keep ratio of ``layer`` of ``num_layers``; a single pruned layer gets the mean.
+
+        Raises:
+            ConfigError: ``keep_by_layer`` is for another number of layers.
+        """
+        if self.keep_by_layer is not None:
+            return of_layer("keep_by_layer", self.keep_by_layer, layer, num_layers)
         front = math.ceil(self.front * num_layers - ROUNDING_GUARD)
         if layer < front:
             return 1.0
         pruned = num_layers - front
         start, end = self.ends()
         if pruned == 1:
-            return self.mean_keep
+            return (start + end) / 2
         return start + (end - start) * (layer - front) / (pruned - 1)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from accelsim.policies._base import Fraction, PolicyPart
+from accelsim.policies._base import Fraction, PolicyPart, of_layer
 
 Bits = Literal[4, 6, 8, 10, 12]
 """Widths that SpAtten's converter takes (section III-D; RTL workload files)."""
@@ -12,7 +12,25 @@ Bits = Literal[4, 6, 8, 10, 12]
 Scale = Literal["per_tensor", "per_token"]
 
 
-class StaticQuantization(PolicyPart):
+class _ByLayer(PolicyPart):
+    """A quantization whose widths may be lists, one width for each layer."""
+
+    def at_layer(self, layer: int, num_layers: int) -> Self:
+        """Return the quantization of one layer, with plain widths.
+
+        Raises:
+            ConfigError: a list for another number of layers.
+        """
+        changes: dict[str, object] = {}
+        for name in type(self).model_fields:
+            widths = getattr(self, name)
+            if name.endswith("_by_layer") and widths is not None:
+                width = of_layer(name, widths, layer, num_layers)
+                changes |= {name: None, name.removesuffix("_by_layer"): width}
+        return self.model_copy(update=changes) if changes else self
+
+
+class StaticQuantization(_ByLayer):
     """Linear symmetric quantization with one fetch (SpAtten, HPCA 2021, section III-D).
 
     Asks of the hardware: a converter from the stored width to the multipliers' 12 bits.
@@ -22,15 +40,19 @@ class StaticQuantization(PolicyPart):
         key_bits: bits of a key element.
         value_bits: bits of a value element.
         scale: one scale for the keys (values) of a layer, or one for each token and KV head.
+        key_bits_by_layer: bits of a key element in every layer, instead of ``key_bits``.
+        value_bits_by_layer: bits of a value element in every layer, instead of ``value_bits``.
     """
 
     kind: Literal["static"] = "static"
     key_bits: Bits = 12
     value_bits: Bits = 12
     scale: Scale = "per_tensor"
+    key_bits_by_layer: tuple[Bits, ...] | None = None
+    value_bits_by_layer: tuple[Bits, ...] | None = None
 
 
-class ProgressiveQuantization(PolicyPart):
+class ProgressiveQuantization(_ByLayer):
     """Progressive quantization of keys (SpAtten, HPCA 2021, sections III-D and V-A).
 
     Scores come from the MSB plane; a row whose largest probability is below ``threshold`` fetches
@@ -49,6 +71,8 @@ class ProgressiveQuantization(PolicyPart):
         value_bits: bits of a value element. Values are fetched once, at the width of the MSB plane
             unless given: the released workloads pair 8+4-bit keys with 8-bit values and 6+4-bit
             with 6-bit.
+        msb_bits_by_layer: bits of the first plane in every layer, instead of ``msb_bits``.
+        value_bits_by_layer: bits of a value element in every layer, instead of ``value_bits``.
     """
 
     kind: Literal["progressive"]
@@ -58,6 +82,8 @@ class ProgressiveQuantization(PolicyPart):
     split: Literal["round", "truncate"] = "round"
     scale: Scale = "per_tensor"
     value_bits: Bits | None = None
+    msb_bits_by_layer: tuple[Bits, ...] | None = None
+    value_bits_by_layer: tuple[Bits, ...] | None = None
 
     @property
     def fetched_value_bits(self) -> int:

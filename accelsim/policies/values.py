@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-from accelsim.policies._base import ROUNDING_GUARD, PolicyPart, Ratio
+import pydantic
+
+from accelsim.policies._base import ROUNDING_GUARD, PolicyPart, Ratio, of_layer
 
 
 class LocalValues(PolicyPart):
@@ -18,10 +20,25 @@ class LocalValues(PolicyPart):
 
     Attributes:
         keep: fraction of the surviving keys whose values are fetched.
+        keep_by_layer: the same for every layer; give one of the two.
     """
 
-    keep: Ratio
+    keep: Ratio | None = None
+    keep_by_layer: tuple[Ratio, ...] | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _check_keep(self) -> LocalValues:
+        if (self.keep is None) == (self.keep_by_layer is None):
+            raise ValueError("give one of 'keep' and 'keep_by_layer'")
+        return self
+
+    def at_layer(self, layer: int, num_layers: int) -> LocalValues:
+        """Return the rule of one layer, with one ``keep``."""
+        if self.keep_by_layer is None:
+            return self
+        return LocalValues(keep=of_layer("keep_by_layer", self.keep_by_layer, layer, num_layers))
 
     def budget(self, survivors: int) -> int:
-        """Values fetched for a query that sees ``survivors`` keys."""
+        """Values fetched for a query that sees ``survivors`` keys, by the rule of a layer."""
+        assert self.keep is not None
         return max(1, math.ceil(self.keep * survivors - ROUNDING_GUARD))

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from accelsim.configs import Config, read_yaml, validate
 from accelsim.errors import WorkloadError, did_you_mean
-from accelsim.policies import Policy, ProgressiveQuantization
+from accelsim.policies import Policy
 from accelsim.workloads._table import Workload
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -156,12 +156,7 @@ class _Synthesis:
         self.columns: dict[str, list[int]] = defaultdict(list)
         self.key_indices: list[NDArray[np.int32]] = []
         self.value_indices: list[NDArray[np.int32]] = []
-        q = bench.policy.quantization
-        self.bits: tuple[int, int, int]
-        if isinstance(q, ProgressiveQuantization):
-            self.bits = (q.msb_bits, q.lsb_bits, q.fetched_value_bits)
-        else:
-            self.bits = (q.key_bits, 0, q.value_bits)
+        self.policies = [bench.policy.at_layer(i, bench.layers) for i in range(bench.layers)]
 
     def run(self, every: int) -> Workload:
         bench = self.bench
@@ -201,7 +196,8 @@ class _Synthesis:
     ) -> None:
         count = len(kept)
         queries = count if encoder else 1
-        values = self.bench.policy.values
+        values = self.policies[layer].values
+        key_bits, lsb_bits, value_bits = self.policies[layer].fetched_bits
         used = count if values is None else values.budget(count)
         select = (before, count) if count < before else (0, 0)
         for head in np.sort(self.head_order[: self.bench.kept_heads(layer)]):
@@ -220,9 +216,9 @@ class _Synthesis:
                 "values": fetched,
                 "query_keys": queries * count,
                 "query_values": queries * used,
-                "key_bits": self.bits[0],
-                "key_lsb_bits": self.bits[1],
-                "value_bits": self.bits[2],
+                "key_bits": key_bits,
+                "key_lsb_bits": lsb_bits,
+                "value_bits": value_bits,
                 "refetch_lsb": refetch,
                 "topk_size": count if used < count else 0,
                 "topk_target": used if used < count else 0,

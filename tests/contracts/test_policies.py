@@ -139,7 +139,13 @@ def test_closed_loop_decides_as_the_open_loop(name: str) -> None:
     for layer in range(4):
         attend(layer, DECODER.query(layer), DECODER.key(layer), DECODER.value(layer), positions)
     run = run_policy(DECODER, policy)
-    assert attend.kept_keys == int(run.workload["query_keys"].sum())
+    w = run.workload
+    assert attend.kept_keys == int(w["query_keys"].sum())
+    decode = {c: w[c][w["step"] > 0].astype(np.int64) for c in w.columns}
+    vectors = decode["keys"] * decode["key_bits"] + decode["values"] * decode["value_bits"]
+    beside = ("metadata_bytes", "residual_bytes", "write_back_bytes")
+    expected = int(vectors.sum()) * w.head_dim // 8 + sum(int(decode[c].sum()) for c in beside)
+    assert attend.dram_bytes == expected
     assert attend.visible_keys == 4 * 6 * DECODER.tokens * (DECODER.tokens + 1) // 2
 
 

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 from accelsim.reports._policy_plot import policy_figure
 
 
-def point(error: float | None) -> Any:
-    accuracy = None if error is None else {"relative_output_error": error}
-    metrics = {"dram_read_bytes": 2_000_000, "dram_write_bytes": 0}
-    return SimpleNamespace(metrics=metrics, accuracy=accuracy)
-
-
-def test_every_policy_with_accuracy_is_a_labelled_point() -> None:
-    results = {"dense": point(0.0), "h2o": point(0.2), "a-workload": point(None)}
-    svg = policy_figure(results)
-    assert "open loop" in svg
-    assert "h2o" in svg
-    assert "a-workload" not in svg
-    closed = policy_figure(results, {"h2o": 23.3}, "perplexity")
-    assert "perplexity (closed loop)" in closed
-    assert "dense" not in closed
+def test_every_policy_is_a_labelled_point_and_files_repeat() -> None:
+    points = {"dense": (2e6, 22.9), "h2o": (5e5, 23.3)}
+    svg = policy_figure(points, "perplexity (closed loop)", title="smollm2", log=True)
+    for text in ("dense", "h2o", "perplexity (closed loop)", "smollm2"):
+        assert text in svg
+    assert policy_figure(points, "perplexity (closed loop)", title="smollm2", log=True) == svg
+    assert "dense" not in policy_figure({"h2o": (1e6, 1.0)}, "x")

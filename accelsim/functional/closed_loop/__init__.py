@@ -2,10 +2,13 @@
 
 from accelsim.functional.closed_loop._attend import PolicyAttention, policy_attention
 from accelsim.functional.closed_loop._lee import LeeScore, lee_score, read_lee
+from accelsim.functional.closed_loop._models import TransformersModel, load_model
 from accelsim.functional.closed_loop._perplexity import (
     Perplexity,
     cut_windows,
     perplexity,
+    perplexity_increase,
+    read_windows,
     shipped_windows,
 )
 
@@ -13,10 +16,14 @@ __all__ = [
     "LeeScore",
     "Perplexity",
     "PolicyAttention",
+    "TransformersModel",
     "cut_windows",
     "lee_score",
+    "load_model",
     "perplexity",
+    "perplexity_increase",
     "policy_attention",
     "read_lee",
+    "read_windows",
     "shipped_windows",
 ]

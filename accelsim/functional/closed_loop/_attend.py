@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.functional._stored import Stored
+from accelsim.functional._stored import Stored, value_budgets
+from accelsim.functional.closed_loop._traffic import traffic_bytes
 from accelsim.functional.selection import Block, Shape, selector_for
 from accelsim.functional.selection._kernels import prune_values
 from accelsim.policies import Policy
@@ -34,18 +35,19 @@ class PolicyAttention:
         kept_keys: query-key pairs that were scored.
         visible_keys: pairs that dense attention would score.
         fetched_keys: keys that the rows fetch, the union over the query heads of each KV head.
+        dram_bytes: traffic of keys, values and metadata; see
+            :func:`~accelsim.functional.closed_loop._traffic.traffic_bytes`.
         alive: [tokens], tokens that an encoder policy left in the last layer.
     """
 
     def __init__(self, policy: Policy, shape: Shape, scale: float, seed: int = 0) -> None:
         self._policy, self._shape, self._scale = policy, shape, scale
         self._selector = selector_for(policy, shape, seed)
-        counts = range(shape.tokens + 1)
-        budgets = [n if policy.values is None else policy.values.budget(n) for n in counts]
-        self._budgets = np.array(budgets, dtype=np.int64)
+        self._budgets = value_budgets(policy, shape.num_layers, shape.tokens)
         self.kept_keys = 0
         self.visible_keys = 0
         self.fetched_keys = 0
+        self.dram_bytes = 0
         self.alive: NDArray[np.bool_] = np.ones(shape.tokens, dtype=np.bool_)
 
     def __call__(
@@ -53,7 +55,8 @@ class PolicyAttention:
     ) -> Floats:
         """Return the output [query_heads, new, head_dim] of one layer; see ``Attend``."""
         shape = self._shape
-        stored = Stored(self._policy, key, value, shape.prompt_tokens, np.float32)
+        policy = self._policy.at_layer(layer, shape.num_layers)
+        stored = Stored(policy, key, value, shape.prompt_tokens, np.float32)
         rows = self._selector.rows(layer, positions)
         self.alive[:] = False
         self.alive[rows] = True
@@ -108,15 +111,18 @@ class PolicyAttention:
         self.kept_keys += int(np.count_nonzero(kept))
         union = kept.reshape(shape.num_kv_heads, shape.group, *kept.shape[1:]).any(axis=1)
         self.fetched_keys += int(np.count_nonzero(union))
+        used = kept
         if decision.output is not None:
             output = decision.output
         else:
             if self._policy.values is not None:
                 used = np.zeros_like(kept)
                 work = np.zeros((*kept.shape[:2], 4), dtype=np.int64)
-                prune_values(weights, kept, self._budgets, 1, used, work)
+                prune_values(weights, kept, self._budgets[layer], 1, used, work)
                 weights = np.where(used, weights, 0.0)
             output = stored.output(weights, positions)
+        policy = self._policy.at_layer(layer, shape.num_layers)
+        self.dram_bytes += traffic_bytes(policy, shape, block, decision, used)
         self._selector.learn(block, output)
         return output
 

@@ -31,6 +31,7 @@ class LeeScore:
         documents: how many.
         pairs: how many.
         kept_key_fraction: query-key pairs scored, of those dense attention scores.
+        dram_bytes: traffic of keys and values, each fetched once for the queries of a head.
     """
 
     pearson: float
@@ -40,6 +41,7 @@ class LeeScore:
     documents: int
     pairs: int
     kept_key_fraction: float
+    dram_bytes: int
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -52,6 +54,7 @@ class LeeScore:
             "documents": self.documents,
             "pairs": self.pairs,
             "kept_key_fraction": self.kept_key_fraction,
+            "dram_bytes": self.dram_bytes,
         }
 
 
@@ -113,13 +116,14 @@ def lee_score(
     explain = why_closed_loop_not(policy, causal=False)
     if explain:
         raise TraceError(explain)
-    rows, kept, visible = [], 0, 0
+    rows, kept, visible, moved = [], 0, 0, 0
     for number, story in enumerate(stories):
         ids = model.encode(story)
         attend = policy_attention(policy, model.shape, len(ids), causal=False)
         hidden = model.forward(ids, attend)
         rows.append(hidden[attend.alive].mean(axis=0))
         kept, visible = kept + attend.kept_keys, visible + attend.visible_keys
+        moved += attend.dram_bytes
         on_story(number + 1, len(stories))
     embedding = np.array(rows, dtype=np.float64)
     embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
@@ -136,6 +140,7 @@ def lee_score(
         len(stories),
         len(upper[0]),
         kept / visible,
+        moved,
     )
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ class Perplexity:
         windows: how many.
         tokens: scored tokens of all windows.
         kept_key_fraction: query-key pairs scored, of those dense attention scores.
+        dram_bytes: traffic of keys and values of all windows, as decoding them one by one.
         nll: negative log-likelihoods in nats, [tokens], in order.
     """
 
@@ -41,6 +43,7 @@ class Perplexity:
     windows: int
     tokens: int
     kept_key_fraction: float
+    dram_bytes: int
     nll: NDArray[np.float64]
 
     def to_dict(self) -> dict[str, Any]:
@@ -54,6 +57,7 @@ class Perplexity:
             "windows": self.windows,
             "tokens": self.tokens,
             "kept_key_fraction": self.kept_key_fraction,
+            "dram_bytes": self.dram_bytes,
         }
 
 
@@ -71,7 +75,8 @@ def perplexity(
     A query sees only keys that the policy keeps at its position; nothing leaks from later ones.
 
     Args:
-        model: a :class:`~accelsim.traces.capture.GgufModel`.
+        model: a :class:`~accelsim.traces.capture.GgufModel` or
+            :class:`~accelsim.functional.closed_loop.TransformersModel`.
         windows: token ids, each window on its own.
         policy: what to keep.
         skip: predictions from positions ``skip`` on are scored (of tokens ``skip + 1`` on).
@@ -82,14 +87,12 @@ def perplexity(
     Raises:
         TraceError: no window, one too short or too long, or a policy that does not apply.
     """
-    from accelsim.traces.capture import KVCache
-
     explain = why_closed_loop_not(policy, causal=True, prompt_tokens=prompt_tokens)
     if explain:
         raise TraceError(explain)
     if not windows:
         raise TraceError("no window of text; expected at least one")
-    losses, kept, visible = [], 0, 0
+    losses, kept, visible, moved = [], 0, 0, 0
     for number, ids in enumerate(windows):
         if not skip + 2 <= len(ids) <= model.shape.context_tokens:
             raise TraceError(
@@ -99,9 +102,10 @@ def perplexity(
         attend = policy_attention(
             policy, model.shape, len(ids), causal=True, prompt_tokens=prompt_tokens
         )
-        logits = model.llama.forward(ids, KVCache(), attend, last_only=False)
+        logits = model.forward(ids, attend)
         losses.append(negative_log_likelihood(logits[skip:-1], np.asarray(ids)[skip + 1 :]))
         kept, visible = kept + attend.kept_keys, visible + attend.visible_keys
+        moved += attend.dram_bytes
         on_window(number + 1, len(windows))
     nll = np.concatenate(losses)
     low, high = bootstrap_interval(nll)
@@ -113,8 +117,17 @@ def perplexity(
         len(windows),
         len(nll),
         kept / visible,
+        moved,
         nll,
     )
+
+
+def perplexity_increase(
+    model: Any, windows: Sequence[Sequence[int]], *, skip: int = 64
+) -> Callable[[Policy], float]:
+    """Return a function that gives a policy's relative increase of perplexity over 12-bit dense."""
+    dense = perplexity(model, windows, Policy(), skip=skip).perplexity
+    return lambda policy: perplexity(model, windows, policy, skip=skip).perplexity / dense - 1
 
 
 def negative_log_likelihood(
@@ -155,7 +168,25 @@ def cut_windows(ids: Sequence[int], windows: int, window_tokens: int) -> dict[st
 
 
 def shipped_windows() -> dict[str, list[int]]:
-    """Token ids of the four 512-token windows that the tables of docs/accuracy.md use."""
+    """Token ids of two 512-token windows of Wikipedia (CC BY-SA 4.0, see ``data/NOTICE.md``)."""
     text = resources.files("accelsim.functional.closed_loop").joinpath("data/windows.json")
     record = json.loads(text.read_text(encoding="utf-8"))
     return {name: list(ids) for name, ids in record["windows"].items()}
+
+
+def read_windows(path: str | Path) -> dict[str, list[int]]:
+    """Read token ids from a JSON file ``{"windows": {"name": [ids, ...], ...}}``.
+
+    Raises:
+        TraceError: not such a file.
+    """
+    try:
+        windows = json.loads(Path(path).read_text(encoding="utf-8"))["windows"]
+        wrong = [n for n, ids in windows.items() if not all(type(i) is int for i in ids)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TraceError(
+            f'{path}: expected JSON {{"windows": {{"name": [token ids], ...}}}} ({error})'
+        ) from None
+    if wrong or not windows:
+        raise TraceError(f"{path}: window '{wrong[0] if wrong else ''}': expected token ids")
+    return {str(name): list(ids) for name, ids in windows.items()}

@@ -1,0 +1,160 @@
+"""Models that a policy can run inside: our NumPy forward, or any causal model of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from accelsim.errors import TraceError
+from accelsim.traces.capture import Attend, Floats, ModelShape
+from accelsim.traces.capture._packages import WEIGHT_PACKAGES, load_smollm2, require
+from accelsim.traces.capture._transformers import (
+    _BEYOND_SCHEMA,
+    _generates,
+    _load,
+    _plain_mask,
+    _quiet,
+)
+
+_NAME = "accelsim_policy"
+
+
+class TransformersModel:
+    """A causal language model of transformers, whose attention a policy computes.
+
+    The attention function is registered with transformers' ``AttentionInterface``; nothing is
+    patched. Weights are read from safetensors (or GGUF), never from a pickle.
+
+    Attributes:
+        shape: sizes of the model.
+
+    Args:
+        model: folder or id.
+        gguf_file: weights inside the folder ``model``, for GGUF.
+
+    Raises:
+        TraceError: a model that cannot be loaded or is not a causal language model.
+    """
+
+    def __init__(self, model: str, gguf_file: str | None = None) -> None:
+        transformers, self._torch = (
+            require("transformers", "transformers"),
+            require("torch", "torch"),
+        )
+        self._name, self._where = model, {"gguf_file": gguf_file} if gguf_file else {}
+        self._transformers = transformers
+        self._attend: Attend | None = None
+        self._calls = 0
+        with _quiet(transformers):
+            config = _load(transformers.AutoConfig, model, self._where)
+            if not _generates(transformers, config, model):
+                raise TraceError(f"{model}: is an encoder; expected a causal language model")
+            self.shape = _shape(config.get_text_config())
+            transformers.AttentionInterface.register(_NAME, self._attention)
+            transformers.AttentionMaskInterface.register(_NAME, _plain_mask(transformers))
+            options = {"attn_implementation": _NAME, "dtype": self._torch.float32, **self._where}
+            if not gguf_file:
+                options["use_safetensors"] = True  # the alternative is a pickle
+            self._network = _load(transformers.AutoModelForCausalLM, model, options).eval()
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of a text, with what the model's tokenizer adds."""
+        with _quiet(self._transformers):
+            tokenizer = _load(self._transformers.AutoTokenizer, self._name, self._where)
+        return [int(i) for i in tokenizer(text)["input_ids"]]
+
+    def forward(self, token_ids: Sequence[int], attend: Attend) -> Floats:
+        """Return the logits [tokens, vocabulary] of a text, with ``attend`` in every layer.
+
+        Raises:
+            TraceError: attention that a policy cannot stand for, or token ids the model lacks.
+        """
+        vocabulary = int(self._network.get_input_embeddings().num_embeddings)
+        if min(token_ids) < 0 or max(token_ids) >= vocabulary:
+            raise TraceError(
+                f"{self._name}: token id {max(token_ids)}; expected 0 to {vocabulary - 1} "
+                "(is the text tokenized for another model?)"
+            )
+        self._attend, self._calls = attend, 0
+        # The last model that was made may have taken the name.
+        self._transformers.AttentionInterface.register(_NAME, self._attention)
+        with self._torch.inference_mode():
+            output = self._network(input_ids=self._torch.tensor([list(token_ids)]), use_cache=False)
+        self._attend = None
+        if self._calls != self.shape.num_layers:
+            raise TraceError(
+                f"{self._name}: {self._calls} of {self.shape.num_layers} layers call transformers' "
+                "attention interface; expected all"
+            )
+        return np.asarray(output.logits[0].float().numpy())
+
+    def _attention(
+        self,
+        module: Any,
+        query: Any,
+        key: Any,
+        value: Any,
+        attention_mask: Any,
+        scaling: float | None = None,
+        **options: Any,
+    ) -> tuple[Any, None]:
+        """Compute attention as transformers asks for it: [1, heads, tokens, head_dim] in."""
+        for name, meaning in _BEYOND_SCHEMA.items():
+            if options.get(name) is not None:
+                raise TraceError(f"{self._name}: a policy cannot compute attention with {meaning}")
+        if scaling is not None and not np.isclose(scaling, self.shape.scale):
+            raise TraceError(
+                f"{self._name}: scores are scaled by {scaling:g}; expected {self.shape.scale:g} "
+                "(head_dim^-0.5)"
+            )
+        if attention_mask is not None:
+            seen = (
+                attention_mask if attention_mask.dtype == self._torch.bool else attention_mask == 0
+            )
+            if not bool((seen[0] == self._torch.ones_like(seen[0]).tril()).all()):
+                raise TraceError(
+                    f"{self._name}: its attention is masked beyond causality (a sliding window?) "
+                    f"within {query.shape[2]} tokens; expected a shorter text"
+                )
+        assert self._attend is not None
+        q, k, v = (tensor[0].float().cpu().numpy() for tensor in (query, key, value))
+        output = self._attend(self._calls, q, k, v, np.arange(q.shape[1]))
+        self._calls += 1
+        back = self._torch.from_numpy(np.ascontiguousarray(output, dtype=np.float32))
+        return back.to(query.dtype).transpose(0, 1)[None].contiguous(), None
+
+
+def load_model(model: str) -> Any:
+    """Return a causal model by name: ``smollm2``, a ``.gguf`` file, or a folder or id.
+
+    Raises:
+        TraceError: it is not found or not understood.
+    """
+    from accelsim.traces.capture import GgufModel
+
+    if model == "smollm2":
+        return load_smollm2()
+    if model in WEIGHT_PACKAGES:
+        raise TraceError(f"model '{model}': is an encoder; expected a causal language model")
+    path = Path(model)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise TraceError(f"{model}: no such file")
+        return GgufModel(path)
+    if not path.is_dir() and (path.is_absolute() or model.startswith(".")):
+        raise TraceError(f"{model}: no such folder")
+    return TransformersModel(model)
+
+
+def _shape(config: Any) -> ModelShape:
+    heads = int(config.num_attention_heads)
+    return ModelShape(
+        num_layers=int(config.num_hidden_layers),
+        num_query_heads=heads,
+        num_kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+        head_dim=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
+        context_tokens=int(getattr(config, "max_position_embeddings", None) or 1 << 30),
+    )

@@ -108,4 +108,5 @@ def _cell(value: Any) -> Any:
 
 def number(value: float | int) -> str:
     """Write a number in full if whole, else with six significant digits."""
-    return f"{value:,}" if isinstance(value, int) or float(value).is_integer() else f"{value:.6g}"
+    whole = isinstance(value, int) or (value.is_integer() and abs(value) < 1e15)
+    return f"{int(value):,}" if whole else f"{value:.6g}"

@@ -274,7 +274,7 @@ def _baselines(results: Results) -> list[Chart]:
             "tooltip": shown(("baseline", "baseline"), ("run", "run"), ("ratio", f"{title} (×)")),
         }
         mark = {"type": "point", "filled": True, "size": 70}
-        spec = plot(values, mark, encoding, params=zoomable(f"{column}_zoom"))
+        spec = plot(values, mark, encoding)
         labels = len({value["baseline"] for value in values})
         note = "Logarithmic; left of 1 the baseline is better. Same attention, dense, on it."
         spec |= {"width": WIDTH, "height": max(18 * labels, 60)}

@@ -10,7 +10,7 @@ from typing import Any
 
 from accelsim.errors import AccelsimError, did_you_mean
 from accelsim.exploration import Results
-from accelsim.reports.interactive._names import heading
+from accelsim.reports.interactive._names import heading, unit_of
 from accelsim.reports.interactive._page import Chart, Page, Table
 from accelsim.reports.interactive._sensitivity import explained
 from accelsim.reports.interactive._sources import sources
@@ -78,7 +78,7 @@ def _axes(results: Results) -> list[str]:
         for name in row
         if name in _AXIS_NAMES or name.startswith(_AXIS_SECTIONS)
     )
-    return [name for name in names if len({_level(r.get(name)) for r in results.rows}) > 1]
+    return [name for name in names if len({_level(r[name]) for r in results.rows if name in r}) > 1]
 
 
 def _goals(results: Results, objectives: Sequence[str]) -> dict[str, str]:
@@ -121,8 +121,8 @@ def _fronts(rows: list[Row], axes: list[str], goals: list[str], front: set[str])
         tips += [(f"a{i}", axis) for i, axis in enumerate(axes)]
         scale = {"zero": False}
         encoding = {
-            "x": channel("x", "Q", heading(x), scale=scale, axis={"format": "~s"}),
-            "y": channel("y", "Q", heading(y), scale=scale, axis={"format": "~s"}),
+            "x": channel("x", "Q", heading(x), scale=scale, axis=_ticks(x)),
+            "y": channel("y", "Q", heading(y), scale=scale, axis=_ticks(y)),
             "color": channel("front", "N", "Pareto set of all objectives"),
             "tooltip": shown(*tips),
         }
@@ -131,6 +131,11 @@ def _fronts(rows: list[Row], axes: list[str], goals: list[str], front: set[str])
         note = f"The front is that of all objectives together: {', '.join(goals)}."
         charts.append(Chart(f"{x} against {y}", note, spec))
     return charts
+
+
+def _ticks(name: str) -> dict[str, str]:
+    """SI prefixes only where there is a unit to carry them."""
+    return {"format": "~s" if unit_of(name) else "~g"}
 
 
 def _parallel(rows: list[Row], axes: list[str], goals: list[str], front: set[str]) -> list[Chart]:

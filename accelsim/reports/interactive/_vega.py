@@ -12,16 +12,8 @@ from accelsim.reports.interactive._page import Spec
 
 WIDTH, HEIGHT = 520, 260
 _COLORS = [
-    "#4c78a8",
-    "#f58518",
-    "#54a24b",
-    "#b279a2",
-    "#e45756",
-    "#72b7b2",
-    "#9d755d",
-    "#eeca3b",
-    "#bab0ac",
-    "#2f4b7c",
+    *("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756"),
+    *("#72b7b2", "#9d755d", "#eeca3b", "#bab0ac", "#2f4b7c"),
 ]
 CONFIG: Spec = {
     "font": "system-ui, sans-serif",

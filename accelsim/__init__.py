@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from accelsim.exploration import compare, diff, load_results, replay, search, sweep, tune
+    from accelsim.reports.interactive import report
     from accelsim.traces import load_trace
 
 __version__ = "0.1.0"
@@ -22,6 +23,7 @@ __all__ = [
     "load_results",
     "load_trace",
     "replay",
+    "report",
     "search",
     "sweep",
     "tune",
@@ -33,8 +35,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'accelsim' has no attribute '{name}'")
     from importlib import import_module
 
-    room = "accelsim.traces" if name == "load_trace" else "accelsim.exploration"
-    return getattr(import_module(room), name)
+    rooms = {"load_trace": "accelsim.traces", "report": "accelsim.reports.interactive"}
+    return getattr(import_module(rooms.get(name, "accelsim.exploration")), name)
 
 
 def __dir__() -> list[str]:

@@ -18,6 +18,7 @@ VERBS: dict[str, str] = {
     "sweep": "Many points, hardware and policy, into a store that resumes.",
     "search": "Multi-objective search over hardware and policy, with Optuna.",
     "tune": "Keep ratios and bit widths of each layer under a limit on the loss.",
+    "report": "A result or a store as one page: tables, interactive plots, sources.",
     "diff": "What changed between two results: configuration, versions, numbers.",
     "inspect": "What is in a trace: shape, provenance, skew of attention.",
     "capture": "Record queries, keys and values from a real model.",

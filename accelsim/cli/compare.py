@@ -89,7 +89,13 @@ def command(
         emit_json(text, json_file)
     if folder is not None:
         title = f"accelsim: {Path(source).stem} on {accelerator}"
-        extra = {"Accuracy against DRAM traffic": policy_figure(results)}
+        points = {
+            name: (r.metrics["dram_read_bytes"], r.accuracy["relative_output_error"])
+            for name, r in results.items()
+            if r.accuracy
+        }
+        metric = "relative output error (open loop)"
+        extra = {"Accuracy against DRAM traffic": policy_figure(points, metric)} if points else {}
         write_text(folder / "compare.json", text + "\n")
         write_text(folder / "report.html", render(results, title, extra))
         click.echo(f"wrote {folder / 'report.html'} and {folder / 'compare.json'}", err=True)

@@ -40,8 +40,8 @@ def command(
     """Run SOURCE through one accelerator under one policy.
 
     SOURCE is an attention trace (.safetensors), a workload (.csv with SpAtten's 17 columns,
-    .parquet) or the name of a benchmark. Prints time, DRAM traffic by tensor and bit plane, energy by part, output error and
-    ratios against GPU and CPU baselines.
+    .parquet) or the name of a benchmark. Prints time, DRAM traffic by tensor and bit plane, energy
+    by part, output error and ratios against GPU and CPU baselines.
 
     \b
     Examples:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from accelsim.errors import AccelsimError
@@ -32,6 +32,9 @@ class RunResult:
         per_layer: one record per layer, for plots.
         activity: everything counted.
         warnings: what a reader should know before quoting a number.
+        policy_read_bytes_by_head: one record per layer and KV head with the bytes that the policy's
+            decisions name (key_msb, key_lsb, value), before any rounding to bursts; empty where the
+            machine has a pruning rule of its own.
     """
 
     metrics: dict[str, float | int]
@@ -44,6 +47,7 @@ class RunResult:
     per_layer: list[dict[str, Any]]
     activity: Activity
     warnings: list[str]
+    policy_read_bytes_by_head: list[dict[str, int]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the ``accelsim.result/1`` document: plain JSON values, never NaN."""
@@ -57,6 +61,7 @@ class RunResult:
             "baselines": self.baselines,
             "counters": self.activity.counters,
             "per_layer": self.per_layer,
+            "policy_read_bytes_by_head": self.policy_read_bytes_by_head,
             "warnings": self.warnings,
             "manifest": self.manifest,
         }

@@ -1,4 +1,4 @@
-"""``replay`` and ``compare``: the JSON that other programs build on, and bytes against decisions."""
+"""``replay`` and ``compare``: their JSON contract, and bytes against decisions."""
 
 from __future__ import annotations
 

@@ -1,0 +1,112 @@
+"""A page as one HTML file: styles, scripts and data inside, and a policy that forbids network."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from accelsim.reports.interactive._page import Page
+from accelsim.reports.interactive._vega import CONFIG
+
+_CSP = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; "
+    "script-src 'unsafe-inline' 'unsafe-eval'"
+)
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{{ csp }}">
+<title>{{ page.title }}</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem;
+       color: #222; background: #fff }
+.scroll { overflow: auto; max-height: 36rem; margin-bottom: 2rem }
+table { border-collapse: collapse }
+th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #eee;
+         font-variant-numeric: tabular-nums; max-width: 40rem }
+td.text, th:first-child { text-align: left }
+th { position: sticky; top: 0; background: #fff; cursor: pointer; user-select: none }
+th[aria-sort=ascending]::after { content: " ▲" } th[aria-sort=descending]::after { content: " ▼" }
+figure { margin: 0 0 2rem; overflow: auto } figcaption { font-weight: 600 }
+figure p { margin: 0 0 .5rem; color: #555 }
+pre { background: #f6f6f6; padding: 1rem; overflow: auto }
+.note { background: #fff6e0; border-left: 4px solid #e0a800; padding: .3rem 1rem }
+</style></head><body>
+<h1>{{ page.title }}</h1>
+{% for text in page.notes %}<p class="note">{{ text }}</p>{% endfor %}
+{% for chart in page.charts %}<figure><figcaption>{{ chart.title }}</figcaption>
+<p>{{ chart.note }}</p><div class="chart" id="chart-{{ loop.index0 }}"></div></figure>
+{% endfor %}
+{% for table in page.tables %}<h2>{{ table.title }}</h2><div class="scroll"><table><thead><tr>
+{% for name in table.columns %}<th>{{ name }}</th>{% endfor %}</tr></thead><tbody>
+{% for row in table.rows %}<tr>{% for value in row %}<td{{ cell(value) }}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table></div>
+{% endfor %}
+<h2>Manifest</h2>
+{% for name, text in manifest.items() %}<details><summary>{{ name }}</summary><pre>{{ text }}</pre>
+</details>{% endfor %}
+<script type="application/json" id="charts">{{ charts }}</script>
+<script>{{ library }}</script>
+<script>
+const options = {renderer: "svg", config: {{ config }},
+                 actions: {export: true, source: false, compiled: false, editor: false}};
+const specs = JSON.parse(document.getElementById("charts").textContent);
+window.rendered = Promise.all(
+  specs.map((spec, index) => vegaEmbed("#chart-" + index, spec, options)));
+window.rendered.then(() => { document.body.dataset.rendered = specs.length; });
+const compare = (a, b) => a.dataset.n !== undefined && b.dataset.n !== undefined
+  ? a.dataset.n - b.dataset.n : a.textContent.localeCompare(b.textContent);
+document.querySelectorAll("th").forEach(th => th.addEventListener("click", () => {
+  const up = th.getAttribute("aria-sort") !== "ascending";
+  th.parentNode.querySelectorAll("th").forEach(other => other.removeAttribute("aria-sort"));
+  th.setAttribute("aria-sort", up ? "ascending" : "descending");
+  const body = th.closest("table").tBodies[0];
+  [...body.rows].sort((a, b) => (up ? 1 : -1) *
+    compare(a.cells[th.cellIndex], b.cells[th.cellIndex])).forEach(row => body.append(row));
+}));
+</script>
+</body></html>
+"""
+
+
+def to_html(page: Page, library: str) -> str:
+    """Return the page; ``library`` is the script that defines ``vegaEmbed``.
+
+    Everything of the page is escaped: as HTML by the template, as JSON for the charts.
+    """
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(_PAGE).render(
+        page=page,
+        csp=_CSP,
+        cell=_cell,
+        manifest={name: json.dumps(item, indent=2) for name, item in page.manifest.items()},
+        charts=Markup(_script_json([chart.spec for chart in page.charts])),
+        config=Markup(_script_json(CONFIG)),
+        # The only text that is not escaped is the library's own.
+        library=Markup(library.replace("</script", "<\\/script")),
+    )
+
+
+def _script_json(value: Any) -> str:
+    """Write JSON that cannot end the script element that it stands in."""
+    text = json.dumps(value, allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _cell(value: Any) -> Any:
+    """Return the rest of a cell's opening tag, and its text."""
+    from markupsafe import Markup
+
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return Markup(' class="text">{}').format("–" if value is None else value)
+    return Markup(' data-n="{}">{}').format(repr(value), number(value))
+
+
+def number(value: float | int) -> str:
+    """Write a number in full if whole, else with six significant digits."""
+    whole = isinstance(value, int) or (value.is_integer() and abs(value) < 1e15)
+    return f"{int(value):,}" if whole else f"{value:.6g}"

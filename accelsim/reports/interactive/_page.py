@@ -1,0 +1,58 @@
+"""What a report shows, before it has a format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+Spec = dict[str, Any]
+"""A Vega-Lite specification without data sources other than its own values."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One plot.
+
+    Attributes:
+        title: what is drawn.
+        note: how to read it, and by what definition.
+        spec: Vega-Lite, with the data inside.
+    """
+
+    title: str
+    note: str
+    spec: Spec
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of plain values; every column's unit is in its heading.
+
+    Attributes:
+        title: what a row is.
+        columns: headings.
+        rows: numbers stay numbers, so that they sort and show in full precision.
+    """
+
+    title: str
+    columns: list[str]
+    rows: list[list[Any]]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole report.
+
+    Attributes:
+        title: shown on top.
+        notes: what a reader should know before quoting a number.
+        tables: in the order of display.
+        charts: in the order of display.
+        manifest: name to what is needed to run the same thing again.
+    """
+
+    title: str
+    notes: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    charts: list[Chart] = field(default_factory=list)
+    manifest: dict[str, Any] = field(default_factory=dict)

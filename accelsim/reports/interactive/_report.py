@@ -1,0 +1,161 @@
+"""From a file or a store to a report in the asked format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from accelsim.errors import AccelsimError
+from accelsim.exploration import load_results
+from accelsim.reports._html import write_text
+from accelsim.reports.interactive._documents import read_results
+from accelsim.reports.interactive._html import number, to_html
+from accelsim.reports.interactive._page import Page, Spec
+from accelsim.reports.interactive._result import result_page
+from accelsim.reports.interactive._store import store_page
+from accelsim.reports.interactive._vega import CONFIG
+
+FORMATS = ("html", "md", "png", "svg")
+_PIXELS_PER_UNIT = 2.0
+
+
+def report(
+    source: str | Path,
+    out: str | Path | None = None,
+    format: str | None = None,
+    objectives: Sequence[str] = (),
+) -> Path:
+    """Write a report of a result store, a result or a comparison.
+
+    Args:
+        source: store of a sweep or search, or JSON of ``accelsim replay`` or ``compare``.
+        out: file to write; ``report.FORMAT`` in the current folder if not given.
+        format: ``html``, ``md``, ``png`` or ``svg``; by default what ``out`` ends with, else
+            ``html``.
+        objectives: for a store, metrics to minimize or ``NAME:maximize``; what varies of latency,
+            energy, area and output error if not given.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        AccelsimError: bad input, a file that cannot be written, or vl-convert is not installed
+            (Markdown does not need it).
+    """
+    kind, path = _target(out, format)
+    if not path.parent.is_dir():
+        raise AccelsimError(f"{path}: its folder does not exist")
+    if kind != "md":
+        _vl_convert()
+    write_report(page_of(source, objectives), path, kind)
+    return path
+
+
+def page_of(source: str | Path, objectives: Sequence[str] = ()) -> Page:
+    """Read a store, result or comparison into a page; see :func:`report`."""
+    path = Path(source)
+    if path.is_dir():
+        return store_page(load_results(path), f"accelsim: {path.resolve().name}", objectives)
+    if objectives:
+        raise AccelsimError(f"{path}: objectives are for a result store, and this is a file")
+    results = read_results(path)
+    return result_page(results, f"accelsim: {', '.join(results)}")
+
+
+def write_report(page: Page, path: Path, kind: str) -> None:
+    """Write a page as ``html``, ``md``, ``png`` or ``svg``, whole or not at all."""
+    if kind == "md":
+        write_text(path, to_markdown(page))
+    elif kind == "html":
+        write_text(path, to_html(page, _vl_convert().javascript_bundle()))
+    else:
+        if not page.charts:
+            raise AccelsimError(f"{page.title}: there is nothing to draw; use html or md")
+        spec = static(page)
+        converter = _vl_convert()
+        if kind == "svg":
+            write_text(path, converter.vegalite_to_svg(spec))
+        else:
+            _write_bytes(path, converter.vegalite_to_png(spec, scale=_PIXELS_PER_UNIT))
+
+
+def to_markdown(page: Page) -> str:
+    """Return notes and tables as Markdown; text of files is escaped."""
+    lines = [f"# {_md(page.title)}", ""]
+    for note in page.notes:
+        lines += [f"> {_md(note)}", ""]
+    for table in page.tables:
+        lines += [f"## {_md(table.title)}", ""]
+        lines.append("| " + " | ".join(map(_md, table.columns)) + " |")
+        lines.append("|" + " --- |" * len(table.columns))
+        lines += ["| " + " | ".join(map(_md, row)) + " |" for row in table.rows]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def static(page: Page) -> Spec:
+    """Return all charts below each other, without what only a mouse can use."""
+    drawn = [
+        {**_without_selection(chart.spec), "title": {"text": chart.title, "subtitle": chart.note}}
+        for chart in page.charts
+    ]
+    return {
+        "vconcat": drawn,
+        "config": CONFIG,
+        "resolve": {"scale": {"color": "independent", "x": "independent", "y": "independent"}},
+    }
+
+
+def _without_selection(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_without_selection(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    kept = {k: v for k, v in node.items() if k not in ("params", "data")}
+    if "condition" in node.get("opacity", {}):
+        kept.pop("opacity")
+    cleaned = {k: _without_selection(v) for k, v in kept.items()}
+    return cleaned | ({"data": node["data"]} if "data" in node else {})
+
+
+def _target(out: str | Path | None, kind: str | None) -> tuple[str, Path]:
+    if kind is not None and kind not in FORMATS:
+        raise AccelsimError(f"format '{kind}': expected one of {', '.join(FORMATS)}")
+    if out is None:
+        return kind or "html", Path(f"report.{kind or 'html'}")
+    path = Path(out)
+    found = kind or path.suffix.removeprefix(".")
+    if found not in FORMATS:
+        raise AccelsimError(f"{path}: expected a name that ends in .html, .md, .png or .svg")
+    return found, path
+
+
+def _vl_convert() -> Any:
+    try:
+        import vl_convert
+    except ImportError:
+        raise AccelsimError(
+            "charts need vl-convert; install it with: pip install 'accelsim[explore]' "
+            "(or ask for Markdown, which has tables only)"
+        ) from None
+    return vl_convert
+
+
+def _md(value: Any) -> str:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return number(value)
+    text = "–" if value is None else " ".join(str(value).split())
+    for character in "\\`*_[]|":
+        text = text.replace(character, f"\\{character}")
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise AccelsimError(f"{path}: cannot be written ({error.strerror})") from None

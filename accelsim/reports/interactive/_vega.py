@@ -1,0 +1,62 @@
+"""Small words of Vega-Lite that the charts are written in.
+
+Data columns have fixed plain names; text from files appears only as values and titles, which
+Vega-Lite treats as text.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from accelsim.reports.interactive._page import Spec
+
+WIDTH, HEIGHT = 520, 260
+_COLORS = [
+    *("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756"),
+    *("#72b7b2", "#9d755d", "#eeca3b", "#bab0ac", "#2f4b7c"),
+]
+CONFIG: Spec = {
+    "font": "system-ui, sans-serif",
+    "view": {"stroke": None},
+    "axis": {"grid": True, "gridColor": "#eee"},
+    "range": {"category": _COLORS},
+}
+
+
+def channel(name: str, kind: str, title: str | None = None, **more: Any) -> Spec:
+    """Return one encoding: kind is Q (number), N (name) or O (ordered)."""
+    kinds = {"Q": "quantitative", "N": "nominal", "O": "ordinal"}
+    return {"field": name, "type": kinds[kind], "title": title, **more}
+
+
+def shown(*pairs: tuple[str, str]) -> list[Spec]:
+    """Return a tooltip with (column, title) lines."""
+    return [{"field": name, "title": title} for name, title in pairs]
+
+
+def plot(values: list[dict[str, Any]], mark: Any, encoding: Spec, **more: Any) -> Spec:
+    """Return a chart of one mark, or of layers if ``mark`` is a list."""
+    layers = {"layer": mark} if isinstance(mark, list) else {"mark": mark}
+    return {
+        "data": {"values": values},
+        "width": WIDTH,
+        "height": HEIGHT,
+        **layers,
+        "encoding": encoding,
+        **more,
+    }
+
+
+def zoomable(name: str) -> list[Spec]:
+    """Return the parameter that lets a reader zoom and pan."""
+    return [{"name": name, "select": "interval", "bind": "scales"}]
+
+
+def legend_filter(name: str, column: str) -> list[Spec]:
+    """Return the parameter that lets a click in the legend single out one colour."""
+    return [{"name": name, "select": {"type": "point", "fields": [column]}, "bind": "legend"}]
+
+
+def dimmed(name: str) -> Spec:
+    """Return an opacity that follows :func:`legend_filter`."""
+    return {"condition": {"param": name, "value": 1, "empty": True}, "value": 0.12}

@@ -19,8 +19,14 @@ _SHOWN = 12
 
 
 def executor_options(function: Any) -> Any:
-    """Add ``--executor``, ``--workers`` and ``--scheduler``."""
+    """Add ``--executor``, ``--workers``, ``--scheduler`` and ``--point-timeout``."""
     for option in (
+        click.option(
+            "--point-timeout",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="SECONDS",
+            help="Give up a point that takes longer (processes, dask); the first one compiles.",
+        ),
         click.option(
             "--scheduler", metavar="ADDRESS", help="Dask scheduler (default: a local cluster)."
         ),
@@ -54,6 +60,7 @@ def command(
     executor: str,
     workers: int | None,
     scheduler: str | None,
+    point_timeout: float | None,
     sources: tuple[str, ...],
     retry_failed: bool,
     json_file: str | None,
@@ -73,7 +80,7 @@ def command(
 
     with progress(file) as on_point:
         results = sweep(
-            file, out, executor, workers, scheduler, sources, retry_failed, on_point=on_point
+            file, out, executor, workers, scheduler, sources, retry_failed, on_point, point_timeout
         )
     if json_file:
         emit_json(json.dumps(sweep_summary(results), indent=2, allow_nan=False), json_file)

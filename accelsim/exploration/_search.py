@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from accelsim import configs
 from accelsim.errors import AccelsimError, ConfigError
 from accelsim.exploration._executors import open_executor
 from accelsim.exploration._finalists import (
@@ -24,7 +25,7 @@ from accelsim.exploration._results import Results
 from accelsim.exploration._space import Axis, Settings
 from accelsim.exploration._store import Store
 from accelsim.exploration._sweep import OnPoint
-from accelsim.exploration._sweep_file import Plan, SpaceConfig, load_file
+from accelsim.exploration._sweep_file import Plan, SpaceConfig, SweepConfig, load_file
 
 _PROPOSALS_PER_TRIAL = 20
 _FINALISTS = 5
@@ -41,6 +42,17 @@ class SearchConfig(SpaceConfig):
     seed: Annotated[int, Field(ge=0)] = 0
     finalists: FinalistsConfig | None = None
     """Evaluation of the best points at a higher fidelity, after the trials."""
+
+
+def goals(file: str | Path) -> dict[str, str]:
+    """Return the metrics of a sweep or search file, each with its goal.
+
+    Raises:
+        ConfigError: with file, key, what was expected and the nearest match.
+    """
+    data, _ = configs.resolve(str(file), "sweeps")
+    model: type[SpaceConfig] = SearchConfig if data.get("kind") == "search" else SweepConfig
+    return dict(load_file(model, str(file))[0].metrics)
 
 
 def search(

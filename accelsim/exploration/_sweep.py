@@ -160,4 +160,5 @@ def _brief(results: Results, row: Row | None) -> Row | None:
     if row is None:
         return None
     names = ("key", *results.axes, *results.goals)
-    return {name: row[name] for name in names if name in row}
+    finalist = [name for name in row if name.startswith("finalist.")]
+    return {name: row[name] for name in (*names, *finalist) if name in row}

@@ -20,6 +20,10 @@ from accelsim.errors import ConfigError, did_you_mean
 FAMILIES = ("accelerators", "memories", "energy", "baselines", "policies", "models", "sweeps")
 """Folders of ``hw_configs/``; a preset is a file in one of them."""
 
+_MAX_FLOW_DEPTH = 100
+_MAX_SHOWN = 120
+"""Characters of a key that an error quotes."""
+
 
 class Config(pydantic.BaseModel):
     """Base of all configuration models: unknown keys are errors, values never change."""
@@ -148,7 +152,15 @@ def set_dotted(data: dict[str, Any], key: str, value: Any) -> None:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses duplicate keys and reads ``1e9`` as a number."""
+    """SafeLoader that refuses duplicate keys and deep nesting, and reads ``1e9`` as a number."""
+
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:  # noqa: N803 - PyYAML's name
+        # PyYAML looks at every open bracket for each token: thousands would take minutes.
+        if self.flow_level >= _MAX_FLOW_DEPTH:
+            raise yaml.scanner.ScannerError(
+                None, None, f"brackets nested more than {_MAX_FLOW_DEPTH} deep", self.get_mark()
+            )
+        super().fetch_flow_collection_start(TokenClass)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -202,7 +214,7 @@ def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _explain(model: type[pydantic.BaseModel], where: str, error: Any) -> str:
     location: Sequence[int | str] = error["loc"]
-    key = ".".join(str(part) for part in location)
+    key = _short(".".join(str(part) for part in location))
     if error["type"] == "extra_forbidden":
         known = _keys_at(model, location[:-1])
         return f"{where}: unknown key '{key}'{did_you_mean(str(location[-1]), known)}"
@@ -215,6 +227,12 @@ def _explain(model: type[pydantic.BaseModel], where: str, error: Any) -> str:
     place = f"key '{key}': " if key else ""
     given = f", got {shown}" if key and error["type"] != "value_error" else ""
     return f"{where}: {place}{prefix}{message}{given}"
+
+
+def _short(text: str) -> str:
+    """One printable line of at most :data:`_MAX_SHOWN` characters."""
+    line = text if text.isprintable() else ascii(text)
+    return line if len(line) <= _MAX_SHOWN else line[: _MAX_SHOWN - 3] + "..."
 
 
 def _keys_at(model: type[pydantic.BaseModel], location: Sequence[int | str]) -> list[str]:

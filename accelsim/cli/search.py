@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-from typing import Any
 
 import click
 
@@ -19,12 +17,6 @@ from accelsim.cli.sweep import executor_options, progress, show
 @click.option("--storage", metavar="URL", help="Database of the study (default: SQLite in STORE).")
 @executor_options
 @click.option("--source", metavar="FILE", help="Instead of the file's source.")
-@click.option(
-    "--finalist",
-    metavar="MODULE:FUNCTION",
-    help="Python function of (trace path, policy JSON) that gives the finalists' figures of higher "
-    "fidelity, such as closed-loop accuracy.",
-)
 @json_option
 def command(
     file: str,
@@ -34,13 +26,14 @@ def command(
     executor: str,
     workers: int | None,
     scheduler: str | None,
+    point_timeout: float | None,
     source: str | None,
-    finalist: str | None,
     json_file: str | None,
 ) -> None:
     """Search hardware and policy of FILE (YAML with 'kind: search', or a preset).
 
-    Run again to go on; run twice at once to share the work.
+    Run again to go on; run twice at once to share the work. A 'finalists' section in FILE runs the
+    best policies inside the model (closed loop) after the trials.
 
     \b
     Examples:
@@ -49,7 +42,6 @@ def command(
     """
     from accelsim.exploration import search, sweep_summary
 
-    function = None if finalist is None else _import(finalist)
     with progress(file) as on_point:
         results = search(
             file,
@@ -60,20 +52,10 @@ def command(
             workers,
             scheduler,
             source,
-            function,
-            on_point,
+            on_point=on_point,
+            point_timeout_s=point_timeout,
         )
     if json_file:
         emit_json(json.dumps(sweep_summary(results), indent=2, allow_nan=False), json_file)
     if json_file != "-":
         show(results)
-
-
-def _import(path: str) -> Any:
-    from accelsim.errors import AccelsimError
-
-    module, _, name = path.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise AccelsimError(f"--finalist {path}: cannot be imported ({error})") from None

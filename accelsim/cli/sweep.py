@@ -19,8 +19,14 @@ _SHOWN = 12
 
 
 def executor_options(function: Any) -> Any:
-    """Add ``--executor``, ``--workers`` and ``--scheduler``."""
+    """Add ``--executor``, ``--workers``, ``--scheduler`` and ``--point-timeout``."""
     for option in (
+        click.option(
+            "--point-timeout",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="SECONDS",
+            help="Give up a point that takes longer (processes, dask); the first one compiles.",
+        ),
         click.option(
             "--scheduler", metavar="ADDRESS", help="Dask scheduler (default: a local cluster)."
         ),
@@ -54,6 +60,7 @@ def command(
     executor: str,
     workers: int | None,
     scheduler: str | None,
+    point_timeout: float | None,
     sources: tuple[str, ...],
     retry_failed: bool,
     json_file: str | None,
@@ -73,7 +80,7 @@ def command(
 
     with progress(file) as on_point:
         results = sweep(
-            file, out, executor, workers, scheduler, sources, retry_failed, on_point=on_point
+            file, out, executor, workers, scheduler, sources, retry_failed, on_point, point_timeout
         )
     if json_file:
         emit_json(json.dumps(sweep_summary(results), indent=2, allow_nan=False), json_file)
@@ -86,7 +93,11 @@ def command(
 
 @contextmanager
 def progress(label: str) -> Iterator[Callable[[dict[str, Any] | None, int, int], None]]:
-    """Show done, rate, remaining time and the best so far, on a terminal."""
+    """Show done, remaining time and the Pareto set so far, on a terminal.
+
+    Args:
+        label: the sweep or search file.
+    """
     if not sys.stderr.isatty():
         yield lambda row, done, total: None
         return
@@ -99,6 +110,9 @@ def progress(label: str) -> Iterator[Callable[[dict[str, Any] | None, int, int],
         TimeRemainingColumn,
     )
 
+    from accelsim.exploration import Front, goals
+
+    front = Front(goals(label))
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -106,18 +120,15 @@ def progress(label: str) -> Iterator[Callable[[dict[str, Any] | None, int, int],
         TimeRemainingColumn(),
         TextColumn("{task.fields[best]}"),
     )
-    best: dict[str, float] = {}
     counts = {"failed": 0}
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(label, total=None, best="")
 
         def on_point(row: dict[str, Any] | None, done: int, total: int) -> None:
-            if row is not None and row["status"] == "ok" and row.get("feasible", True):
-                for name in ("latency_s", "energy_j"):
-                    best[name] = min(best.get(name, float("inf")), row[name])
-            elif row is not None and row["status"] != "ok":
-                counts["failed"] += 1
-            text = ", ".join(f"best {name} {value:.3g}" for name, value in best.items())
+            if row is not None:
+                front.add(row)
+                counts["failed"] += row["status"] != "ok"
+            text = front.line()
             text += f", {counts['failed']} failed" if counts["failed"] else ""
             bar.update(task, completed=done, total=total, best=text)
 
@@ -145,6 +156,13 @@ def show(results: Results) -> None:
         f"{len(front)} in the Pareto set"
     )
     console.print(table)
+    for row in front:
+        if "finalist.perplexity" in row:
+            click.echo(
+                f"finalist {row['key'][:8]}: perplexity {row['finalist.perplexity']:.3f} "
+                f"({row['finalist.perplexity_low']:.3f} to {row['finalist.perplexity_high']:.3f}), "
+                "closed loop"
+            )
     if len(front) > _SHOWN:
         click.echo(f"… and {len(front) - _SHOWN} more")
     for row in results.failed[:3]:

@@ -3,8 +3,8 @@
 from accelsim.exploration._diff import diff
 from accelsim.exploration._replay import compare, replay
 from accelsim.exploration._result import Comparison, RunResult
-from accelsim.exploration._results import Results, load_results, pareto_front
-from accelsim.exploration._search import search
+from accelsim.exploration._results import Front, Results, load_results, pareto_front
+from accelsim.exploration._search import goals, search
 from accelsim.exploration._setup import DEFAULT_ACCELERATOR, DEFAULT_POLICY
 from accelsim.exploration._sweep import summary as sweep_summary
 from accelsim.exploration._sweep import sweep
@@ -14,11 +14,13 @@ __all__ = [
     "DEFAULT_ACCELERATOR",
     "DEFAULT_POLICY",
     "Comparison",
+    "Front",
     "Results",
     "RunResult",
     "TuneResult",
     "compare",
     "diff",
+    "goals",
     "load_results",
     "pareto_front",
     "replay",

@@ -56,9 +56,11 @@ class ProcessExecutor:
 
     Args:
         workers: processes; one per core if ``None``.
+        timeout_s: a worker that takes longer over a point ends itself.
     """
 
-    def __init__(self, workers: int | None = None) -> None:
+    def __init__(self, workers: int | None = None, timeout_s: float | None = None) -> None:
+        self.timeout_s = timeout_s
         self.workers = workers or len(os.sched_getaffinity(0))
         # A fork server imports the model once; its children start with it loaded.
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else None
@@ -101,7 +103,7 @@ class ProcessExecutor:
 
     def _submit(self, point: Point, suspects: list[Point]) -> Future[Row]:
         try:
-            return self._pool.submit(evaluate, point)
+            return self._pool.submit(evaluate, point, self.timeout_s)
         except BrokenProcessPool:
             # Drawn from the iterator already, so it must not be lost.
             suspects.append(point)
@@ -111,10 +113,10 @@ class ProcessExecutor:
         for _ in range(_ATTEMPTS - 1):
             try:
                 with self._new_pool(1) as pool:
-                    return pool.submit(evaluate, point).result()
+                    return pool.submit(evaluate, point, self.timeout_s).result()
             except BrokenProcessPool:
                 continue
-        return _lost(point)
+        return _lost(point, self.timeout_s)
 
     def _new_pool(self, workers: int) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(workers, self._context, initializer=_start_worker)
@@ -126,13 +128,20 @@ class DaskExecutor:
     Args:
         scheduler: address of a running scheduler; a local cluster if ``None``.
         workers: processes of the local cluster; one per core if ``None``.
+        timeout_s: a worker that takes longer over a point ends itself.
 
     Raises:
         AccelsimError: Dask is not installed, the scheduler does not answer, or its workers run
             another version.
     """
 
-    def __init__(self, scheduler: str | None = None, workers: int | None = None) -> None:
+    def __init__(
+        self,
+        scheduler: str | None = None,
+        workers: int | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
+        self.timeout_s = timeout_s
         try:
             import dask
             import distributed
@@ -165,7 +174,7 @@ class DaskExecutor:
         known: dict[str, Point] = {}
 
         def submit(point: Point) -> Any:
-            future = self._client.submit(evaluate, point, pure=False)
+            future = self._client.submit(evaluate, point, self.timeout_s, pure=False)
             known[future.key] = point
             return future
 
@@ -178,7 +187,7 @@ class DaskExecutor:
             except Exception as error:
                 if type(error).__name__ != "KilledWorker":
                     raise AccelsimError(f"Dask: {type(error).__name__}: {error}") from None
-                yield _lost(point)
+                yield _lost(point, self.timeout_s)
             for point in itertools.islice(source, 1):
                 completed.add(submit(point))
 
@@ -197,7 +206,10 @@ class DaskExecutor:
 
 
 def open_executor(
-    name: str, workers: int | None = None, scheduler: str | None = None
+    name: str,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    point_timeout_s: float | None = None,
 ) -> LocalExecutor | ProcessExecutor | DaskExecutor:
     """Return an executor by name: ``local``, ``processes`` or ``dask``.
 
@@ -206,17 +218,22 @@ def open_executor(
     """
     if scheduler is not None and name != "dask":
         raise AccelsimError("--scheduler goes with --executor dask")
+    if point_timeout_s is not None and name == "local":
+        raise AccelsimError("--point-timeout goes with --executor processes or dask")
     if name == "local":
         return LocalExecutor()
     if name == "processes":
-        return ProcessExecutor(workers)
+        return ProcessExecutor(workers, point_timeout_s)
     if name == "dask":
-        return DaskExecutor(scheduler, workers)
+        return DaskExecutor(scheduler, workers, point_timeout_s)
     raise AccelsimError(f"unknown executor '{name}' (known: {', '.join(EXECUTORS)})")
 
 
-def _lost(point: Point) -> Row:
-    message = "took its worker down every time (out of memory, or killed)"
+def _lost(point: Point, timeout_s: float | None) -> Row:
+    causes = "out of memory, or killed"
+    if timeout_s is not None:
+        causes += f", or over the limit of {timeout_s:g} s for a point"
+    message = f"took its worker down every time ({causes})"
     return failure(point.key, message) | describe(point)
 
 

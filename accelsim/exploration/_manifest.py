@@ -12,20 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from accelsim import __version__
+from accelsim.configs import config_root
 from accelsim.exploration._setup import Setup
 
 _PACKAGES = ("numpy", "numba", "simpy")
-_MODEL_ROOMS = (
-    "traces",
-    "policies",
-    "workloads",
-    "functional",
-    "hardware",
-    "energy",
-    "baselines",
-    "exploration/_replay.py",
-)
-"""What decides a result; an edit here makes stored points of an earlier edit different points."""
+_DATA_FAMILIES = ("baselines", "energy", "models")
+"""Presets that a run reads by name, beyond the configurations that its manifest holds in full."""
 
 
 def manifest(setup: Setup, source_sha256: str) -> dict[str, Any]:
@@ -56,15 +48,18 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def code_sha256() -> str:
-    """SHA-256 of the modelling code, so that a store never mixes results of two models.
+    """SHA-256 of the package's sources, so that a store never mixes results of two models.
 
-    The version alone would not tell two states of a checkout apart.
+    The version alone would not tell two states of a checkout apart, and a list of the modules that
+    decide a result would one day miss one: an edit anywhere makes stored points different points.
     """
-    root = Path(__file__).parent.parent
+    package = Path(__file__).parent.parent
+    files = [(package, path) for path in package.rglob("*.py")]
+    for family in _DATA_FAMILIES:
+        files += [(config_root(), path) for path in (config_root() / family).rglob("*.yaml")]
     digest = hashlib.sha256(__version__.encode())
-    for room in _MODEL_ROOMS:
-        place = root / room
-        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-            digest.update(str(path.relative_to(root)).encode())
-            digest.update(path.read_bytes())
+    for name, path in sorted((path.relative_to(root).as_posix(), path) for root, path in files):
+        content = path.read_bytes()
+        digest.update(f"{name}:{len(content)};".encode())
+        digest.update(content)
     return digest.hexdigest()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import faulthandler
 import hashlib
 import json
 import os
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,12 +78,16 @@ class Worker:
         # Dask may give a worker several threads; one simulation at a time is as fast.
         self._lock = threading.Lock()
 
-    def evaluate(self, point: Point) -> Row:
-        """Run one point; whatever goes wrong becomes the row's ``error``."""
+    def evaluate(self, point: Point, timeout_s: float | None = None) -> Row:
+        """Run one point; whatever goes wrong becomes the row's ``error``.
+
+        A point that takes longer than ``timeout_s`` ends the process: a compiled kernel that does
+        not return can be stopped in no other way.
+        """
         started = time.perf_counter()
         row: Row = {"key": point.key, "status": "ok"}
         try:
-            with self._lock:
+            with self._lock, _deadline(timeout_s):
                 row |= self._run(point)
         except AccelsimError as error:
             row |= failure(point.key, str(error))
@@ -136,12 +142,26 @@ def describe(point: Point) -> Row:
     }
 
 
+@contextmanager
+def _deadline(timeout_s: float | None) -> Iterator[None]:
+    """End this process after ``timeout_s``, even inside a kernel that holds the interpreter."""
+    if timeout_s is None:
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere:
+        faulthandler.dump_traceback_later(timeout_s, exit=True, file=nowhere)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+
 _worker: Worker | None = None
 
 
-def evaluate(point: Point) -> Row:
+def evaluate(point: Point, timeout_s: float | None = None) -> Row:
     """Run one point with this process's worker."""
     global _worker
     if _worker is None:
         _worker = Worker()
-    return _worker.evaluate(point)
+    return _worker.evaluate(point, timeout_s)

@@ -88,6 +88,37 @@ def pareto_front(values: Sequence[Sequence[float]]) -> list[int]:
     return front
 
 
+class Front:
+    """The Pareto set so far, for a line of progress.
+
+    Args:
+        goals: metric to ``minimize``, ``maximize`` or ``report``.
+    """
+
+    def __init__(self, goals: Mapping[str, str]) -> None:
+        self.signs = _directed(goals)
+        self.size = 0
+        self.best: dict[str, float] = {}
+        self._values: list[list[float]] = []
+
+    def add(self, row: Row) -> None:
+        """Take a finished row; one that failed, breaks a constraint or lacks a metric is left."""
+        usable = row["status"] == "ok" and row.get("feasible", True)
+        if not usable or any(row.get(name) is None for name in self.signs):
+            return
+        for name, sign in self.signs.items():
+            value = float(row[name])
+            self.best[name] = sign * min(sign * value, sign * self.best.get(name, value))
+        values = [*self._values, [sign * row[name] for name, sign in self.signs.items()]]
+        self._values = [values[i] for i in pareto_front(values)]
+        self.size = len(self._values)
+
+    def line(self) -> str:
+        """Return its size and the best value of each metric."""
+        best = ", ".join(f"{name} {value:.3g}" for name, value in self.best.items())
+        return f"Pareto set {self.size}: best {best}" if best else ""
+
+
 def load_results(store: str | Path) -> Results:
     """Open a result store, also while a sweep is writing to it.
 

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from accelsim import configs
 from accelsim.errors import AccelsimError, ConfigError
 from accelsim.exploration._executors import open_executor
+from accelsim.exploration._finalists import (
+    Finalist,
+    FinalistsConfig,
+    ask_finalists,
+    open_evaluator,
+)
 from accelsim.exploration._point import Point, Row
 from accelsim.exploration._results import Results
 from accelsim.exploration._space import Axis, Settings
 from accelsim.exploration._store import Store
 from accelsim.exploration._sweep import OnPoint
-from accelsim.exploration._sweep_file import Plan, SpaceConfig, load_file
+from accelsim.exploration._sweep_file import Plan, SpaceConfig, SweepConfig, load_file
 
 _PROPOSALS_PER_TRIAL = 20
-Finalist = Callable[[str, str], dict[str, Any]]
-"""(trace path, policy as JSON) to figures of higher fidelity, e.g. closed-loop accuracy."""
+_FINALISTS = 5
 
 
 class SearchConfig(SpaceConfig):
@@ -33,8 +40,19 @@ class SearchConfig(SpaceConfig):
     sampler: Literal["tpe", "nsga2", "nsga3", "random", "qmc"] = "tpe"
     """Optuna's sampler. ``random`` and ``qmc`` do not learn from constraints."""
     seed: Annotated[int, Field(ge=0)] = 0
-    finalists: Annotated[int, Field(ge=0)] = 5
-    """Points of the Pareto set that the function of higher fidelity is asked about."""
+    finalists: FinalistsConfig | None = None
+    """Evaluation of the best points at a higher fidelity, after the trials."""
+
+
+def goals(file: str | Path) -> dict[str, str]:
+    """Return the metrics of a sweep or search file, each with its goal.
+
+    Raises:
+        ConfigError: with file, key, what was expected and the nearest match.
+    """
+    data, _ = configs.resolve(str(file), "sweeps")
+    model: type[SpaceConfig] = SearchConfig if data.get("kind") == "search" else SweepConfig
+    return dict(load_file(model, str(file))[0].metrics)
 
 
 def search(
@@ -48,6 +66,7 @@ def search(
     source: str | None = None,
     finalist: Finalist | None = None,
     on_point: OnPoint = lambda row, done, total: None,
+    point_timeout_s: float | None = None,
 ) -> Results:
     """Search hardware and policy for the Pareto set, or go on with a search.
 
@@ -63,9 +82,10 @@ def search(
         workers: processes; one per core if ``None``.
         scheduler: address of a Dask scheduler.
         source: instead of the file's source.
-        finalist: called for the best of the Pareto set; its figures become columns
-            ``finalist.*`` of the result.
+        finalist: evaluates the best of the Pareto set instead of what the file names; its figures
+            become columns ``finalist.*`` of the result and the store.
         on_point: progress.
+        point_timeout_s: a point that takes longer fails; not with ``local``.
 
     Raises:
         AccelsimError: bad input, Optuna is not installed, or a store that cannot be written.
@@ -76,19 +96,25 @@ def search(
         raise ConfigError(f"{where}: key 'sources': a search takes one source")
     if not any(goal != "report" for goal in config.metrics.values()):
         raise ConfigError(f"{where}: key 'metrics': expected at least one goal")
+    if finalist is None and config.finalists is not None:
+        finalist = open_evaluator(config.finalists, plan.sources[0], where)
     folder = Path(out) if out is not None else Path("runs", "searches", plan.name)
     with Store(folder) as store:
         url = storage or f"sqlite:///{(folder / 'study.db').absolute()}"
-        study = _open_study(plan, config, url, shared=len(store.writers()) > 1)
+        shared = len(store.writers()) > 1
+        study = _open_study(plan, config, url, shared)
+        _fail_orphans(study, alone=storage is None and not shared)
         run = _Search(plan, config, store, study, on_point)
-        pool = open_executor(executor, workers, scheduler)
+        pool = open_executor(executor, workers, scheduler, point_timeout_s)
         try:
             run.run(pool, trials or config.trials)
         finally:
             pool.close()
         results = run.results()
-    if finalist is not None:
-        _ask_finalists(results, config.finalists, finalist)
+        if finalist is not None:
+            count = config.finalists.count if config.finalists else _FINALISTS
+            settings = config.finalists.model_dump_json() if config.finalists else ""
+            ask_finalists(results, store, count, finalist, settings)
     return results
 
 
@@ -142,6 +168,21 @@ def _open_study(plan: Plan, config: SearchConfig, url: str, shared: bool) -> Any
     )
 
 
+def _fail_orphans(study: Any, alone: bool) -> None:
+    """Give up trials of searches that were killed, so that samplers do not wait for their values.
+
+    Args:
+        study: the study.
+        alone: no other search can be at work on it; else only trials of dead processes of this
+            machine are given up.
+    """
+    states = _optuna().trial.TrialState
+    for trial in study.get_trials(deepcopy=False, states=(states.RUNNING,)):
+        host, _, process = trial.user_attrs.get("owner", "").rpartition(":")
+        if alone or (host == socket.gethostname() and not Path("/proc", process).exists()):
+            study.tell(trial.number, state=states.FAIL, skip_if_finished=True)
+
+
 class _Search:
     """One process at work on a study."""
 
@@ -159,14 +200,20 @@ class _Search:
     def run(self, pool: Any, trials: int) -> None:
         """Ask, run, tell, until the study has ``trials`` finished trials."""
         self.on_point(None, self._finished(), trials)
-        for row in pool.run(self._proposals(trials), ahead=1):
-            chosen = self.waiting[row["key"]][0][1]
-            row = {**row, **chosen}
-            self.store.append(row)
-            self.known[row["key"]] = row
-            for trial, _ in self.waiting.pop(row["key"]):
-                self._tell(trial, row, chosen)
-            self.on_point(self.rows.get(row["key"], row), self._finished(), trials)
+        try:
+            for row in pool.run(self._proposals(trials), ahead=1):
+                chosen = self.waiting[row["key"]][0][1]
+                row = {**row, **chosen}
+                self.store.append(row)
+                self.known[row["key"]] = row
+                for trial, _ in self.waiting.pop(row["key"]):
+                    self._tell(trial, row, chosen)
+                self.on_point(self.rows.get(row["key"], row), self._finished(), trials)
+        finally:
+            # Interrupted: what was proposed will not get a value.
+            for trials_of_point in self.waiting.values():
+                for trial, _ in trials_of_point:
+                    self.study.tell(trial, state=_optuna().trial.TrialState.FAIL)
 
     def results(self) -> Results:
         """Return the rows of every finished trial of the study, other processes' included."""
@@ -187,6 +234,7 @@ class _Search:
             if self._finished() + len(self.waiting) >= trials:
                 return
             trial = self.study.ask()
+            trial.set_user_attr("owner", f"{socket.gethostname()}:{os.getpid()}")
             chosen = {"source": self.plan.sources[0]}
             for number, axis in enumerate(self.config.axes):
                 chosen |= _suggest(trial, axis, f"zip {number}")
@@ -259,11 +307,3 @@ def _suggest(trial: Any, axis: Axis, label: str) -> Settings:
     levels = axis.levels()
     index: int = trial.suggest_categorical(axis.key or label, list(range(len(levels))))
     return levels[index]
-
-
-def _ask_finalists(results: Results, count: int, finalist: Finalist) -> None:
-    front = results.pareto()
-    first = next(iter(results.goals))
-    for row in sorted(front, key=lambda r: r[first])[:count]:
-        figures = finalist(row["source_path"], row.get("config.policy", "{}"))
-        row.update({f"finalist.{name}": value for name, value in figures.items()})

@@ -3,7 +3,7 @@
 Every finished point is first a line in the writer's own journal (it survives SIGKILL the moment it
 is written), and moves in batches to Parquet parts that appear by rename, whole or not at all. A
 journal whose writer is gone is folded into a part by the next one who opens the store. A point
-that is present twice is the same point: readers take the first.
+that is present twice is the same point: readers take the highest ``revision``, else the first.
 """
 
 from __future__ import annotations
@@ -229,8 +229,7 @@ def _unique(rows: Iterable[Row]) -> Iterator[Row]:
     seen: dict[str, Row] = {}
     for row in rows:
         known = seen.get(row["key"])
-        # A retried failure replaces the failure.
-        if known is None or (known["status"] != "ok" and row["status"] == "ok"):
+        if known is None or _standing(row) > _standing(known):
             seen[row["key"]] = row
     return iter(seen.values())
 
@@ -248,6 +247,11 @@ def _create(folder: Path) -> None:
         temporary = folder / f".store.json.{os.getpid()}.tmp"
         temporary.write_text(json.dumps({"schema": SCHEMA}) + "\n", encoding="utf-8")
         temporary.replace(marker)
+
+
+def _standing(row: Row) -> tuple[bool, int]:
+    """A retried failure replaces the failure, a row with more figures the one without."""
+    return row["status"] == "ok", int(row.get("revision", 0))
 
 
 class _explained:  # noqa: N801 - reads as a phrase after ``with``

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from accelsim.errors import AccelsimError
-from accelsim.exploration._executors import open_executor
+from accelsim.exploration._executors import Executor, open_executor
 from accelsim.exploration._point import Point, Row, failure
 from accelsim.exploration._results import Results
 from accelsim.exploration._space import Settings
@@ -27,6 +27,7 @@ def sweep(
     sources: Iterable[str] = (),
     retry_failed: bool = False,
     on_point: OnPoint = lambda row, done, total: None,
+    point_timeout_s: float | None = None,
 ) -> Results:
     """Run a sweep, or what is left of it.
 
@@ -39,6 +40,7 @@ def sweep(
         sources: used instead of the file's sources.
         retry_failed: run stored failures again.
         on_point: progress.
+        point_timeout_s: a point that takes longer fails; not with ``local``.
 
     Raises:
         AccelsimError: bad input, or a store that cannot be written.
@@ -56,7 +58,7 @@ def sweep(
         raise AccelsimError(f"{plan.where}: no point holds the constraints")
     with Store(folder) as store:
         return _Run(plan, store, allowed, retry_failed, on_point).results(
-            excluded, executor, workers, scheduler
+            excluded, lambda: open_executor(executor, workers, scheduler, point_timeout_s)
         )
 
 
@@ -81,16 +83,14 @@ class _Run:
         for chosen in settings:
             self._place(chosen)
 
-    def results(
-        self, excluded: int, executor: str, workers: int | None, scheduler: str | None
-    ) -> Results:
+    def results(self, excluded: int, open_pool: Callable[[], Executor]) -> Results:
         """Run what is missing, and return every row of the plan."""
         total = len(self.settings)
         self.on_point(None, total - len(self.missing), total)
         if self.missing:
             # Neighbours share a functional run, so a worker finds it in its cache.
             ordered = sorted(self.missing.values(), key=lambda point: point.group)
-            pool = open_executor(executor, workers, scheduler)
+            pool = open_pool()
             try:
                 for done, row in enumerate(pool.run(ordered), total - len(ordered) + 1):
                     self.on_point(self._keep(row), done, total)
@@ -160,4 +160,5 @@ def _brief(results: Results, row: Row | None) -> Row | None:
     if row is None:
         return None
     names = ("key", *results.axes, *results.goals)
-    return {name: row[name] for name in names if name in row}
+    finalist = [name for name in row if name.startswith("finalist.")]
+    return {name: row[name] for name in (*names, *finalist) if name in row}

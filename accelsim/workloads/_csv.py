@@ -49,6 +49,7 @@ _INTEGER_COLUMNS = (
     "quant_value_bit",
 )
 _MAX_COUNT = 1 << 24
+_MAX_DIGITS = 100
 _LSB_BITS = 4
 """Width of the LSB plane, fixed in the released hardware."""
 
@@ -99,7 +100,10 @@ def read_csv(path: str | Path, iteration: int | None = None) -> Workload:
             )
         fields = [line[index] for index in place]
         if fields[0].strip().isdigit():
-            if iteration is None or int(fields[0]) == iteration:
+            wanted = iteration is None or (
+                len(fields[0]) <= _MAX_DIGITS and int(fields[0]) == iteration
+            )
+            if wanted:
                 rows.append((number, fields))
         else:
             trailer.append(fields)
@@ -212,7 +216,9 @@ def _integers(path: Path, name: str, texts: list[str], lines: list[int]) -> NDAr
         return np.array([int(text) for text in texts], dtype=np.int32)
     except (ValueError, OverflowError):
         for text, line in zip(texts, lines, strict=True):
-            if not text.strip().lstrip("+-").isdigit() or abs(int(text)) >= 1 << 31:
+            digits = text.strip().lstrip("+-")
+            # Python refuses to convert thousands of digits.
+            if not digits.isdigit() or len(digits) > _MAX_DIGITS or abs(int(text)) >= 1 << 31:
                 raise WorkloadError(
                     f"{path}: line {line}: column '{name}': expected an integer, got '{text[:40]}'"
                 ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -12,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from accelsim import load_results, sweep
 from accelsim.errors import AccelsimError
+from accelsim.exploration import Front, Results
 from accelsim.exploration._store import Store, StoreError, read_rows
 from accelsim.traces import save_trace, synthetic_trace
 
@@ -194,6 +198,53 @@ def test_dask_worker_killed_in_mid_run(sweep_file: Path, tmp_path: Path) -> None
         cluster.close()
     assert killed
     assert lasting(results.rows) == lasting(sweep(sweep_file, tmp_path / "local").rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["processes", "dask"])
+def test_a_point_that_hangs_is_given_up(tmp_path: Path, executor: str) -> None:
+    """No point meets the limit, so each attempt is ended from outside the interpreter."""
+    save_trace(synthetic_trace(head_dim=64), tmp_path / "tiny.safetensors")
+    file = write(tmp_path / "hang.yaml", "[64]")
+    sweep(file, tmp_path / "warm")  # compiles
+    results = sweep(file, tmp_path / "store", executor, workers=1, point_timeout_s=1e-4)
+    assert len(results.failed) == 2
+    assert "over the limit of 0.0001 s" in results.failed[0]["error"]
+    generous = sweep(
+        file, tmp_path / "store", executor, workers=1, retry_failed=True, point_timeout_s=60
+    )
+    assert not generous.failed
+
+
+def test_a_limit_needs_a_process_to_end(sweep_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(AccelsimError, match="--point-timeout goes with"):
+        sweep(sweep_file, tmp_path / "store", point_timeout_s=1.0)
+
+
+def test_read_only_store_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(StoreError, match=r"cannot be opened for writing \(Read-only file system"):
+        Store(tmp_path / "store")
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.booleans()), max_size=12),
+)
+def test_live_front_is_the_final_one(points: list[tuple[int, int, bool]]) -> None:
+    goals = {"a": "minimize", "b": "maximize", "c": "report"}
+    rows = [{"key": str(i), "status": "ok" if ok else "failed", "a": a, "b": b}
+            for i, (a, b, ok) in enumerate(points)]  # fmt: skip
+    front = Front(goals)
+    for row in rows:
+        front.add(row)
+    results = Results(rows, goals=goals)
+    assert front.size == len(results.pareto())
+    for name in ("a", "b"):
+        best = results.best(name)
+        assert front.best.get(name) == (None if best is None else best[name])
 
 
 def test_full_disk_says_so(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from accelsim.cli._options import emit_json, json_option, stages
 if TYPE_CHECKING:
     from accelsim.validation import Report
 
-_SUITES = ("timing",)
+_SUITES = ("timing", "dram", "traffic", "engines", "functional")
 
 
 @click.command("validate")
@@ -47,6 +47,10 @@ def command(
     \b
     Suites:
       timing      cycles of streams and requests against the authors' RTL
+      dram        cycles of read streams against Ramulator 2.0
+      traffic     DRAM bytes of the released workloads against the RTL's rules
+      engines     event engine against cycle engine on random workloads
+      functional  compiled kernels against plain references
 
     Ends with status 1 if a case failed or an error is over its bar, 2 for a bad case file.
 
@@ -54,6 +58,8 @@ def command(
     Examples:
       accelsim validate timing --engine cycle
       accelsim validate timing --cases my/cases.csv --json -
+      accelsim validate engines --count 200
+      accelsim validate dram --json dram.json
     """
     from accelsim.validation import validate
 

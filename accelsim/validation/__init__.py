@@ -11,6 +11,10 @@ from accelsim.validation._base import Bar, Case, Failure, OnCase, Options, Repor
 
 SUITES: dict[str, str] = {
     "timing": "cycles of streams and requests against the authors' RTL",
+    "dram": "cycles of read streams against Ramulator 2.0",
+    "traffic": "DRAM bytes of the released workloads against the RTL's rules",
+    "engines": "event engine against cycle engine on random workloads",
+    "functional": "compiled kernels against plain references",
 }
 """Suites by name, each a module of this package with a function ``run``, and what they compare."""
 

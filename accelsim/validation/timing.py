@@ -143,6 +143,11 @@ def _config(line: Line) -> SpattenConfig:
             f"column 'bandwidth_divisor': {divisor} leaves {_FULL_CHANNELS}/{divisor} < 1 DRAM "
             f"channels; expected 1 to {_FULL_CHANNELS}"
         )
+    if channels & (channels - 1):
+        raise line.error(
+            f"column 'bandwidth_divisor': {divisor} leaves {channels} DRAM channels; expected a "
+            "power of two"
+        )
     try:
         return SpattenConfig(
             kind="spatten",
@@ -156,4 +161,5 @@ def _config(line: Line) -> SpattenConfig:
             topk=TopKConfig(parallelism=line.integer("topk_parallelism")),
         )
     except pydantic.ValidationError as error:
-        raise line.error("; ".join(each["msg"] for each in error.errors())) from None
+        messages = [each["msg"].removeprefix("Value error, ") for each in error.errors()]
+        raise line.error("; ".join(messages)) from None

@@ -22,6 +22,7 @@ VERBS: dict[str, str] = {
     "diff": "What changed between two results: configuration, versions, numbers.",
     "inspect": "What is in a trace: shape, provenance, skew of attention.",
     "capture": "Record queries, keys and values from a real model.",
+    "validate": "Simulated numbers beside references: RTL, Ramulator, bytes, engines, kernels.",
     "reproduce": "Figures and tables of SpAtten's evaluation, ours beside theirs.",
     "presets": "List and show the configurations, with the source of each number.",
 }

@@ -1,0 +1,165 @@
+"""Cycles against the authors' RTL: every row of a case file, on either engine.
+
+A case file has the columns of ``data/rtl/cases.csv``: ``workload`` is relative to the file, and the
+others are the parameters of the released test bench (docs/accelerators/spatten.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydantic
+
+from accelsim import configs
+from accelsim.errors import ConfigError, WorkloadError
+from accelsim.hardware import simulate
+from accelsim.hardware.config import MemoryConfig, SpattenConfig, TopKConfig
+from accelsim.validation._base import (
+    DATA,
+    Bar,
+    Case,
+    Failure,
+    OnCase,
+    Options,
+    Report,
+    event_bars,
+    silent,
+    worst_error,
+)
+from accelsim.validation._table import Line, read_lines
+from accelsim.workloads import Workload, read_csv
+
+TAKES = ("cases",)
+SHIPPED = DATA / "rtl" / "cases.csv"
+COLUMNS = (
+    "id",
+    "workload",
+    "iteration",
+    "multipliers",
+    "buffer_lines",
+    "topk_parallelism",
+    "bandwidth_divisor",
+    "rounding",
+    "reference_cycles",
+)
+"""Columns that a case file must have; ``requests`` and ``dram_reads`` are checked if present."""
+
+_FULL_CHANNELS, _FULL_FETCH_CHANNELS = 16, 32
+"""DRAM and fetcher channels at bandwidth divisor 1 (specification section 2.1)."""
+
+
+@dataclass(frozen=True)
+class TimingCase:
+    """A row of a case file, ready to run."""
+
+    id: str
+    where: str
+    workload: Workload
+    config: SpattenConfig
+    reference_cycles: int
+    dram_reads: int | None
+
+
+def run(options: Options) -> Report:
+    """Run all cases; see :func:`accelsim.validation.validate`."""
+    return run_cases(read_cases(options.cases or SHIPPED), options.engine, options.on_case)
+
+
+def run_cases(cases: list[TimingCase], engine: str, on_case: OnCase = silent) -> Report:
+    """Run cases on one engine.
+
+    Raises:
+        WorkloadError, ConfigError: a case that the machine refuses, with file and line.
+    """
+    memory = configs.load(MemoryConfig, SpattenConfig.model_fields["memory"].default, "memories")
+    results, failed = [], []
+    for number, case in enumerate(cases, start=1):
+        on_case(number, len(cases), case.id)
+        try:
+            activity = simulate(case.workload, case.config, memory, engine)
+        except (WorkloadError, ConfigError) as error:
+            raise type(error)(f"{case.where}: {error}") from None
+        except Exception as error:  # A model that breaks on a case has failed that case.
+            failed.append(Failure(case.id, f"{type(error).__name__}: {error}"))
+            continue
+        results.append(Case(case.id, case.reference_cycles, activity.cycles, case.workload.rows))
+        reads = activity.counters.get("dram_reads", 0)
+        if case.dram_reads is not None and reads != case.dram_reads:
+            failed.append(Failure(case.id, f"{reads} DRAM reads; the RTL makes {case.dram_reads}"))
+    bars = [Bar("worst", worst_error(results), 0.0)] if engine == "cycle" else event_bars(results)
+    return Report("timing", engine, "cycles", results, failed, bars)
+
+
+def read_cases(path: Path) -> list[TimingCase]:
+    """Read a case file and the workloads that it names.
+
+    Raises:
+        CaseFileError: with file, line and column.
+        WorkloadError: a workload file that cannot be used.
+    """
+    lines = read_lines(path, COLUMNS)
+    seen: set[str] = set()
+    for line in lines:
+        if line["id"] in seen:
+            raise line.error(f"column 'id': '{line['id']}' appears twice")
+        seen.add(line["id"])
+    return [_case(line, path.parent) for line in lines]
+
+
+def _case(line: Line, folder: Path) -> TimingCase:
+    config = _config(line)
+    path = folder / line["workload"]
+    if not path.is_file():
+        raise line.error(f"column 'workload': no such file '{path}'")
+    try:
+        workload = read_csv(path, line.optional_integer("iteration"))
+    except WorkloadError as error:
+        raise line.error(f"column 'workload': {error}") from None
+    requests = line.optional_integer("requests")
+    if requests not in (None, workload.rows):
+        raise line.error(
+            f"column 'requests': {requests}, but the workload has {workload.rows} requests"
+        )
+    return TimingCase(
+        line["id"],
+        line.where,
+        workload,
+        config,
+        line.integer("reference_cycles"),
+        line.optional_integer("dram_reads"),
+    )
+
+
+def _config(line: Line) -> SpattenConfig:
+    multipliers, divisor = line.integer("multipliers"), line.integer("bandwidth_divisor")
+    if multipliers % 64:
+        raise line.error(
+            f"column 'multipliers': {multipliers}; expected a multiple of 64 (one vector)"
+        )
+    channels = _FULL_CHANNELS // divisor
+    if channels < 1:
+        raise line.error(
+            f"column 'bandwidth_divisor': {divisor} leaves {_FULL_CHANNELS}/{divisor} < 1 DRAM "
+            f"channels; expected 1 to {_FULL_CHANNELS}"
+        )
+    if channels & (channels - 1):
+        raise line.error(
+            f"column 'bandwidth_divisor': {divisor} leaves {channels} DRAM channels; expected a "
+            "power of two"
+        )
+    try:
+        return SpattenConfig(
+            kind="spatten",
+            description=f"validation case {line['id']}",
+            source=line.where,
+            multipliers=multipliers,
+            buffer_lines=line.integer("buffer_lines"),
+            channels=channels,
+            fetch_channels=max(_FULL_FETCH_CHANNELS // divisor, multipliers // 64),
+            rounding=line.integer("rounding"),
+            topk=TopKConfig(parallelism=line.integer("topk_parallelism")),
+        )
+    except pydantic.ValidationError as error:
+        messages = [each["msg"].removeprefix("Value error, ") for each in error.errors()]
+        raise line.error("; ".join(messages)) from None

@@ -21,6 +21,7 @@ _CHARGED_ELSEWHERE = frozenset(
         "dram_reads",
         "dram_writes",
         "dram_refreshes",
+        "topk_passes",
         "row_hits",
         "row_misses",
         "row_conflicts",

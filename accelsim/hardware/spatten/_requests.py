@@ -196,9 +196,9 @@ def _check_sizes(
     if bad.size:
         row = int(bad[0])
         raise WorkloadError(
-            f"workload '{workload.name}': row {row} fetches {vectors[row]} {what}; the buffer "
-            f"holds {limit // fused[row]} vectors of one request (multipliers/64 x buffer_lines, "
-            f"shared by {fused[row]} fused heads and {config.buffer_banks} banks)"
+            f"workload '{workload.name}': row {row} fetches {vectors[row]} {what}; the {what[:-1]} "
+            f"buffer holds {limit // fused[row]} vectors of one request (multipliers/64 x "
+            f"buffer_lines, shared by {fused[row]} fused heads and {config.buffer_banks} banks)"
         )
 
 

@@ -84,7 +84,7 @@ def rows(**columns: list[int]) -> Workload:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"keys": [4096]}, "the buffer holds"),
+        ({"keys": [4096]}, "the key buffer holds"),
         ({"key_bits": [5]}, "key_bits = 5"),
         ({"key_bits": [6]}, "no partner"),
         ({"queries": [2]}, "several queries"),

@@ -48,6 +48,7 @@ from accelsim.hardware.spatten.cycle._state import (
     W_DATA_0,
     W_FUSED,
     W_LAST_0,
+    W_PAIR_BASE_0,
     W_POPS_LEFT_0,
     W_SKID_0,
     W_SKID_BANK_0,
@@ -111,6 +112,8 @@ def start_write(s: Ints, buffer: int, fused: bool, lines: int) -> None:
     for port in range(2):
         s[w + W_BASE_0 + port] = s[w + W_ASSIGNED_0 + port]
         s[w + W_ASSIGNED_0 + port] += per_port
+        if fused:
+            s[w + W_PAIR_BASE_0 + port] = s[w + W_BASE_0 + port]
 
 
 @kernel
@@ -121,15 +124,19 @@ def can_start_read(s: Ints, buffer: int) -> bool:
 
 
 @kernel
-def start_read(s: Ints, buffer: int, part: int, lines: int) -> None:
-    """Describe a read: ``lines`` of part ``part`` of what was last described to write."""
+def start_read(s: Ints, buffer: int, fused: bool, part: int, lines: int) -> None:
+    """Describe a read of the matrix last described to write, or of a part of the last fused pair.
+
+    Requantization passes may come between the two parts of a pair.
+    """
     r, w = READERS + buffer * R_COLUMNS, WRITERS + buffer * W_COLUMNS
     d = r + R_DESCRIPTORS + RD_COLUMNS * (s[r + R_DESCRIBED] % MAX_DESCRIPTORS)
     s[d + RD_LENGTH] = lines
-    s[d + RD_FUSED] = s[w + W_FUSED]
+    s[d + RD_FUSED] = fused
     s[d + RD_PART] = part
-    s[d + RD_BASE_0] = s[w + W_BASE_0]
-    s[d + RD_BASE_1] = s[w + W_BASE_0 + 1]
+    base = w + (W_PAIR_BASE_0 if fused else W_BASE_0)
+    s[d + RD_BASE_0] = s[base]
+    s[d + RD_BASE_1] = s[base + 1]
     s[d + RD_READY] = s[NOW] + DESCRIPTOR_CYCLES
     s[r + R_DESCRIBED] += 1
 

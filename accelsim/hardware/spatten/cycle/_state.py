@@ -160,10 +160,12 @@ READERS = ALLOCATORS + 2 * A_COLUMNS
     W_ASSIGNED_1,
     W_BASE_0,
     W_BASE_1,
+    W_PAIR_BASE_0,
+    W_PAIR_BASE_1,
     W_SKID_0,
     W_SKID_1,
     W_SKID_BANK_0,
-) = range(19)
+) = range(21)
 W_COLUMNS = W_SKID_BANK_0 + 4
 WRITERS = READERS + 2 * R_COLUMNS
 

@@ -114,7 +114,8 @@ def step_value_fork(s: Ints, requests: Ints, ring: Ints) -> None:
         if not first:
             taken |= READ_TAKEN
         elif taken & WRITE_TAKEN and can_start_read(s, VALUE_BUFFER):
-            start_read(s, VALUE_BUFFER, requests[request, Q_VALUE_PART], lines)
+            pair = requests[request, Q_VALUE_FUSED] == 2
+            start_read(s, VALUE_BUFFER, pair, requests[request, Q_VALUE_PART], lines)
             taken |= READ_TAKEN
     if not taken & SCORE_TAKEN and queue_ready(s, SCORES):
         queue_push(s, ring, SCORES, beat)

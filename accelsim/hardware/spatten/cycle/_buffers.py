@@ -15,22 +15,22 @@ from accelsim.hardware.spatten.cycle._state import (
     MAX_HANDLES,
     NOW,
     P_LINES,
+    R_BANK_0,
+    R_BANK_1,
+    R_CHECK,
     R_COLUMNS,
     R_COMMITTED,
     R_CONSUMED,
     R_CURRENT,
     R_DESCRIBED,
     R_DESCRIPTORS,
-    R_HEAD,
+    R_GENERATED,
     R_ISSUED,
+    R_LINES,
     R_NEXT,
     R_POLLS,
-    R_PORT,
-    R_PORT_DESCRIPTOR,
-    R_PORT_NEED,
-    R_PORT_SIDE,
-    R_READS,
-    R_TAIL,
+    R_PORT_0,
+    R_SRAM_0,
     RD_BASE_0,
     RD_BASE_1,
     RD_COLUMNS,
@@ -38,8 +38,8 @@ from accelsim.hardware.spatten.cycle._state import (
     RD_LENGTH,
     RD_PART,
     RD_READY,
+    READ_LINES,
     READERS,
-    READS_IN_FLIGHT,
     W_ASSIGNED_0,
     W_BANK_0,
     W_BASE_0,
@@ -61,12 +61,11 @@ from accelsim.jit import kernel
 RELEASE_CYCLES = 4
 """From the acceptance of a release to usable space (flag write, read back, head increment)."""
 READ_QUEUE = 15
-DESCRIPTOR_CYCLES = 4
-"""From a read descriptor at the fork to its first read."""
-WAITING_DESCRIPTORS = 1
-"""Descriptors that may wait while the reader works on another."""
-CHECK_CYCLES = 3
-"""From the SRAM port to the tag check."""
+"""Lines between the generator and the tag check: a ring of 16 with one entry unused."""
+DESCRIPTOR_CYCLES = 1
+"""From a read descriptor at the fork to its first line at the read queue."""
+GENERATE_CYCLES = 3
+"""From the read queue's input to the issue of the line: one register and a queue."""
 
 
 @kernel
@@ -118,9 +117,9 @@ def start_write(s: Ints, buffer: int, fused: bool, lines: int) -> None:
 
 @kernel
 def can_start_read(s: Ints, buffer: int) -> bool:
-    """Whether the registers before the reader have room for a descriptor."""
+    """Whether all lines of the descriptor before are generated."""
     r = READERS + buffer * R_COLUMNS
-    return bool(s[r + R_DESCRIBED] - s[r + R_CURRENT] <= WAITING_DESCRIPTORS)
+    return bool(s[r + R_DESCRIBED] == s[r + R_CURRENT])
 
 
 @kernel
@@ -150,54 +149,84 @@ def line_available(s: Ints, buffer: int) -> bool:
 
 @kernel
 def step_reader(s: Ints, buffer: int) -> None:
-    """Check, present to the SRAM, issue; a line without the expected tag rolls the reader back."""
-    r, w = READERS + buffer * R_COLUMNS, WRITERS + buffer * W_COLUMNS
+    """Check, move the read pipeline, issue, generate; a wrong tag rolls the reader back.
+
+    A line waits for its consumer in the register behind the check, and behind it in the registers
+    of the two banks: what was read too early then stays wrong until it is checked.
+    """
+    r = READERS + buffer * R_COLUMNS
     now = s[NOW]
-    if s[r + R_HEAD] != s[r + R_TAIL]:
-        read = r + R_READS + 4 * (s[r + R_HEAD] % READS_IN_FLIGHT)
-        if s[read + 3] + CHECK_CYCLES == now:
-            s[r + R_HEAD] += 1
-            if not s[read + 2]:
-                s[r + R_NEXT] = s[read]
-                s[r + R_CURRENT] = s[read + 1]
-                s[r + R_HEAD] = s[r + R_TAIL]
-                s[r + R_PORT] = -1
-                s[r + R_ISSUED] = s[r + R_COMMITTED]
-                return
-            s[r + R_COMMITTED] += 1
-    if s[r + R_PORT] >= 0 and now >= s[P_LINES] // 2:
-        read = r + R_READS + 4 * (s[r + R_TAIL] % READS_IN_FLIGHT)
-        s[read] = s[r + R_PORT]
-        s[read + 1] = s[r + R_PORT_DESCRIPTOR]
-        s[read + 2] = s[w + W_WRITTEN_0 + s[r + R_PORT_SIDE]] >= s[r + R_PORT_NEED]
-        s[read + 3] = now
-        s[r + R_TAIL] += 1
-        s[r + R_POLLS] += 1
-        s[r + R_PORT] = -1
-    if s[r + R_PORT] < 0 and s[r + R_ISSUED] - s[r + R_CONSUMED] < READ_QUEUE:
-        _issue_read(s, r)
+    rolled_back = False
+    if s[r + R_ISSUED] != s[r + R_COMMITTED]:
+        rolled_back = _advance_reads(s, r, WRITERS + buffer * W_COLUMNS, now)
+    issued = s[r + R_ISSUED]
+    if issued < s[r + R_GENERATED] and not rolled_back:
+        port = r + R_PORT_0 + (issued & 1)
+        if not s[port] and s[_line(r, issued) + 2] + GENERATE_CYCLES <= now:
+            s[port] = 2 * issued + 2
+            s[r + R_ISSUED] += 1
+    if (
+        s[r + R_CURRENT] != s[r + R_DESCRIBED]
+        and s[r + R_GENERATED] - s[r + R_COMMITTED] < READ_QUEUE
+    ):
+        _generate(s, r, now)
 
 
 @kernel
-def _issue_read(s: Ints, r: int) -> None:
-    """Issue the next line of the current descriptor; after its last line, go on with the next."""
+def _line(r: int, number: int) -> int:
+    """Slot of a generated line in the ring of a reader."""
+    return r + R_LINES + 3 * (number % READ_LINES)
+
+
+@kernel
+def _advance_reads(s: Ints, r: int, w: int, now: int) -> bool:
+    """Move the lines between issue and consumer by a register; true when rolled back."""
+    checked = s[r + R_CHECK]
+    if checked:
+        if not checked & 1:
+            for register in range(r + R_PORT_0, r + R_CHECK + 1):
+                s[register] = 0
+            s[r + R_ISSUED] = s[r + R_COMMITTED]
+            return True
+        if s[r + R_COMMITTED] == s[r + R_CONSUMED]:
+            s[r + R_CHECK] = 0
+            s[r + R_COMMITTED] += 1
+    if not s[r + R_CHECK]:
+        bank = r + R_BANK_0 if s[r + R_BANK_0] else r + R_BANK_1
+        s[r + R_CHECK] = s[bank]
+        s[bank] = 0
+    open_for_use = now >= s[P_LINES] // 2
+    for k in range(2):
+        if not s[r + R_BANK_0 + k]:
+            s[r + R_BANK_0 + k] = s[r + R_SRAM_0 + k]
+            s[r + R_SRAM_0 + k] = 0
+        waiting = s[r + R_PORT_0 + k]
+        if waiting and not s[r + R_SRAM_0 + k] and open_for_use:
+            line = _line(r, (waiting >> 1) - 1)
+            s[r + R_SRAM_0 + k] = waiting + (s[w + W_WRITTEN_0 + s[line]] >= s[line + 1])
+            s[r + R_PORT_0 + k] = 0
+            s[r + R_POLLS] += 1
+    return False
+
+
+@kernel
+def _generate(s: Ints, r: int, now: int) -> None:
+    """Push the next line of the current descriptor; after its last line, go on with the next."""
     current = s[r + R_CURRENT]
-    if current == s[r + R_DESCRIBED]:
-        return
     d = r + R_DESCRIPTORS + RD_COLUMNS * (current % MAX_DESCRIPTORS)
-    if s[NOW] < s[d + RD_READY]:
+    if now < s[d + RD_READY]:
         return
-    line = s[r + R_NEXT]
-    side, position = line & 1, line >> 1
+    number = s[r + R_NEXT]
+    side, position = number & 1, number >> 1
     if s[d + RD_FUSED]:
-        side, position = s[d + RD_PART], line
-    s[r + R_PORT] = line
-    s[r + R_PORT_DESCRIPTOR] = current
-    s[r + R_PORT_SIDE] = side
-    s[r + R_PORT_NEED] = s[d + RD_BASE_0 + side] + position + 1
-    s[r + R_ISSUED] += 1
-    s[r + R_NEXT] = line + 1
-    if line + 1 == s[d + RD_LENGTH]:
+        side, position = s[d + RD_PART], number
+    line = _line(r, s[r + R_GENERATED])
+    s[line] = side
+    s[line + 1] = s[d + RD_BASE_0 + side] + position + 1
+    s[line + 2] = now
+    s[r + R_GENERATED] += 1
+    s[r + R_NEXT] = number + 1
+    if number + 1 == s[d + RD_LENGTH]:
         s[r + R_NEXT] = 0
         s[r + R_CURRENT] = current + 1
 

@@ -20,6 +20,7 @@ from accelsim.hardware.spatten.cycle._state import (
     DOT_LINES_RING,
     DOT_RING,
     DOT_TAIL,
+    DOT_TREE,
     FORK,
     FORK_ROW,
     FORK_TAKEN,
@@ -110,17 +111,25 @@ def step_decided(s: Ints, requests: Ints, ring: Ints, bypass_taken: bool) -> Non
 
 @kernel
 def step_dot_product(s: Ints, requests: Ints, ring: Ints) -> None:
-    """One line a cycle; the whole pipeline stalls when its oldest line is not accepted."""
-    if s[DOT_HEAD] != s[DOT_TAIL]:
+    """One line a cycle through the dot product, then through the maximum tree to the decision.
+
+    The dot product stalls as a whole when its oldest line is not accepted. The stages of the
+    maximum tree are full registers: together they take twice their number before they stall it.
+    """
+    if s[DOT_HEAD] != s[DOT_TREE]:
         line = DOT_LINES_RING + 2 * (s[DOT_HEAD] % DOT_RING)
-        if s[line + 1] + DOT_STAGES + s[P_LOG_SCORES] == s[DOT_CLOCK]:
-            last = is_last_beat(s, requests, s[line])
-            if not queue_ready(s, DECISION) or (last and s[MAXIMUM] >= 0):
+        if s[line + 1] + s[P_LOG_SCORES] <= s[NOW]:
+            _decide(s, requests, ring)
+    if s[DOT_TREE] != s[DOT_TAIL]:
+        line = DOT_LINES_RING + 2 * (s[DOT_TREE] % DOT_RING)
+        if s[line + 1] + DOT_STAGES == s[DOT_CLOCK]:
+            if s[P_LOG_SCORES] == 0:
+                if not _decide(s, requests, ring):
+                    return
+            elif s[DOT_TREE] - s[DOT_HEAD] == 2 * s[P_LOG_SCORES]:
                 return
-            queue_push(s, ring, DECISION, s[line])
-            if last:
-                s[MAXIMUM] = s[line]
-            s[DOT_HEAD] += 1
+            s[line + 1] = s[NOW]
+            s[DOT_TREE] += 1
     item = s[FORK]
     if item >= 0 and not s[FORK_TAKEN] & DOT_TAKEN and line_available(s, KEY_BUFFER):
         beat = (item << SHIFT) | s[DOT_LINES]
@@ -134,6 +143,20 @@ def step_dot_product(s: Ints, requests: Ints, ring: Ints) -> None:
             s[DOT_LINES] = 0
             s[FORK_TAKEN] |= DOT_TAKEN
     s[DOT_CLOCK] += 1
+
+
+@kernel
+def _decide(s: Ints, requests: Ints, ring: Ints) -> bool:
+    """Hand the oldest line to the decision stage, if that accepts it."""
+    beat = s[DOT_LINES_RING + 2 * (s[DOT_HEAD] % DOT_RING)]
+    last = is_last_beat(s, requests, beat)
+    if not queue_ready(s, DECISION) or (last and s[MAXIMUM] >= 0):
+        return False
+    queue_push(s, ring, DECISION, beat)
+    if last:
+        s[MAXIMUM] = beat
+    s[DOT_HEAD] += 1
+    return True
 
 
 @kernel

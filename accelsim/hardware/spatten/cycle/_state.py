@@ -50,6 +50,7 @@ BEATS_IN_FLIGHT = 256
     DOT_CLOCK,
     DOT_LINES,
     DOT_HEAD,
+    DOT_TREE,
     DOT_TAIL,
     MAXIMUM,
     DECIDED,
@@ -91,7 +92,7 @@ BEATS_IN_FLIGHT = 256
     ADDRESSES_WAITING,
     RESPONSES_WAITING,
     RESPONSES,
-) = range(60)
+) = range(61)
 
 # Queues: first slot of the ring, depth, head, tail, cycle of the last pop.
 QUEUE_COLUMNS = 5
@@ -107,29 +108,32 @@ A_RELEASED = A_SIZE + MAX_HANDLES
 A_COLUMNS = A_RELEASED + MAX_HANDLES
 ALLOCATORS = _A
 
-# Reader of each buffer: next line and its descriptor, lines checked, taken and issued, the read at
-# the SRAM port (line, descriptor, side, lines of that side it needs), reads in flight.
+# Reader of each buffer: next line to generate and its descriptor; lines generated, issued, checked
+# and taken, all counted from the start of the run; then the registers of the read pipeline, each
+# empty (0) or ``2 * (line + 1)``, plus one once the SRAM has answered with the expected tag.
 (
     R_NEXT,
     R_CURRENT,
     R_DESCRIBED,
+    R_GENERATED,
+    R_ISSUED,
     R_COMMITTED,
     R_CONSUMED,
-    R_ISSUED,
-    R_PORT,
-    R_PORT_DESCRIPTOR,
-    R_PORT_SIDE,
-    R_PORT_NEED,
-    R_HEAD,
-    R_TAIL,
     R_POLLS,
-) = range(13)
-READS_IN_FLIGHT = 8
-R_READS = 13
-"""Ring of reads in flight: line, descriptor, whether the tag will be right, cycle at the SRAM."""
-R_DESCRIPTORS = R_READS + 4 * READS_IN_FLIGHT
-MAX_DESCRIPTORS = 8
-"""Ring of read descriptors; those below ``R_CURRENT`` are kept for a roll-back."""
+    R_PORT_0,
+    R_PORT_1,
+    R_SRAM_0,
+    R_SRAM_1,
+    R_BANK_0,
+    R_BANK_1,
+    R_CHECK,
+) = range(15)
+READ_LINES = 32
+R_LINES = R_CHECK + 1
+"""Ring of generated lines: side, lines of that side it needs, cycle of the push."""
+R_DESCRIPTORS = R_LINES + 3 * READ_LINES
+MAX_DESCRIPTORS = 4
+"""Ring of read descriptors."""
 (
     RD_LENGTH,
     RD_FUSED,
@@ -171,7 +175,7 @@ WRITERS = READERS + 2 * R_COLUMNS
 
 DOT_RING = 64
 DOT_LINES_RING = WRITERS + 2 * W_COLUMNS
-"""Lines in the dot-product pipeline: beat, pipeline clock at entry."""
+"""Lines in the dot product and the maximum tree: beat, cycle (or pipeline clock) at entry."""
 CONTEXT_RING = 64
 CONTEXTS = DOT_LINES_RING + 2 * DOT_RING
 """Matrices being fetched."""

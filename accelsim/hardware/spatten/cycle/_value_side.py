@@ -147,7 +147,11 @@ def _enter_fork(s: Ints, requests: Ints, beat: int) -> bool:
 
 @kernel
 def step_topk(s: Ints, requests: Ints, ring: Ints) -> None:
-    """The latency stand-in and the path around it, then the reload and rebatch registers."""
+    """The latency stand-in and the path around it, then the reload and rebatch registers.
+
+    The path around opens when the last kept score has left: the stand-in may still be dropping the
+    rest, which keeps the next request that needs it waiting, but not one that does not.
+    """
     inside = s[TOPK_INSIDE]
     beat = queue_peek(s, ring, TOPK)
     if beat >= 0:
@@ -158,9 +162,10 @@ def step_topk(s: Ints, requests: Ints, ring: Ints) -> None:
             kept = (beat & MASK) * s[P_SCORES] < requests[request, Q_VALUES]
             if not kept or _enter_fork(s, requests, beat):
                 queue_pop(s, TOPK)
+                if ((beat & MASK) + 1) * s[P_SCORES] == requests[request, Q_VALUES]:
+                    s[TOPK_INSIDE] -= 1
                 if is_last_beat(s, requests, beat):
                     s[TOPK_SINCE] = -1
-                    s[TOPK_INSIDE] -= 1
     beat = s[RELOAD_2]
     if beat >= 0:
         request = beat >> (SHIFT + 1)

@@ -35,8 +35,7 @@ _SUITES = ("timing", "dram", "traffic", "engines", "functional")
     "--count",
     type=click.IntRange(1),
     metavar="N",
-    help="Random workloads (engines, default 40), random heads (functional, 20), or placements "
-    "drawn for each random row (dram, 8).",
+    help="Random workloads (engines, default 40) or random heads (functional, 20).",
 )
 @json_option
 def command(

@@ -1,4 +1,4 @@
-"""Run every suite of ``accelsim validate`` and write what it says: ``python docs/validation/make.py``.
+"""Run every suite of ``accelsim validate``, write what it says: ``docs/validation/make.py``.
 
 The complete output of each suite goes to ``docs/validation/NAME.txt``; the summary in
 ``docs/validation.md``, between the two marks, is replaced. About a minute on two cores.
@@ -38,7 +38,9 @@ def main() -> None:
         )
         if done.returncode not in (0, 1):
             raise SystemExit(done.stderr)
-        write_text(HERE / f"{name}.txt", "\n".join(map(str.rstrip, done.stdout.splitlines())) + "\n")
+        write_text(
+            HERE / f"{name}.txt", "\n".join(map(str.rstrip, done.stdout.splitlines())) + "\n"
+        )
         lines.append(_row(name, words, done.stdout))
     page = PAGE.read_text(encoding="utf-8")
     head, rest = page.split(BEGIN)

@@ -27,6 +27,13 @@ from accelsim.cli._options import (
 @hardware_options
 @json_option
 @click.option("--out", metavar="DIR", help="Also write result.json and report.html there.")
+@click.option(
+    "--export-ramulator",
+    "ramulator",
+    metavar="DIR",
+    help="Also write the DRAM requests there as load/store traces and configurations of "
+    "Ramulator 2, a pair of files per channel (simulates twice).",
+)
 def command(
     source: str,
     policy: str | None,
@@ -36,6 +43,7 @@ def command(
     baselines: tuple[str, ...],
     json_file: str | None,
     out: str | None,
+    ramulator: str | None,
 ) -> None:
     """Run SOURCE through one accelerator under one policy.
 
@@ -49,11 +57,13 @@ def command(
       accelsim replay traces/minilm-128.safetensors --set channels=8 --json -
       accelsim replay traces/spatten-gpt2/small.csv --accelerator spatten-rtl-eighth
       accelsim replay bert-base-cola --baseline titan-xp
+      accelsim replay traces/spatten-gpt2/small.csv --export-ramulator runs/ramulator
     """
     from accelsim.exploration import replay
     from accelsim.reports import prepare_folder, render, to_text, write_text
 
     folder = None if out is None else prepare_folder(out)
+    traces = None if ramulator is None else prepare_folder(ramulator)
     check_json(json_file)
     name = Path(source).stem
     with stages(name) as on_stage:
@@ -65,6 +75,7 @@ def command(
             overrides(settings),
             list(baselines) or None,
             on_stage,
+            record_dram=traces is not None,
         )
     if json_file != "-":
         to_text({policy or name: result})
@@ -76,3 +87,7 @@ def command(
         write_text(folder / "result.json", result.to_json() + "\n")
         write_text(folder / "report.html", render({policy or name: result}, f"accelsim: {name}"))
         click.echo(f"wrote {folder / 'report.html'} and {folder / 'result.json'}", err=True)
+    if traces is not None:
+        for file, text in result.ramulator_files.items():
+            write_text(traces / file, text)
+        click.echo(f"wrote {len(result.ramulator_files)} files to {traces}", err=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from accelsim.cli._options import emit_json, json_option, stages
+from accelsim.cli._options import check_json, emit_json, json_option, stages
 
 if TYPE_CHECKING:
     from accelsim.validation import Report
@@ -35,8 +35,7 @@ _SUITES = ("timing", "dram", "traffic", "engines", "functional")
     "--count",
     type=click.IntRange(1),
     metavar="N",
-    help="Random workloads (engines, default 40), random heads (functional, 20), or placements "
-    "drawn for each random row (dram, 8).",
+    help="Random workloads (engines, default 40) or random heads (functional, 20).",
 )
 @json_option
 def command(
@@ -62,6 +61,8 @@ def command(
       accelsim validate dram --json dram.json
     """
     from accelsim.validation import validate
+
+    check_json(json_file)
 
     with stages(f"validate {suite}") as on_stage:
         report = validate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from accelsim.baselines import AttentionShape
     from accelsim.energy import EnergyReport
     from accelsim.hardware.activity import Activity
+    from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
     from accelsim.workloads import Workload
 
 
@@ -26,6 +28,7 @@ def replay(
     overrides: Mapping[str, Any] | None = None,
     baselines: Sequence[str] | None = None,
     on_stage: Callable[[str], None] = lambda stage: None,
+    record_dram: bool = False,
 ) -> RunResult:
     """Run one source through one accelerator.
 
@@ -40,12 +43,14 @@ def replay(
             ``policy``, and is ``accelerator`` if it is none of these.
         baselines: names of baseline presets; all if ``None``. ``measured`` times this machine.
         on_stage: told what is being done.
+        record_dram: also return the requests that each DRAM channel accepted, as files for
+            Ramulator 2 (:attr:`RunResult.ramulator_files`); simulates twice.
 
     Raises:
         AccelsimError: bad input, explained.
     """
     setup = resolve(source, accelerator, policy, engine, overrides or {}, Library())
-    return run(setup, Session(), baselines, on_stage)
+    return run(setup, Session(), baselines, on_stage, record_dram)
 
 
 def compare(
@@ -77,6 +82,7 @@ def run(
     session: Session,
     baselines: Sequence[str] | None = (),
     on_stage: Callable[[str], None] = lambda stage: None,
+    record_dram: bool = False,
 ) -> RunResult:
     """Run what :func:`resolve` prepared.
 
@@ -86,16 +92,20 @@ def run(
     from accelsim.energy import EnergyTable, evaluate
     from accelsim.hardware import simulate
     from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
+    from accelsim.hardware.memories.ramulator import check_exportable
 
     machine, memory = setup.parts["accelerator"].config, setup.parts["memory"].config
     table = setup.parts["energy"].config
     assert isinstance(machine, AcceleratorConfig)
     assert isinstance(memory, MemoryConfig)
     assert isinstance(table, EnergyTable)
+    if record_dram:
+        check_exportable(memory)
     prepared = session.prepare(setup, on_stage)
     shape = prepared.shape
     on_stage("simulation")
-    activity = simulate(prepared.workload, machine, memory, engine=setup.engine)
+    simulation = partial(simulate, prepared.workload, machine, memory, engine=setup.engine)
+    activity, files = _recorded(simulation, machine, memory) if record_dram else (simulation(), {})
     on_stage("energy")
     energy = evaluate(activity, table, machine, memory)
     metrics = _metrics(prepared.workload, activity, shape)
@@ -123,7 +133,19 @@ def run(
         activity=activity,
         warnings=list(energy.warnings),
         policy_read_bytes_by_head=_by_head(prepared.workload),
+        ramulator_files=files,
     )
+
+
+def _recorded(
+    simulation: Callable[[], Activity], machine: AcceleratorConfig, memory: MemoryConfig
+) -> tuple[Activity, dict[str, str]]:
+    """Run a simulation and write down what its DRAM channels were asked for."""
+    from accelsim.hardware.memories import record_requests
+    from accelsim.hardware.memories.ramulator import ramulator_files
+
+    activity, requests = record_requests(simulation)
+    return activity, ramulator_files(memory, machine.frequency_hz, requests)
 
 
 def _by_head(workload: Workload) -> list[dict[str, int]]:

@@ -35,6 +35,8 @@ class RunResult:
         policy_read_bytes_by_head: one record per layer and KV head with the bytes that the policy's
             decisions name (key_msb, key_lsb, value), before any rounding to bursts; empty where the
             machine has a pruning rule of its own.
+        ramulator_files: the DRAM requests as Ramulator 2 reads them, text by file name, where they
+            were asked for.
     """
 
     metrics: dict[str, float | int]
@@ -48,6 +50,7 @@ class RunResult:
     activity: Activity
     warnings: list[str]
     policy_read_bytes_by_head: list[dict[str, int]] = field(default_factory=list)
+    ramulator_files: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the ``accelsim.result/1`` document: plain JSON values, never NaN."""

@@ -26,6 +26,17 @@ class Timing(Config):
     """The standard's parameter behind the number, e.g. ``tRRD_S = 4 ns``."""
 
 
+class RamulatorDevice(Config):
+    """How Ramulator 2.0 names a memory; for the export of request streams."""
+
+    dram: str
+    """``impl`` of the device."""
+    organisation: dict[str, str | int]
+    """Keys of ``org``."""
+    timing: str
+    """Preset of ``timing``."""
+
+
 class MemoryConfig(Config):
     """A memory: organisation of one channel, address bits, timing table, request queue."""
 
@@ -64,6 +75,8 @@ class MemoryConfig(Config):
     """Peak of one channel. ``kind: flat`` uses only this and ``flat_latency``."""
     flat_latency: Cycles = 20
     """Ticks from request to data of an unloaded flat memory."""
+    ramulator: RamulatorDevice | None = None
+    """The device of Ramulator 2.0 with this organisation and these timings, where there is one."""
 
 
 class TopKConfig(Config):

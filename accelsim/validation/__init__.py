@@ -35,8 +35,7 @@ def validate(
         engine: engine under test, for ``timing`` and ``traffic``.
         cases: case file (``timing``, ``dram``) or folder of workload files (``traffic``) instead of
             those that accelsim ships.
-        count: random workloads (``engines``), random heads (``functional``), or placements drawn
-            for each random row (``dram``).
+        count: random workloads (``engines``) or random heads (``functional``).
         on_case: called before each case with its number, how many there are, and its identifier.
 
     Raises:

@@ -1,7 +1,9 @@
 """The bank model against Ramulator 2.0: one channel, and gathers through several.
 
-Rows with seed 0 are exact address streams. Rows with a seed were drawn by another generator, so
-the mean over the seeds of a parameter combination is compared with the mean over our own draws.
+Every row is compared address for address. Rows with a seed were drawn by NumPy's
+``default_rng(seed)``: the record does not say so, but the address spans of its rows and the reads
+of its fullest and emptiest channels fit no other placement. A row whose placement does not have
+the properties that the record names (drawn by something else) fails instead of being compared.
 """
 
 from __future__ import annotations
@@ -28,17 +30,19 @@ from accelsim.validation._base import (
 )
 from accelsim.validation._table import Line, read_lines
 
-TAKES = ("cases", "count")
+TAKES = ("cases",)
 Row = Mapping[str, str]
 Addresses = NDArray[np.int64]
 MEMORY = "hbm2-spatten"
 """Preset that states what the reference runs simulated."""
-DRAWS = 8
-"""Placements drawn for a row that has a seed, if the user names no count."""
 BASE = 0xAB10000
 """First byte of a gathered cache in the released test bench."""
 RANDOM_SPAN = 256 << 20
 """Bytes over which the ``random`` pattern is uniform."""
+_BLOCK = 32
+"""Bytes of one read, and of the channel interleave."""
+_SPARE_VECTORS = 2
+"""Vectors drawn beyond those that the reads of a ``gather`` row need, before the list is cut."""
 _PARAMETERS = (
     "pattern",
     "vector_bytes",
@@ -51,6 +55,8 @@ _PARAMETERS = (
     "element_bits",
     "cache_len_L",
     "kept_vectors_K",
+    "n_reads",
+    "seed",
 )
 _REQUIRED = ("pattern", "vector_bytes", "keep_ratio", "seed", "n_reads", "total_cycles")
 _STREAMS = ("sequential", "strided", "gather", "random")
@@ -58,33 +64,37 @@ _GATHERS = ("gather_uniform", "rtl_score_buffer_32_of_64_window")
 
 
 def run(options: Options) -> Report:
-    """Run every parameter combination; see :func:`accelsim.validation.validate`.
+    """Run every row; see :func:`accelsim.validation.validate`.
 
     Raises:
         CaseFileError: with file, line and column.
     """
     files = [options.cases] if options.cases else sorted((DATA / "dram").glob("*.csv"))
-    groups = [each for path in files for each in read_groups(path)]
+    rows = [each for path in files for each in read_rows(path)]
     memory = configs.load(MemoryConfig, MEMORY, "memories")
     cases, failed = [], []
-    for number, (name, rows) in enumerate(groups, start=1):
-        options.on_case(number, len(groups), name)
+    for number, (name, row) in enumerate(rows, start=1):
+        options.on_case(number, len(rows), name)
+        addresses = placement(row)
+        mismatch = _mismatch(row, addresses)
+        if mismatch:
+            failed.append(Failure(name, f"placement of seed {row['seed']}: {mismatch}"))
+            continue
         try:
-            cycles = simulate(memory, rows[0], options.count or DRAWS)
+            cycles = simulate(memory, row, addresses)
         except Exception as error:  # A model that breaks on a case has failed that case.
             failed.append(Failure(name, f"{type(error).__name__}: {error}"))
             continue
-        reference = float(np.mean([row.integer("total_cycles") for row in rows]))
-        cases.append(Case(name, reference, cycles))
+        cases.append(Case(name, row.integer("total_cycles"), cycles))
     bars = [
         Bar("mean", mean_error(cases) or 0.0, 0.01),
         Bar("worst", worst_error(cases), 0.03),
     ]
-    return Report("dram", None, "cycles, mean over placements", cases, failed, bars)
+    return Report("dram", None, "cycles", cases, failed, bars)
 
 
-def read_groups(path: Path) -> list[tuple[str, list[Line]]]:
-    """Read a case file; return identifier and rows of each parameter combination.
+def read_rows(path: Path) -> list[tuple[str, Line]]:
+    """Read a case file; return each row with an identifier made of file and parameters.
 
     Raises:
         CaseFileError: with file, line and column.
@@ -95,9 +105,15 @@ def read_groups(path: Path) -> list[tuple[str, list[Line]]]:
         lines = read_lines(path, (*_REQUIRED, "front_end", "cache_len_L", "kept_vectors_K"))
     else:
         lines = read_lines(path, (*_REQUIRED, "stride_bytes"))
+    seen: dict[str, int] = {}
+    rows = []
     for line in lines:
         _check(line, several)
-    return [(f"{path.stem}/{name}", rows) for name, rows in combinations(lines)]
+        parts = [line.get(name, "") for name in _PARAMETERS]
+        name = f"{path.stem}/{'-'.join(part for part in parts if part)}"
+        seen[name] = seen.get(name, 0) + 1
+        rows.append((name if seen[name] == 1 else f"{name}-{seen[name]}", line))
+    return rows
 
 
 def _check(line: Line, several: bool) -> None:
@@ -135,68 +151,73 @@ def _choice(line: Line, column: str, known: Sequence[str]) -> str:
     return text
 
 
-def combinations(rows: Sequence[Line]) -> list[tuple[str, list[Line]]]:
-    """Group rows by parameter combination; return an identifier and the rows of each."""
-    groups: dict[tuple[str, ...], list[Line]] = {}
-    for row in rows:
-        reads = "" if "n_channels" in row else row["n_reads"]
-        parameters = (*(row.get(name, "") for name in _PARAMETERS), reads)
-        groups.setdefault(parameters, []).append(row)
-    return [("-".join(part for part in key if part), group) for key, group in groups.items()]
+def placement(row: Row) -> Addresses:
+    """Addresses of a row: local to the channel for one channel, global for several."""
+    random = np.random.default_rng(int(row["seed"]))
+    return gather(random, row) if "n_channels" in row else stream_of(random, row)
 
 
-def simulate(memory: MemoryConfig, row: Row, draws: int) -> float:
-    """Mean cycles of a row's experiment over ``draws`` placements (one if nothing is random)."""
+def _mismatch(row: Line, addresses: Addresses) -> str:
+    """Say what the record tells of the addresses that is not true of ours; empty if all is."""
+    ours = {"n_reads": len(addresses)}
+    if "n_channels" in row:
+        channels = row.integer("n_channels")
+        reads = np.bincount(addresses // _BLOCK % channels, minlength=channels)
+        ours |= {"min_reads_per_channel": reads.min(), "max_reads_per_channel": reads.max()}
+    else:
+        ours["address_span_bytes"] = addresses.max() - addresses.min() + _BLOCK
+    for column, value in ours.items():
+        recorded = row.optional_integer(column)
+        if recorded not in (None, value):
+            return f"{column} {value}, but the row says {recorded}"
+    return ""
+
+
+def simulate(memory: MemoryConfig, row: Row, addresses: Addresses) -> int:
+    """Cycles of a row's experiment."""
     from accelsim.hardware.memories import read_stream
     from accelsim.hardware.memories._gather import read_gather
 
-    count = 1 if row["seed"] == "0" else draws
-    cycles = []
-    for draw in range(count):
-        random = np.random.default_rng(draw)
-        if "n_channels" in row:
-            front_end: Any = "ports" if row["front_end"] == "rtl_like" else "ideal"
-            stream = gather(random, row)
-            cycles.append(read_gather(memory, stream, int(row["n_channels"]), front_end))
-            continue
-        limit = int(row.get("inflight_limit") or memory.inflight_limit)
-        chosen = memory.model_copy(update={"inflight_limit": limit})
-        protocol: Any = "controller" if row.get("issue_mode") == "controller_only" else "bridge"
-        cycles.append(read_stream(chosen, stream_of(random, row), protocol).cycles)
-    return float(np.mean(cycles))
+    if "n_channels" in row:
+        front_end: Any = "ports" if row["front_end"] == "rtl_like" else "ideal"
+        return read_gather(memory, addresses, int(row["n_channels"]), front_end)
+    limit = int(row.get("inflight_limit") or memory.inflight_limit)
+    chosen = memory.model_copy(update={"inflight_limit": limit})
+    protocol: Any = "controller" if row.get("issue_mode") == "controller_only" else "bridge"
+    return read_stream(chosen, addresses, protocol).cycles
 
 
 def stream_of(random: np.random.Generator, row: Row) -> Addresses:
     """Addresses of a single-channel row."""
     reads = int(row["n_reads"])
     if row["pattern"] == "random":
-        return random.integers(0, RANDOM_SPAN // 32, reads) * 32
+        return random.integers(0, RANDOM_SPAN // _BLOCK, reads) * _BLOCK
     if row["pattern"] != "gather":
-        return np.arange(reads, dtype=np.int64) * int(row["stride_bytes"] or 32)
+        return np.arange(reads, dtype=np.int64) * int(row["stride_bytes"] or _BLOCK)
     size, ratio = int(row["vector_bytes"]), float(row["keep_ratio"])
-    kept = -(-reads * 32 // size)
-    while True:
-        total = round(kept / ratio)
-        chosen = np.sort(random.permutation(total)[:kept])
-        found = blocks(chosen, size)
-        if len(found) >= reads:
-            return found[:reads]
-        kept += -(-(reads - len(found)) * 32 // size)
+    kept = -(-reads * _BLOCK // size) + _SPARE_VECTORS
+    return blocks(choose(random, round(kept / ratio), kept), size)[:reads]
 
 
 def gather(random: np.random.Generator, row: Row) -> Addresses:
     """Addresses of a row with several channels."""
     size, kept = int(row["vector_bytes"]), int(row["kept_vectors_K"])
     if row["pattern"] == "gather_uniform":
-        chosen = np.sort(random.permutation(int(row["cache_len_L"]))[:kept])
-        return BASE + blocks(chosen, size)
+        return BASE + blocks(choose(random, int(row["cache_len_L"]), kept), size)
     beats = -(-kept // 32)
-    windows = [32 * i + np.sort(random.permutation(64)[:32]) for i in range(beats)]
+    windows = [32 * i + choose(random, 64, 32) for i in range(beats)]
     return BASE + np.concatenate([blocks(window, size) for window in windows])
+
+
+def choose(random: np.random.Generator, total: int, kept: int) -> NDArray[np.int64]:
+    """Ascending sample without replacement; all of them need no generator."""
+    if kept == total:
+        return np.arange(total)
+    return np.sort(random.choice(total, kept, replace=False))
 
 
 def blocks(vectors: NDArray[Any], size: int) -> Addresses:
     """Every 32-byte block that packed vectors touch, once, in ascending order."""
-    first, last = vectors * size // 32, (vectors * size + size - 1) // 32
+    first, last = vectors * size // _BLOCK, (vectors * size + size - 1) // _BLOCK
     touched = [np.arange(a, b + 1) for a, b in zip(first, last, strict=True)]
-    return np.unique(np.concatenate(touched)).astype(np.int64) * 32
+    return np.unique(np.concatenate(touched)).astype(np.int64) * _BLOCK

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from accelsim.hardware.memories._channel import record_requests
     from accelsim.hardware.memories._stream import StreamResult, read_stream
 
-__all__ = ["StreamResult", "read_stream"]
+_HOMES = {"StreamResult": "_stream", "read_stream": "_stream", "record_requests": "_channel"}
+__all__ = ["StreamResult", "read_stream", "record_requests"]
 
 
 def __getattr__(name: str) -> Any:
     # Numba is imported only when a memory is driven.
-    if name in __all__:
-        from accelsim.hardware.memories import _stream
-
-        return getattr(_stream, name)
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,6 +20,10 @@ a tick and channel. A refresh (all banks of a pseudo-channel) goes before the qu
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -59,7 +63,8 @@ Channels = NDArray[np.int64]
 and the class of requests whose row was opened (both oldest first, packed as below); the free slots
 and what a slot remembers; rings of issued and of completed reads; then, sized by the organisation,
 the open row of each bank (-1: closed), the earliest tick of each command at each bank, and the
-ticks of the last commands where a timing row has a window.
+ticks of the last commands where a timing row has a window; then the log of accepted requests
+(``address << 1 | write``), as long as :func:`record_requests` makes it, usually empty.
 
 A request is packed as ``row << 32 | bank << 16 | command << 9 | seen << 8 | slot``."""
 
@@ -80,8 +85,9 @@ A request is packed as ``row << 32 | bank << 16 | command << 9 | seen << 8 | slo
     LATENCY_SUM,
     FLAT_FREE,
     FREE_SLOTS,
-) = range(15)
-COUNTERS = 15
+    LOG_NEXT,
+) = range(16)
+COUNTERS = 16
 """First counter: commands by code, then hits, misses and conflicts."""
 HITS, MISSES, CONFLICTS = N_COMMANDS, N_COMMANDS + 1, N_COMMANDS + 2
 N_COUNTERS = N_COMMANDS + 3
@@ -98,18 +104,70 @@ _SEEN = 1 << 8
 _SLOT_MASK = _SEEN - 1
 
 
+T = TypeVar("T")
+
+
+class _Recording:
+    """The channels built while requests are recorded, and the length of their logs."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self.channels: list[Channels] = []
+
+    def counts(self) -> int:
+        """Most reads and writes of any channel."""
+        columns = [COUNTERS + RD, COUNTERS + WR]
+        return max((int(s[:, columns].sum(axis=1).max()) for s in self.channels), default=0)
+
+    def logs(self) -> list[NDArray[np.int64]]:
+        """The log of each channel."""
+        return [row[len(row) - self.length : row[LOG_NEXT]] for s in self.channels for row in s]
+
+
+_recording: ContextVar[_Recording | None] = ContextVar("recording", default=None)
+
+
+def record_requests(run: Callable[[], T]) -> tuple[T, list[NDArray[np.int64]]]:
+    """Run a simulation, and also return what each of its channels was asked for.
+
+    It runs twice: compiled code cannot lengthen a log, so the first run counts.
+
+    Args:
+        run: builds its channels and simulates; must do the same each time.
+
+    Returns:
+        What ``run`` returns, and for each channel the accepted requests in order: channel-local
+        byte address << 1 | 1 for a write.
+    """
+    counting = _Recording(0)
+    token = _recording.set(counting)
+    try:
+        run()
+        recording = _Recording(counting.counts())
+        _recording.set(recording)
+        result = run()
+    finally:
+        _recording.reset(token)
+    return result, recording.logs()
+
+
 def new_channels(channels: int, org: Organisation) -> Channels:
     """Return ``channels`` idle channels with all banks closed."""
     banks = int(org[H_BANKS])
     history = int(org[H_HISTORIES]) * MAX_WINDOW
-    state = np.zeros((channels, _OPEN_ROW + banks * (1 + N_COMMANDS) + history), np.int64)
+    width = _OPEN_ROW + banks * (1 + N_COMMANDS) + history
+    recording = _recording.get()
+    state = np.zeros((channels, width + (recording.length if recording else 0)), np.int64)
+    if recording:
+        recording.channels.append(state)
+    state[:, LOG_NEXT] = width
     state[:, NEXT_TRY] = NEVER
     state[:, REFRESH_DUE] = int(org[H_REFRESH_INTERVAL]) or NEVER
     state[:, NEXT_EVENT] = state[:, REFRESH_DUE]
     state[:, _FREE : _FREE + ENTRIES] = np.arange(ENTRIES)
     state[:, FREE_SLOTS] = ENTRIES
     state[:, _OPEN_ROW : _OPEN_ROW + banks] = -1
-    state[:, _OPEN_ROW + banks * (1 + N_COMMANDS) :] = -1
+    state[:, _OPEN_ROW + banks * (1 + N_COMMANDS) : width] = -1
     return state
 
 
@@ -158,6 +216,10 @@ def channel_push(
     state[channel, _QUEUE + queued] = row << 32 | bank << 16 | final << 9 | slot
     state[channel, QUEUED] = queued + 1
     state[channel, INFLIGHT] += 1
+    log = state[channel, LOG_NEXT]
+    if log < state.shape[1]:
+        state[channel, log] = address << 1 | write
+        state[channel, LOG_NEXT] = log + 1
     # The others' earliest ticks have not changed, so only the new request can be ready sooner.
     opened = state[channel, _OPEN_ROW + bank]
     command = final if opened == row else (ACT if opened < 0 else PRE)

@@ -30,8 +30,8 @@ _PORT_ENTRIES = 17
 """Addresses that a port holds: a queue of 16 and the request on offer."""
 _OUTSTANDING = 64
 """Beats by which a port may be ahead of the one that retires next."""
-_RETIRE_CYCLES = 2
-"""From the last response to the beat's retirement: response register, beat register."""
+_RETIRE_CYCLES = 1
+"""From the last response taken by its port to the beat's retirement."""
 
 
 def local_addresses(
@@ -60,9 +60,12 @@ def read_gather(
         front_end: ``ideal``: the slowest channel counts, each driven as in :func:`read_stream`;
             ``ports``: address k goes to port k modulo (2 x channels). A beat of one address per
             port enters only when every port has room, and is on offer a cycle later; a port offers
-            its oldest request until the channel has accepted it; a channel takes the lowest waiting
-            port and keeps to it; the k-th response of a channel belongs to its k-th request; a
-            beat retires, one a cycle, when each of its ports has a response.
+            one request a cycle, its oldest; a channel takes the lowest waiting port, and keeps to
+            it when it cannot take it at once; a request that the memory refuses is parked, as in
+            :func:`read_stream`. The k-th response of a channel belongs to its k-th request; a port
+            takes one response a cycle, of the lowest channel, and the others wait in a register in
+            front of their channels; a beat retires, one a cycle, when each of its ports has a
+            response.
 
     Raises:
         SimulationError: the channels do not finish.
@@ -94,6 +97,8 @@ def _drive_ports(
     accepted = np.zeros(ports, np.int64)
     answered = np.zeros(ports, np.int64)
     selected = np.full(channels, -1, np.int64)
+    parked = np.full(channels, -1, np.int64)
+    response = np.full(channels, -1, np.int64)
     order = np.zeros((channels, reads), np.int64)
     sent = np.zeros(channels, np.int64)
     served = np.zeros(channels, np.int64)
@@ -103,29 +108,49 @@ def _drive_ports(
             retired += 1
             if retired == beats:
                 return edge + 1 + _RETIRE_CYCLES
-        offered = entered
+        offered = min(entered, retired + _OUTSTANDING)
         if entered < beats and entered - accepted.min() < _PORT_ENTRIES:
             entered += 1
+        on_offer = accepted.copy()  # A port that is taken offers its next request a cycle later.
         for c in range(channels):
+            if selected[c] < 0:
+                selected[c] = _lowest_waiting(channel, on_offer, offered, c)
+            if parked[c] >= 0:
+                if channel_can_push(state, org, c):
+                    channel_push(state, org, c, local[parked[c]], parked[c], False)
+                    parked[c] = -1
+                continue
             port = selected[c]
             if port < 0:
-                port = _lowest_waiting(channel, accepted, min(offered, retired + _OUTSTANDING), c)
-                if port < 0:
-                    continue
-                selected[c] = port
-                order[c, sent[c]] = port
-                sent[c] += 1
+                continue
             k = accepted[port] * ports + port
             if channel_can_push(state, org, c):
                 channel_push(state, org, c, local[k], k, False)
-                accepted[port] += 1
-                selected[c] = -1
+            else:
+                parked[c] = k
+            order[c, sent[c]] = port
+            sent[c] += 1
+            accepted[port] += 1
+            selected[c] = -1
+        _take_responses(response, answered)
         for c in range(channels):
-            if channel_pop(state, c) >= 0:
-                answered[order[c, served[c]]] += 1
+            if response[c] < 0 and channel_pop(state, c) >= 0:
+                response[c] = order[c, served[c]]
                 served[c] += 1
             channel_tick(state, org, c)
     return -1
+
+
+@kernel
+def _take_responses(response: NDArray[np.int64], answered: NDArray[np.int64]) -> None:
+    """Let each port take the response of the lowest channel that holds one for it."""
+    busy = np.zeros(len(answered), np.bool_)
+    for c in range(len(response)):
+        port = response[c]
+        if port >= 0 and not busy[port]:
+            busy[port] = True
+            answered[port] += 1
+            response[c] = -1
 
 
 @kernel

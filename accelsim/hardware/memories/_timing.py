@@ -150,6 +150,11 @@ def _rules(memory: MemoryConfig) -> list[list[tuple[int, int, int, int]]]:
                     f"memory: timing row names unknown command '{command}'"
                     f"{did_you_mean(command, COMMANDS)} (known: {', '.join(COMMANDS)})"
                 )
+        if row.after in ("PREA", "REFab") and row.level not in ("channel", "pseudochannel"):
+            raise ConfigError(
+                f"memory: timing row after {row.after} at level '{row.level}'; {row.after} goes to "
+                "all banks of a pseudo-channel, expected level 'pseudochannel' or 'channel'"
+            )
         if row.window > MAX_WINDOW:
             raise ConfigError(f"memory: timing window {row.window} is longer than {MAX_WINDOW}")
         group = tightest[COMMANDS.index(row.after)]

@@ -1,0 +1,208 @@
+"""The compiled channel against a plain one that looks up the timing table row by row.
+
+The plain channel keeps the list of all commands issued and asks, for each command that it would
+like to issue, whether every row of the table allows it. It shares no code with the kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from accelsim.configs import load, preset_names
+from accelsim.hardware.config import MemoryConfig
+from accelsim.hardware.memories import _channel as channel
+from accelsim.hardware.memories._timing import COMMANDS, organisation
+
+LEVELS = ("channel", "pseudochannel", "bankgroup", "bank")
+PRESETS = {name: load(MemoryConfig, name, "memories") for name in preset_names("memories")}
+BANKED = sorted(name for name, memory in PRESETS.items() if memory.kind == "banked")
+Place = tuple[int, ...]
+
+
+@dataclass
+class Request:
+    ident: int
+    arrival: int
+    place: Place
+    row: int
+    final: str
+
+
+@dataclass
+class PlainChannel:
+    """FR-FCFS with open rows, as the module of the kernel describes it."""
+
+    memory: MemoryConfig
+    now: int = 0
+    due: int = 0
+    pending: set[int] = field(default_factory=set)
+    queue: list[Request] = field(default_factory=list)
+    active: list[Request] = field(default_factory=list)
+    rows: dict[Place, int] = field(default_factory=dict)
+    history: list[tuple[int, str, Place]] = field(default_factory=list)
+    arrivals: list[tuple[int, int]] = field(default_factory=list)
+    done: list[int] = field(default_factory=list)
+    inflight: int = 0
+    first_recent: int = 0
+    """Place in the history from which commands can still hold others back."""
+
+    def __post_init__(self) -> None:
+        self.due = self.memory.refresh_interval
+        self.horizon = max(row.cycles for row in self.memory.timing)
+
+    def can_push(self) -> bool:
+        memory = self.memory
+        return self.inflight < memory.inflight_limit and len(self.queue) < memory.queue_entries
+
+    def push(self, address: int, ident: int, write: bool) -> None:
+        memory = self.memory
+        interleave = memory.interleave_bytes or memory.row_bytes
+        rest = address // interleave
+        rest, pseudo = divmod(rest, memory.pseudochannels)
+        rest, group = divmod(rest, memory.bankgroups)
+        rest //= memory.row_bytes // interleave
+        rest, bank = divmod(rest, memory.banks)
+        row = rest % memory.rows
+        final = "WR" if write else "RD"
+        self.queue.append(Request(ident, self.now, (pseudo, group, bank), row, final))
+        self.inflight += 1
+
+    def pop(self) -> int:
+        if not self.done:
+            return -1
+        self.inflight -= 1
+        return self.done.pop(0)
+
+    def tick(self) -> None:
+        self.now += 1
+        while self.first_recent < len(self.history) and (
+            self.history[self.first_recent][0] + self.horizon < self.now
+        ):
+            self.first_recent += 1
+        if self.arrivals and self.arrivals[0][0] <= self.now:
+            self.done.append(self.arrivals.pop(0)[1])
+        ready = [r for r in self.active if self.allowed(r.final, r.place)]
+        if ready:
+            chosen = min(ready, key=lambda r: r.arrival)
+            self.active.remove(chosen)
+            self.finish(chosen)
+        elif not (self.memory.refresh and self.refresh()):
+            self.serve_queue()
+
+    def serve_queue(self) -> None:
+        for request in self.queue:
+            command = self.next_command(request)
+            if self.allowed(command, request.place):
+                break
+        else:
+            return
+        if command == "PRE":
+            if all(r.place != request.place for r in self.active):
+                self.issue("PRE", request.place)
+                del self.rows[request.place]
+            return
+        self.queue.remove(request)
+        if command == "ACT":
+            self.issue("ACT", request.place)
+            self.rows[request.place] = request.row
+            self.active.append(request)
+        else:
+            self.finish(request)
+
+    def next_command(self, request: Request) -> str:
+        if request.place not in self.rows:
+            return "ACT"
+        return request.final if self.rows[request.place] == request.row else "PRE"
+
+    def refresh(self) -> bool:
+        if self.now >= self.due:
+            self.pending |= set(range(self.memory.pseudochannels))
+            self.due += self.memory.refresh_interval
+        if not self.pending:
+            return False
+        pseudo = min(self.pending)
+        opened = [place for place in self.rows if place[0] == pseudo]
+        command = "PREA" if opened else "REFab"
+        if not self.allowed(command, (pseudo,)):
+            return True
+        if command == "REFab":
+            self.pending.remove(pseudo)
+        elif any(r.place[0] == pseudo for r in self.active):
+            return True
+        for place in opened:
+            del self.rows[place]
+        self.issue(command, (pseudo,))
+        return True
+
+    def finish(self, request: Request) -> None:
+        self.issue(request.final, request.place)
+        self.arrivals.append((self.now + self.memory.read_latency, request.ident))
+
+    def issue(self, command: str, place: Place) -> None:
+        self.history.append((self.now, command, place))
+
+    def allowed(self, command: str, place: Place) -> bool:
+        for row in self.memory.timing:
+            if command not in row.before:
+                continue
+            depth = LEVELS.index(row.level)
+            ticks = [
+                tick
+                for tick, after, where in self.history[self.first_recent :]
+                if after == row.after and where[:depth] == place[:depth]
+            ]
+            if len(ticks) >= row.window and self.now < ticks[-row.window] + row.cycles:
+                return False
+        return True
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> list[tuple[int, int, bool]]:
+    """Requests as (ticks of pause before it, address, write), in few rows and banks."""
+    span = draw(st.sampled_from([1 << 12, 1 << 15, 1 << 18]))
+    request = st.tuples(
+        st.sampled_from([0, 0, 0, 0, 1, 5, 90]),
+        st.integers(0, span // 32 - 1).map(lambda block: 32 * block),
+        st.sampled_from([False, False, False, True]),
+    )
+    return draw(st.lists(request, min_size=1, max_size=60))
+
+
+@settings(max_examples=60, deadline=None)
+@given(name=st.sampled_from(BANKED), stream=streams(), limit=st.integers(1, 40), data=st.data())
+def test_kernel_is_the_plain_channel(
+    name: str, stream: list[tuple[int, int, bool]], limit: int, data: st.DataObject
+) -> None:
+    # A short refresh interval: some refreshes fall into every stream.
+    interval = data.draw(st.integers(1000, 1500))
+    update = {"inflight_limit": limit, "refresh": True, "refresh_interval": interval}
+    memory = PRESETS[name].model_copy(update=update)
+    org = organisation(memory)
+    state = channel.new_channels(1, org)
+    plain = PlainChannel(memory)
+    waiting = list(enumerate(stream))
+    pause = waiting[0][1][0]
+    left = len(stream)
+    for _ in range(40_000):
+        can = plain.can_push()
+        assert channel.channel_can_push(state, org, 0) == can
+        if waiting and can and pause <= 0:
+            ident, (_, address, write) = waiting.pop(0)
+            plain.push(address, ident, write)
+            channel.channel_push(state, org, 0, address, ident, write)
+            pause = waiting[0][1][0] if waiting else 0
+        else:
+            pause -= 1
+        popped = plain.pop()
+        assert channel.channel_pop(state, 0) == popped
+        left -= popped >= 0
+        plain.tick()
+        channel.channel_tick(state, org, 0)
+        if left == 0:
+            break
+    assert left == 0
+    issued = dict(zip(COMMANDS, channel.counters(state), strict=False))
+    assert issued == {name: sum(c == name for _, c, _ in plain.history) for name in COMMANDS}

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from accelsim.baselines import AttentionShape
     from accelsim.energy import EnergyReport
     from accelsim.hardware.activity import Activity
+    from accelsim.hardware.timeline import Recorder
     from accelsim.workloads import Workload
 
 
@@ -26,6 +27,7 @@ def replay(
     overrides: Mapping[str, Any] | None = None,
     baselines: Sequence[str] | None = None,
     on_stage: Callable[[str], None] = lambda stage: None,
+    timeline: tuple[int | None, int | None] | None = None,
 ) -> RunResult:
     """Run one source through one accelerator.
 
@@ -40,12 +42,17 @@ def replay(
             ``policy``, and is ``accelerator`` if it is none of these.
         baselines: names of baseline presets; all if ``None``. ``measured`` times this machine.
         on_stage: told what is being done.
+        timeline: record what modules and DRAM channels do between these cycles (``None`` in
+            either place: from the beginning, to the end); costs time and memory.
 
     Raises:
         AccelsimError: bad input, explained.
     """
+    from accelsim.hardware.timeline import Recorder
+
+    recorder = None if timeline is None else Recorder(timeline)
     setup = resolve(source, accelerator, policy, engine, overrides or {}, Library())
-    return run(setup, Session(), baselines, on_stage)
+    return run(setup, Session(), baselines, on_stage, recorder)
 
 
 def compare(
@@ -77,6 +84,7 @@ def run(
     session: Session,
     baselines: Sequence[str] | None = (),
     on_stage: Callable[[str], None] = lambda stage: None,
+    recorder: Recorder | None = None,
 ) -> RunResult:
     """Run what :func:`resolve` prepared.
 
@@ -95,7 +103,7 @@ def run(
     prepared = session.prepare(setup, on_stage)
     shape = prepared.shape
     on_stage("simulation")
-    activity = simulate(prepared.workload, machine, memory, engine=setup.engine)
+    activity = simulate(prepared.workload, machine, memory, setup.engine, recorder)
     on_stage("energy")
     energy = evaluate(activity, table, machine, memory)
     metrics = _metrics(prepared.workload, activity, shape)
@@ -123,6 +131,7 @@ def run(
         activity=activity,
         warnings=list(energy.warnings),
         policy_read_bytes_by_head=_by_head(prepared.workload),
+        timeline=None if recorder is None else recorder.timeline,
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from accelsim.errors import AccelsimError
 from accelsim.hardware.activity import Activity
+from accelsim.hardware.timeline import Timeline
 
 if TYPE_CHECKING:
     import pandas
@@ -35,6 +36,7 @@ class RunResult:
         policy_read_bytes_by_head: one record per layer and KV head with the bytes that the policy's
             decisions name (key_msb, key_lsb, value), before any rounding to bursts; empty where the
             machine has a pruning rule of its own.
+        timeline: spans of modules and channels, where they were asked for.
     """
 
     metrics: dict[str, float | int]
@@ -48,6 +50,7 @@ class RunResult:
     activity: Activity
     warnings: list[str]
     policy_read_bytes_by_head: list[dict[str, int]] = field(default_factory=list)
+    timeline: Timeline | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the ``accelsim.result/1`` document: plain JSON values, never NaN."""

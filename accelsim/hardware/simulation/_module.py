@@ -43,24 +43,22 @@ class Module:
 
     def wait(self, event: simpy.Event, reason: str) -> Process:
         """Wait for an event and charge the time to a stall reason."""
-        start = self.env.now
+        start = int(self.env.now)
         value = yield event
-        self.charge(int(start), reason)
+        self._stalled(start, int(self.env.now) - start, reason)
         return value
 
-    def charge(self, start: int, reason: str, worked: int = 0) -> None:
-        """Charge the time from ``start`` to now to a stall reason, but for the last ``worked``
-        cycles: work on what arrived during the wait.
+    def work_on_arrivals(self, start: int, end: int, cycles: int, reason: str) -> Process:
+        """Work on what trickles in from ``start`` (not in the future) until ``end``.
+
+        ``cycles`` of that time were work, told as the last of it; the rest was a stall.
         """
-        waited = int(self.env.now) - start
-        worked = min(max(worked, 0), waited)
-        stalled = waited - worked
-        if stalled:
-            stalls = self.activity.stall_cycles
-            stalls[reason] = stalls.get(reason, 0) + stalled
-            self._record(start, stalled, reason)
-        if worked:
-            self.worked(start + stalled, worked)
+        if end > self.env.now:
+            yield self.env.timeout(int(end - self.env.now))
+        spent = int(self.env.now) - start
+        worked = min(cycles, spent)
+        self._stalled(start, spent - worked, reason)
+        self.worked(start + spent - worked, worked)
 
     def take(self, stream: Stream, reason: str) -> Process:
         """Take the next item of a stream."""
@@ -87,6 +85,12 @@ class Module:
         """Charge busy cycles without waiting for them."""
         self.activity.busy_cycles += cycles
         self._record(start, cycles, BUSY)
+
+    def _stalled(self, start: int, cycles: int, reason: str) -> None:
+        if cycles:
+            stalls = self.activity.stall_cycles
+            stalls[reason] = stalls.get(reason, 0) + cycles
+            self._record(start, cycles, reason)
 
     def _record(self, start: int, cycles: int, state: str) -> None:
         if self._recorder is not None:

@@ -302,13 +302,13 @@ class Spatten:
             start = int(env.now)
             beats = request.rescore_lines if item.lsb_pass else request.score_lines
             lines = -(-request.keys // self.config.vectors_per_line)
-            end = start + beats
-            if item.fetched is not None:
+            if item.fetched is None:
+                yield from module.busy(beats)
+            else:
                 arrived = yield item.fetched
                 end = max(arrived, int(env.now) + 1)
-                # Lines are multiplied as they arrive, so a part of the wait was work.
-                module.charge(start, "awaiting_keys", min(lines, beats) - (end - int(env.now)))
-            yield from module.busy_until(end)
+                work = min(lines, beats)
+                yield from module.work_on_arrivals(start, end, work, "awaiting_keys")
             extra = beats - lines
             if request.queries > 1:
                 yield from module.busy(max(extra, 0))
@@ -334,12 +334,16 @@ class Spatten:
             softmax_free = start + lines
             softmax.item = item.code
             softmax.worked(start, lines)
-            self.env.process(self._decided(item))
+            behind = max(softmax_free - int(self.env.now) - 1, 0)
+            self.env.process(self._decided(item, behind))
             yield from module.busy_until(max(softmax_free, int(self.env.now) + 1))
 
-    def _decided(self, item: _Item) -> Process:
-        """What happens one pipeline length after the last score of an item."""
-        yield self.env.timeout(self.config.softmax_latency + _DECISION + self.log_width)
+    def _decided(self, item: _Item, behind: int) -> Process:
+        """What happens one pipeline length after the softmax has taken an item's last score.
+
+        It is ``behind`` cycles late where it takes scores more slowly than they come.
+        """
+        yield self.env.timeout(behind + self.config.softmax_latency + _DECISION + self.log_width)
         if item.request.requant and not item.lsb_pass:
             yield from self._reissue(item)
             return
@@ -433,8 +437,7 @@ class Spatten:
             lines = item.request.value_lines
             arrived = start if done is None else (yield done)
             end = max(arrived, max(start, taken) + lines)
-            module.charge(taken, "awaiting_values", lines - (end - int(env.now)))
-            yield from module.busy_until(end)
+            yield from module.work_on_arrivals(taken, end, lines, "awaiting_values")
             item.finished.succeed()
             self.completions[item.request.row] = int(env.now) + tail + self.config.reset_cycles
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from accelsim.errors import AccelsimError
+from accelsim.reports._files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,17 +44,8 @@ def write_picture(path: str | Path, figure: Figure) -> None:
     check_picture(path)
     target = Path(path)
     data = _rendered(figure, target.suffix.lower().removeprefix("."))
-    temporary = ""
-    try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise AccelsimError(f"{path}: cannot be written ({error.strerror})") from None
+    with whole_file(target) as stream:
+        stream.write(data)
 
 
 def _rendered(figure: Figure, kind: str) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from accelsim.hardware.timeline import (
     UNKNOWN,
     Timeline,
 )
-from accelsim.reports._html import write_text
+from accelsim.reports._files import whole_file
 from accelsim.reports._picture import PICTURES, new_figure, write_picture
 
 if TYPE_CHECKING:
@@ -65,38 +65,11 @@ def trace_events(timeline: Timeline, manifest: Mapping[str, Any] | None = None) 
         timeline: what to show.
         manifest: of the run, put beside the events but for the full configurations.
     """
-    events = list(_names(timeline))
-    colors: dict[int, str] = {}
-    for span in timeline.spans.tolist():
-        track, start, end, item, state, reads = span
-        busy = state == 0
-        color = colors.setdefault(state, _CNAMES[(len(colors) - 1) % len(_CNAMES)]) if state else ""
-        args: dict[str, Any] = {"start_cycle": start, "cycles": end - start}
-        if item != NO_ITEM:
-            row = item >> 2
-            args |= {"request": row, "step": int(timeline.step[row])}
-        channel = track >= timeline.modules
-        if channel and reads != UNKNOWN:
-            args["reads"] = reads
-        if not busy:
-            args["waiting_for"] = timeline.states[state]
-            if item != NO_ITEM:
-                args["item"] = timeline.label(item)
-        events.append(
-            {
-                "ph": "X",
-                "pid": _CHANNELS if channel else _MODULES,
-                "tid": track,
-                "ts": _microseconds(start, timeline.frequency_hz),
-                "dur": _microseconds(end - start, timeline.frequency_hz),
-                "name": _title(timeline, item, state),
-                "cat": "dram" if channel else "busy" if busy else "stall",
-                "cname": _WORKING if busy else color,
-                "args": args,
-            }
-        )
+    return {**_header(timeline, manifest), "traceEvents": list(_events(timeline))}
+
+
+def _header(timeline: Timeline, manifest: Mapping[str, Any] | None) -> dict[str, Any]:
     return {
-        "traceEvents": events,
         "displayTimeUnit": "ns",
         "otherData": {
             "ts_unit": "µs at the core clock",
@@ -107,6 +80,35 @@ def trace_events(timeline: Timeline, manifest: Mapping[str, Any] | None = None) 
             "manifest": {k: v for k, v in (manifest or {}).items() if k != "configs"},
         },
     }
+
+
+def _events(timeline: Timeline) -> Iterator[dict[str, Any]]:
+    yield from _names(timeline)
+    colors: dict[int, str] = {}
+    for track, start, end, item, state, reads in timeline.spans.tolist():
+        channel = track >= timeline.modules
+        if state:
+            colors.setdefault(state, _CNAMES[len(colors) % len(_CNAMES)])
+        args: dict[str, Any] = {"start_cycle": start, "cycles": end - start}
+        if item != NO_ITEM:
+            args |= {"request": item >> 2, "step": int(timeline.step[item >> 2])}
+        if channel and reads != UNKNOWN:
+            args["reads"] = reads
+        if state:
+            args["waiting_for"] = timeline.states[state]
+            if item != NO_ITEM:
+                args["item"] = timeline.label(item)
+        yield {
+            "ph": "X",
+            "pid": _CHANNELS if channel else _MODULES,
+            "tid": track,
+            "ts": _microseconds(start, timeline.frequency_hz),
+            "dur": _microseconds(end - start, timeline.frequency_hz),
+            "name": _title(timeline, item, state),
+            "cat": "dram" if channel else "stall" if state else "busy",
+            "cname": colors[state] if state else _WORKING,
+            "args": args,
+        }
 
 
 def write_timeline(
@@ -129,14 +131,14 @@ def write_timeline(
     if Path(path).suffix.lower() in PICTURES:
         write_picture(path, timeline_figure(timeline, title))
         return
-    document = trace_events(timeline, manifest)
-    head = json.dumps({k: v for k, v in document.items() if k != "traceEvents"}, ensure_ascii=False)
-    lines = ",\n".join(
-        json.dumps(event, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
-        for event in document["traceEvents"]
-    )
-    # One event a line: large files can be searched.
-    write_text(path, f'{head[:-1]}, "traceEvents": [\n{lines}\n]}}\n')
+    head = json.dumps(_header(timeline, manifest), ensure_ascii=False)
+    with whole_file(path) as stream:
+        # One event a line, and one at a time: there may be millions.
+        stream.write(f'{head[:-1]}, "traceEvents": [\n'.encode())
+        for number, event in enumerate(_events(timeline)):
+            text = json.dumps(event, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
+            stream.write((",\n" if number else "").encode() + text.encode())
+        stream.write(b"\n]}\n")
 
 
 def timeline_figure(timeline: Timeline, title: str = "", requests: int = 4) -> Figure:
@@ -213,18 +215,14 @@ def _write_labels(
             )
 
 
-def _names(timeline: Timeline) -> list[dict[str, Any]]:
-    processes = {_MODULES: "modules", _CHANNELS: "DRAM"}
-    events = [
-        {"ph": "M", "pid": pid, "name": "process_name", "args": {"name": name}}
-        for pid, name in processes.items()
-    ]
+def _names(timeline: Timeline) -> Iterator[dict[str, Any]]:
+    for pid, name in {_MODULES: "modules", _CHANNELS: "DRAM"}.items():
+        yield {"ph": "M", "pid": pid, "name": "process_name", "args": {"name": name}}
     for number, name in enumerate(timeline.tracks):
         pid = _MODULES if number < timeline.modules else _CHANNELS
         track: dict[str, Any] = {"ph": "M", "pid": pid, "tid": number}
-        events.append({**track, "name": "thread_name", "args": {"name": name}})
-        events.append({**track, "name": "thread_sort_index", "args": {"sort_index": number}})
-    return events
+        yield {**track, "name": "thread_name", "args": {"name": name}}
+        yield {**track, "name": "thread_sort_index", "args": {"sort_index": number}}
 
 
 def _microseconds(cycles: int, frequency_hz: float) -> float:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from accelsim.configs import config_root
-from accelsim.exploration import Ablation, AblationPoint, ablate, differences
+from accelsim.exploration import Ablation, AblationPoint, ablate, differences, replay
 from accelsim.hardware import load_accelerator
-from accelsim.reports import ablation_figure, write_picture
+from accelsim.reports import ablation_figure, write_picture, write_timeline
 
 PAGE = Path(__file__).parent / "spatten.md"
 BEFORE, AFTER = "spatten-rtl", "spatten-paper"
@@ -95,6 +95,10 @@ def main() -> None:
     page = put(page, "ablation", ablation_table(result))
     PAGE.write_text(page, encoding="utf-8")
     write_picture(PAGE.with_name("spatten-ablation.svg"), ablation_figure(result))
+    first = replay(SOURCE, BEFORE, baselines=[], timeline=(0, 20_000)).timeline
+    assert first is not None
+    title = f"{SOURCE} on {BEFORE}, event engine"
+    write_timeline(PAGE.with_name("spatten-timeline.svg"), first, title=title)
     print(f"wrote {PAGE} and its pictures")
 
 

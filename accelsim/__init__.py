@@ -11,13 +11,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from accelsim.exploration import compare, diff, load_results, replay, search, sweep, tune
+    from accelsim.exploration import (
+        ablate,
+        compare,
+        diff,
+        load_results,
+        replay,
+        search,
+        sweep,
+        tune,
+    )
     from accelsim.reports.interactive import report
     from accelsim.traces import load_trace
 
 __version__ = "0.1.0"
 __all__ = [
     "__version__",
+    "ablate",
     "compare",
     "diff",
     "load_results",

@@ -17,6 +17,7 @@ VERBS: dict[str, str] = {
     "verify": "Error of the fixed-point datapath, per layer and head.",
     "sweep": "Many points, hardware and policy, into a store that resumes.",
     "search": "Multi-objective search over hardware and policy, with Optuna.",
+    "ablate": "What each field that differs between two accelerators is worth.",
     "tune": "Keep ratios and bit widths of each layer under a limit on the loss.",
     "report": "A result or a store as one page: tables, interactive plots, sources.",
     "diff": "What changed between two results: configuration, versions, numbers.",

@@ -34,6 +34,18 @@ from accelsim.cli._options import (
     help="Also write the DRAM requests there as load/store traces and configurations of "
     "Ramulator 2, a pair of files per channel (simulates twice).",
 )
+@click.option(
+    "--timeline",
+    metavar="FILE",
+    help="Write what every module and DRAM channel did: a Chrome trace for ui.perfetto.dev "
+    "(.json), or a picture of the first requests (.svg, .png).",
+)
+@click.option(
+    "--timeline-window",
+    "window",
+    metavar="START:END",
+    help="Cycles to keep in the timeline (default: all).",
+)
 def command(
     source: str,
     policy: str | None,
@@ -44,6 +56,8 @@ def command(
     json_file: str | None,
     out: str | None,
     ramulator: str | None,
+    timeline: str | None,
+    window: str | None,
 ) -> None:
     """Run SOURCE through one accelerator under one policy.
 
@@ -58,14 +72,25 @@ def command(
       accelsim replay traces/spatten-gpt2/small.csv --accelerator spatten-rtl-eighth
       accelsim replay bert-base-cola --baseline titan-xp
       accelsim replay traces/spatten-gpt2/small.csv --export-ramulator runs/ramulator
+      accelsim replay bert-base-cola --timeline cola.json --timeline-window 0:5000
     """
     from accelsim.exploration import replay
-    from accelsim.reports import prepare_folder, render, to_text, write_text
+    from accelsim.reports import (
+        prepare_folder,
+        render,
+        svg_text,
+        timeline_figure,
+        to_text,
+        write_text,
+        write_timeline,
+    )
 
     folder = None if out is None else prepare_folder(out)
     traces = None if ramulator is None else prepare_folder(ramulator)
     check_json(json_file)
+    cycles = _window(timeline, window)
     name = Path(source).stem
+    title = f"{name} on {accelerator}, {engine} engine"
     with stages(name) as on_stage:
         result = replay(
             source,
@@ -76,6 +101,7 @@ def command(
             list(baselines) or None,
             on_stage,
             record_dram=traces is not None,
+            timeline=cycles,
         )
     if json_file != "-":
         to_text({policy or name: result})
@@ -83,11 +109,39 @@ def command(
         click.echo(f"note: {warning}", err=True)
     if json_file:
         emit_json(result.to_json(), json_file)
+    if timeline is not None and result.timeline is not None:
+        write_timeline(timeline, result.timeline, result.manifest, title)
+        click.echo(f"wrote {timeline} ({len(result.timeline.spans):,} spans)", err=True)
     if folder is not None:
         write_text(folder / "result.json", result.to_json() + "\n")
-        write_text(folder / "report.html", render({policy or name: result}, f"accelsim: {name}"))
+        plots = {}
+        if result.timeline is not None:
+            plots["The first requests, module by module"] = svg_text(
+                timeline_figure(result.timeline, title)
+            )
+        page = render({policy or name: result}, f"accelsim: {name}", plots)
+        write_text(folder / "report.html", page)
         click.echo(f"wrote {folder / 'report.html'} and {folder / 'result.json'}", err=True)
     if traces is not None:
         for file, text in result.ramulator_files.items():
             write_text(traces / file, text)
         click.echo(f"wrote {len(result.ramulator_files)} files to {traces}", err=True)
+
+
+def _window(timeline: str | None, window: str | None) -> tuple[int | None, int | None] | None:
+    """Check the options of the timeline before any work is done."""
+    from accelsim.errors import AccelsimError
+    from accelsim.hardware.timeline import Recorder, parse_window
+    from accelsim.reports import PICTURES
+
+    if timeline is None:
+        if window is not None:
+            raise AccelsimError("--timeline-window needs --timeline FILE")
+        return None
+    known = (".json", *PICTURES)
+    if Path(timeline).suffix.lower() not in known:
+        raise AccelsimError(f"{timeline}: expected a name that ends in {', '.join(known)}")
+    check_json(timeline)
+    cycles = (None, None) if window is None else parse_window(window)
+    Recorder(cycles)
+    return cycles

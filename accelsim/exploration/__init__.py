@@ -1,5 +1,6 @@
 """Exploration: one run, many runs. A point is a source, a policy and an accelerator."""
 
+from accelsim.exploration._ablate import Ablation, AblationPoint, ablate, differences
 from accelsim.exploration._diff import diff
 from accelsim.exploration._replay import compare, replay
 from accelsim.exploration._result import Comparison, RunResult
@@ -13,13 +14,17 @@ from accelsim.exploration._tune import TuneResult, tune
 __all__ = [
     "DEFAULT_ACCELERATOR",
     "DEFAULT_POLICY",
+    "Ablation",
+    "AblationPoint",
     "Comparison",
     "Front",
     "Results",
     "RunResult",
     "TuneResult",
+    "ablate",
     "compare",
     "diff",
+    "differences",
     "goals",
     "load_results",
     "pareto_front",

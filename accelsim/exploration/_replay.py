@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from accelsim.energy import EnergyReport
     from accelsim.hardware.activity import Activity
     from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
+    from accelsim.hardware.timeline import Recorder
     from accelsim.workloads import Workload
 
 
@@ -29,6 +30,7 @@ def replay(
     baselines: Sequence[str] | None = None,
     on_stage: Callable[[str], None] = lambda stage: None,
     record_dram: bool = False,
+    timeline: tuple[int | None, int | None] | None = None,
 ) -> RunResult:
     """Run one source through one accelerator.
 
@@ -45,12 +47,19 @@ def replay(
         on_stage: told what is being done.
         record_dram: also return the requests that each DRAM channel accepted, as files for
             Ramulator 2 (:attr:`RunResult.ramulator_files`); simulates twice.
+        timeline: record what modules and DRAM channels do between these cycles (``None`` in
+            either place: from the beginning, to the end); costs time and memory.
 
     Raises:
         AccelsimError: bad input, explained.
     """
+    from accelsim.hardware.timeline import Recorder
+
+    if record_dram and timeline is not None:
+        raise AccelsimError("ask for the timeline and for the Ramulator files in two runs")
+    recorder = None if timeline is None else Recorder(timeline)
     setup = resolve(source, accelerator, policy, engine, overrides or {}, Library())
-    return run(setup, Session(), baselines, on_stage, record_dram)
+    return run(setup, Session(), baselines, on_stage, record_dram, recorder)
 
 
 def compare(
@@ -83,6 +92,7 @@ def run(
     baselines: Sequence[str] | None = (),
     on_stage: Callable[[str], None] = lambda stage: None,
     record_dram: bool = False,
+    recorder: Recorder | None = None,
 ) -> RunResult:
     """Run what :func:`resolve` prepared.
 
@@ -104,7 +114,7 @@ def run(
     prepared = session.prepare(setup, on_stage)
     shape = prepared.shape
     on_stage("simulation")
-    simulation = partial(simulate, prepared.workload, machine, memory, engine=setup.engine)
+    simulation = partial(simulate, prepared.workload, machine, memory, setup.engine, recorder)
     activity, files = _recorded(simulation, machine, memory) if record_dram else (simulation(), {})
     on_stage("energy")
     energy = evaluate(activity, table, machine, memory)
@@ -134,6 +144,7 @@ def run(
         warnings=list(energy.warnings),
         policy_read_bytes_by_head=_by_head(prepared.workload),
         ramulator_files=files,
+        timeline=None if recorder is None else recorder.timeline,
     )
 
 

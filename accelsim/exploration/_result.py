@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from accelsim.errors import AccelsimError
 from accelsim.hardware.activity import Activity
+from accelsim.hardware.timeline import Timeline
 
 if TYPE_CHECKING:
     import pandas
@@ -37,6 +38,7 @@ class RunResult:
             machine has a pruning rule of its own.
         ramulator_files: the DRAM requests as Ramulator 2 reads them, text by file name, where they
             were asked for.
+        timeline: spans of modules and channels, where they were asked for.
     """
 
     metrics: dict[str, float | int]
@@ -51,6 +53,7 @@ class RunResult:
     warnings: list[str]
     policy_read_bytes_by_head: list[dict[str, int]] = field(default_factory=list)
     ramulator_files: dict[str, str] = field(default_factory=dict)
+    timeline: Timeline | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the ``accelsim.result/1`` document: plain JSON values, never NaN."""

@@ -21,6 +21,7 @@ from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
 if TYPE_CHECKING:
     from accelsim.functional import PolicyRun
     from accelsim.hardware.activity import Activity
+    from accelsim.hardware.timeline import Recorder
     from accelsim.traces import AttentionTrace
     from accelsim.workloads import Workload
 
@@ -39,12 +40,15 @@ class Accelerator:
         decide: (trace, config) to decisions and their accuracy, for a machine that brings its own
             pruning rule; ``None`` where the user's policy decides.
         engines: engines that it runs on.
+        record: as ``simulate``, and tells a recorder what its modules do; ``None`` where there is
+            no timeline.
     """
 
     config: type[AcceleratorConfig]
     simulate: Callable[[Workload, Any, MemoryConfig, str], Activity]
     decide: Callable[[AttentionTrace, Any], PolicyRun] | None = None
     engines: tuple[str, ...] = ("event",)
+    record: Callable[[Workload, Any, MemoryConfig, str, Recorder], Activity] | None = None
 
 
 class _Kind(configs.Config):
@@ -101,12 +105,24 @@ def load_accelerator(
 
 
 def simulate(
-    workload: Workload, accelerator: AcceleratorConfig, memory: MemoryConfig, engine: str = "event"
+    workload: Workload,
+    accelerator: AcceleratorConfig,
+    memory: MemoryConfig,
+    engine: str = "event",
+    recorder: Recorder | None = None,
 ) -> Activity:
     """Run a workload on an accelerator.
 
+    Args:
+        workload: requests.
+        accelerator: the machine.
+        memory: of each of its channels.
+        engine: ``event`` or ``cycle``.
+        recorder: takes a timeline of the run, if given.
+
     Raises:
-        ConfigError: no such engine, or one that this accelerator does not run on.
+        ConfigError: no such engine, one that this accelerator does not run on, or an accelerator
+            without a timeline.
         WorkloadError: rows that the machine refuses.
     """
     if engine not in ENGINES:
@@ -120,7 +136,15 @@ def simulate(
             f"engine '{engine}' does not run '{accelerator.kind}' "
             f"(engines of it: {', '.join(machine.engines)})"
         )
-    return machine.simulate(workload, accelerator, memory, engine)
+    if recorder is None:
+        return machine.simulate(workload, accelerator, memory, engine)
+    if machine.record is None:
+        known = [kind for kind in accelerator_kinds() if accelerator_of(kind).record is not None]
+        raise ConfigError(
+            f"accelerator kind '{accelerator.kind}' records no timeline (kinds that do: "
+            f"{', '.join(known)})"
+        )
+    return machine.record(workload, accelerator, memory, engine, recorder)
 
 
 def _modules() -> list[str]:

@@ -1,15 +1,26 @@
 """Reports: a result as text table, JSON, plots and one self-contained HTML file."""
 
+from accelsim.reports._ablation_plot import ablation_figure
 from accelsim.reports._html import prepare_folder, render, write_text
+from accelsim.reports._picture import PICTURES, check_picture, svg_text, write_picture
 from accelsim.reports._policy_plot import policy_figure
 from accelsim.reports._tables import Section, comparison, to_text
+from accelsim.reports._timeline import timeline_figure, trace_events, write_timeline
 
 __all__ = [
+    "PICTURES",
     "Section",
+    "ablation_figure",
+    "check_picture",
     "comparison",
     "policy_figure",
     "prepare_folder",
     "render",
+    "svg_text",
+    "timeline_figure",
     "to_text",
+    "trace_events",
+    "write_picture",
     "write_text",
+    "write_timeline",
 ]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from accelsim.errors import AccelsimError
 from accelsim.exploration import RunResult
+from accelsim.reports._files import whole_file
 from accelsim.reports._plots import figures
 from accelsim.reports._tables import comparison
 
@@ -92,15 +92,5 @@ def write_text(path: str | Path, text: str) -> None:
     Raises:
         AccelsimError: the folder cannot be written, or the disk is full.
     """
-    path = Path(path)
-    temporary = ""
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise AccelsimError(f"{path}: cannot be written ({error.strerror})") from None
+    with whole_file(path) as stream:
+        stream.write(text.encode("utf-8"))

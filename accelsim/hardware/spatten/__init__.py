@@ -3,11 +3,16 @@
 from accelsim.hardware._registry import Accelerator
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.config import MemoryConfig, SpattenConfig
+from accelsim.hardware.timeline import Recorder
 from accelsim.workloads import Workload
 
 
 def _simulate(
-    workload: Workload, config: SpattenConfig, memory: MemoryConfig, engine: str
+    workload: Workload,
+    config: SpattenConfig,
+    memory: MemoryConfig,
+    engine: str,
+    recorder: Recorder | None = None,
 ) -> Activity:
     # Numba and SimPy are imported only when a machine runs.
     if engine == "cycle":
@@ -15,8 +20,8 @@ def _simulate(
     else:
         from accelsim.hardware.spatten.accelerator import simulate
 
-    return simulate(workload, config, memory)
+    return simulate(workload, config, memory, recorder)
 
 
-ACCELERATOR = Accelerator(SpattenConfig, _simulate, engines=("event", "cycle"))
+ACCELERATOR = Accelerator(SpattenConfig, _simulate, engines=("event", "cycle"), record=_simulate)
 """See :class:`accelsim.hardware.Accelerator`."""

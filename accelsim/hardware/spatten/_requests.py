@@ -22,6 +22,8 @@ STORED_BITS = (4, 6, 8, 10, 12)
 FORCED_BITS = (10, 12, -1)
 """Widths that the released test bench maps to 8 bits with a forced LSB pass (section 4.3)."""
 LSB_BITS = 4
+TRANSACTION_BYTES = 32
+"""Of the released bus (section 2.1)."""
 
 
 class Request(NamedTuple):
@@ -115,6 +117,10 @@ def requests(workload: Workload, config: SpattenConfig) -> Requests:
     _check_sizes(workload, config, values, value_fused, "values")
     _check_pairs(workload, keys, key_part, "keys")
     _check_pairs(workload, values, value_part, "values")
+    if config.index_pattern == "random-table":
+        _check_whole(workload, key_bits * key_fused, "key_bits")
+        _check_whole(workload, np.where(requant == 1, LSB_BITS, 8), "the LSB plane")
+        _check_whole(workload, value_bits * value_fused, "value_bits")
     topk_cycles, passes, elements = _topk(workload, config, key_part)
     queries = workload["queries"].astype(np.int64)
     width = config.vectors_per_line
@@ -199,6 +205,19 @@ def _check_sizes(
             f"workload '{workload.name}': row {row} fetches {vectors[row]} {what}; the {what[:-1]} "
             f"buffer holds {limit // fused[row]} vectors of one request (multipliers/64 x "
             f"buffer_lines, shared by {fused[row]} fused heads and {config.buffer_banks} banks)"
+        )
+
+
+def _check_whole(workload: Workload, bits: Ints, what: str) -> None:
+    """Refuse vectors that end inside a transaction: the released table counts whole ones (2.6)."""
+    bad = np.flatnonzero(bits * workload.head_dim % (8 * TRANSACTION_BYTES))
+    if bad.size:
+        row = int(bad[0])
+        size = bits[row] * workload.head_dim / 8
+        raise WorkloadError(
+            f"workload '{workload.name}': row {row}: a vector of {what} takes {size:g} bytes at "
+            f"head_dim {workload.head_dim}; the released fetcher (index_pattern random-table) "
+            f"takes whole transactions of {TRANSACTION_BYTES} bytes"
         )
 
 

@@ -30,7 +30,17 @@ from accelsim.hardware.spatten._fetch_kernel import (
     new_fetcher,
     queue_matrix,
 )
+from accelsim.hardware.spatten._record import ChannelWatch
 from accelsim.hardware.spatten._requests import LSB_BITS, Request, requests
+from accelsim.hardware.timeline import (
+    KEYS_LSB,
+    KEYS_MSB,
+    NO_ITEM,
+    SCORES,
+    VALUES,
+    Recorder,
+    item_code,
+)
 from accelsim.workloads import Workload
 
 _FORK_TO_FETCH = 4
@@ -65,6 +75,11 @@ class _Item:
     lsb_pass: bool = False
     fetched: simpy.Event | None = None
 
+    @property
+    def code(self) -> int:
+        """Name of the item in a timeline."""
+        return item_code(self.request.row, KEYS_LSB if self.lsb_pass else KEYS_MSB)
+
 
 @dataclass
 class _Matrix:
@@ -76,12 +91,19 @@ class _Matrix:
     spread: int
     kind: int
     done: simpy.Event = field(repr=False)
+    code: int
 
 
 class Spatten:
     """One run of one accelerator on one workload."""
 
-    def __init__(self, workload: Workload, config: SpattenConfig, memory: MemoryConfig) -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        config: SpattenConfig,
+        memory: MemoryConfig,
+        recorder: Recorder | None = None,
+    ) -> None:
         self.workload = workload
         self.config = config
         self.env = env = simpy.Environment()
@@ -105,7 +127,8 @@ class Spatten:
             "value_fork",
             "pv_unit",
         )
-        self.modules = {name: Module(env, name) for name in names}
+        self.modules = {name: Module(env, name, recorder) for name in names}
+        self.watch = None if recorder is None else ChannelWatch(recorder, config.channels)
         self.admitted = Stream(env, _INFLIGHT_ITEMS)
         self.requant = Stream(env, len(self.requests) + 1)
         self.fetches = Stream(env, 16)
@@ -146,6 +169,7 @@ class Spatten:
         yield from module.busy(_ALLOCATION)
         capacity = self.config.buffer_lines
         for _ in range(self.items):
+            module.item = NO_ITEM
             while True:
                 while live and live[0][1].processed:
                     used -= live.pop(0)[0]
@@ -168,6 +192,7 @@ class Spatten:
                     item = got[events[0]]
                     break
                 events[0].cancel()
+            module.item = item.code
             if (
                 self.config.key_prefetch_depth == 0
                 and last is not None
@@ -217,6 +242,7 @@ class Spatten:
             0,
             KEY,
             item.fetched,
+            item.code,
         )
         yield from module.give(self.fetches, matrix, "fetcher_busy")
 
@@ -233,36 +259,39 @@ class Spatten:
     def fetch(self) -> Process:
         """Matrix fetcher, crossbar and DRAM: advances the compiled model between events."""
         module, env = self.modules["fetcher"], self.env
-        outstanding = 0
-        shift = int(np.log2(self.config.channels))
+        outstanding: list[int] = []
         while True:
-            if outstanding == 0:
+            if not outstanding:
                 matrix = yield from module.take(self.fetches, "no_request")
-                self._skip_to(int(env.now), shift)
-                self._queue(matrix)
-                outstanding += 1
+                self._advance(int(env.now))
+                outstanding.append(self._queue(matrix))
             while self.fetches.store.items:
-                self._queue((yield self.fetches.store.get()))
-                outstanding += 1
+                outstanding.append(self._queue((yield self.fetches.store.get())))
             horizon = min(env.peek(), env.now + (1 << 40))
             limit = int(max(horizon, env.now + 1))
-            finished = advance(self.fetcher, self.channels, self.org, shift, self.rate, limit)
+            finished = self._advance(limit)
+            module.item = outstanding[0]
             yield from module.busy_until(int(self.fetcher.scalars[CYCLE]))
             if finished:
-                outstanding -= 1
+                outstanding.pop(0)
                 kind = finished - 1
                 self.matrix_done[kind].pop(0).succeed(
                     int(self.fetcher.scalars[ACCEPTED + kind]) >> 10
                 )
 
-    def _skip_to(self, cycle: int, shift: int) -> None:
-        advance(self.fetcher, self.channels, self.org, shift, self.rate, cycle)
+    def _advance(self, limit: int) -> int:
+        step = advance if self.watch is None else self.watch.advance
+        shift = self.config.channels.bit_length() - 1
+        return step(self.fetcher, self.channels, self.org, shift, self.rate, limit)
 
-    def _queue(self, matrix: _Matrix) -> None:
+    def _queue(self, matrix: _Matrix) -> int:
+        if self.watch is not None:
+            self.watch.queue(self.fetcher, len(matrix.beats), matrix.code)
         queue_matrix(
             self.fetcher, matrix.beats, matrix.ready, matrix.spread, matrix.lines, matrix.kind
         )
         self.matrix_done[matrix.kind].append(matrix.done)
+        return matrix.code
 
     def multiply_keys(self) -> Process:
         """Key buffer and dot product: one line a cycle, as they arrive."""
@@ -272,13 +301,15 @@ class Spatten:
             request = item.request
             start = int(env.now)
             beats = request.rescore_lines if item.lsb_pass else request.score_lines
-            arrived = start + beats
-            if item.fetched is not None:
-                arrived = yield from module.wait(item.fetched, "awaiting_keys")
-            yield from module.busy_until(
-                max(arrived, int(env.now) + 1 if item.fetched else arrived)
-            )
-            extra = beats - -(-request.keys // self.config.vectors_per_line)
+            lines = -(-request.keys // self.config.vectors_per_line)
+            if item.fetched is None:
+                yield from module.busy(beats)
+            else:
+                arrived = yield item.fetched
+                end = max(arrived, int(env.now) + 1)
+                work = min(lines, beats)
+                yield from module.work_on_arrivals(start, end, work, "awaiting_keys")
+            extra = beats - lines
             if request.queries > 1:
                 yield from module.busy(max(extra, 0))
             item.decided.succeed()
@@ -289,23 +320,30 @@ class Spatten:
         softmax, module = self.modules["softmax"], self.modules["decision"]
         per_line, parallelism = self.config.vectors_per_line, self.config.softmax_parallelism
         self.decided_rows: dict[int, _Item] = {}
-        self.next_row = 0
+        self.next_row = softmax_free = 0
         for _ in range(self.items):
             item = yield from module.take(self.scores, "no_scores")
             request = item.request
-            lines = request.rescore_lines if item.lsb_pass else request.score_lines
+            lines = own = request.rescore_lines if item.lsb_pass else request.score_lines
             if self.config.softmax_latency:
                 # The unit takes as many scores a cycle as it has lanes (SpAtten Table I).
-                lines = max(lines, -(-lines * per_line // parallelism))
-            softmax.activity.busy_cycles += lines
-            self.env.process(self._decided(item))
+                lines = max(own, -(-own * per_line // parallelism))
             # The dot product hands over a row with its last line, so a row's own lines have
             # already passed; what is left is the rate at which rows can follow one another.
-            yield from module.busy(max(lines - (request.score_lines - 1), 1))
+            start = max(softmax_free, int(self.env.now) - (own - 1))
+            softmax_free = start + lines
+            softmax.item = item.code
+            softmax.worked(start, lines)
+            behind = max(softmax_free - int(self.env.now) - 1, 0)
+            self.env.process(self._decided(item, behind))
+            yield from module.busy_until(max(softmax_free, int(self.env.now) + 1))
 
-    def _decided(self, item: _Item) -> Process:
-        """What happens one pipeline length after the last score of an item."""
-        yield self.env.timeout(self.config.softmax_latency + _DECISION + self.log_width)
+    def _decided(self, item: _Item, behind: int) -> Process:
+        """What happens one pipeline length after the softmax has taken an item's last score.
+
+        It is ``behind`` cycles late where it takes scores more slowly than they come.
+        """
+        yield self.env.timeout(behind + self.config.softmax_latency + _DECISION + self.log_width)
         if item.request.requant and not item.lsb_pass:
             yield from self._reissue(item)
             return
@@ -337,6 +375,7 @@ class Spatten:
         for _ in self.requests:
             item = yield from module.take(self.ordered, "no_scores")
             request = item.request
+            module.item = item_code(request.row, SCORES)
             if request.select_cycles and engines == 1:
                 yield from module.busy(request.select_cycles)
             if request.prunes:
@@ -356,6 +395,7 @@ class Spatten:
         for _ in self.requests:
             item = yield from module.take(self.probabilities, "no_probabilities")
             request = item.request
+            module.item = item_code(request.row, VALUES)
             start = int(env.now) + _DECISION_TO_VALUE
             done = None
             if request.value_part == 0:
@@ -370,7 +410,15 @@ class Spatten:
                 ready = start + rows_of_beats - 1 + _GATHER_TO_FETCH
                 yield from module.give(
                     self.fetches,
-                    _Matrix(self.addresses.beats(addresses), lines, ready, lines, VALUE, done),
+                    _Matrix(
+                        self.addresses.beats(addresses),
+                        lines,
+                        ready,
+                        lines,
+                        VALUE,
+                        done,
+                        module.item,
+                    ),
                     "fetcher_busy",
                 )
             yield from module.give(self.value_rows, (item, start, done), "value_buffer_full")
@@ -384,9 +432,12 @@ class Spatten:
         tail = _MULTIPLY_VALUE + self.log_width
         for _ in self.requests:
             item, start, done = yield from module.take(self.value_rows, "no_values")
-            begin = max(start, int(env.now))
-            arrived = start if done is None else (yield from module.wait(done, "awaiting_values"))
-            yield from module.busy_until(max(arrived, begin + item.request.value_lines))
+            module.item = item_code(item.request.row, VALUES)
+            taken = int(env.now)
+            lines = item.request.value_lines
+            arrived = start if done is None else (yield done)
+            end = max(arrived, max(start, taken) + lines)
+            yield from module.work_on_arrivals(taken, end, lines, "awaiting_values")
             item.finished.succeed()
             self.completions[item.request.row] = int(env.now) + tail + self.config.reset_cycles
 
@@ -401,10 +452,20 @@ class Spatten:
         return activity
 
 
-def simulate(workload: Workload, config: SpattenConfig, memory: MemoryConfig) -> Activity:
+def simulate(
+    workload: Workload,
+    config: SpattenConfig,
+    memory: MemoryConfig,
+    recorder: Recorder | None = None,
+) -> Activity:
     """Run a workload through one SpAtten with the event engine.
 
     Raises:
         WorkloadError: rows that the machine refuses.
     """
-    return Spatten(workload, config, memory).run()
+    machine = Spatten(workload, config, memory, recorder)
+    activity = machine.run()
+    if recorder is not None and machine.watch is not None:
+        machine.watch.finish(machine.fetcher, machine.channels)
+        recorder.finish(workload, config.frequency_hz, activity.cycles, config.reset_cycles)
+    return activity

@@ -8,7 +8,7 @@ from importlib.resources import as_file, files
 import pytest
 
 from accelsim.configs import load
-from accelsim.errors import ConfigError
+from accelsim.errors import ConfigError, WorkloadError
 from accelsim.hardware import load_accelerator, simulate
 from accelsim.hardware.config import MemoryConfig, SpattenConfig
 from accelsim.workloads import Workload, read_csv
@@ -73,6 +73,15 @@ def test_a_senseless_clock_is_refused() -> None:
             load_accelerator("spatten-rtl-eighth"),
             HBM2.model_copy(update={"clock_hz": 1e3}),
         )
+
+
+def test_vectors_that_end_inside_a_transaction_are_refused() -> None:
+    narrow = Workload.from_columns(
+        {"keys": [64], "values": [64], "key_bits": [12], "value_bits": [8]}, head_dim=32
+    )
+    with pytest.raises(WorkloadError, match=r"row 0: a vector of the LSB plane takes 16 bytes"):
+        simulate(narrow, load_accelerator("spatten-rtl"), HBM2)
+    assert simulate(narrow, load_accelerator("spatten-paper"), HBM2).cycles > 0
 
 
 def test_policies_pay_for_what_they_read_and_write_beside_vectors() -> None:

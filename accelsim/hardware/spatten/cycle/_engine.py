@@ -14,6 +14,7 @@ from accelsim.hardware.spatten._requests import Requests, requests
 from accelsim.hardware.spatten.cycle import _state as c
 from accelsim.hardware.spatten.cycle._clock import run
 from accelsim.hardware.spatten.cycle._diagnosis import describe_stall
+from accelsim.hardware.timeline import Recorder
 from accelsim.workloads import Workload
 
 WATCHDOG_CYCLES = 200_000
@@ -52,8 +53,15 @@ class CycleMachine:
         return [int(cycle) for cycle in done]
 
 
-def simulate(workload: Workload, config: SpattenConfig, memory: MemoryConfig) -> Activity:
+def simulate(
+    workload: Workload,
+    config: SpattenConfig,
+    memory: MemoryConfig,
+    recorder: Recorder | None = None,
+) -> Activity:
     """Run a workload through one SpAtten, cycle by cycle.
+
+    With a recorder it is slower, and the activity also has the time of each module.
 
     Raises:
         ConfigError: a configuration that is not of the released family.
@@ -63,8 +71,17 @@ def simulate(workload: Workload, config: SpattenConfig, memory: MemoryConfig) ->
     from accelsim.hardware.spatten.cycle._activity import activity_of
 
     machine = CycleMachine(workload, config, memory)
-    machine.run()
-    return activity_of(machine)
+    if recorder is None:
+        machine.run()
+        return activity_of(machine)
+    from accelsim.hardware.spatten.cycle._record import run_recorded
+
+    run_recorded(machine.state, WATCHDOG_CYCLES, recorder)
+    activity = activity_of(machine)
+    activity.modules = recorder.finish(
+        workload, config.frequency_hz, activity.cycles, config.reset_cycles
+    )
+    return activity
 
 
 def _check(workload: Workload, config: SpattenConfig) -> None:

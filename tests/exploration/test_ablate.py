@@ -1,0 +1,138 @@
+"""Ablation: fields are found, not listed; every point is a run; refusals carry their reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from accelsim import ablate, replay
+from accelsim.cli import main
+from accelsim.errors import AccelsimError, ConfigError
+from accelsim.exploration import Ablation, differences
+from accelsim.hardware import load_accelerator
+from accelsim.reports import ablation_figure, svg_text
+from accelsim.workloads import Workload, write_parquet
+
+FROM, TO = "spatten-rtl-eighth", "spatten-paper-eighth"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight rows that prune, with an LSB pass each."""
+    path = tmp_path_factory.mktemp("ablate") / "stream.parquet"
+    rows = {"keys": [200] * 8, "values": [64] * 8, "key_bits": [8] * 8, "value_bits": [8] * 8}
+    extra = {"refetch_lsb": [True] * 8, "key_lsb_bits": [4] * 8}
+    write_parquet(Workload.from_columns({**rows, **extra}, name="stream"), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def result(source: Path) -> Ablation:
+    return ablate(FROM, TO, source)
+
+
+def test_fields_are_those_in_which_the_configurations_differ(result: Ablation) -> None:
+    old, new = (load_accelerator(name).model_dump(mode="json") for name in (FROM, TO))
+    flat = [{f"topk.{k}": v for k, v in d.pop("topk").items()} | d for d in (old, new)]
+    expected = {k for k in flat[0] if flat[0][k] != flat[1][k]} - {"description", "source"}
+    assert {d.key for d in result.fields} == expected
+    for difference in result.fields:
+        assert difference.before == flat[0][difference.key]
+        assert difference.after == flat[1][difference.key]
+    assert not differences(load_accelerator(FROM), load_accelerator(FROM))
+
+
+def test_points_are_the_runs_that_they_name(result: Ablation, source: Path) -> None:
+    plain = {name: replay(source, name, baselines=[]).metrics for name in (FROM, TO)}
+    assert result.base.latency_cycles == plain[FROM]["latency_cycles"]
+    assert result.base.speedup == 1
+    last = result.cumulative[-1]
+    assert last.latency_cycles == plain[TO]["latency_cycles"]
+    assert last.dram_read_bytes == plain[TO]["dram_read_bytes"]
+    assert last.speedup == pytest.approx(plain[FROM]["latency_s"] / plain[TO]["latency_s"])
+    keys = [d.key for d in result.fields]
+    for i, key in enumerate(keys):
+        assert result.alone[i].changed == (key,)
+        assert result.cumulative[i].changed == tuple(keys[: i + 1])
+        assert set(result.without[i].changed) == set(keys) - {key}
+    place = keys.index("key_prefetch_depth")
+    queue = replay(source, FROM, overrides={"key_prefetch_depth": 2}, baselines=[])
+    assert result.alone[place].latency_cycles == queue.metrics["latency_cycles"]
+    serial = replay(source, TO, overrides={"key_prefetch_depth": 0}, baselines=[])
+    assert result.without[place].latency_cycles == serial.metrics["latency_cycles"]
+
+
+def test_a_queue_on_the_dot_product_branch_is_worth_cycles(result: Ablation) -> None:
+    (point,) = [p for p in result.alone if p.changed == ("key_prefetch_depth",)]
+    assert point.speedup is not None
+    assert point.speedup > 1.05
+
+
+def test_refused_combinations_carry_the_reason(result: Ablation) -> None:
+    refused = {p.changed: p.refused for p in result.alone if p.refused}
+    assert set(refused) == {("rounding",)}
+    assert "would deadlock" in str(refused["rounding",])
+    assert ".yaml" not in str(refused["rounding",])
+    drawn = svg_text(ablation_figure(result))
+    assert drawn.startswith("<svg")
+    every = (*result.alone, *result.cumulative, *result.without)
+    assert drawn.count("<!-- ") > len(every)  # every bar has its label
+
+
+def test_the_order_is_the_users(source: Path) -> None:
+    found = ablate(FROM, TO, source, order=["index_pattern", "rounding"])
+    assert [d.key for d in found.fields[:2]] == ["index_pattern", "rounding"]
+    assert not any(p.refused for p in found.cumulative)
+    with pytest.raises(ConfigError, match="did you mean 'rounding'"):
+        ablate(FROM, TO, source, order=["roundin"])
+
+
+def test_the_cycle_engine_refuses_what_was_not_released(source: Path) -> None:
+    found = ablate(FROM, "spatten-rtl-eighth", source, engine="cycle")
+    assert not found.fields
+    found = ablate(FROM, TO, source, engine="cycle", overrides={"requant_bits": "forced"})
+    refused = {p.changed[0] for p in found.alone if p.refused}
+    assert {"key_prefetch_depth", "softmax_latency", "query_traffic"} <= refused
+    assert "topk.engines" not in refused
+
+
+def test_works_for_other_kinds(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "wide.yaml").write_text("extends: mnnfast\nchannels: 4\nkept_fraction: 0.1\n")
+    (tmp_path / "narrow.yaml").write_text("extends: mnnfast\nkept_fraction: 0.1\n")
+    rows = {"keys": [200] * 2, "values": [200] * 2, "key_bits": [12] * 2, "value_bits": [12] * 2}
+    write_parquet(Workload.from_columns(rows, name="dense"), tmp_path / "dense.parquet")
+    names = [str(tmp_path / f"{n}.yaml") for n in ("narrow", "wide")]
+    found = ablate(*names, tmp_path / "dense.parquet")
+    assert [d.key for d in found.fields] == ["channels"]
+    assert found.cumulative[0].speedup is not None
+    assert found.cumulative[0].speedup > 1
+
+
+def test_bad_input(source: Path) -> None:
+    with pytest.raises(ConfigError, match="different kinds"):
+        ablate(FROM, "mnnfast", source)
+    with pytest.raises(AccelsimError, match=f"'{TO}', which the others are compared with"):
+        ablate(TO, FROM, source, overrides={"buffer_lines": 64})
+
+
+def test_command_line(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["ablate", FROM, TO, str(source), "--set", "reset_cycles=0"]
+    main([*words, "--json", str(tmp_path / "a.json"), "--plot", str(tmp_path / "a.png")])
+    shown = capsys.readouterr().out
+    document = json.loads((tmp_path / "a.json").read_text())
+    assert document["schema"] == "accelsim.ablation/1"
+    assert set(document["units"]) < set(document["base"])
+    assert "reset_cycles" not in {f["key"] for f in document["fields"]}
+    for entry in document["fields"]:
+        assert entry["key"] in shown
+        for series in ("alone", "cumulative", "without"):
+            assert (entry[series]["latency_cycles"] is None) == bool(entry[series]["refused"])
+            assert f"{entry[series]['latency_cycles'] or 0:,}" in shown or entry[series]["refused"]
+    assert "refused [1]: rounding 1 would deadlock" in " ".join(shown.split())
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    for bad in (["--plot", "a.jpg"], ["--order", "chanels"], ["--json", "no/such/folder.json"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*words, *bad])
+        assert ended.value.code == 2

@@ -1,7 +1,8 @@
 """Accelerators by kind: a kind is a module of this package that defines ``ACCELERATOR``.
 
 ``kind: spatten-e2e`` in a YAML file is the module ``accelsim/hardware/spatten_e2e.py``, so a new
-accelerator is one new file plus one YAML and nothing else has to know it.
+accelerator is one new file plus one YAML and nothing else has to know it. One that lives outside
+this package is made known with :func:`register_accelerator`.
 """
 
 from __future__ import annotations
@@ -47,6 +48,21 @@ class Accelerator:
     engines: tuple[str, ...] = ("event",)
 
 
+_REGISTERED: dict[str, Accelerator] = {}
+"""Accelerators from outside the package, by kind."""
+
+
+def register_accelerator(kind: str, accelerator: Accelerator) -> None:
+    """Make an accelerator known to this process under a kind; a later one replaces it.
+
+    Raises:
+        ConfigError: a kind of the package itself.
+    """
+    if kind.replace("-", "_") in _modules():
+        raise ConfigError(f"accelerator kind '{kind}' is one of accelsim's; choose another name")
+    _REGISTERED[kind] = accelerator
+
+
 class _Kind(configs.Config):
     """The one key that says which schema the others follow."""
 
@@ -58,7 +74,7 @@ class _Kind(configs.Config):
 def accelerator_kinds() -> list[str]:
     """Names that ``kind`` may have, sorted."""
     names = [name for name in _modules() if hasattr(_module(name), "ACCELERATOR")]
-    return sorted(name.replace("_", "-") for name in names)
+    return sorted({name.replace("_", "-") for name in names} | set(_REGISTERED))
 
 
 def accelerator_of(kind: str, where: str = "accelerator") -> Accelerator:
@@ -72,7 +88,9 @@ def accelerator_of(kind: str, where: str = "accelerator") -> Accelerator:
         ConfigError: no such kind.
     """
     name = kind.replace("-", "_")
-    found = getattr(_module(name), "ACCELERATOR", None) if name in _modules() else None
+    found = _REGISTERED.get(kind)
+    if found is None and name in _modules():
+        found = getattr(_module(name), "ACCELERATOR", None)
     if not isinstance(found, Accelerator):
         known = accelerator_kinds()
         raise ConfigError(

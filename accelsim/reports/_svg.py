@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +17,10 @@ class Svg(str):
 
     def _repr_svg_(self) -> str:
         return str(self)
+
+    def _repr_pretty_(self, printer: Any, _: bool) -> None:
+        # Without it a notebook would keep the picture a second time, as the text of a string.
+        printer.text(f"<Svg of {len(self):,} characters>")
 
 
 def new_figure(width: float, height: float) -> tuple[Figure, Axes]:

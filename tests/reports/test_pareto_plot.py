@@ -6,7 +6,7 @@ import pytest
 
 from accelsim.errors import AccelsimError
 from accelsim.exploration import Results
-from accelsim.reports import pareto_figure
+from accelsim.reports import Svg, pareto_figure
 
 POINTS = [(1.0, 9.0, 4), (2.0, 5.0, 4), (3.0, 6.0, 8), (4.0, 1.0, 8)]
 
@@ -35,7 +35,12 @@ def test_every_value_of_the_color_axis_is_in_the_legend_and_files_repeat() -> No
         assert text in svg
     again = pareto_figure(results(), "energy_j", "loss", color="policy.bits", label="energy_j")
     assert svg == again
-    assert svg._repr_svg_() == svg
+
+
+def test_a_notebook_keeps_the_picture_once() -> None:
+    formatters = pytest.importorskip("IPython.core.formatters")
+    shown, _ = formatters.DisplayFormatter().format(Svg("<svg></svg>"))
+    assert shown == {"image/svg+xml": "<svg></svg>", "text/plain": "<Svg of 11 characters>"}
 
 
 def test_names_are_checked() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,24 +55,3 @@ def test_report_takes_what_the_other_calls_return(tmp_path: Path) -> None:
     assert written == accelsim.report(comparison, tmp_path / "d.md").read_text()
     with pytest.raises(AccelsimError, match="objectives are for the points"):
         accelsim.report(comparison, tmp_path / "e.md", objectives=["latency_s"])
-
-
-@pytest.mark.slow
-def test_python_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every Python block of docs/exploration.md, on a tiny trace and a sweep of two points."""
-    pytest.importorskip("pandas")
-    text = (ROOT / "docs/exploration.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    runnable = [block for block in blocks if "dask_jobqueue" not in block]
-    assert runnable
-    (tmp_path / "traces").mkdir()
-    trace = tmp_path / "traces/smollm2-64p-32d.safetensors"
-    save_trace(synthetic_trace(head_dim=64), trace)
-    (tmp_path / "keep-bits.yaml").write_text(
-        "sources: [traces/smollm2-64p-32d.safetensors]\npolicy: spatten-full\n"
-        "axes: [{key: policy.tokens.mean_keep, values: [0.5, 0.9]}]\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    for block in runnable:
-        small = block.replace('sweep("keep-bits"', 'sweep("keep-bits.yaml"')
-        exec(small.replace('executor="processes"', 'executor="local"'), {})

@@ -7,6 +7,7 @@ this package is made known with :func:`register_accelerator`.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
@@ -141,6 +142,7 @@ def simulate(
     return machine.simulate(workload, accelerator, memory, engine)
 
 
+@functools.cache
 def _modules() -> list[str]:
     package = importlib.import_module("accelsim.hardware")
     return [m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]

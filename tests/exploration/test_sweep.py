@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accelsim import configs, load_results, sweep
+from accelsim import configs, load_results, search, sweep
 from accelsim.errors import AccelsimError
 from accelsim.exploration import Front, Results
 from accelsim.exploration._store import Store, StoreError, read_rows
@@ -283,6 +283,18 @@ def test_full_disk_says_so(tmp_path: Path) -> None:
     kept = read_rows(tmp_path / "store")
     assert [row["key"] for row in kept] == [str(i) for i in range(len(kept))]
     assert len(kept) > 10
+
+
+def test_a_store_is_a_folder(sweep_file: Path) -> None:
+    with pytest.raises(StoreError, match=r"small\.yaml: is a file; expected a folder"):
+        sweep(sweep_file, sweep_file)
+
+
+def test_sweeps_and_searches_send_to_each_other(sweep_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(AccelsimError, match="is a sweep; run it with 'accelsim sweep'"):
+        search(sweep_file, tmp_path / "s")
+    with pytest.raises(AccelsimError, match="is a search; run it with 'accelsim search'"):
+        sweep("codesign", tmp_path / "s")
 
 
 def test_store_refuses_foreign_folders(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def main(folder: str) -> None:
     parents = {name: name.rpartition(".")[0] for name in names}
     listed = [n for n in names if not parents[n] or hasattr(sys.modules[parents[n]], "__all__")]
     pdoc.render.configure(docformat="google", footer_text=f"accelsim {accelsim.__version__}")
-    pdoc.pdoc(*listed, output_directory=Path(folder))
+    pdoc.pdoc(*listed, r"!.*\._.*", output_directory=Path(folder))
     print(f"wrote the pages of {len(names)} modules to {folder}")
 
 

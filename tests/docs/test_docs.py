@@ -65,7 +65,7 @@ def _jobqueue() -> types.ModuleType:
             )
 
         def scale(self, jobs: int) -> None:
-            assert jobs > 1
+            super().scale(min(jobs, 1))
 
     module = types.ModuleType("dask_jobqueue")
     module.SLURMCluster = SLURMCluster  # type: ignore[attr-defined]

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint check clean
+.PHONY: demo test lint docs notebooks check clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,12 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed-dev  ## pages of the Python API, from the docstrings
+	$(BIN)/python docs/build_api.py build/api
+
+notebooks: $(VENV)/.installed-dev  ## run the notebooks and keep their outputs
+	cd notebooks && ../$(BIN)/jupyter execute --inplace *.ipynb
 
 check: lint test
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -73,14 +72,7 @@ def command(
             list(baselines) or None,
             on_stage,
         )
-    text = json.dumps(
-        {
-            "schema": "accelsim.compare/1",
-            "results": {name: result.to_dict() for name, result in results.items()},
-        },
-        indent=2,
-        allow_nan=False,
-    )
+    text = results.to_json()
     if json_file != "-":
         to_text(results)
     for warning in dict.fromkeys(text for r in results.values() for text in r.warnings):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,7 +113,7 @@ def evaluate(
     """
     tables = [table]
     if memory is not None and not any(entry.part == "dram" for entry in table.dynamic):
-        tables.append(configs.load(EnergyTable, f"dram-{memory.technology}", "energy"))
+        tables.append(_dram_table(memory.technology, configs.config_root()))
     counts: dict[str, float] = dict(activity.counters)
     counts["dram_read_bits"] = 8 * sum(activity.dram_read_bytes.values())
     counts["dram_write_bits"] = 8 * activity.dram_write_bytes
@@ -140,6 +142,12 @@ def evaluate(
         low_mm2,
         high_mm2,
     )
+
+
+@lru_cache(maxsize=32)
+def _dram_table(technology: str, root: Path) -> EnergyTable:
+    """Read a DRAM table once for many runs; ``root`` tells folders of presets apart."""
+    return configs.load(EnergyTable, f"dram-{technology}", "energy")
 
 
 def _price(
@@ -190,24 +198,30 @@ def interval(lines: list[_Line]) -> tuple[float, float]:
     if not lines:
         return 0.0, 0.0
     groups = {name: index for index, name in enumerate(dict.fromkeys(x.group for x in lines))}
-    rng = np.random.default_rng(_SEED)
-    places = rng.random((_SAMPLES, len(groups)))
+    places = _places(len(groups))
     total = np.zeros(_SAMPLES)
     for line in lines:
-        total += _triangular(line, places[:, groups[line.group]])
+        total += _triangular(line, places[groups[line.group]])
     low, high = np.quantile(total, _QUANTILES)
     return float(low), float(high)
 
 
-def _triangular(line: _Line, place: NDArray[np.float64]) -> NDArray[np.float64]:
+@lru_cache(maxsize=8)
+def _places(groups: int) -> NDArray[np.float64]:
+    """Where in its range each group is, in each sample: [groups, samples], in [0, 1)."""
+    drawn = np.random.default_rng(_SEED).random((_SAMPLES, groups))
+    return np.ascontiguousarray(drawn.T)
+
+
+def _triangular(line: _Line, place: NDArray[np.float64]) -> NDArray[np.float64] | float:
     """Inverse distribution function of a triangle from low over value to high."""
     width = line.high - line.low
     if width <= 0:
-        return np.full(len(place), line.value)
+        return line.value
     left, right = line.value - line.low, line.high - line.value
-    rising = line.low + np.sqrt(place * width * left)
-    falling = line.high - np.sqrt((1 - place) * width * right)
-    return np.where(place * width < left, rising, falling)
+    rising = place * width < left
+    root = np.sqrt(np.where(rising, place * (width * left), (1 - place) * (width * right)))
+    return np.where(rising, line.low + root, line.high - root)
 
 
 def _warnings(assumed: list[str], tables: list[EnergyTable], counts: dict[str, float]) -> list[str]:

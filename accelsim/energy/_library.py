@@ -121,6 +121,7 @@ def scaling() -> Scaling:
     return _read(Scaling, "stillmaker-baas")
 
 
+@lru_cache(maxsize=1024)
 def operation_pj(op: str, bits: float, node_nm: float, reading: str = "horowitz") -> float:
     """Energy of one operation at a width and node, picojoules.
 
@@ -162,6 +163,7 @@ def operation_area_mm2(op: str, bits: float, node_nm: float) -> float:
     return _by_width(rows, bits, op) * area_factor(table.node_nm, node_nm) * 1e-6
 
 
+@lru_cache(maxsize=1024)
 def sram(size_bytes: float, line_bytes: float, node_nm: float) -> SramRow:
     """Energy of a line, leakage and area of one SRAM.
 

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelsim.errors import AccelsimError
 from accelsim.exploration._manifest import manifest
 from accelsim.exploration._result import Comparison, RunResult
 from accelsim.exploration._session import Session
@@ -142,7 +143,7 @@ def run(
         per_layer=prepared.per_layer,
         activity=activity,
         warnings=list(energy.warnings),
-        policy_read_bytes_by_head=_by_head(prepared.workload),
+        policy_read_bytes_by_head=prepared.read_bytes_by_head,
         ramulator_files=files,
         timeline=None if recorder is None else recorder.timeline,
     )
@@ -157,30 +158,6 @@ def _recorded(
 
     activity, requests = record_requests(simulation)
     return activity, ramulator_files(memory, machine.frequency_hz, requests)
-
-
-def _by_head(workload: Workload) -> list[dict[str, int]]:
-    """Sum what :meth:`Workload.policy_bytes` sums, for each layer and head."""
-    import numpy as np
-
-    if workload.extra:
-        return []
-    pairs = np.stack([workload["layer"], workload["head"]])
-    places, groups = np.unique(pairs, axis=1, return_inverse=True)
-    keys, values = workload["keys"].astype(np.int64), workload["values"].astype(np.int64)
-    bits = {
-        "key_msb": keys * workload["key_bits"],
-        "key_lsb": np.where(workload["refetch_lsb"], keys * workload["key_lsb_bits"], 0),
-        "value": values * workload["value_bits"],
-    }
-    read = {
-        name: np.bincount(groups.ravel(), weights=column) * workload.head_dim / 8
-        for name, column in bits.items()
-    }
-    return [
-        {"layer": int(layer), "head": int(head)} | {n: int(read[n][i]) for n in read}
-        for i, (layer, head) in enumerate(places.T)
-    ]
 
 
 def _metrics(

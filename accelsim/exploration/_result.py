@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas
 
 SCHEMA = "accelsim.result/1"
+COMPARISON_SCHEMA = "accelsim.compare/1"
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,15 @@ class RunResult:
 
 class Comparison(dict[str, RunResult]):
     """Results by name of policy, in the order in which they were asked for."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the ``accelsim.compare/1`` document: plain JSON values, never NaN."""
+        results = {name: result.to_dict() for name, result in self.items()}
+        return {"schema": COMPARISON_SCHEMA, "results": results}
+
+    def to_json(self) -> str:
+        """Return :meth:`to_dict` as indented JSON text."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def to_dataframe(self) -> pandas.DataFrame:
         """Return one row per policy, with the policy's name as the index."""

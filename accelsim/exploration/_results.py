@@ -58,10 +58,21 @@ class Results:
 
     def pareto(self) -> list[Row]:
         """Return the usable rows that no other beats in every metric with a goal."""
-        goals = _directed(self.goals)
+        return self.front(*_directed(self.goals))
+
+    def front(self, *metrics: str) -> list[Row]:
+        """Return the Pareto set of some metrics alone, in ascending order of the first.
+
+        Args:
+            metrics: names; one that is not to be maximized is minimized.
+        """
+        if not metrics:
+            return []
+        goals = {n: -1.0 if self.goals.get(n) == "maximize" else 1.0 for n in metrics}
         rows = [r for r in self.usable if all(r.get(name) is not None for name in goals)]
         values = [[sign * row[name] for name, sign in goals.items()] for row in rows]
-        return [rows[i] for i in pareto_front(values)] if goals else []
+        chosen = [rows[i] for i in pareto_front(values)]
+        return sorted(chosen, key=lambda row: tuple(row[name] for name in goals))
 
     def to_dataframe(self) -> pandas.DataFrame:
         """Return one row per point, without the configuration texts.

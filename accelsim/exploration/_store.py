@@ -235,6 +235,8 @@ def _unique(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def _create(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"{folder}: is a file; expected a folder for the result store")
     folder.mkdir(parents=True, exist_ok=True)
     marker = folder / "store.json"
     if marker.is_file():

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import Field
 
@@ -221,8 +221,15 @@ def load_file(model: type[S], name_or_path: str) -> tuple[S, str]:
     Raises:
         ConfigError: with file, key, what was expected and the nearest match.
     """
-    config = configs.load(model, name_or_path, "sweeps")
-    return config, str(configs.find(name_or_path, "sweeps"))
+    data, where = configs.resolve(name_or_path, "sweeps")
+    # A sweep may leave its kind out, and a search may not.
+    kind = data.get("kind", "sweep")
+    wanted = get_args(model.model_fields["kind"].annotation)[0]
+    if kind in ("sweep", "search") and kind != wanted:
+        raise ConfigError(
+            f"{where}: is a {kind}; run it with 'accelsim {kind}' (a {wanted} has kind: {wanted})"
+        )
+    return configs.validate(model, data, where), where
 
 
 def _locate(source: str, where: str) -> str:

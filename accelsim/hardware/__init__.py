@@ -6,6 +6,7 @@ from accelsim.hardware._registry import (
     accelerator_kinds,
     accelerator_of,
     load_accelerator,
+    register_accelerator,
     simulate,
 )
 
@@ -15,5 +16,6 @@ __all__ = [
     "accelerator_kinds",
     "accelerator_of",
     "load_accelerator",
+    "register_accelerator",
     "simulate",
 ]

@@ -1,11 +1,13 @@
 """Accelerators by kind: a kind is a module of this package that defines ``ACCELERATOR``.
 
 ``kind: spatten-e2e`` in a YAML file is the module ``accelsim/hardware/spatten_e2e.py``, so a new
-accelerator is one new file plus one YAML and nothing else has to know it.
+accelerator is one new file plus one YAML and nothing else has to know it. One that lives outside
+this package is made known with :func:`register_accelerator`.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
@@ -51,6 +53,21 @@ class Accelerator:
     record: Callable[[Workload, Any, MemoryConfig, str, Recorder], Activity] | None = None
 
 
+_REGISTERED: dict[str, Accelerator] = {}
+"""Accelerators from outside the package, by kind."""
+
+
+def register_accelerator(kind: str, accelerator: Accelerator) -> None:
+    """Make an accelerator known to this process under a kind; a later one replaces it.
+
+    Raises:
+        ConfigError: a kind of the package itself.
+    """
+    if kind.replace("-", "_") in _modules():
+        raise ConfigError(f"accelerator kind '{kind}' is one of accelsim's; choose another name")
+    _REGISTERED[kind] = accelerator
+
+
 class _Kind(configs.Config):
     """The one key that says which schema the others follow."""
 
@@ -62,7 +79,7 @@ class _Kind(configs.Config):
 def accelerator_kinds() -> list[str]:
     """Names that ``kind`` may have, sorted."""
     names = [name for name in _modules() if hasattr(_module(name), "ACCELERATOR")]
-    return sorted(name.replace("_", "-") for name in names)
+    return sorted({name.replace("_", "-") for name in names} | set(_REGISTERED))
 
 
 def accelerator_of(kind: str, where: str = "accelerator") -> Accelerator:
@@ -76,7 +93,9 @@ def accelerator_of(kind: str, where: str = "accelerator") -> Accelerator:
         ConfigError: no such kind.
     """
     name = kind.replace("-", "_")
-    found = getattr(_module(name), "ACCELERATOR", None) if name in _modules() else None
+    found = _REGISTERED.get(kind)
+    if found is None and name in _modules():
+        found = getattr(_module(name), "ACCELERATOR", None)
     if not isinstance(found, Accelerator):
         known = accelerator_kinds()
         raise ConfigError(
@@ -147,6 +166,7 @@ def simulate(
     return machine.record(workload, accelerator, memory, engine, recorder)
 
 
+@functools.cache
 def _modules() -> list[str]:
     package = importlib.import_module("accelsim.hardware")
     return [m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]

@@ -7,6 +7,7 @@ from accelsim.policies._policy import (
     applicable,
     load_policy,
     load_policy_spec,
+    register_selection,
     why_closed_loop_not,
     why_not,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "applicable",
     "load_policy",
     "load_policy_spec",
+    "register_selection",
     "why_closed_loop_not",
     "why_not",
 ]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import pydantic
 
 from accelsim.configs import Config, load, parse_override
+from accelsim.policies._selection import SelectionPart
 from accelsim.policies.dhsa import DHSA
 from accelsim.policies.ems import EMS
 from accelsim.policies.h2o import H2O
@@ -28,11 +29,40 @@ Quantization = Annotated[
     pydantic.Field(discriminator="kind"),
 ]
 
+_REGISTERED: dict[str, type[SelectionPart]] = {}
+"""Selections from outside the package, by kind."""
+
+
+def register_selection(kind: str, part: type[SelectionPart]) -> None:
+    """Let ``selection: {kind: ...}`` of a policy name a selection from outside the package.
+
+    Called by :func:`accelsim.functional.selection.register_selector`, which also says how it runs.
+    """
+    _REGISTERED[kind] = part
+
+
+def _read_selection(value: Any, builtin: pydantic.ValidatorFunctionWrapHandler) -> Any:
+    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    part = _REGISTERED.get(kind) if isinstance(kind, str) else None
+    if part is None:
+        return builtin(value)
+    try:
+        return part.model_validate(value)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(name) for name in first["loc"])
+        raise ValueError(f"selection '{kind}': key '{key}': {first['msg']}") from None
+
+
 Selection = Annotated[
-    H2O | StreamingLLM | Scissorhands | SnapKV | TOVA | Quest | DHSA | EMS | ZeroTPrune,
-    pydantic.Field(discriminator="kind"),
+    Annotated[
+        H2O | StreamingLLM | Scissorhands | SnapKV | TOVA | Quest | DHSA | EMS | ZeroTPrune,
+        pydantic.Field(discriminator="kind"),
+    ],
+    pydantic.WrapValidator(_read_selection),
+    pydantic.SerializeAsAny(),
 ]
-"""Every token selection that a YAML can name by ``kind``."""
+"""Every token selection that a YAML can name by ``kind``; :func:`register_selection` adds more."""
 
 
 class Policy(Config):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
+
+from accelsim.reports._svg import Svg, new_figure, to_svg
 
 
 def policy_figure(
     points: Mapping[str, tuple[float, float]], metric: str, *, title: str = "", log: bool = False
-) -> str:
+) -> Svg:
     """Return an SVG of accuracy against DRAM traffic, one labelled point for each policy.
 
     Args:
@@ -17,28 +18,16 @@ def policy_figure(
         title: over the figure.
         log: whether the accuracy has a logarithmic axis.
     """
-    import matplotlib
-
-    matplotlib.use("svg")
-    import matplotlib.pyplot as plt
-
-    # Equal inputs give equal files.
-    with matplotlib.rc_context({"svg.hashsalt": "accelsim"}):
-        figure, axes = plt.subplots(figsize=(8.4, 5.2))
-        axes.spines[["top", "right"]].set_visible(False)
-        for name, (moved, height) in points.items():
-            axes.plot(moved / 1e6, height, "o", color="#4c78a8", markersize=4)
-            axes.annotate(
-                name, (moved / 1e6, height), xytext=(4, 3), textcoords="offset points", fontsize=6.5
-            )
-        if log:
-            axes.set_yscale("log")
-        axes.set_xlim(left=0)
-        axes.set_xlabel("DRAM traffic of keys and values, MB")
-        axes.set_ylabel(metric)
-        axes.set_title(title, fontsize=9)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-        plt.close(figure)
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    figure, axes = new_figure(8.4, 5.2)
+    for name, (moved, height) in points.items():
+        axes.plot(moved / 1e6, height, "o", color="#4c78a8", markersize=4)
+        axes.annotate(
+            name, (moved / 1e6, height), xytext=(4, 3), textcoords="offset points", fontsize=6.5
+        )
+    if log:
+        axes.set_yscale("log")
+    axes.set_xlim(left=0)
+    axes.set_xlabel("DRAM traffic of keys and values, MB")
+    axes.set_ylabel(metric)
+    axes.set_title(title, fontsize=9)
+    return to_svg(figure)

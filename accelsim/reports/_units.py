@@ -7,7 +7,11 @@ _SMALLEST = ((1e-9, "n"), (1e-12, "p"))
 
 
 def si(value: float | int | None, unit: str) -> str:
-    """Format with three significant digits and an SI prefix: ``si(1.5e6, "B") == "1.50 MB"``."""
+    """Format with three significant digits and an SI prefix.
+
+    >>> si(1.5e6, "B")
+    '1.50 MB'
+    """
     if value is None:
         return "–"
     if value == 0:
@@ -20,7 +24,11 @@ def si(value: float | int | None, unit: str) -> str:
 
 
 def ratio(value: float | None) -> str:
-    """Format a ratio: ``ratio(12.3) == "12.3×"``."""
+    """Format a ratio.
+
+    >>> ratio(12.3)
+    '12.3×'
+    """
     if value is None:
         return "–"
     return f"{value:.3g}×" if value < 1000 else f"{value:,.0f}×"

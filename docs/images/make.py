@@ -1,29 +1,57 @@
-"""Draw the pictures of the README from real runs: ``python docs/images/make.py``."""
+"""Draw the pictures of the README from real runs: ``python docs/images/make.py [NAME]...``."""
 
+import sys
+import tempfile
 from pathlib import Path
 
 from accelsim.configs import preset_names
-from accelsim.exploration import compare
+from accelsim.exploration import compare, sweep
 from accelsim.policies import applicable, load_policy
-from accelsim.reports import policy_figure, write_text
+from accelsim.reports import pareto_figure, policy_figure, write_text
 from accelsim.traces import load_trace
 
 SOURCE = "traces/smollm2-64p-32d.safetensors"
 
 
-def main() -> None:
+HERE = Path(__file__).parent
+
+
+def policies() -> str:
     """Run every policy that applies to SmolLM2's trace and plot error against DRAM traffic."""
     trace = load_trace(SOURCE)
     names = [n for n in preset_names("policies") if applicable(load_policy(n), trace)]
-    target = Path(__file__).parent / "policies.svg"
     results = compare(SOURCE, names, baselines=())
     points = {
         name: (r.metrics["dram_read_bytes"], 100 * r.accuracy["relative_output_error"])
         for name, r in results.items()
         if r.accuracy
     }
-    write_text(target, policy_figure(points, "relative output error, %, open loop") + "\n")
-    print(f"wrote {target}")
+    return policy_figure(points, "relative output error, %, open loop")
+
+
+def pareto() -> str:
+    """Run the sweep of keep ratio and bit widths and plot error against energy."""
+    with tempfile.TemporaryDirectory() as store:
+        results = sweep("keep-bits", store, executor="processes")
+    return pareto_figure(
+        results,
+        "energy_j",
+        "accuracy.relative_output_error",
+        color="policy.quantization.msb_bits",
+        label="policy.tokens.mean_keep",
+        title="SmolLM2, 64 + 32 tokens, spatten-paper, error open loop\n"
+        "numbers: mean share of tokens kept; colors: bits of the first key fetch",
+    )
+
+
+def main() -> None:
+    """Draw those that are named, or all."""
+    for draw in (policies, pareto):
+        if sys.argv[1:] and draw.__name__ not in sys.argv[1:]:
+            continue
+        target = HERE / f"{draw.__name__}.svg"
+        write_text(target, draw() + "\n")
+        print(f"wrote {target}")
 
 
 if __name__ == "__main__":

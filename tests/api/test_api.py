@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import accelsim
+from accelsim.errors import AccelsimError
 from accelsim.traces import save_trace, synthetic_trace
 
 ROOT = Path(__file__).parents[2]
@@ -36,22 +36,22 @@ def test_unknown_name_is_an_attribute_error() -> None:
         accelsim.replai  # noqa: B018
 
 
-@pytest.mark.slow
-def test_python_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every Python block of docs/exploration.md, on a tiny trace and a sweep of two points."""
-    pytest.importorskip("pandas")
-    text = (ROOT / "docs/exploration.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    runnable = [block for block in blocks if "dask_jobqueue" not in block]
-    assert runnable
-    (tmp_path / "traces").mkdir()
-    trace = tmp_path / "traces/smollm2-64p-32d.safetensors"
+def test_report_takes_what_the_other_calls_return(tmp_path: Path) -> None:
+    trace = tmp_path / "tiny.safetensors"
     save_trace(synthetic_trace(head_dim=64), trace)
-    (tmp_path / "keep-bits.yaml").write_text(
-        "sources: [traces/smollm2-64p-32d.safetensors]\npolicy: spatten-full\n"
-        "axes: [{key: policy.tokens.mean_keep, values: [0.5, 0.9]}]\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    for block in runnable:
-        small = block.replace('sweep("keep-bits"', 'sweep("keep-bits.yaml"')
-        exec(small.replace('executor="processes"', 'executor="local"'), {})
+    file = tmp_path / "two.yaml"
+    file.write_text("sources: [tiny.safetensors]\naxes: [{key: engine, values: [event]}]\n")
+    comparison = accelsim.compare(trace, ["dense", "spatten-full"], baselines=[])
+    for thing, wanted in (
+        (comparison["dense"], "tiny"),
+        (comparison, "spatten-full"),
+        (accelsim.sweep(file, tmp_path / "points"), "points"),
+    ):
+        text = accelsim.report(thing, tmp_path / "report.md").read_text()
+        assert text.startswith("# accelsim: ")
+        assert wanted in text.splitlines()[0]
+    (tmp_path / "c.json").write_text(comparison.to_json())
+    written = accelsim.report(tmp_path / "c.json", tmp_path / "c.md").read_text()
+    assert written == accelsim.report(comparison, tmp_path / "d.md").read_text()
+    with pytest.raises(AccelsimError, match="objectives are for the points"):
+        accelsim.report(comparison, tmp_path / "e.md", objectives=["latency_s"])

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accelsim import load_results, sweep
+from accelsim import configs, load_results, search, sweep
 from accelsim.errors import AccelsimError
 from accelsim.exploration import Front, Results
 from accelsim.exploration._store import Store, StoreError, read_rows
@@ -73,6 +73,22 @@ def test_second_run_runs_nothing(sweep_file: Path, tmp_path: Path) -> None:
     assert {r["key"]: r["finished_at_unix_s"] for r in first} == {
         r["key"]: r["finished_at_unix_s"] for r in second
     }
+
+
+def test_a_point_reads_no_configuration_file(
+    sweep_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files are read for a sweep, not for a point: parsing YAML would be most of the overhead."""
+    read: list[Path] = []
+    original = configs.read_yaml
+    monkeypatch.setattr(configs, "read_yaml", lambda path: read.append(path) or original(path))
+    counts = []
+    for number, multipliers in enumerate(("[64]", "[64, 128, 256, 512]")):
+        write(sweep_file, multipliers)
+        read.clear()
+        assert sweep(sweep_file, tmp_path / str(number)).usable
+        counts.append(len(read))
+    assert counts[1] <= counts[0]
 
 
 def test_failures_are_rows(sweep_file: Path, tmp_path: Path) -> None:
@@ -267,6 +283,18 @@ def test_full_disk_says_so(tmp_path: Path) -> None:
     kept = read_rows(tmp_path / "store")
     assert [row["key"] for row in kept] == [str(i) for i in range(len(kept))]
     assert len(kept) > 10
+
+
+def test_a_store_is_a_folder(sweep_file: Path) -> None:
+    with pytest.raises(StoreError, match=r"small\.yaml: is a file; expected a folder"):
+        sweep(sweep_file, sweep_file)
+
+
+def test_sweeps_and_searches_send_to_each_other(sweep_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(AccelsimError, match="is a sweep; run it with 'accelsim sweep'"):
+        search(sweep_file, tmp_path / "s")
+    with pytest.raises(AccelsimError, match="is a search; run it with 'accelsim search'"):
+        sweep("codesign", tmp_path / "s")
 
 
 def test_store_refuses_foreign_folders(tmp_path: Path) -> None:

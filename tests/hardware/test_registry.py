@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from accelsim.configs import preset_names
 from accelsim.errors import ConfigError
-from accelsim.hardware import accelerator_kinds, accelerator_of, load_accelerator, simulate
+from accelsim.hardware import (
+    _registry,
+    accelerator_kinds,
+    accelerator_of,
+    load_accelerator,
+    register_accelerator,
+    simulate,
+)
 from accelsim.hardware.config import AcceleratorConfig
 from accelsim.workloads import Workload
 
@@ -54,3 +63,20 @@ def test_unknown_engine() -> None:
     memory = load(MemoryConfig, machine.memory, "memories")
     with pytest.raises(ConfigError, match="did you mean 'event'"):
         simulate(work, machine, memory, engine="events")
+
+
+def test_an_accelerator_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_registry, "_REGISTERED", {})
+    (tmp_path / "x.yaml").write_text("extends: mnnfast\nkind: twin\n")
+    with pytest.raises(ConfigError, match="unknown accelerator 'twin'"):
+        load_accelerator(str(tmp_path / "x.yaml"))
+    original = accelerator_of("mnnfast")
+
+    class TwinConfig(original.config):  # type: ignore[name-defined, misc]
+        kind: Literal["twin"]
+
+    register_accelerator("twin", replace(original, config=TwinConfig))
+    assert "twin" in accelerator_kinds()
+    assert type(load_accelerator(str(tmp_path / "x.yaml"))) is TwinConfig
+    with pytest.raises(ConfigError, match="'spatten-e2e' is one of accelsim's"):
+        register_accelerator("spatten-e2e", original)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
+from accelsim.errors import ConfigError
 from accelsim.functional.selection._base import Block, Decision, KeepAll, Selector, Shape
 from accelsim.functional.selection._blocks import DHSASelector, QuestSelector
 from accelsim.functional.selection._cascade import CascadeSelector
@@ -16,9 +17,9 @@ from accelsim.functional.selection._eviction import (
 )
 from accelsim.functional.selection._merging import EMSSelector
 from accelsim.functional.selection._positional import SnapKVSelector, StreamingLLMSelector
-from accelsim.policies import Policy
+from accelsim.policies import Policy, SelectionPart, register_selection
 
-__all__ = ["Block", "Decision", "Selector", "Shape", "selector_for"]
+__all__ = ["Block", "Decision", "Selector", "Shape", "register_selector", "selector_for"]
 
 _SELECTORS: dict[str, Callable[[Any, Shape, int], Selector]] = {
     "dhsa": DHSASelector,
@@ -32,6 +33,31 @@ _SELECTORS: dict[str, Callable[[Any, Shape, int], Selector]] = {
     "zero_tprune": ZeroTPruneSelector,
 }
 """Selector of each ``kind`` of :data:`accelsim.policies.Selection`."""
+_BUILTIN = frozenset(_SELECTORS)
+
+
+def register_selector(
+    part: type[SelectionPart], selector: Callable[[Any, Shape, int], Selector]
+) -> None:
+    """Make a selection rule from outside the package known to this process.
+
+    Policies can then name it, and it runs open loop, closed loop and through the accelerators.
+
+    Args:
+        part: its settings; the only value of its field ``kind`` is its name.
+        selector: (settings, shape, seed) to the rule at work.
+
+    Raises:
+        ConfigError: a part without a single ``kind``, or one with the name of a rule of accelsim.
+    """
+    names = get_args(part.model_fields["kind"].annotation) if "kind" in part.model_fields else ()
+    if len(names) != 1:
+        raise ConfigError(f"{part.__name__}: expected a field kind: Literal['its-name']")
+    kind = str(names[0])
+    if kind in _BUILTIN:
+        raise ConfigError(f"selection '{kind}' is one of accelsim's; choose another name")
+    register_selection(kind, part)
+    _SELECTORS[kind] = selector
 
 
 def selector_for(policy: Policy, shape: Shape, seed: int = 0) -> Selector:

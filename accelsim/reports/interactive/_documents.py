@@ -70,18 +70,31 @@ def read_results(path: Path) -> dict[str, Result]:
         raise AccelsimError(
             f"{path}: is not JSON; expected a result of 'accelsim replay' or 'accelsim compare'"
         ) from None
+    return results_of(document, str(path))
+
+
+def results_of(document: Any, where: str) -> dict[str, Result]:
+    """Check a parsed result or comparison; return name to result.
+
+    Args:
+        document: JSON values.
+        where: the file, for errors.
+
+    Raises:
+        AccelsimError: it is neither.
+    """
     schema = document.get("schema") if isinstance(document, dict) else None
     if schema == "accelsim.result/1":
-        return {_name(document): _validated(document, f"{path}")}
+        return {_name(document): _validated(document, where)}
     if schema == "accelsim.compare/1" and isinstance(document.get("results"), dict):
         results = document["results"]
         if results:
             return {
-                str(name): _validated(result, f"{path}: results.{name}")
+                str(name): _validated(result, f"{where}: results.{name}")
                 for name, result in results.items()
             }
     raise AccelsimError(
-        f"{path}: expected a document of schema 'accelsim.result/1' or 'accelsim.compare/1' "
+        f"{where}: expected a document of schema 'accelsim.result/1' or 'accelsim.compare/1' "
         "with results"
     )
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from accelsim.errors import AccelsimError
-from accelsim.exploration import load_results
+from accelsim.exploration import Comparison, Results, RunResult, load_results
 from accelsim.reports._html import write_text
-from accelsim.reports.interactive._documents import read_results
+from accelsim.reports.interactive._documents import read_results, results_of
 from accelsim.reports.interactive._html import number, to_html
 from accelsim.reports.interactive._page import Page, Spec
 from accelsim.reports.interactive._result import result_page
@@ -17,11 +17,13 @@ from accelsim.reports.interactive._store import store_page
 from accelsim.reports.interactive._vega import CONFIG
 
 FORMATS = ("html", "md", "png", "svg")
+Reportable = str | Path | RunResult | Comparison | Results
+"""What a report can be about."""
 _PIXELS_PER_UNIT = 2.0
 
 
 def report(
-    source: str | Path,
+    source: Reportable,
     out: str | Path | None = None,
     format: str | None = None,
     objectives: Sequence[str] = (),
@@ -29,7 +31,8 @@ def report(
     """Write a report of a result store, a result or a comparison.
 
     Args:
-        source: store of a sweep or search, or JSON of ``accelsim replay`` or ``compare``.
+        source: what a call of this package returned, the store of a sweep or search, or the JSON
+            of ``accelsim replay`` or ``compare``.
         out: file to write; ``report.FORMAT`` in the current folder if not given.
         format: ``html``, ``md``, ``png`` or ``svg``; by default what ``out`` ends with, else
             ``html``.
@@ -52,14 +55,20 @@ def report(
     return path
 
 
-def page_of(source: str | Path, objectives: Sequence[str] = ()) -> Page:
-    """Read a store, result or comparison into a page; see :func:`report`."""
-    path = Path(source)
-    if path.is_dir():
-        return store_page(load_results(path), f"accelsim: {path.resolve().name}", objectives)
+def page_of(source: Reportable, objectives: Sequence[str] = ()) -> Page:
+    """Turn a store, result or comparison into a page; see :func:`report`."""
+    if isinstance(source, (str, Path)) and Path(source).is_dir():
+        source = load_results(source)
+    if isinstance(source, Results):
+        name = "points" if source.store is None else source.store.resolve().name
+        return store_page(source, f"accelsim: {name}", objectives)
     if objectives:
-        raise AccelsimError(f"{path}: objectives are for a result store, and this is a file")
-    results = read_results(path)
+        what = source if isinstance(source, (str, Path)) else "report"
+        raise AccelsimError(f"{what}: objectives are for the points of a sweep or search")
+    if isinstance(source, (RunResult, Comparison)):
+        results = results_of(source.to_dict(), "report")
+    else:
+        results = read_results(Path(source))
     return result_page(results, f"accelsim: {', '.join(results)}")
 
 

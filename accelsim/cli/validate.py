@@ -118,6 +118,11 @@ def _print_verdict(report: Report, to_stderr: bool) -> None:
             f"{100 * mean:.3g} %, worst {100 * worst:.3g} %",
             err=to_stderr,
         )
+    for tally in report.tallies:
+        click.echo(
+            f"{tally.exact:,} of {tally.total:,} {tally.name} exact ({tally.cases} cases)",
+            err=to_stderr,
+        )
     for bar in report.bars:
         verdict = "met" if bar.met else "MISSED"
         click.echo(

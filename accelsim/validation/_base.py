@@ -72,6 +72,23 @@ class Bar:
         return self.value <= self.limit
 
 
+@dataclass
+class Tally:
+    """How many numbers of one kind are equal to their references.
+
+    Attributes:
+        name: what is counted, in the plural.
+        exact: those that are equal.
+        total: all that were compared.
+        cases: cases that had any.
+    """
+
+    name: str
+    exact: int = 0
+    total: int = 0
+    cases: int = 0
+
+
 @dataclass(frozen=True)
 class Report:
     """Outcome of a suite.
@@ -83,6 +100,7 @@ class Report:
         cases: all that ran.
         failed: what broke; see :class:`Failure`.
         bars: what the errors are held to.
+        tallies: equality of numbers that are too many to list.
     """
 
     suite: str
@@ -91,6 +109,7 @@ class Report:
     cases: Sequence[Case]
     failed: Sequence[Failure]
     bars: Sequence[Bar]
+    tallies: Sequence[Tally] = ()
 
     @property
     def mean_abs_relative_error(self) -> float | None:

@@ -1,11 +1,14 @@
 """Cycles against the authors' RTL: every row of a case file, on either engine.
 
 A case file has the columns of ``data/rtl/cases.csv``: ``workload`` is relative to the file, and the
-others are the parameters of the released test bench (docs/accelerators/spatten.md).
+others are the parameters of the released test bench (docs/accelerators/spatten.md). The cycle
+engine is also held to the files beside it, where there are any: ``requests.csv``
+(``id,request,completion_cycle``) and the log of DRAM requests (``_dram_log``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +26,13 @@ from accelsim.validation._base import (
     OnCase,
     Options,
     Report,
+    Tally,
     event_bars,
     silent,
     worst_error,
 )
+from accelsim.validation._dram_log import FILE as LOG_FILE
+from accelsim.validation._dram_log import Log, agreeing, read_logs, simulated_log
 from accelsim.validation._table import Line, read_lines
 from accelsim.workloads import Workload, read_csv
 
@@ -45,6 +51,9 @@ COLUMNS = (
 )
 """Columns that a case file must have; ``requests`` and ``dram_reads`` are checked if present."""
 
+REQUESTS = "requests.csv"
+REQUEST_COLUMNS = ("id", "request", "completion_cycle")
+
 _FULL_CHANNELS, _FULL_FETCH_CHANNELS = 16, 32
 """DRAM and fetcher channels at bandwidth divisor 1 (specification section 2.1)."""
 
@@ -61,12 +70,35 @@ class TimingCase:
     dram_reads: int | None
 
 
+@dataclass(frozen=True)
+class Details:
+    """What is known of cases beyond their totals.
+
+    Attributes:
+        completions: by case, the cycle of each response by request.
+        logs: by case, every DRAM request.
+    """
+
+    completions: Mapping[str, Mapping[int, int]]
+    logs: Mapping[str, Log]
+
+
+NO_DETAILS = Details({}, {})
+
+
 def run(options: Options) -> Report:
     """Run all cases; see :func:`accelsim.validation.validate`."""
-    return run_cases(read_cases(options.cases or SHIPPED), options.engine, options.on_case)
+    path = options.cases or SHIPPED
+    details = read_details(path.parent) if options.engine == "cycle" else NO_DETAILS
+    return run_cases(read_cases(path), options.engine, options.on_case, details)
 
 
-def run_cases(cases: list[TimingCase], engine: str, on_case: OnCase = silent) -> Report:
+def run_cases(
+    cases: list[TimingCase],
+    engine: str,
+    on_case: OnCase = silent,
+    details: Details = NO_DETAILS,
+) -> Report:
     """Run cases on one engine.
 
     Raises:
@@ -74,6 +106,7 @@ def run_cases(cases: list[TimingCase], engine: str, on_case: OnCase = silent) ->
     """
     memory = configs.load(MemoryConfig, SpattenConfig.model_fields["memory"].default, "memories")
     results, failed = [], []
+    completions, events = Tally("completion cycles"), Tally("events of the DRAM log")
     for number, case in enumerate(cases, start=1):
         on_case(number, len(cases), case.id)
         try:
@@ -87,8 +120,69 @@ def run_cases(cases: list[TimingCase], engine: str, on_case: OnCase = silent) ->
         reads = activity.counters.get("dram_reads", 0)
         if case.dram_reads is not None and reads != case.dram_reads:
             failed.append(Failure(case.id, f"{reads} DRAM reads; the RTL makes {case.dram_reads}"))
+        if case.id in details.completions:
+            failed += _compare_completions(
+                case, details.completions[case.id], activity.completion_cycles, completions
+            )
+        if case.id in details.logs:
+            failed += _compare_log(case, details.logs[case.id], memory, events)
     bars = [Bar("worst", worst_error(results), 0.0)] if engine == "cycle" else event_bars(results)
-    return Report("timing", engine, "cycles", results, failed, bars)
+    tallies = [tally for tally in (completions, events) if tally.total]
+    return Report("timing", engine, "cycles", results, failed, bars, tallies)
+
+
+def _compare_completions(
+    case: TimingCase, reference: Mapping[int, int], ours: Sequence[int], tally: Tally
+) -> list[Failure]:
+    wrong = [
+        request
+        for request, cycle in reference.items()
+        if request >= len(ours) or ours[request] != cycle
+    ]
+    tally.total += len(reference)
+    tally.exact += len(reference) - len(wrong)
+    tally.cases += 1
+    if not wrong:
+        return []
+    first = min(wrong)
+    if first >= len(ours):
+        text = f"request {first} of {REQUESTS} is not in the workload"
+    else:
+        text = (
+            f"{len(wrong)} of {len(reference)} completion cycles differ; the first is request "
+            f"{first}: {ours[first]}, in the RTL {reference[first]}"
+        )
+    return [Failure(case.id, text)]
+
+
+def _compare_log(
+    case: TimingCase, reference: Log, memory: MemoryConfig, tally: Tally
+) -> list[Failure]:
+    total = sum(map(len, reference.values()))
+    if len(reference) > case.config.channels:
+        return [Failure(case.id, f"the DRAM log has {len(reference)} channels")]
+    same = agreeing(reference, simulated_log(case.workload, case.config, memory))
+    tally.total += total
+    tally.exact += same
+    tally.cases += 1
+    if same == total:
+        return []
+    return [Failure(case.id, f"{total - same} of {total} events of the DRAM log are not ours")]
+
+
+def read_details(folder: Path) -> Details:
+    """Read completion cycles and DRAM logs beside a case file, where there are any.
+
+    Raises:
+        CaseFileError: with file, line and column.
+    """
+    completions: dict[str, dict[int, int]] = {}
+    if (folder / REQUESTS).is_file():
+        for line in read_lines(folder / REQUESTS, REQUEST_COLUMNS):
+            of_case = completions.setdefault(line["id"], {})
+            of_case[line.integer("request", 0)] = line.integer("completion_cycle")
+    log = folder / LOG_FILE
+    return Details(completions, read_logs(log) if log.is_file() else {})
 
 
 def read_cases(path: Path) -> list[TimingCase]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 from pathlib import Path
 
 import pytest
@@ -198,3 +199,23 @@ def test_json_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixtu
         main(["validate", "functional", "--json", str(tmp_path / "no" / "r.json")])
     assert stop.value.code == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("requests.csv", b"id,request\n", "column 'completion_cycle' is missing"),
+        ("requests.csv", b"id,request,completion_cycle\na,-1,5\n", "column 'request'"),
+        ("dram_log.csv.gz", b"id,channel", "cannot be read as gzip"),
+        ("dram_log.csv.gz", gzip.compress(b"id,channel\na,0\n"), "line 2: expected the columns"),
+        ("dram_log.csv.gz", gzip.compress(b"id,tick\na,0\n")[:12], "cannot be read as gzip"),
+    ],
+)
+def test_unusable_details_beside_the_cases(
+    name: str, content: bytes, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "held-out.csv", lines_of("timing"))
+    (tmp_path / name).write_bytes(content)
+    error = refused(tmp_path / "held-out.csv", "timing", capsys, "--engine", "cycle")
+    assert name in error
+    assert message in error

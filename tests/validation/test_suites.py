@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import math
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from accelsim.cli import main
 from accelsim.validation import SUITES, Report, validate
 from accelsim.validation._base import DATA, Bar, Case, Failure
+from accelsim.validation._dram_log import FILE
 
 TRAFFIC = Path(__file__).parents[2] / "traces" / "spatten-gpt2"
 QUICK_CASES = ("1e_n8", "2a_n32", "log_F_six")
@@ -98,6 +100,16 @@ def test_functional_kernels_are_their_references() -> None:
     report = validate("functional", count=6)
     assert report.passed
     assert len(report.cases) >= 6
+
+
+def test_cycle_engine_is_the_rtl() -> None:
+    report = validate("timing", "cycle")
+    assert {case.relative_error for case in report.cases} == {0.0}
+    assert bar(report, "worst").limit == 0
+    assert report.passed
+    completions, log = report.tallies
+    assert (completions.exact, completions.total, completions.cases) == (1071, 1071, 49)
+    assert (log.exact, log.total, log.cases) == (31_179, 31_179, 12)
 
 
 def test_event_engine_meets_its_mean_on_the_rtl_cases() -> None:
@@ -228,6 +240,44 @@ def test_a_wrong_count_of_reads_fails_the_case(
     assert status == 1
     assert [failure["id"] for failure in document["failed"]] == [lines[-1]["id"]]
     assert "DRAM reads" in document["failed"][0]["message"]
+
+
+def beside(folder: Path, *names: str) -> str:
+    """A case file with the completion cycles and the DRAM log of its cases beside it."""
+    (folder / FILE).write_bytes((DATA / "rtl" / FILE).read_bytes())
+    known = [row for row in rows(DATA / "rtl" / "requests.csv") if row["id"] in names]
+    write(folder / "requests.csv", known)
+    return write(folder / "cases.csv", timing_rows(*names))
+
+
+def test_a_wrong_completion_cycle_fails_the_case(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = beside(tmp_path, *QUICK_CASES)
+    known = rows(tmp_path / "requests.csv")
+    known[-1]["completion_cycle"] = str(int(known[-1]["completion_cycle"]) - 1)
+    write(tmp_path / "requests.csv", known)
+    status, document = run(capsys, "timing", "--engine", "cycle", "--cases", cases)
+    assert status == 1
+    assert document["max_abs_relative_error"] == 0
+    (failure,) = document["failed"]
+    assert failure["id"] == known[-1]["id"]
+    assert f"request {known[-1]['request']}" in failure["message"]
+
+
+def test_a_dram_request_at_another_tick_fails_the_case(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = beside(tmp_path, "log_F_six")
+    lines = gzip.decompress((tmp_path / FILE).read_bytes()).decode().splitlines()
+    at = next(n for n, line in enumerate(lines) if line.startswith("log_F_six"))
+    name, channel, event, tick, address = lines[at].split(",")
+    lines[at] = ",".join([name, channel, event, str(int(tick) + 1), address])
+    (tmp_path / FILE).write_bytes(gzip.compress("\n".join(lines).encode()))
+    status, document = run(capsys, "timing", "--engine", "cycle", "--cases", cases)
+    assert status == 1
+    (failure,) = document["failed"]
+    assert "1 of " in failure["message"]
 
 
 def test_rows_with_equal_parameters_keep_names_of_their_own(tmp_path: Path) -> None:

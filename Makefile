@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint check clean
+.PHONY: demo test lint check reproduce clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -30,6 +30,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 check: lint test
+
+reproduce: $(VENV)/.installed  ## SpAtten's evaluation, into docs/reproduction (pictures as SVG only)
+	$(BIN)/accelsim reproduce --out docs/reproduction
+	rm -f docs/reproduction/*.png
 
 clean:
 	rm -rf $(VENV) runs build dist

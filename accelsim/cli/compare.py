@@ -104,10 +104,13 @@ def command(
 def _applicable(source: str) -> list[str]:
     """Name the policy presets that apply to a trace, dense first."""
     from accelsim.configs import preset_names
+    from accelsim.errors import TraceError
     from accelsim.exploration import DEFAULT_POLICY
     from accelsim.policies import applicable, load_policy
     from accelsim.traces import load_trace
 
+    if source.endswith((".csv", ".parquet")):
+        raise TraceError(f"{source}: holds a policy's decisions; --policies is for traces")
     trace = load_trace(source)
     names = [n for n in preset_names("policies") if applicable(load_policy(n), trace)]
     return sorted(names, key=lambda name: name != DEFAULT_POLICY)

@@ -221,7 +221,7 @@ class Spatten:
         if request.key_part:
             return 0
         lines = -(-request.keys // self.config.vectors_per_line)
-        return (lines + lines % 2) * request.key_fused * self.config.buffer_banks
+        return (lines + lines % 2) * request.key_fused
 
     def _issue_keys(self, module: Module, item: _Item) -> Process:
         request = item.request

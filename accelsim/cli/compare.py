@@ -96,7 +96,7 @@ def _figures(results: Comparison) -> dict[str, str]:
     from accelsim.reports import policy_figure
 
     known = {name: result for name, result in results.items() if result.accuracy}
-    figures = {}
+    figures: dict[str, str] = {}
     for title, key, cost, scale in (
         ("DRAM traffic", "dram_read_bytes", "DRAM reads, MB", 1e6),
         ("latency", "latency_s", "latency, µs", 1e-6),

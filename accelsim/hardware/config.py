@@ -37,6 +37,7 @@ class RamulatorDevice(Config):
     """Preset of ``timing``."""
 
     def __hash__(self) -> int:
+        """Hash, although ``organisation`` is a mapping."""
         return hash((self.dram, self.timing, tuple(sorted(self.organisation))))
 
 

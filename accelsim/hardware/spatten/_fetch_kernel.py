@@ -41,8 +41,8 @@ TAKEN_TO_FETCH = 6
 """From a score that leaves the score queue to the address FIFOs: the next score enters the value
 fork, and its row passes the registers of section 2.14."""
 ACCEPT_LATENCY = 16
-"""From a response on the bus to its line in the multipliers: 14 cycles (section 2.6), and the mean of the
-0 to 4 that the line waits for the next poll of the reader (section 2.8)."""
+"""From a response on the bus to its line in the multipliers: 14 cycles (section 2.6), and the mean
+of the 0 to 4 that the line waits for the next poll of the reader (section 2.8)."""
 JOIN_TO_BUFFER = 6
 """From a joined beat to the write of its lines (section 2.6)."""
 PADDING = -1
@@ -53,14 +53,14 @@ _NEVER = np.int64(1) << 60
 # Entries of ``scalars``. ``CYCLE``: the present cycle. ``TAIL``, ``PUSHED``, ``LOADED``,
 # ``JOINED``: beats queued, in the address FIFOs, out of all of them, returned. ``WAITING``:
 # addresses in the read-address registers. ``ACCEPTED``: cycle of the last line taken from the key
-# and from the value buffer, times 1024, as lines per beat need not be whole. ``OPENS``: cycle before
-# which no beat returns, as the buffers are being initialised.
+# and from the value buffer, times 1024, as lines per beat need not be whole. ``OPENS``: cycle
+# before which no beat returns, as the buffers are being initialised.
 CYCLE, TAIL, PUSHED, LOADED, JOINED, WAITING, OPENS, ACCEPTED = range(8)
 N_SCALARS = ACCEPTED + 2
 
-# Columns of a beat; then the byte address for each fetch channel. ``B_AFTER``: how many beats before
-# it the beat is whose lines must have been taken before this one may enter (0: none). ``B_PACE``: the
-# same for the beat that must have entered ``B_GAP`` cycles earlier.
+# Columns of a beat; then the byte address for each fetch channel. ``B_AFTER``: how many beats
+# before it the beat is whose lines must have been taken before this one may enter (0: none).
+# ``B_PACE``: the same for the beat that must have entered ``B_GAP`` cycles earlier.
 (
     B_READY,
     B_PUSHED,
@@ -314,7 +314,7 @@ def _quiet_until(
     """First cycle in which anything can happen, given that only the channels and time move."""
     until = np.int64(limit)
     if s[PUSHED] < s[TAIL]:
-        until = min(until, _ready(s, beats))
+        until = min(until, np.int64(_ready(s, beats)))
     for d in range(len(state)):
         if ports[d, D_RESPONSE] or state[d, DONE_HEAD] != state[d, DONE_TAIL]:
             return int(s[CYCLE])

@@ -8,11 +8,13 @@ microarchitecture specification of the released hardware (docs/accelerators/spat
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import simpy
 from numpy.typing import NDArray
 
+from accelsim.errors import SimulationError
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.config import MemoryConfig, SpattenConfig
 from accelsim.hardware.memories._channel import counters, new_channels
@@ -152,7 +154,11 @@ class Spatten:
         self.completions = [0] * len(self.requests)
 
     def run(self) -> Activity:
-        """Simulate to the last response."""
+        """Simulate to the last response.
+
+        Raises:
+            SimulationError: the processes wait for one another.
+        """
         processes = (
             self.allocate(),
             self.fetch(),
@@ -163,7 +169,15 @@ class Spatten:
             self.multiply_values(),
         )
         running = [self.env.process(process) for process in processes]
-        self.env.run(until=running[-1])
+        try:
+            self.env.run(until=running[-1])
+        except RuntimeError:  # SimPy: nothing is scheduled any more
+            waiting = [p.name for p in running if p.is_alive]
+            raise SimulationError(
+                f"workload '{self.workload.name}': no progress after cycle {int(self.env.now)}, "
+                f"{sum(cycle > 0 for cycle in self.completions)} of {len(self.requests)} requests "
+                f"done; waiting: {', '.join(waiting)}"
+            ) from None
         total = max(self.completions)
         return self._activity(total)
 
@@ -196,13 +210,13 @@ class Spatten:
                     used += lines
                     live.append((lines, item.released))
                     break
-                events = [self.requant.store.get()]
+                again = self.requant.store.get()
                 blocked = live[0][1] if live else env.timeout(1)
-                got = yield from module.wait(events[0] | blocked, "buffer_full")
-                if events[0] in got:
-                    item = got[events[0]]
+                yield from module.wait(again | blocked, "buffer_full")
+                if again.triggered:  # perhaps in the very cycle of the release
+                    item = cast(_Item, again.value)
                     break
-                events[0].cancel()
+                again.cancel()
             module.item = item.code
             if (
                 self.config.key_prefetch_depth == 0
@@ -406,7 +420,9 @@ class Spatten:
             if request.prunes:
                 yield from module.wait_until(arrives + _TOPK_FIFO, "no_scores")
                 yield from module.busy_until(dropped)
-                yield from module.busy(request.topk_cycles if serial else max(request.topk_cycles, 1))
+                yield from module.busy(
+                    request.topk_cycles if serial else max(request.topk_cycles, 1)
+                )
             item.at_value_fork = max(arrives, int(env.now))
             item.forked = env.event()
             yield from module.give(self.probabilities, item, "value_side_busy")
@@ -487,7 +503,11 @@ class Spatten:
         if cycle <= self.env.now:
             event.succeed()
         else:
-            self.env.timeout(int(cycle - self.env.now)).callbacks.append(lambda _: event.succeed())
+            self.env.process(self._succeed_later(event, int(cycle - self.env.now)))
+
+    def _succeed_later(self, event: simpy.Event, cycles: int) -> Process:
+        yield self.env.timeout(cycles)
+        event.succeed()
 
     # -- results ----------------------------------------------------------------------------
 

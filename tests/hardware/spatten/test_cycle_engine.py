@@ -16,8 +16,6 @@ from accelsim.workloads import Workload, read_csv
 
 RTL = files("accelsim.validation") / "data" / "rtl"
 HBM2 = load(MemoryConfig, "hbm2-spatten", "memories")
-OPEN = {"11_mix0", "11_mix1", "11_mixF0", "11_mixF1", "2f_b2", "log_E8_mixed"}
-"""Not exact yet (docs/validation.md): held to 1 % here."""
 
 
 def table(name: str) -> list[dict[str, str]]:
@@ -57,20 +55,11 @@ def workload_of(row: dict[str, str]) -> Workload:
 def test_equals_the_rtl(case: str) -> None:
     row = CASES[case]
     activity = simulate(workload_of(row), machine_of(row), HBM2, engine="cycle")
-    reference = int(row["reference_cycles"])
-    if case in OPEN:
-        assert activity.cycles == pytest.approx(reference, rel=0.01)
-        return
-    assert activity.cycles == reference
+    assert activity.cycles == int(row["reference_cycles"])
     if case in COMPLETIONS:
         assert activity.completion_cycles == COMPLETIONS[case]
     if row["dram_reads"]:
         assert activity.counters["dram_reads"] == int(row["dram_reads"])
-
-
-def test_open_cases_are_few_and_known() -> None:
-    assert set(CASES) > OPEN
-    assert len(OPEN) <= 6
 
 
 EIGHTH = machine_of(CASES["1e_n8"])

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs notebooks check clean
+.PHONY: demo test lint docs notebooks check reproduce clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -36,6 +36,10 @@ notebooks: $(VENV)/.installed-dev  ## run the notebooks and keep their outputs
 	cd notebooks && ../$(BIN)/jupyter execute --inplace *.ipynb
 
 check: lint test
+
+reproduce: $(VENV)/.installed  ## SpAtten's evaluation, into docs/reproduction (pictures as SVG only)
+	$(BIN)/accelsim reproduce --out docs/reproduction
+	rm -f docs/reproduction/*.png
 
 clean:
 	rm -rf $(VENV) runs build dist

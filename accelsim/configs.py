@@ -59,11 +59,11 @@ def find(name_or_path: str, family: str) -> Path:
     """
     if name_or_path.endswith((".yaml", ".yml")) or os.sep in name_or_path:
         path = Path(name_or_path)
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise ConfigError(f"{name_or_path}: no such file")
         return path
     path = config_root() / family / f"{name_or_path}.yaml"
-    if not path.is_file():
+    if not os.path.isfile(path):  # false, unlike Path.is_file, for a name too long for the system
         known = preset_names(family)
         raise ConfigError(
             f"unknown {family} preset '{name_or_path}'{did_you_mean(name_or_path, known)} "

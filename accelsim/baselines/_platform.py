@@ -31,6 +31,8 @@ class Reading(configs.Config):
     """Operators that one attention call of one layer launches."""
     overhead_s_per_operator: Annotated[float, Field(ge=0)]
     """Time per operator that no roofline explains: launch, framework, layout."""
+    fc_overhead_s_per_layer: Annotated[float, Field(ge=0)] | None = None
+    """Time of one layer's fully connected part that no roofline explains, where it is known."""
     fused: bool
     """Scores stay on chip and masked ones are skipped; if not, they go through memory."""
     source: Annotated[str, Field(min_length=1)]
@@ -99,6 +101,28 @@ def evaluate_baselines(
                 label = f"{name}/{kind.replace('_', '-')}"
                 rows[label] = _roofline(shape, platform, reading, kind)
     return rows
+
+
+def fully_connected_s(name: str, weights: int, tokens: int, layer_calls: int) -> float:
+    """Latency of fully connected layers on a platform as a framework of 2020 ran them, seconds.
+
+    Args:
+        name: preset.
+        weights: of one layer.
+        tokens: multiplied with them in one call.
+        layer_calls: layers times steps.
+
+    Raises:
+        ConfigError: an unknown platform, or one for which this is not known.
+    """
+    platform = configs.load(Platform, name, "baselines")
+    reading = platform.framework_2020
+    if reading is None or reading.fc_overhead_s_per_layer is None:
+        raise ConfigError(f"baseline '{name}': key 'fc_overhead_s_per_layer' is not given")
+    bandwidth = platform.bandwidth_byte_per_s * reading.bandwidth_efficiency
+    memory = weights * reading.element_bytes / bandwidth
+    compute = 2 * weights * tokens / (reading.peak_flop_per_s * reading.compute_efficiency)
+    return layer_calls * (max(memory, compute) + reading.fc_overhead_s_per_layer)
 
 
 def _roofline(

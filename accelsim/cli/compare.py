@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +15,9 @@ from accelsim.cli._options import (
     overrides,
     stages,
 )
+
+if TYPE_CHECKING:
+    from accelsim.exploration import Comparison
 
 _PRUNED = ("spatten-pruned", "spatten-full")
 
@@ -57,7 +61,7 @@ def command(
       accelsim compare traces/smollm2-64p-32d.safetensors --policies all --out runs/all
     """
     from accelsim.exploration import DEFAULT_POLICY, compare
-    from accelsim.reports import policy_figure, prepare_folder, render, to_text, write_text
+    from accelsim.reports import prepare_folder, render, to_text, write_text
 
     folder = None if out is None else prepare_folder(out)
     check_json(json_file)
@@ -81,25 +85,44 @@ def command(
         emit_json(text, json_file)
     if folder is not None:
         title = f"accelsim: {Path(source).stem} on {accelerator}"
-        points = {
-            name: (r.metrics["dram_read_bytes"], r.accuracy["relative_output_error"])
-            for name, r in results.items()
-            if r.accuracy
-        }
-        metric = "relative output error (open loop)"
-        extra = {"Accuracy against DRAM traffic": policy_figure(points, metric)} if points else {}
+        extra = _figures(results)
         write_text(folder / "compare.json", text + "\n")
         write_text(folder / "report.html", render(results, title, extra))
         click.echo(f"wrote {folder / 'report.html'} and {folder / 'compare.json'}", err=True)
 
 
+def _figures(results: Comparison) -> dict[str, str]:
+    """Accuracy against each cost, where the policies ran on tensors."""
+    from accelsim.reports import policy_figure
+
+    known = {name: result for name, result in results.items() if result.accuracy}
+    figures: dict[str, str] = {}
+    for title, key, cost, scale in (
+        ("DRAM traffic", "dram_read_bytes", "DRAM reads, MB", 1e6),
+        ("latency", "latency_s", "latency, µs", 1e-6),
+        ("energy", "energy_j", "energy, µJ", 1e-6),
+    ):
+        points = {
+            name: (result.metrics[key], (result.accuracy or {})["relative_output_error"])
+            for name, result in known.items()
+        }
+        if points:
+            metric = "relative output error (open loop)"
+            figure = policy_figure(points, metric, cost=cost, scale=scale)
+            figures[f"Accuracy against {title}"] = figure
+    return figures
+
+
 def _applicable(source: str) -> list[str]:
     """Name the policy presets that apply to a trace, dense first."""
     from accelsim.configs import preset_names
+    from accelsim.errors import TraceError
     from accelsim.exploration import DEFAULT_POLICY
     from accelsim.policies import applicable, load_policy
     from accelsim.traces import load_trace
 
+    if source.endswith((".csv", ".parquet")):
+        raise TraceError(f"{source}: holds a policy's decisions; --policies is for traces")
     trace = load_trace(source)
     names = [n for n in preset_names("policies") if applicable(load_policy(n), trace)]
     return sorted(names, key=lambda name: name != DEFAULT_POLICY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -13,27 +14,36 @@ import click
 from accelsim.cli._options import emit_json, json_option
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from accelsim.reproduction import Row
+
+_WIDTH = 190
+"""Columns of a table that does not go to a terminal."""
 
 
 @click.command("reproduce")
 @click.option("--only", multiple=True, metavar="NAME", help="One figure (repeatable); default all.")
 @click.option("--workers", type=click.IntRange(1), help="Processes (default: one a core).")
 @json_option
-@click.option("--out", metavar="DIR", help="Also write reproduction.json, NAME.svg and NAME.png.")
+@click.option(
+    "--out", metavar="DIR", help="Also write output.txt, reproduction.json, NAME.svg and NAME.png."
+)
 def command(
     only: tuple[str, ...], workers: int | None, json_file: str | None, out: str | None
 ) -> None:
     """Simulate SpAtten's evaluation and print each number beside the published one.
 
-    Figures: speedup, reductions, ladder, design-space, roofline, power-area, table3, table4. No
-    constant is fitted to any of them.
+    Figures: speedup, reductions, ladder, design-space, roofline, power-area, table3, rivals, e2e,
+    table4. No constant is fitted to any of them.
 
     \b
     Examples:
       accelsim reproduce --out runs/reproduction
       accelsim reproduce --only ladder --json -
     """
+    from rich.console import Console
+
     from accelsim.reports import prepare_folder, write_text
     from accelsim.reproduction import choose, draw, reproduce, to_dict
 
@@ -44,13 +54,14 @@ def command(
     text = json.dumps(to_dict(results), indent=2, allow_nan=False)
     if json_file != "-":
         for name, rows in results.items():
-            _print(name, rows)
+            Console(width=None if sys.stdout.isatty() else _WIDTH).print(_table(name, rows), "")
     if json_file:
         emit_json(text, json_file)
     if folder is not None:
         write_text(folder / "reproduction.json", text + "\n")
+        write_text(folder / "output.txt", _as_text(results))
         draw(results, folder)
-        click.echo(f"wrote reproduction.json and the plots to {folder}", err=True)
+        click.echo(f"wrote output.txt, reproduction.json and the plots to {folder}", err=True)
 
 
 @contextmanager
@@ -67,8 +78,19 @@ def _progress() -> Iterator[tuple[Callable[[int], None], Callable[[], None]]]:
         yield (lambda total: bar.update(task, total=total)), (lambda: bar.advance(task))
 
 
-def _print(name: str, rows: list[Row]) -> None:
+def _as_text(results: dict[str, list[Row]]) -> str:
+    """All tables, without the blanks that a terminal's width leaves at the end of lines."""
     from rich.console import Console
+
+    text = io.StringIO()
+    console = Console(width=_WIDTH, file=text, color_system=None)
+    for name, rows in results.items():
+        console.print(_table(name, rows), "")
+    lines = text.getvalue().splitlines()
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _table(name: str, rows: list[Row]) -> Table:
     from rich.table import Table
 
     from accelsim.reproduction import FIGURES
@@ -82,4 +104,4 @@ def _print(name: str, rows: list[Row]) -> None:
         theirs = "–" if row.theirs is None else f"{row.theirs:.4g}"
         ratio = "–" if row.ratio is None else f"{row.ratio:.2f}"
         table.add_row(row.label, f"{row.ours:.4g} {row.unit}", theirs, ratio, row.why)
-    Console(width=None if sys.stdout.isatty() else 190).print(table, "")
+    return table

@@ -36,6 +36,10 @@ class RamulatorDevice(Config):
     timing: str
     """Preset of ``timing``."""
 
+    def __hash__(self) -> int:
+        """Hash, although ``organisation`` is a mapping."""
+        return hash((self.dram, self.timing, tuple(sorted(self.organisation))))
+
 
 class MemoryConfig(Config):
     """A memory: organisation of one channel, address bits, timing table, request queue."""

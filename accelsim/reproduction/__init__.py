@@ -9,9 +9,11 @@ from typing import Any
 from accelsim.errors import ConfigError, did_you_mean
 from accelsim.reproduction import (
     design_space,
+    e2e,
     ladder,
     power_area,
     reductions,
+    rivals,
     roofline,
     speedup,
     table3,
@@ -31,6 +33,8 @@ FIGURES: dict[str, Figure] = {
         roofline,
         power_area,
         table3,
+        rivals,
+        e2e,
         table4,
     )
 }

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from accelsim.reproduction._runs import Job, Outcome
+from accelsim.reproduction._runs import TRACES, Job, Outcome
 from accelsim.workloads import benchmark_names
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "BERT",
     "GPT2",
     "PLATFORMS",
+    "TRACES",
     "Figure",
     "Job",
     "Outcome",

@@ -6,7 +6,11 @@ from collections.abc import Mapping
 
 from accelsim.reproduction._base import BERT, Figure, Job, Outcome, Row, geomean
 
-_JOBS = tuple(Job(name, accelerator="spatten-paper-eighth") for name in BERT)
+# An eighth of 192 KiB, 24 KiB, would hold 128 tokens a bank: too few for SQuAD's 170.
+EIGHTH = ("spatten-paper-eighth", (("buffer_lines", 384),))
+"""Accelerator and overrides: 36 KiB of buffers each, as the paper's area leaves no room for 192."""
+
+_JOBS = tuple(Job(name, "full", 1, *EIGHTH) for name in BERT)
 
 
 def _rows(outcomes: Mapping[Job, Outcome]) -> list[Row]:
@@ -28,7 +32,7 @@ def _rows(outcomes: Mapping[Job, Outcome]) -> list[Row]:
             "GOP/J",
             "our energy table and without DRAM background",
         ),
-        Row("area", area, 1.55, "mm2", "buffers of the preset are not shrunk to an eighth"),
+        Row("area", area, 1.55, "mm2", "buffers of 36 KiB to hold SQuAD; top-k is not shrunk"),
     ]
 
 

@@ -194,7 +194,9 @@ CASES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "policy not for this": (
         nothing, f"replay {TRACE} --policy zero-tprune", "expected a trace with causal = false",
     ),
-    "all policies of a workload": (nothing, f"compare {CSV} --policies all", "safetensors"),
+    "all policies of a workload": (
+        nothing, f"compare {CSV} --policies all", "--policies is for traces",
+    ),
     "baseline": (nothing, f"replay {TRACE} --baseline titan-x", "did you mean 'titan-xp'"),
     "accelerator": (
         nothing, f"replay {TRACE} --accelerator spaten-paper", "did you mean 'spatten-paper'",

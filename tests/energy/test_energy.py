@@ -143,6 +143,20 @@ def test_the_memory_brings_its_own_energy() -> None:
     assert dram["hbm3"].energy_j_by_part["sram"] == by_part["sram"]
 
 
+def test_a_ddr4_channel_that_reads_all_the_time_draws_idd4r() -> None:
+    """The data sheet's own operating point; it fails if table and preset differ in devices."""
+    memory = load(MemoryConfig, "ddr4", "memories")
+    devices = memory.row_bytes // 1024  # an x8 device has a page of 1 KB
+    size = round(memory.bytes_per_tick * memory.clock_hz)
+    second = Activity(int(1e9), 1e9, {"value": size})
+    table = load(EnergyTable, "spatten-40nm", "energy")
+    parts = evaluate(second, table, memory=memory).energy_j_by_part
+    assert parts["dram"] + parts["dram_background"] == pytest.approx(
+        devices * 1.2 * 0.168, rel=0.02
+    )
+    assert parts["dram_background"] == pytest.approx(devices * 1.2 * 0.052, rel=0.01)
+
+
 def test_a_memory_without_a_table_is_explained() -> None:
     table = load(EnergyTable, "spatten-40nm", "energy")
     memory = load(MemoryConfig, "hbm3", "memories", {"technology": "hbm33"})

@@ -12,3 +12,9 @@ def test_every_policy_is_a_labelled_point_and_files_repeat() -> None:
         assert text in svg
     assert policy_figure(points, "perplexity (closed loop)", title="smollm2", log=True) == svg
     assert "dense" not in policy_figure({"h2o": (1e6, 1.0)}, "x")
+
+
+def test_another_cost_names_its_axis_and_scales() -> None:
+    svg = policy_figure({"dense": (3e-3, 0.1)}, "error", cost="latency, µs", scale=1e-6)
+    assert "latency, µs" in svg
+    assert svg == policy_figure({"dense": (3e3, 0.1)}, "error", cost="latency, µs", scale=1)

@@ -48,6 +48,11 @@ class Module:
         self._stalled(start, int(self.env.now) - start, reason)
         return value
 
+    def wait_until(self, cycle: int, reason: str) -> Process:
+        """Wait until a cycle and charge the time to a stall reason; nothing if it has passed."""
+        if cycle > self.env.now:
+            yield from self.wait(self.env.timeout(int(cycle - self.env.now)), reason)
+
     def work_on_arrivals(self, start: int, end: int, cycles: int, reason: str) -> Process:
         """Work on what trickles in from ``start`` (not in the future) until ``end``.
 

@@ -35,9 +35,16 @@ ADDRESS_LATENCY = 2
 """From the address FIFO's input to its output; the read-address register adds one more."""
 RESPONSE_FIFO = 128
 """Outstanding (64) and response (64) FIFO of a fetch channel."""
-ACCEPT_LATENCY = 15
-"""From a response popped by the bridge to its line in the multipliers: one cycle to the bus, then
-14 (section 2.6)."""
+SCORE_ROWS = 16
+"""Rows of scores in the score queue, which holds 16R beats (section 2.14)."""
+TAKEN_TO_FETCH = 6
+"""From a score that leaves the score queue to the address FIFOs: the next score enters the value
+fork, and its row passes the registers of section 2.14."""
+ACCEPT_LATENCY = 16
+"""From a response on the bus to its line in the multipliers: 14 cycles (section 2.6), and the mean
+of the 0 to 4 that the line waits for the next poll of the reader (section 2.8)."""
+JOIN_TO_BUFFER = 6
+"""From a joined beat to the write of its lines (section 2.6)."""
 PADDING = -1
 KEY, VALUE = range(2)
 """Which buffer a matrix fills; ``ACCEPTED + kind`` is its consumer's clock."""
@@ -46,18 +53,36 @@ _NEVER = np.int64(1) << 60
 # Entries of ``scalars``. ``CYCLE``: the present cycle. ``TAIL``, ``PUSHED``, ``LOADED``,
 # ``JOINED``: beats queued, in the address FIFOs, out of all of them, returned. ``WAITING``:
 # addresses in the read-address registers. ``ACCEPTED``: cycle of the last line taken from the key
-# and from the value buffer, times 1024, as lines per beat need not be whole.
-CYCLE, TAIL, PUSHED, LOADED, JOINED, WAITING, ACCEPTED = range(7)
+# and from the value buffer, times 1024, as lines per beat need not be whole. ``OPENS``: cycle
+# before which no beat returns, as the buffers are being initialised.
+CYCLE, TAIL, PUSHED, LOADED, JOINED, WAITING, OPENS, ACCEPTED = range(8)
 N_SCALARS = ACCEPTED + 2
 
-# Columns of a beat; then the byte address for each fetch channel.
-B_READY, B_PUSHED, B_LOADED, B_ARRIVED, B_LINES, B_KIND, B_LAST, B_ADDRESS = range(8)
-# Columns of a fetch channel: next beat of its address FIFO, beats returned, and the DRAM channel
-# (-1: empty) and address in its read-address register.
-F_HEAD, F_RETURNED, F_CHANNEL, F_ADDRESS = range(4)
+# Columns of a beat; then the byte address for each fetch channel. ``B_AFTER``: how many beats
+# before it the beat is whose lines must have been taken before this one may enter (0: none).
+# ``B_PACE``: the same for the beat that must have entered ``B_GAP`` cycles earlier.
+(
+    B_READY,
+    B_PUSHED,
+    B_LOADED,
+    B_ARRIVED,
+    B_LINES,
+    B_KIND,
+    B_LAST,
+    B_AFTER,
+    B_TAKEN,
+    B_PACE,
+    B_GAP,
+    B_ADDRESS,
+) = range(12)
+# Columns of a fetch channel: next beat of its address FIFO, beats returned, the DRAM channel (-1:
+# empty) and address in its read-address register, and the cycle of its last response.
+F_HEAD, F_RETURNED, F_CHANNEL, F_ADDRESS, F_SERVED = range(5)
+N_FETCH_COLUMNS = F_SERVED + 1
 # Columns of a DRAM port: fetch channel of a refused request (-1: none), scratch of the crossbar,
-# then the ring of fetch channels in the order of accepted requests.
-D_PARKED, D_CHOICE, D_ORDER_HEAD, D_ORDER_TAIL, D_ORDER = range(5)
+# whether the response register is full, then the ring of fetch channels in the order of accepted
+# requests.
+D_PARKED, D_CHOICE, D_RESPONSE, D_ORDER_HEAD, D_ORDER_TAIL, D_ORDER = range(6)
 _ORDER_RING = 256
 
 
@@ -67,7 +92,7 @@ class Fetcher(NamedTuple):
     Attributes:
         scalars: [N_SCALARS].
         beats: [RING, B_ADDRESS + fetch channels].
-        fetch: [fetch channels, 4].
+        fetch: [fetch channels, N_FETCH_COLUMNS].
         ports: [channels, D_ORDER + ring].
     """
 
@@ -80,9 +105,10 @@ class Fetcher(NamedTuple):
 def new_fetcher(fetch_channels: int, channels: int, first_accept: int) -> Fetcher:
     """Return an idle fetcher whose first line is accepted at ``first_accept`` or later."""
     scalars = np.zeros(N_SCALARS, np.int64)
+    scalars[OPENS] = first_accept - JOIN_TO_BUFFER
     scalars[ACCEPTED:] = first_accept * 1024
-    fetch = np.zeros((fetch_channels, 4), np.int64)
-    fetch[:, F_CHANNEL] = -1
+    fetch = np.zeros((fetch_channels, N_FETCH_COLUMNS), np.int64)
+    fetch[:, [F_CHANNEL, F_SERVED]] = -1
     ports = np.zeros((channels, D_ORDER + _ORDER_RING), np.int64)
     ports[:, D_PARKED] = -1
     return Fetcher(scalars, np.zeros((RING, B_ADDRESS + fetch_channels), np.int64), fetch, ports)
@@ -90,7 +116,13 @@ def new_fetcher(fetch_channels: int, channels: int, first_accept: int) -> Fetche
 
 @kernel
 def queue_matrix(
-    fetcher: Fetcher, beats: NDArray[np.int64], ready: int, spread: int, lines: int, kind: int
+    fetcher: Fetcher,
+    beats: NDArray[np.int64],
+    ready: int,
+    spread: int,
+    lines: int,
+    kind: int,
+    row_beats: int,
 ) -> None:
     """Append a matrix.
 
@@ -101,6 +133,8 @@ def queue_matrix(
         spread: cycles over which the beats become ready, evenly.
         lines: buffer lines the matrix fills.
         kind: KEY or VALUE.
+        row_beats: fetch beats of a row of vectors, if the score queue limits how many rows are
+            fetched ahead of the multipliers; else 0.
     """
     count = len(beats)
     tail = fetcher.scalars[TAIL]
@@ -110,8 +144,34 @@ def queue_matrix(
         row[B_LINES] = lines * 1024 // count
         row[B_KIND] = kind
         row[B_LAST] = beat == count - 1
+        row[B_AFTER] = row[B_PACE] = 0
+        if row_beats:
+            number, part = beat // row_beats, beat % row_beats
+            gap = lines * row_beats // count
+            row[B_READY] = ready + number * gap
+            if number >= 2:
+                # The second row is gathered while the first waits for the arbiter.
+                row[B_PACE], row[B_GAP] = row_beats, gap
+            if number >= SCORE_ROWS:
+                row[B_AFTER] = (SCORE_ROWS - 1) * row_beats + 1 + part
         row[B_ADDRESS:] = beats[beat]
     fetcher.scalars[TAIL] = tail + count
+
+
+@kernel
+def _ready(s: NDArray[np.int64], beats: NDArray[np.int64]) -> int:
+    """Cycle in which the next beat may enter the address FIFOs, or far in the future."""
+    slot = s[PUSHED] % RING
+    ready = beats[slot, B_READY]
+    if beats[slot, B_PACE]:
+        before = (s[PUSHED] - beats[slot, B_PACE]) % RING
+        ready = max(ready, beats[before, B_PUSHED] + beats[slot, B_GAP])
+    if beats[slot, B_AFTER]:
+        awaited = s[PUSHED] - beats[slot, B_AFTER]
+        if awaited >= s[JOINED]:
+            return int(_NEVER)
+        ready = max(ready, beats[awaited % RING, B_TAKEN] + TAKEN_TO_FETCH)
+    return int(ready)
 
 
 @kernel
@@ -200,19 +260,28 @@ def _clock_channels(
     org: Organisation,
     rate: int,
 ) -> None:
-    """Take one response of each channel, then let the memory clock run to the end of the cycle."""
+    """Return responses, then let the memory clock run to the end of the cycle.
+
+    A fetch channel takes one response a cycle, of the lowest DRAM channel; the others wait in their
+    response registers, and keep the next ones in the memory (sections 5.2, 5.3).
+    """
     target = (s[CYCLE] + 1) * rate >> 10
     for d in range(len(ports)):
-        if state[d, DONE_HEAD] != state[d, DONE_TAIL]:
-            channel_pop(state, d)
+        if ports[d, D_RESPONSE]:
             # Responses are attributed in the order of the requests (section 5.2).
             k = ports[d, D_ORDER + ports[d, D_ORDER_HEAD] % _ORDER_RING]
-            ports[d, D_ORDER_HEAD] += 1
-            beat = fetch[k, F_RETURNED]
-            while beats[beat % RING, B_ADDRESS + k] == PADDING:
-                beat += 1
-            beats[beat % RING, B_ARRIVED] += 1
-            fetch[k, F_RETURNED] = beat + 1
+            if fetch[k, F_SERVED] != s[CYCLE]:
+                fetch[k, F_SERVED] = s[CYCLE]
+                ports[d, D_RESPONSE] = 0
+                ports[d, D_ORDER_HEAD] += 1
+                beat = fetch[k, F_RETURNED]
+                while beats[beat % RING, B_ADDRESS + k] == PADDING:
+                    beat += 1
+                beats[beat % RING, B_ARRIVED] += 1
+                fetch[k, F_RETURNED] = beat + 1
+        if not ports[d, D_RESPONSE] and state[d, DONE_HEAD] != state[d, DONE_TAIL]:
+            channel_pop(state, d)
+            ports[d, D_RESPONSE] = 1
         while state[d, TICK] < target:
             # Most ticks only count; it is worth a look before the call.
             if state[d, TICK] + 1 >= state[d, NEXT_EVENT]:
@@ -235,14 +304,19 @@ def _idle_until(state: Channels, org: Organisation, tick: int) -> None:
 
 @kernel
 def _quiet_until(
-    s: NDArray[np.int64], beats: NDArray[np.int64], state: Channels, rate: int, limit: int
+    s: NDArray[np.int64],
+    beats: NDArray[np.int64],
+    ports: NDArray[np.int64],
+    state: Channels,
+    rate: int,
+    limit: int,
 ) -> int:
     """First cycle in which anything can happen, given that only the channels and time move."""
     until = np.int64(limit)
     if s[PUSHED] < s[TAIL]:
-        until = min(until, beats[s[PUSHED] % RING, B_READY])
+        until = min(until, np.int64(_ready(s, beats)))
     for d in range(len(state)):
-        if state[d, DONE_HEAD] != state[d, DONE_TAIL]:
+        if ports[d, D_RESPONSE] or state[d, DONE_HEAD] != state[d, DONE_TAIL]:
             return int(s[CYCLE])
         if state[d, NEXT_EVENT] < _NEVER:
             # The cycle whose ticks reach the event: (cycle + 1) * rate >> 10 >= event.
@@ -275,14 +349,14 @@ def advance(
             return 0
         complete = s[JOINED] < s[PUSHED] and beats[s[JOINED] % RING, B_ARRIVED] == len(fetch)
         if s[WAITING] == 0 and s[LOADED] == s[PUSHED] and not complete:
-            s[CYCLE] = _quiet_until(s, beats, state, rate, limit)
+            s[CYCLE] = _quiet_until(s, beats, ports, state, rate, limit)
             _idle_until(state, org, s[CYCLE] * rate >> 10)
             if s[CYCLE] == limit:
                 return 0
         now = s[CYCLE]
         pushed = s[PUSHED]
-        ready = pushed < s[TAIL] and beats[pushed % RING, B_READY] <= now
-        if ready and pushed - s[LOADED] < ADDRESS_FIFO:
+        room = pushed < s[TAIL] and pushed - s[LOADED] < ADDRESS_FIFO
+        if room and _ready(s, beats) <= now:
             _push_beat(s, beats, len(fetch))
         if s[WAITING]:
             _crossbar(s, fetch, ports, state, org)
@@ -291,10 +365,11 @@ def advance(
         _clock_channels(s, beats, fetch, ports, state, org, rate)
         s[CYCLE] = now + 1
         slot = s[JOINED] % RING
-        if s[JOINED] < s[PUSHED] and beats[slot, B_ARRIVED] == len(fetch):
+        if now >= s[OPENS] and s[JOINED] < s[PUSHED] and beats[slot, B_ARRIVED] == len(fetch):
             lines = beats[slot, B_LINES]
             clock = ACCEPTED + beats[slot, B_KIND]
             s[clock] = max(s[clock] + lines, (now + ACCEPT_LATENCY) * 1024 + max(lines - 1024, 0))
+            beats[slot, B_TAKEN] = s[clock] >> 10
             s[JOINED] += 1
             if beats[slot, B_LAST]:
                 return 1 + int(beats[slot, B_KIND])

@@ -8,11 +8,13 @@ microarchitecture specification of the released hardware (docs/accelerators/spat
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import simpy
 from numpy.typing import NDArray
 
+from accelsim.errors import SimulationError
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.config import MemoryConfig, SpattenConfig
 from accelsim.hardware.memories._channel import counters, new_channels
@@ -56,10 +58,16 @@ _GATHER_TO_FETCH = 5
 """From the value fork to the address FIFOs, plus rows gathered (2.14)."""
 _MULTIPLY_VALUE = 3
 """Broadcast, multiply and accumulate registers, plus log2(S) (2.15)."""
+_WRITTEN_TO_TAKEN = 6
+"""From a line in the buffer to its multiplication (2.6)."""
+_READ_QUEUE = 15 + 5
+"""Lines between the read queue's input and the multipliers (2.8)."""
 _REQUANT_REISSUE = 2
 """From the report to the key fork (2.16)."""
 _KEY_RELEASE = 5
 """From the report to usable space (2.16)."""
+_HANDLES = 16
+"""Live allocations; as released, the table of them is cleared first, one a cycle (2.3)."""
 _INFLIGHT_ITEMS = 9
 """New items that may await their decision (2.4)."""
 
@@ -74,6 +82,9 @@ class _Item:
     finished: simpy.Event
     lsb_pass: bool = False
     fetched: simpy.Event | None = None
+    ordered_at: int = 0
+    at_value_fork: int = 0
+    forked: simpy.Event | None = None
 
     @property
     def code(self) -> int:
@@ -92,6 +103,7 @@ class _Matrix:
     kind: int
     done: simpy.Event = field(repr=False)
     code: int
+    row_beats: int = 0
 
 
 class Spatten:
@@ -142,7 +154,11 @@ class Spatten:
         self.completions = [0] * len(self.requests)
 
     def run(self) -> Activity:
-        """Simulate to the last response."""
+        """Simulate to the last response.
+
+        Raises:
+            SimulationError: the processes wait for one another.
+        """
         processes = (
             self.allocate(),
             self.fetch(),
@@ -153,7 +169,15 @@ class Spatten:
             self.multiply_values(),
         )
         running = [self.env.process(process) for process in processes]
-        self.env.run(until=running[-1])
+        try:
+            self.env.run(until=running[-1])
+        except RuntimeError:  # SimPy: nothing is scheduled any more
+            waiting = [p.name for p in running if p.is_alive]
+            raise SimulationError(
+                f"workload '{self.workload.name}': no progress after cycle {int(self.env.now)}, "
+                f"{sum(cycle > 0 for cycle in self.completions)} of {len(self.requests)} requests "
+                f"done; waiting: {', '.join(waiting)}"
+            ) from None
         total = max(self.completions)
         return self._activity(total)
 
@@ -166,7 +190,8 @@ class Spatten:
         live: list[tuple[int, simpy.Event]] = []
         new = list(self.requests)[::-1]
         last: _Item | None = None
-        yield from module.busy(_ALLOCATION)
+        clearing = _HANDLES if self.config.requant_bits == "forced" else 0
+        yield from module.busy(clearing + _ALLOCATION)
         capacity = self.config.buffer_lines
         for _ in range(self.items):
             module.item = NO_ITEM
@@ -179,19 +204,19 @@ class Spatten:
                 request = new[-1]
                 lines = self._buffer_lines(request)
                 waiting = len(self.admitted.store.items) >= _INFLIGHT_ITEMS
-                if used + lines <= capacity and len(live) < 16 and not waiting:
+                if used + lines <= capacity and len(live) < _HANDLES and not waiting:
                     new.pop()
                     item = _Item(request, env.event(), env.event(), env.event())
                     used += lines
                     live.append((lines, item.released))
                     break
-                events = [self.requant.store.get()]
+                again = self.requant.store.get()
                 blocked = live[0][1] if live else env.timeout(1)
-                got = yield from module.wait(events[0] | blocked, "buffer_full")
-                if events[0] in got:
-                    item = got[events[0]]
+                yield from module.wait(again | blocked, "buffer_full")
+                if again.triggered:  # perhaps in the very cycle of the release
+                    item = cast(_Item, again.value)
                     break
-                events[0].cancel()
+                again.cancel()
             module.item = item.code
             if (
                 self.config.key_prefetch_depth == 0
@@ -210,7 +235,7 @@ class Spatten:
         if request.key_part:
             return 0
         lines = -(-request.keys // self.config.vectors_per_line)
-        return (lines + lines % 2) * request.key_fused * self.config.buffer_banks
+        return (lines + lines % 2) * request.key_fused
 
     def _issue_keys(self, module: Module, item: _Item) -> Process:
         request = item.request
@@ -288,7 +313,13 @@ class Spatten:
         if self.watch is not None:
             self.watch.queue(self.fetcher, len(matrix.beats), matrix.code)
         queue_matrix(
-            self.fetcher, matrix.beats, matrix.ready, matrix.spread, matrix.lines, matrix.kind
+            self.fetcher,
+            matrix.beats,
+            matrix.ready,
+            matrix.spread,
+            matrix.lines,
+            matrix.kind,
+            matrix.row_beats,
         )
         self.matrix_done[matrix.kind].append(matrix.done)
         return matrix.code
@@ -351,7 +382,9 @@ class Spatten:
         self.decided_rows[item.request.row] = item
         given = []
         while self.next_row in self.decided_rows:
-            given.append(self.ordered.store.put(self.decided_rows.pop(self.next_row)))
+            ordered = self.decided_rows.pop(self.next_row)
+            ordered.ordered_at = int(self.env.now)
+            given.append(self.ordered.store.put(ordered))
             self.next_row += 1
         yield from given
 
@@ -368,21 +401,35 @@ class Spatten:
     # -- value side -------------------------------------------------------------------------
 
     def select(self) -> Process:
-        """Top-k: a search per row, then one beat a cycle; rows that keep everything pass by."""
-        module = self.modules["topk"]
+        """Top-k: a search per row, then one beat a cycle; rows that keep everything pass by.
+
+        As released, the next search starts when the scores that were not kept are dropped too; a
+        row that keeps everything passes as soon as the last kept score has (3.1).
+        """
+        module, env = self.modules["topk"], self.env
         serial = self.config.topk.drain == "serial"
         engines = self.config.topk.engines
+        dropped = 0
         for _ in self.requests:
             item = yield from module.take(self.ordered, "no_scores")
             request = item.request
             module.item = item_code(request.row, SCORES)
             if request.select_cycles and engines == 1:
                 yield from module.busy(request.select_cycles)
+            arrives = item.ordered_at + _DECISION_TO_VALUE
             if request.prunes:
-                search = request.topk_cycles
-                drain = request.score_lines
-                yield from module.busy(_TOPK_FIFO + (search + drain if serial else max(search, 1)))
+                yield from module.wait_until(arrives + _TOPK_FIFO, "no_scores")
+                yield from module.busy_until(dropped)
+                yield from module.busy(
+                    request.topk_cycles if serial else max(request.topk_cycles, 1)
+                )
+            item.at_value_fork = max(arrives, int(env.now))
+            item.forked = env.event()
             yield from module.give(self.probabilities, item, "value_side_busy")
+            if request.prunes and serial:
+                yield from module.wait(item.forked, "value_side_busy")
+                yield from module.busy(request.value_lines)
+                dropped = int(env.now) + max(request.score_lines - request.value_lines, 0)
 
     def fetch_values(self) -> Process:
         """Value fork: one value matrix after the other, ahead of the multipliers if buffers allow.
@@ -396,7 +443,9 @@ class Spatten:
             item = yield from module.take(self.probabilities, "no_probabilities")
             request = item.request
             module.item = item_code(request.row, VALUES)
-            start = int(env.now) + _DECISION_TO_VALUE
+            yield from module.wait_until(item.at_value_fork, "no_probabilities")
+            start = int(env.now)
+            item.forked.succeed()
             done = None
             if request.value_part == 0:
                 addresses = self.addresses.values(
@@ -418,6 +467,7 @@ class Spatten:
                         VALUE,
                         done,
                         module.item,
+                        self._row_beats(request),
                     ),
                     "fetcher_busy",
                 )
@@ -425,6 +475,12 @@ class Spatten:
             yield from module.busy(1)
             if self.config.key_prefetch_depth == 0:
                 yield from module.wait(item.finished, "one_value_matrix")
+
+    def _row_beats(self, request: Request) -> int:
+        """Fetch beats of a row of values, if scores must wait for values taken (2.14)."""
+        if self.config.key_prefetch_depth:
+            return 0
+        return -(-request.value_bits * request.value_fused * self.workload.head_dim // (8 * ATOM))
 
     def multiply_values(self) -> Process:
         """Value buffer, multiply and accumulate: one line a cycle, as they arrive."""
@@ -437,9 +493,21 @@ class Spatten:
             lines = item.request.value_lines
             arrived = start if done is None else (yield done)
             end = max(arrived, max(start, taken) + lines)
+            # The descriptors are free once all is written, and all reads are in the read queue.
+            self._succeed(item.finished, max(arrived - _WRITTEN_TO_TAKEN, end - _READ_QUEUE))
             yield from module.work_on_arrivals(taken, end, lines, "awaiting_values")
-            item.finished.succeed()
             self.completions[item.request.row] = int(env.now) + tail + self.config.reset_cycles
+
+    def _succeed(self, event: simpy.Event, cycle: int) -> None:
+        """Let an event happen in a cycle, now if that has passed."""
+        if cycle <= self.env.now:
+            event.succeed()
+        else:
+            self.env.process(self._succeed_later(event, int(cycle - self.env.now)))
+
+    def _succeed_later(self, event: simpy.Event, cycles: int) -> Process:
+        yield self.env.timeout(cycles)
+        event.succeed()
 
     # -- results ----------------------------------------------------------------------------
 

@@ -21,9 +21,7 @@ _SERIES = (
 def ablation_figure(ablation: Ablation) -> Figure:
     """Draw speedups over FROM, one group of bars for each field; refused points say so."""
     names = [f"{d.key}\n{_text(d.before)} → {_text(d.after)}" for d in ablation.fields]
-    figure = new_figure(8.4, 1.2 + 0.62 * max(len(names), 1))
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
+    figure, axes = new_figure(8.4, 1.2 + 0.62 * max(len(names), 1))
     height = 0.26
     for index, (series, label, color) in enumerate(_SERIES):
         points: tuple[AblationPoint, ...] = getattr(ablation, series)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from accelsim.errors import AccelsimError, did_you_mean
-from accelsim.reports._svg import Svg, new_figure, to_svg
+from accelsim.reports._picture import Svg, new_figure, svg_text
 
 if TYPE_CHECKING:
     from accelsim.exploration import Results
@@ -76,7 +76,7 @@ def pareto_figure(
         side.set_label_text(heading(name))
     axes.legend(frameon=False, fontsize=8)
     axes.set_title(title, fontsize=9)
-    return to_svg(figure)
+    return svg_text(figure)
 
 
 def _short(value: Any) -> str:

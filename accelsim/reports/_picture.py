@@ -1,32 +1,52 @@
-"""A matplotlib figure as SVG text, or as an SVG or PNG file; equal figures give equal files."""
+"""Matplotlib figures as SVG text, or as an SVG or PNG file; equal figures give equal files.
+
+Without pyplot, so a notebook keeps its own backend and no window opens.
+"""
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from accelsim.errors import AccelsimError
 from accelsim.reports._files import whole_file
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 PICTURES = (".svg", ".png")
 """What a picture's name may end with."""
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of a size in inches that no window shows."""
+class Svg(str):
+    """SVG text that Jupyter shows as a picture."""
+
+    __slots__ = ()
+
+    def _repr_svg_(self) -> str:
+        return str(self)
+
+    def _repr_pretty_(self, printer: Any, _: bool) -> None:
+        # Without it a notebook would keep the picture a second time, as the text of a string.
+        printer.text(f"<Svg of {len(self):,} characters>")
+
+
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """Return an empty figure of a size in inches, with one pair of axes."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height))
+    figure = Figure(figsize=(width, height))
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
 
 
-def svg_text(figure: Figure) -> str:
+def svg_text(figure: Figure) -> Svg:
     """Return the figure as an ``<svg>`` element."""
     text = _rendered(figure, "svg").decode()
-    return text[text.index("<svg") :]
+    return Svg(text[text.index("<svg") :])
 
 
 def check_picture(path: str | Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from typing import Any
 
 from accelsim.exploration import RunResult
+from accelsim.reports._picture import svg_text
 from accelsim.reports._tables import TENSOR_LABELS
 
 _COLORS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2", "#9d755d")
@@ -46,11 +46,9 @@ def figures(results: Mapping[str, RunResult]) -> dict[str, str]:
 def _svg(figure: Any) -> str:
     import matplotlib.pyplot as plt
 
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    text = svg_text(figure)
     plt.close(figure)
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    return text
 
 
 def _axes(width: float = 6.4, height: float = 3.2) -> tuple[Any, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from accelsim.reports._svg import Svg, new_figure, to_svg
+from accelsim.reports._picture import Svg, new_figure, svg_text
 
 
 def policy_figure(
@@ -38,4 +38,4 @@ def policy_figure(
     axes.set_xlabel(cost)
     axes.set_ylabel(metric)
     axes.set_title(title, fontsize=9)
-    return to_svg(figure)
+    return svg_text(figure)

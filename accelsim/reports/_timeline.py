@@ -155,9 +155,7 @@ def timeline_figure(timeline: Timeline, title: str = "", requests: int = 4) -> F
     spans = timeline.spans
     first, last = timeline.window[0], _end_of(timeline, requests)
     spans = spans[spans[:, START] < last]
-    figure = new_figure(11, 0.8 + 0.24 * len(timeline.tracks))
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
+    figure, axes = new_figure(11, 0.8 + 0.24 * len(timeline.tracks))
     shown = sorted(set(spans[spans[:, STATE] > 0, STATE].tolist()))
     colors = {0: _BUSY_COLOR} | {s: _PALETTE[i % len(_PALETTE)] for i, s in enumerate(shown)}
     many = len(spans) > 4000

@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 from accelsim.hardware.config import SpattenConfig
 from accelsim.hardware.spatten._fetch_kernel import PADDING
 from accelsim.hardware.spatten._random import index_table
+from accelsim.hardware.spatten._requests import ATOM
 from accelsim.workloads import Workload
 
-ATOM = 32
-"""Bytes of one transaction."""
 # Section 5.1: bases of the released test bench; one region of 64 KB a request.
 _KEY_BASE, _LSB_BASE, _VALUE_BASE, _STRIDE = 0x0AB10000, 0x0AB20000, 0x0CD10000, 0x10000
 QUERY_BITS = 12

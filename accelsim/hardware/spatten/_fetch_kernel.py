@@ -83,7 +83,7 @@ N_FETCH_COLUMNS = F_SERVED + 1
 # whether the response register is full, then the ring of fetch channels in the order of accepted
 # requests.
 D_PARKED, D_CHOICE, D_RESPONSE, D_ORDER_HEAD, D_ORDER_TAIL, D_ORDER = range(6)
-_ORDER_RING = 256
+ORDER_RING = 256
 
 
 class Fetcher(NamedTuple):
@@ -109,7 +109,7 @@ def new_fetcher(fetch_channels: int, channels: int, first_accept: int) -> Fetche
     scalars[ACCEPTED:] = first_accept * 1024
     fetch = np.zeros((fetch_channels, N_FETCH_COLUMNS), np.int64)
     fetch[:, [F_CHANNEL, F_SERVED]] = -1
-    ports = np.zeros((channels, D_ORDER + _ORDER_RING), np.int64)
+    ports = np.zeros((channels, D_ORDER + ORDER_RING), np.int64)
     ports[:, D_PARKED] = -1
     return Fetcher(scalars, np.zeros((RING, B_ADDRESS + fetch_channels), np.int64), fetch, ports)
 
@@ -243,7 +243,7 @@ def _crossbar(
             ports[d, D_PARKED] = k
             continue
         channel_push(state, org, d, fetch[k, F_ADDRESS], k, False)
-        ports[d, D_ORDER + ports[d, D_ORDER_TAIL] % _ORDER_RING] = k
+        ports[d, D_ORDER + ports[d, D_ORDER_TAIL] % ORDER_RING] = k
         ports[d, D_ORDER_TAIL] += 1
         ports[d, D_PARKED] = -1
         fetch[k, F_CHANNEL] = -1
@@ -269,7 +269,7 @@ def _clock_channels(
     for d in range(len(ports)):
         if ports[d, D_RESPONSE]:
             # Responses are attributed in the order of the requests (section 5.2).
-            k = ports[d, D_ORDER + ports[d, D_ORDER_HEAD] % _ORDER_RING]
+            k = ports[d, D_ORDER + ports[d, D_ORDER_HEAD] % ORDER_RING]
             if fetch[k, F_SERVED] != s[CYCLE]:
                 fetch[k, F_SERVED] = s[CYCLE]
                 ports[d, D_RESPONSE] = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -35,11 +36,13 @@ def new_random(seed: int) -> NDArray[np.int64]:
     return np.array([(seed ^ _MULTIPLIER) & _MASK], dtype=np.int64)
 
 
+@functools.cache
 def index_table(rows: int, width: int, capacity: int) -> NDArray[np.int64]:
     """The read-only table of token indexes, [rows, width] (specification section 2.5).
 
     Row i is a sorted random half of the ``2 * width`` values from ``i * width`` on, modulo the
-    token capacity.
+    token capacity. Drawn once for each machine, as thousands of shuffles take longer than a short
+    run: not to be written to.
     """
     state = new_random(1)
     table = np.empty((rows, width), dtype=np.int64)

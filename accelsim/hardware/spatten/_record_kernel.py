@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from accelsim.hardware.memories._channel import COUNTERS, INFLIGHT, RD, Channels
 from accelsim.hardware.memories._timing import Organisation
-from accelsim.hardware.spatten._fetch_kernel import _ORDER_RING as ORDER_RING
 from accelsim.hardware.spatten._fetch_kernel import (
     B_ADDRESS,
     CYCLE,
@@ -16,6 +15,7 @@ from accelsim.hardware.spatten._fetch_kernel import (
     D_ORDER_TAIL,
     F_RETURNED,
     JOINED,
+    ORDER_RING,
     PADDING,
     RING,
     TAIL,

@@ -22,8 +22,8 @@ STORED_BITS = (4, 6, 8, 10, 12)
 FORCED_BITS = (10, 12, -1)
 """Widths that the released test bench maps to 8 bits with a forced LSB pass (section 4.3)."""
 LSB_BITS = 4
-TRANSACTION_BYTES = 32
-"""Of the released bus (section 2.1)."""
+ATOM = 32
+"""Bytes of one transaction of the released bus (section 2.1)."""
 
 
 class Request(NamedTuple):
@@ -210,14 +210,14 @@ def _check_sizes(
 
 def _check_whole(workload: Workload, bits: Ints, what: str) -> None:
     """Refuse vectors that end inside a transaction: the released table counts whole ones (2.6)."""
-    bad = np.flatnonzero(bits * workload.head_dim % (8 * TRANSACTION_BYTES))
+    bad = np.flatnonzero(bits * workload.head_dim % (8 * ATOM))
     if bad.size:
         row = int(bad[0])
         size = bits[row] * workload.head_dim / 8
         raise WorkloadError(
             f"workload '{workload.name}': row {row}: a vector of {what} takes {size:g} bytes at "
             f"head_dim {workload.head_dim}; the released fetcher (index_pattern random-table) "
-            f"takes whole transactions of {TRANSACTION_BYTES} bytes"
+            f"takes whole transactions of {ATOM} bytes"
         )
 
 

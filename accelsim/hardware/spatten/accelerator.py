@@ -21,7 +21,7 @@ from accelsim.hardware.memories._channel import counters, new_channels
 from accelsim.hardware.memories._timing import organisation, ticks_per_1024_cycles
 from accelsim.hardware.simulation import Module, Stream
 from accelsim.hardware.simulation._module import Process
-from accelsim.hardware.spatten._addresses import ATOM, AddressMap
+from accelsim.hardware.spatten._addresses import AddressMap
 from accelsim.hardware.spatten._counts import count_dram, count_requests
 from accelsim.hardware.spatten._fetch_kernel import (
     ACCEPTED,
@@ -33,7 +33,7 @@ from accelsim.hardware.spatten._fetch_kernel import (
     queue_matrix,
 )
 from accelsim.hardware.spatten._record import ChannelWatch
-from accelsim.hardware.spatten._requests import LSB_BITS, Request, requests
+from accelsim.hardware.spatten._requests import ATOM, LSB_BITS, Request, requests
 from accelsim.hardware.timeline import (
     KEYS_LSB,
     KEYS_MSB,
@@ -126,7 +126,9 @@ class Spatten:
         self.org = organisation(memory)
         self.channels = new_channels(config.channels, self.org)
         self.rate = ticks_per_1024_cycles(memory, config.frequency_hz)
-        warmup = config.buffer_lines // 2 if config.requant_bits == "forced" else 0
+        # As released, the buffers and the table of handles are cleared after reset.
+        self.cleared = config.requant_bits == "forced"
+        warmup = config.buffer_lines // 2 if self.cleared else 0
         self.fetcher = new_fetcher(config.fetch_channels, config.channels, warmup)
         self.log_width = int(np.log2(config.vectors_per_line))
         names = (
@@ -141,6 +143,8 @@ class Spatten:
         )
         self.modules = {name: Module(env, name, recorder) for name in names}
         self.watch = None if recorder is None else ChannelWatch(recorder, config.channels)
+        self.step = advance if self.watch is None else self.watch.advance
+        self.shift = config.channels.bit_length() - 1
         self.admitted = Stream(env, _INFLIGHT_ITEMS)
         self.requant = Stream(env, len(self.requests) + 1)
         self.fetches = Stream(env, 16)
@@ -190,7 +194,7 @@ class Spatten:
         live: list[tuple[int, simpy.Event]] = []
         new = list(self.requests)[::-1]
         last: _Item | None = None
-        clearing = _HANDLES if self.config.requant_bits == "forced" else 0
+        clearing = _HANDLES if self.cleared else 0
         yield from module.busy(clearing + _ALLOCATION)
         capacity = self.config.buffer_lines
         for _ in range(self.items):
@@ -305,9 +309,7 @@ class Spatten:
                 )
 
     def _advance(self, limit: int) -> int:
-        step = advance if self.watch is None else self.watch.advance
-        shift = self.config.channels.bit_length() - 1
-        return step(self.fetcher, self.channels, self.org, shift, self.rate, limit)
+        return self.step(self.fetcher, self.channels, self.org, self.shift, self.rate, limit)
 
     def _queue(self, matrix: _Matrix) -> int:
         if self.watch is not None:
@@ -378,7 +380,7 @@ class Spatten:
         if item.request.requant and not item.lsb_pass:
             yield from self._reissue(item)
             return
-        self.env.process(self._release(item))
+        self._succeed(item.released, int(self.env.now) + _KEY_RELEASE)
         self.decided_rows[item.request.row] = item
         given = []
         while self.next_row in self.decided_rows:
@@ -392,11 +394,6 @@ class Spatten:
         yield self.env.timeout(_REQUANT_REISSUE)
         again = _Item(item.request, item.released, self.env.event(), item.finished, lsb_pass=True)
         yield self.requant.store.put(again)
-
-    def _release(self, item: _Item) -> Process:
-        yield self.env.timeout(_KEY_RELEASE)
-        if not item.released.triggered:
-            item.released.succeed()
 
     # -- value side -------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from accelsim.hardware.spatten.cycle._buffers import (
     start_write,
 )
 from accelsim.hardware.spatten.cycle._state import (
+    ALL_TAKEN,
     ALLOCATED,
     ARBITER_LOCK,
     DECIDED,
@@ -21,12 +22,14 @@ from accelsim.hardware.spatten.cycle._state import (
     DOT_RING,
     DOT_TAIL,
     DOT_TREE,
+    FETCH_TAKEN,
     FORK,
     FORK_ROW,
     FORK_TAKEN,
     INFLIGHT,
     KEY_BUFFER,
     KEY_ROW_1,
+    LAST_TAKEN,
     MASK,
     MAXIMUM,
     NOW,
@@ -44,11 +47,13 @@ from accelsim.hardware.spatten.cycle._state import (
     Q_REQUANT,
     R_COLUMNS,
     R_CONSUMED,
+    READ_TAKEN,
     READERS,
     REISSUES,
     REPORTED,
     SHIFT,
     SOURCE,
+    WRITE_TAKEN,
     Ints,
     is_last_beat,
     queue_peek,
@@ -63,8 +68,6 @@ DOT_STAGES = 8
 INFLIGHT_RESERVE = 8
 """Free entries of the in-flight queue that a new request needs."""
 INFLIGHT_DEPTH = 16
-WRITE_TAKEN, FETCH_TAKEN, READ_TAKEN, DOT_TAKEN = 1, 2, 4, 8
-ALL_TAKEN = 15
 
 
 @kernel
@@ -131,7 +134,7 @@ def step_dot_product(s: Ints, requests: Ints, ring: Ints) -> None:
             s[line + 1] = s[NOW]
             s[DOT_TREE] += 1
     item = s[FORK]
-    if item >= 0 and not s[FORK_TAKEN] & DOT_TAKEN and line_available(s, KEY_BUFFER):
+    if item >= 0 and not s[FORK_TAKEN] & LAST_TAKEN and line_available(s, KEY_BUFFER):
         beat = (item << SHIFT) | s[DOT_LINES]
         line = DOT_LINES_RING + 2 * (s[DOT_TAIL] % DOT_RING)
         s[line] = beat
@@ -141,7 +144,7 @@ def step_dot_product(s: Ints, requests: Ints, ring: Ints) -> None:
         s[DOT_LINES] += 1
         if is_last_beat(s, requests, beat):
             s[DOT_LINES] = 0
-            s[FORK_TAKEN] |= DOT_TAKEN
+            s[FORK_TAKEN] |= LAST_TAKEN
     s[DOT_CLOCK] += 1
 
 

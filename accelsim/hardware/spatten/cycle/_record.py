@@ -38,10 +38,13 @@ from accelsim.hardware.spatten.cycle._state import (
     DOT_CLOCK,
     DOT_TAIL,
     F_ARRIVED,
+    FETCH_TAKEN,
     FORK,
     FORK_ROW,
     FORK_TAKEN,
     ID_RING,
+    LAST_TAKEN,
+    MAX_HANDLES,
     NEXT_BEAT,
     NOW,
     P_CHANNELS,
@@ -50,6 +53,7 @@ from accelsim.hardware.spatten.cycle._state import (
     Q_KEYS,
     Q_TOPK_WAIT,
     Q_VALUES,
+    READ_TAKEN,
     RELOAD_2,
     RESPONSES,
     SHIFT,
@@ -60,6 +64,7 @@ from accelsim.hardware.spatten.cycle._state import (
     TOPK_SINCE,
     VALUE_FORK,
     VALUE_TAKEN,
+    WRITE_TAKEN,
     Ints,
     Machine,
 )
@@ -138,10 +143,6 @@ STATES = (
 ) = range(len(STATES))
 _CHUNK_CYCLES = 2048
 """Cycles between two looks at the buffer of closed spans."""
-_START_UP_CYCLES = 16
-"""The allocator clears its table of handles (specification section 2.3)."""
-_WRITE, _FETCH, _READ, _DOT = 1, 2, 4, 8
-"""Branches of the forks, as in ``FORK_TAKEN`` and ``VALUE_TAKEN``."""
 
 
 @kernel
@@ -172,7 +173,7 @@ def _allocator(s: Ints, b: Ints) -> tuple[int, int]:
         return waiting << 2, KEY_FORK_BUSY if s[FORK] >= 0 else INFLIGHT_FULL
     if b[SOURCE] == s[P_REQUESTS]:
         return NO_ITEM, NOTHING
-    return b[SOURCE] << 2, START_UP if b[NOW] < _START_UP_CYCLES else BUFFER_FULL
+    return b[SOURCE] << 2, START_UP if b[NOW] < MAX_HANDLES else BUFFER_FULL
 
 
 @kernel
@@ -182,7 +183,7 @@ def _key_fork(s: Ints, b: Ints) -> tuple[int, int]:
         return NO_ITEM, NO_REQUEST
     if _moved(s, b, FORK) or _moved(s, b, FORK_ROW) or _moved(s, b, FORK_TAKEN):
         return _key_code(item), WORKS
-    fetched = b[FORK_TAKEN] & _FETCH
+    fetched = b[FORK_TAKEN] & FETCH_TAKEN
     return _key_code(item), AWAITING_DOT_PRODUCT if fetched else FETCHER_BUSY
 
 
@@ -205,7 +206,7 @@ def _qk_unit(s: Ints, b: Ints) -> tuple[int, int]:
         return item, WORKS
     if not _moved(s, b, DOT_CLOCK):
         return item, DECISION_FULL
-    if b[FORK] >= 0 and not b[FORK_TAKEN] & _DOT:
+    if b[FORK] >= 0 and not b[FORK_TAKEN] & LAST_TAKEN:
         return item, AWAITING_KEYS
     return NO_ITEM, NO_KEYS
 
@@ -244,9 +245,9 @@ def _value_fork(s: Ints, b: Ints, requests: Ints) -> tuple[int, int]:
         item, taken = (beat >> (SHIFT + 1)) << 2 | VALUES, b[VALUE_TAKEN]
         if _moved(s, b, VALUE_FORK) or _moved(s, b, VALUE_TAKEN):
             return item, WORKS
-        if not taken & _WRITE or not taken & _READ:
+        if not taken & WRITE_TAKEN or not taken & READ_TAKEN:
             return item, ONE_VALUE_MATRIX
-        return item, FETCHER_BUSY if not taken & _FETCH else SCORE_QUEUE_FULL
+        return item, FETCHER_BUSY if not taken & FETCH_TAKEN else SCORE_QUEUE_FULL
     beat = b[RELOAD_2]
     if beat >= 0 and not _moved(s, b, RELOAD_2) and s[VALUE_FORK] < 0 and s[TOPK_INSIDE] == 0:
         request = beat >> (SHIFT + 1)

@@ -26,6 +26,10 @@ MASK = (1 << SHIFT) - 1
 MSB, LSB, VALUE = 0, 1, 2
 """Planes: first key pass, requantization pass, value."""
 KEY_BUFFER, VALUE_BUFFER = 0, 1
+WRITE_TAKEN, FETCH_TAKEN, READ_TAKEN, LAST_TAKEN = 1, 2, 4, 8
+"""Branches of the two forks that have taken the item; the last is the dot product's, or the score
+queue's."""
+ALL_TAKEN = 15
 BEATS_IN_FLIGHT = 256
 """Ring of fetch beats: 16 in the address queues, 64 in the response queues, and what is between."""
 

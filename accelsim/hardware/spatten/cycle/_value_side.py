@@ -11,9 +11,12 @@ from accelsim.hardware.spatten.cycle._buffers import (
     start_write,
 )
 from accelsim.hardware.spatten.cycle._state import (
+    ALL_TAKEN,
     DECIDED,
+    FETCH_TAKEN,
     FINISHED,
     GATHERED,
+    LAST_TAKEN,
     MASK,
     MERGE_LOCK,
     MERGED,
@@ -32,6 +35,7 @@ from accelsim.hardware.spatten.cycle._state import (
     Q_VALUES,
     R_COLUMNS,
     R_CONSUMED,
+    READ_TAKEN,
     READERS,
     REBATCHED,
     RELOAD_1,
@@ -49,6 +53,7 @@ from accelsim.hardware.spatten.cycle._state import (
     VALUE_TAKEN,
     W_COLUMNS,
     W_POPS_LEFT_0,
+    WRITE_TAKEN,
     WRITERS,
     Ints,
     is_last_beat,
@@ -61,8 +66,6 @@ from accelsim.jit import kernel
 
 MULTIPLY_STAGES = 3
 """Broadcast, multiplier and accumulator registers; the adder tree adds log2(scores)."""
-WRITE_TAKEN, FETCH_TAKEN, READ_TAKEN, SCORE_TAKEN = 1, 2, 4, 8
-ALL_TAKEN = 15
 
 
 @kernel
@@ -117,9 +120,9 @@ def step_value_fork(s: Ints, requests: Ints, ring: Ints) -> None:
             pair = requests[request, Q_VALUE_FUSED] == 2
             start_read(s, VALUE_BUFFER, pair, requests[request, Q_VALUE_PART], lines)
             taken |= READ_TAKEN
-    if not taken & SCORE_TAKEN and queue_ready(s, SCORES):
+    if not taken & LAST_TAKEN and queue_ready(s, SCORES):
         queue_push(s, ring, SCORES, beat)
-        taken |= SCORE_TAKEN
+        taken |= LAST_TAKEN
     if taken == ALL_TAKEN:
         s[VALUE_FORK] = -1
         taken = 0

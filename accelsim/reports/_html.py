@@ -9,7 +9,7 @@ from pathlib import Path
 
 from accelsim.errors import AccelsimError
 from accelsim.exploration import RunResult
-from accelsim.reports._files import whole_file
+from accelsim.files import whole_file
 from accelsim.reports._plots import figures
 from accelsim.reports._tables import comparison
 

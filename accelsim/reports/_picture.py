@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelsim.errors import AccelsimError
-from accelsim.reports._files import whole_file
+from accelsim.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from accelsim import __version__
+from accelsim.files import whole_file
 from accelsim.hardware.timeline import (
     END,
     ITEM,
@@ -21,7 +22,6 @@ from accelsim.hardware.timeline import (
     UNKNOWN,
     Timeline,
 )
-from accelsim.reports._files import whole_file
 from accelsim.reports._picture import PICTURES, new_figure, write_picture
 
 if TYPE_CHECKING:

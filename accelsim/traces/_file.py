@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.errors import TraceError, did_you_mean
+from accelsim.files import whole_file
 from accelsim.traces._trace import SCHEMA, AttentionTrace
 
 FLOAT_TYPES = ("F16", "BF16", "F32")
@@ -208,17 +208,8 @@ def save_trace(trace: AttentionTrace, path: str | Path, dtype: Any = np.float16)
     if ids is not None:
         tensors["token_ids"] = np.ascontiguousarray(ids, dtype=np.int32)
     payload = _canonical(save(tensors, metadata))
-    temporary = ""
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(payload)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise TraceError(f"{path}: cannot be written ({error.strerror})") from None
+    with whole_file(path, TraceError) as stream:
+        stream.write(payload)
 
 
 def check_target(path: str | Path) -> None:

@@ -13,11 +13,13 @@ from accelsim.errors import AccelsimError
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[BinaryIO]:
+def whole_file(
+    path: str | Path, error_type: type[AccelsimError] = AccelsimError
+) -> Iterator[BinaryIO]:
     """Yield a stream whose contents become the file when all is written.
 
     Raises:
-        AccelsimError: the folder cannot be written, or the disk is full.
+        AccelsimError: of ``error_type``: the folder cannot be written, or the disk is full.
     """
     path = Path(path)
     temporary = ""
@@ -29,7 +31,7 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
         temporary = ""
     except OSError as error:
-        raise AccelsimError(f"{path}: cannot be written ({error.strerror})") from None
+        raise error_type(f"{path}: cannot be written ({error.strerror})") from None
     finally:
         if temporary:
             Path(temporary).unlink(missing_ok=True)

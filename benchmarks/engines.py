@@ -15,14 +15,13 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from _page import replace
+from _timing import best
 
 from accelsim import configs
 from accelsim.hardware import load_accelerator, simulate
@@ -43,16 +42,6 @@ NOTABLE_CYCLES = 1000
 Row = dict[str, Any]
 
 
-def best(function: Callable[[], object], repeats: int = REPEATS) -> float:
-    """Shortest of some runs, seconds."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
 def cycle_engine() -> list[Row]:
     """Every case of the validation on the cycle engine."""
     memory = configs.load(MemoryConfig, "hbm2-spatten", "memories")
@@ -65,8 +54,8 @@ def cycle_engine() -> list[Row]:
     rows = []
     for case in cases:
         arguments = case.workload, case.config, memory
-        seconds = best(partial(simulate, *arguments, engine="cycle"))
-        set_up = best(partial(CycleMachine, *arguments))
+        seconds = best(partial(simulate, *arguments, engine="cycle"), REPEATS)
+        set_up = best(partial(CycleMachine, *arguments), REPEATS)
         rows.append(
             {
                 "case": case.id,
@@ -126,7 +115,7 @@ def first_replay() -> list[Row]:
                 subprocess.run(words, check=True, capture_output=True, cwd=ROOT)
 
             run()
-            rows.append({"source": source, "engine": engine, "seconds": best(run)})
+            rows.append({"source": source, "engine": engine, "seconds": best(run, REPEATS)})
     return rows
 
 

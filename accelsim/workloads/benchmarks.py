@@ -96,9 +96,14 @@ def benchmark_path(name: str) -> Path:
     """File of a benchmark.
 
     Raises:
-        WorkloadError: no such benchmark; names the nearest.
+        WorkloadError: no such benchmark; names the nearest, or says that there is no such file.
     """
     known = benchmark_names()
+    if name not in known and Path(name).name != name:
+        raise WorkloadError(
+            f"{name}: no such file (expected a trace, a workload CSV or Parquet file, or the name "
+            "of a benchmark)"
+        )
     if name not in known:
         raise WorkloadError(f"unknown benchmark '{name}'{did_you_mean(name, known)}")
     return benchmark_root() / f"{name}.yaml"

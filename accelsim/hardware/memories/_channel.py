@@ -40,6 +40,7 @@ from accelsim.hardware.memories._timing import (
     H_HISTORIES,
     H_INFLIGHT,
     H_INTERLEAVE_SHIFT,
+    H_NODES,
     H_PSEUDO_SHIFT,
     H_QUEUE,
     H_READ_LATENCY,
@@ -50,7 +51,7 @@ from accelsim.hardware.memories._timing import (
     RULE,
     Organisation,
 )
-from accelsim.jit import kernel
+from accelsim.jit import in_place, inlined
 
 ACT, PRE, RD, WR, PREA, REFAB = range(len(COMMANDS))
 N_COMMANDS = len(COMMANDS)
@@ -62,7 +63,7 @@ Channels = NDArray[np.int64]
 """State of all channels, (channels, columns). A row holds the scalars below; counters; the queue
 and the class of requests whose row was opened (both oldest first, packed as below); the free slots
 and what a slot remembers; rings of issued and of completed reads; then, sized by the organisation,
-the open row of each bank (-1: closed), the earliest tick of each command at each bank, and the
+the open row of each bank (-1: closed), the earliest tick of each command at each node, and the
 ticks of the last commands where a timing row has a window; then the log of accepted requests
 (``address << 1 | write``), as long as :func:`record_requests` makes it, usually empty.
 
@@ -155,7 +156,8 @@ def new_channels(channels: int, org: Organisation) -> Channels:
     """Return ``channels`` idle channels with all banks closed."""
     banks = int(org[H_BANKS])
     history = int(org[H_HISTORIES]) * MAX_WINDOW
-    width = _OPEN_ROW + banks * (1 + N_COMMANDS) + history
+    first_history = _OPEN_ROW + banks + N_COMMANDS * int(org[H_NODES])
+    width = first_history + history
     recording = _recording.get()
     state = np.zeros((channels, width + (recording.length if recording else 0)), np.int64)
     if recording:
@@ -167,7 +169,7 @@ def new_channels(channels: int, org: Organisation) -> Channels:
     state[:, _FREE : _FREE + ENTRIES] = np.arange(ENTRIES)
     state[:, FREE_SLOTS] = ENTRIES
     state[:, _OPEN_ROW : _OPEN_ROW + banks] = -1
-    state[:, _OPEN_ROW + banks * (1 + N_COMMANDS) : width] = -1
+    state[:, first_history:width] = -1
     return state
 
 
@@ -176,7 +178,7 @@ def counters(state: Channels) -> NDArray[np.int64]:
     return np.asarray(state[:, COUNTERS : COUNTERS + N_COUNTERS].sum(axis=0), np.int64)
 
 
-@kernel
+@inlined
 def channel_can_push(state: Channels, org: Organisation, channel: int) -> bool:
     """Whether the channel would accept a request in this clock edge."""
     return bool(
@@ -184,7 +186,7 @@ def channel_can_push(state: Channels, org: Organisation, channel: int) -> bool:
     )
 
 
-@kernel
+@inlined
 def channel_push(
     state: Channels, org: Organisation, channel: int, address: int, ident: int, write: bool
 ) -> None:
@@ -223,13 +225,13 @@ def channel_push(
     # The others' earliest ticks have not changed, so only the new request can be ready sooner.
     opened = state[channel, _OPEN_ROW + bank]
     command = final if opened == row else (ACT if opened < 0 else PRE)
-    tick = 0 if org[H_FLAT] else state[channel, _ready(org, command) + bank]
+    tick = 0 if org[H_FLAT] else _earliest(state, org, channel, command, bank)
     if tick < state[channel, NEXT_TRY]:
         state[channel, NEXT_TRY] = tick
         state[channel, NEXT_EVENT] = min(state[channel, NEXT_EVENT], tick)
 
 
-@kernel
+@inlined
 def channel_pop(state: Channels, channel: int) -> int:
     """Take the oldest completed request out; its identifier, or -1 when there is none."""
     head = state[channel, DONE_HEAD]
@@ -240,7 +242,7 @@ def channel_pop(state: Channels, channel: int) -> int:
     return int(state[channel, _DONE + head % ENTRIES])
 
 
-@kernel
+@in_place
 def channel_tick(state: Channels, org: Organisation, channel: int) -> None:
     """Advance the channel by one tick: hand over a finished read, issue at most one command."""
     now = state[channel, TICK] + 1
@@ -273,28 +275,36 @@ def channel_tick(state: Channels, org: Organisation, channel: int) -> None:
     state[channel, NEXT_EVENT] = event
 
 
-@kernel
-def _ready(org: Organisation, command: int) -> int:
-    """Column of the earliest tick of ``command`` at bank 0; the other banks follow.
+@inlined
+def _earliest(state: Channels, org: Organisation, channel: int, command: int, bank: int) -> int:
+    """First tick in which ``command`` may go to ``bank``.
 
-    Commands to all banks of a pseudo-channel use the column of its first bank.
+    Commands to all banks of a pseudo-channel are asked for at its first bank.
     """
-    return int(_OPEN_ROW + org[H_BANKS] * (1 + command))
+    banks = org[H_BANKS]
+    at = _OPEN_ROW + banks + command * org[H_NODES]
+    tick = state[channel, at + bank]
+    at += banks
+    node = bank >> org[H_BANK_SHIFT]
+    tick = max(tick, state[channel, at + node])
+    at += banks >> org[H_BANK_SHIFT]
+    node >>= org[H_GROUP_SHIFT]
+    tick = max(tick, state[channel, at + node])
+    return int(max(tick, state[channel, at + (1 << org[H_PSEUDO_SHIFT])]))
 
 
-@kernel
+@inlined
 def _issue(
     state: Channels, org: Organisation, channel: int, bank: int, command: int, now: int
 ) -> None:
     """Issue ``command`` at tick ``now``: push the earliest ticks of the commands it holds back."""
-    pseudo_shift = org[H_GROUP_SHIFT] + org[H_BANK_SHIFT]
-    histories = _OPEN_ROW + org[H_BANKS] * (1 + N_COMMANDS)
+    earliest = _OPEN_ROW + org[H_BANKS]
+    histories = earliest + N_COMMANDS * org[H_NODES]
     shifted = np.int64(-1)
     for rule in range(org[H_FIRST_RULE + command], org[H_FIRST_RULE + command + 1], RULE):
-        shift, before, since = org[rule], org[rule + 1], now
-        node = bank >> shift
+        since = now
         if org[rule + 3] > 1:
-            past = histories + (org[rule + 4] + node) * MAX_WINDOW
+            past = histories + (org[rule + 4] + (bank >> org[rule + 5])) * MAX_WINDOW
             if shifted != past:
                 # Rules are sorted by level, so each history moves once.
                 shifted = past
@@ -304,28 +314,19 @@ def _issue(
             since = state[channel, past + org[rule + 3] - 1]
             if since < 0:
                 continue
-        earliest = since + org[rule + 2]
-        first, step = node << shift, 1
-        if before >= PREA:
-            first, step = (first >> pseudo_shift) << pseudo_shift, 1 << pseudo_shift
-        first += _OPEN_ROW + org[H_BANKS] * (1 + before)
-        if step == 1:
-            for at in range(first, first + (1 << shift)):
-                state[channel, at] = max(state[channel, at], earliest)
-        else:
-            for at in range(first, first + max(1 << shift, 1), step):
-                state[channel, at] = max(state[channel, at], earliest)
+        at = earliest + org[rule] + (bank >> org[rule + 1])
+        state[channel, at] = max(state[channel, at], since + org[rule + 2])
     state[channel, COUNTERS + command] += 1
 
 
-@kernel
+@inlined
 def _remove(state: Channels, channel: int, first: int, place: int, count: int) -> None:
     """Close the gap at ``place`` in the list of slots that starts at column ``first``."""
     for i in range(first + place, first + count - 1):
         state[channel, i] = state[channel, i + 1]
 
 
-@kernel
+@inlined
 def _refresh(state: Channels, org: Organisation, channel: int, now: int) -> bool:
     """Serve a due refresh; true when the tick is taken (or lost waiting for it)."""
     if now >= state[channel, REFRESH_DUE]:
@@ -343,7 +344,7 @@ def _refresh(state: Channels, org: Organisation, channel: int, now: int) -> bool
     for bank in range(first, last):
         if state[channel, _OPEN_ROW + bank] >= 0:
             command = PREA
-    if now < state[channel, _ready(org, command) + first]:
+    if now < _earliest(state, org, channel, command, first):
         return True
     if command == PREA:
         for i in range(state[channel, ACTIVE]):
@@ -357,7 +358,7 @@ def _refresh(state: Channels, org: Organisation, channel: int, now: int) -> bool
     return True
 
 
-@kernel
+@inlined
 def _serve_flat(state: Channels, org: Organisation, channel: int, now: int) -> None:
     """Flat memory: first come first served at ``bytes_per_tick``, ``flat_latency`` to the data."""
     queued = state[channel, QUEUED]
@@ -377,7 +378,7 @@ def _serve_flat(state: Channels, org: Organisation, channel: int, now: int) -> N
     state[channel, NEXT_TRY] = now + 1
 
 
-@kernel
+@inlined
 def _depart(state: Channels, channel: int, entry: int, tick: int) -> None:
     """Let the data of a request arrive at ``tick``."""
     tail = state[channel, PENDING_TAIL]
@@ -386,16 +387,14 @@ def _depart(state: Channels, channel: int, entry: int, tick: int) -> None:
     state[channel, PENDING_TAIL] = tail + 1
 
 
-@kernel
+@inlined
 def _schedule(state: Channels, org: Organisation, channel: int, now: int) -> None:
     n_active, n_queued = state[channel, ACTIVE], state[channel, QUEUED]
-    banks = org[H_BANKS]
-    ready = _OPEN_ROW + banks
-    wake = NEVER
+    wake = int(NEVER)
     chosen, oldest = -1, NEVER
     for i in range(n_active):
         entry = state[channel, _ACTIVE_LIST + i]
-        tick = state[channel, ready + banks * (entry >> 9 & 0x7F) + (entry >> 16 & 0xFFFF)]
+        tick = _earliest(state, org, channel, entry >> 9 & 0x7F, entry >> 16 & 0xFFFF)
         if tick > now:
             wake = min(wake, tick)
         elif state[channel, _ARRIVE + (entry & _SLOT_MASK)] < oldest:
@@ -417,7 +416,7 @@ def _schedule(state: Channels, org: Organisation, channel: int, now: int) -> Non
             command = entry >> 9 & 0x7F
         else:
             command = np.int64(ACT) if opened < 0 else np.int64(PRE)
-        tick = state[channel, ready + banks * command + bank]
+        tick = _earliest(state, org, channel, int(command), int(bank))
         if tick <= now:
             chosen = i
             break
@@ -433,7 +432,7 @@ def _schedule(state: Channels, org: Organisation, channel: int, now: int) -> Non
     state[channel, QUEUED] = n_queued - 1
 
 
-@kernel
+@inlined
 def _open_or_close(
     state: Channels, org: Organisation, channel: int, place: int, command: int, now: int
 ) -> None:
@@ -460,7 +459,7 @@ def _open_or_close(
     state[channel, QUEUED] = n_queued - 1
 
 
-@kernel
+@inlined
 def _finish(state: Channels, org: Organisation, channel: int, entry: int, now: int) -> None:
     """Issue the last command of a request. Writes are posted: they complete with the command."""
     _issue(state, org, channel, entry >> 16 & 0xFFFF, entry >> 9 & 0x7F, now)

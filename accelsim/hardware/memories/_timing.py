@@ -11,6 +11,9 @@ from accelsim.hardware.config import MemoryConfig
 COMMANDS = ("ACT", "PRE", "RD", "WR", "PREA", "REFab")
 """Commands the channel issues; their positions are their codes in the kernels."""
 LEVELS = ("channel", "pseudochannel", "bankgroup", "bank")
+TO_ALL_BANKS = ("PREA", "REFab")
+"""Commands to all banks of a pseudo-channel."""
+PSEUDOCHANNEL = LEVELS.index("pseudochannel")
 FLAT_UNIT = 1024
 """Fixed-point unit of the flat memory's transfer time."""
 MAX_ENTRIES = 128
@@ -46,13 +49,19 @@ each command, then the nodes of each bank."""
     H_FLAT_UNITS,
     H_BANKS,
     H_HISTORIES,
+    H_NODES,
     H_FIRST_RULE,
-) = range(15)
+) = range(16)
 HEADER = H_FIRST_RULE + len(COMMANDS) + 1
 """``H_FIRST_RULE + c`` holds where the rules of command ``c`` start."""
-RULE = 5
-"""Numbers of a rule: log2 of the banks at its level, the command held back, ticks, window (the n-th
-last command counts), and the first history of its level and command (one for each node)."""
+RULE = 6
+"""Numbers of a rule: where the earliest ticks of the command it holds back start, at the level that
+it holds back; log2 of the banks at that level; ticks; window (the n-th last command counts); the
+first history of its own level and command (one for each node); log2 of the banks at its own level.
+
+The earliest ticks of a command are kept by node: those of the banks, of the bank groups, of the
+pseudo-channels, of the channel (``H_NODES`` in all). A bank may be sent the command when all four
+of its nodes allow it, so that a rule changes one number."""
 
 
 def organisation(memory: MemoryConfig) -> Organisation:
@@ -84,6 +93,8 @@ def organisation(memory: MemoryConfig) -> Organisation:
     header[H_FLAT] = is_flat
     header[H_FLAT_UNITS] = round(FLAT_UNIT * memory.transaction_bytes / memory.bytes_per_tick)
     header[H_BANKS] = memory.pseudochannels * memory.bankgroups * memory.banks
+    counts = [int(header[H_BANKS]) >> _banks_shift(header, level) for level in range(len(LEVELS))]
+    header[H_NODES] = sum(counts)
     flat: list[int] = []
     for command, group in enumerate(_rules(memory)):
         header[H_FIRST_RULE + command] = HEADER + len(flat)
@@ -96,7 +107,10 @@ def organisation(memory: MemoryConfig) -> Organisation:
                     histories[level] = int(header[H_HISTORIES])
                     header[H_HISTORIES] += int(header[H_BANKS]) >> shift
                 first = histories[level]
-            flat += [shift, before, ticks, window, first]
+            # A command to all banks of a pseudo-channel waits for every one of them.
+            held = min(level, PSEUDOCHANNEL) if COMMANDS[before] in TO_ALL_BANKS else level
+            target = before * int(header[H_NODES]) + sum(counts[held + 1 :])
+            flat += [target, _banks_shift(header, held), ticks, window, first, shift]
     header[HEADER - 1] = HEADER + len(flat)
     return np.concatenate([header, np.asarray(flat, np.int64)])
 
@@ -150,7 +164,7 @@ def _rules(memory: MemoryConfig) -> list[list[tuple[int, int, int, int]]]:
                     f"memory: timing row names unknown command '{command}'"
                     f"{did_you_mean(command, COMMANDS)} (known: {', '.join(COMMANDS)})"
                 )
-        if row.after in ("PREA", "REFab") and row.level not in ("channel", "pseudochannel"):
+        if row.after in TO_ALL_BANKS and row.level not in ("channel", "pseudochannel"):
             raise ConfigError(
                 f"memory: timing row after {row.after} at level '{row.level}'; {row.after} goes to "
                 "all banks of a pseudo-channel, expected level 'pseudochannel' or 'channel'"

@@ -1,5 +1,5 @@
-"""The words hardware blocks are written in: Module, Stream, stalls by reason."""
+"""The words hardware blocks are written in: Module, Stream, Milestone, stalls by reason."""
 
-from accelsim.hardware.simulation._module import Module, Stream
+from accelsim.hardware.simulation._module import Milestone, Module, Stream
 
-__all__ = ["Module", "Stream"]
+__all__ = ["Milestone", "Module", "Stream"]

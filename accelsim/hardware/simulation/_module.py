@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Generator
 from typing import Any
 
@@ -15,10 +17,85 @@ Process = Generator[simpy.Event, Any, Any]
 
 
 class Stream:
-    """A bounded FIFO between two modules; a full one holds its producer back."""
+    """A bounded FIFO between modules, of which one takes; a full one holds its producers back.
 
-    def __init__(self, env: simpy.Environment, depth: int) -> None:
-        self.store = simpy.Store(env, capacity=depth)
+    An item that is there is taken without an event of the simulation, and so is room.
+
+    Args:
+        env: clock.
+        depth: items it holds; without, as many as come.
+    """
+
+    def __init__(self, env: simpy.Environment, depth: float = math.inf) -> None:
+        self.items: deque[Any] = deque()
+        self.depth = depth
+        self._env = env
+        self._filled: simpy.Event | None = None
+        self._drained: simpy.Event | None = None
+
+    def put(self, item: Any) -> None:
+        """Append an item; the caller has seen that there is room."""
+        self.items.append(item)
+        if self._filled is not None:
+            self._filled.succeed()
+            self._filled = None
+
+    def pop(self) -> Any:
+        """Take the oldest item."""
+        item = self.items.popleft()
+        if self._drained is not None:
+            self._drained.succeed()
+            self._drained = None
+        return item
+
+    def filled(self) -> simpy.Event:
+        """Event of the next item that comes."""
+        if self._filled is None:
+            self._filled = self._env.event()
+        return self._filled
+
+    def drained(self) -> simpy.Event:
+        """Event of the next item that is taken."""
+        if self._drained is None:
+            self._drained = self._env.event()
+        return self._drained
+
+
+class Milestone(simpy.Event):
+    """A cycle that becomes known, often before it comes, and can be waited for.
+
+    Attributes:
+        cycle: as announced; ``None`` before.
+    """
+
+    def __init__(self, env: simpy.Environment) -> None:
+        super().__init__(env)
+        self.cycle: int | None = None
+        self._awaited = False
+
+    @property
+    def reached(self) -> bool:
+        """Whether its cycle is known and not in the future."""
+        return self.cycle is not None and self.cycle <= self.env.now
+
+    def announce(self, cycle: int) -> None:
+        """Tell the cycle, once; one that has passed is reached now."""
+        self.cycle = cycle
+        if self._awaited:
+            self._happen()
+
+    def awaited(self) -> Milestone:
+        """The event of its cycle, to be waited for; costs nothing until it is."""
+        if not self._awaited:
+            self._awaited = True
+            if self.cycle is not None:
+                self._happen()
+        return self
+
+    def _happen(self) -> None:
+        assert self.cycle is not None
+        self._ok, self._value = True, self.cycle
+        self.env.schedule(self, delay=max(int(self.cycle - self.env.now), 0))
 
 
 class Module:
@@ -45,7 +122,7 @@ class Module:
         """Wait for an event and charge the time to a stall reason."""
         start = int(self.env.now)
         value = yield event
-        self._stalled(start, int(self.env.now) - start, reason)
+        self.stalled(start, int(self.env.now) - start, reason)
         return value
 
     def wait_until(self, cycle: int, reason: str) -> Process:
@@ -53,28 +130,39 @@ class Module:
         if cycle > self.env.now:
             yield from self.wait(self.env.timeout(int(cycle - self.env.now)), reason)
 
-    def work_on_arrivals(self, start: int, end: int, cycles: int, reason: str) -> Process:
-        """Work on what trickles in from ``start`` (not in the future) until ``end``.
+    def wait_for(self, milestone: Milestone, reason: str) -> Process:
+        """Wait for a milestone and charge the time to a stall reason; nothing if it has passed."""
+        if not milestone.reached:
+            yield from self.wait(milestone.awaited(), reason)
+
+    def sleep_until(self, cycle: int) -> Process:
+        """Let time pass that is charged otherwise."""
+        if cycle > self.env.now:
+            yield self.env.timeout(int(cycle - self.env.now))
+
+    def worked_on_arrivals(self, start: int, end: int, cycles: int, reason: str) -> None:
+        """Charge work on what trickled in between two cycles.
 
         ``cycles`` of that time were work, told as the last of it; the rest was a stall.
         """
-        if end > self.env.now:
-            yield self.env.timeout(int(end - self.env.now))
-        spent = int(self.env.now) - start
-        worked = min(cycles, spent)
-        self._stalled(start, spent - worked, reason)
-        self.worked(start + spent - worked, worked)
+        worked = min(cycles, end - start)
+        self.stalled(start, end - start - worked, reason)
+        self.worked(end - worked, worked)
 
     def take(self, stream: Stream, reason: str) -> Process:
         """Take the next item of a stream."""
         self.item = NO_ITEM
-        item = yield from self.wait(stream.store.get(), reason)
+        if not stream.items:
+            yield from self.wait(stream.filled(), reason)
+        item = stream.pop()
         self.item = getattr(item, "code", NO_ITEM)
         return item
 
     def give(self, stream: Stream, item: Any, reason: str) -> Process:
         """Hand an item on; waits while the stream is full."""
-        yield from self.wait(stream.store.put(item), reason)
+        while len(stream.items) >= stream.depth:
+            yield from self.wait(stream.drained(), reason)
+        stream.put(item)
 
     def busy(self, cycles: int) -> Process:
         """Work for a number of cycles."""
@@ -91,8 +179,9 @@ class Module:
         self.activity.busy_cycles += cycles
         self._record(start, cycles, BUSY)
 
-    def _stalled(self, start: int, cycles: int, reason: str) -> None:
-        if cycles:
+    def stalled(self, start: int, cycles: int, reason: str) -> None:
+        """Charge stalled cycles without waiting for them."""
+        if cycles > 0:
             stalls = self.activity.stall_cycles
             stalls[reason] = stalls.get(reason, 0) + cycles
             self._record(start, cycles, reason)

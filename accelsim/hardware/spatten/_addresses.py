@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.hardware.config import SpattenConfig
-from accelsim.hardware.spatten._fetch_kernel import PADDING
 from accelsim.hardware.spatten._random import index_table
 from accelsim.hardware.spatten._requests import ATOM
+from accelsim.jit import kernel
 from accelsim.workloads import Workload
 
 # Section 5.1: bases of the released test bench; one region of 64 KB a request.
@@ -30,9 +30,11 @@ class AddressMap:
             ).ravel()
         # A matrix of a layer and head keeps its place over the steps, as a KV cache does.
         heads = int(workload["head"].max()) + 1
-        self._slot = workload["layer"].astype(np.int64) * heads + workload["head"]
-        self._slots = int(self._slot.max()) + 1
+        slot = workload["layer"].astype(np.int64) * heads + workload["head"]
+        self._slot = slot.tolist()
+        self._slots = int(slot.max()) + 1
         context = int(max(workload["context_tokens"].max(), workload["keys"].max()))
+        self._in_order = np.arange(context + config.rounding, dtype=np.int64)
         self._region = -(-context * self._dim * 2 // _STRIDE) * _STRIDE
 
     def keys(self, row: int, count: int, bits: int, lsb: bool) -> NDArray[np.int64]:
@@ -55,13 +57,6 @@ class AddressMap:
         """Transactions of ``size`` bytes in a region of their own."""
         return self._place(row, plane) + np.arange(-(-size // ATOM), dtype=np.int64) * ATOM
 
-    def beats(self, transactions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Arrange transactions as fetch beats [beats, fetch channels], padded at the end."""
-        width = self._config.fetch_channels
-        padded = np.full(-(-len(transactions) // width) * width, PADDING, dtype=np.int64)
-        padded[: len(transactions)] = transactions
-        return padded.reshape(-1, width)
-
     def _place(self, row: int, plane: int) -> int:
         return int(plane * self._slots + self._slot[row]) * self._region
 
@@ -76,15 +71,25 @@ class AddressMap:
     ) -> NDArray[np.int64]:
         vector_bytes = self._dim * bits // 8
         if self._table is not None:
-            indices = self._table[:count]
-            fragments = np.arange(vector_bytes // ATOM, dtype=np.int64) * ATOM
-            return (released_base + indices[:, None] * vector_bytes + fragments).ravel()
+            return _transactions(self._table[:count], vector_bytes, released_base, False)
         use_own = self._config.index_pattern == "workload" and own is not None
-        indices = np.asarray(own, np.int64) if use_own else np.arange(count, dtype=np.int64)
-        first = indices * vector_bytes // ATOM
-        last = ((indices + 1) * vector_bytes - 1) // ATOM
-        spread = first[:, None] + np.arange(int((last - first).max()) + 1)
-        atoms = spread[spread <= last[:, None]]
-        # Neighbours that share an atom read it once.
-        atoms = atoms[np.concatenate(([True], np.diff(atoms) != 0))]
-        return self._place(row, plane) + atoms * ATOM
+        indices = np.asarray(own, np.int64) if use_own else self._in_order[:count]
+        return _transactions(indices, vector_bytes, self._place(row, plane), True)
+
+
+@kernel
+def _transactions(
+    indices: NDArray[np.int64], vector_bytes: int, base: int, shared: bool
+) -> NDArray[np.int64]:
+    """Transactions that cover the vectors; if ``shared``, neighbours in one read it once."""
+    found = np.empty(len(indices) * (vector_bytes // ATOM + 2), np.int64)
+    count = 0
+    last = -1
+    for index in indices:
+        first, end = index * vector_bytes // ATOM, ((index + 1) * vector_bytes - 1) // ATOM + 1
+        for atom in range(first, end):
+            if atom != last or not shared:
+                found[count] = base + atom * ATOM
+                count += 1
+                last = int(atom)
+    return found[:count]

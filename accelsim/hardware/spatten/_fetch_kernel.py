@@ -26,7 +26,7 @@ from accelsim.hardware.memories._channel import (
     channel_tick,
 )
 from accelsim.hardware.memories._timing import Organisation
-from accelsim.jit import kernel
+from accelsim.jit import in_place, inlined
 
 RING = 1 << 15
 """Fetch beats that can be queued."""
@@ -114,10 +114,10 @@ def new_fetcher(fetch_channels: int, channels: int, first_accept: int) -> Fetche
     return Fetcher(scalars, np.zeros((RING, B_ADDRESS + fetch_channels), np.int64), fetch, ports)
 
 
-@kernel
+@in_place
 def queue_matrix(
     fetcher: Fetcher,
-    beats: NDArray[np.int64],
+    transactions: NDArray[np.int64],
     ready: int,
     spread: int,
     lines: int,
@@ -128,7 +128,7 @@ def queue_matrix(
 
     Args:
         fetcher: state.
-        beats: byte addresses [beats, fetch channels], PADDING where there is none.
+        transactions: byte addresses in order; each beat takes one for each fetch channel.
         ready: cycle in which the first beat may enter the address FIFOs.
         spread: cycles over which the beats become ready, evenly.
         lines: buffer lines the matrix fills.
@@ -136,7 +136,8 @@ def queue_matrix(
         row_beats: fetch beats of a row of vectors, if the score queue limits how many rows are
             fetched ahead of the multipliers; else 0.
     """
-    count = len(beats)
+    width = len(fetcher.fetch)
+    count = -(-len(transactions) // width)
     tail = fetcher.scalars[TAIL]
     for beat in range(count):
         row = fetcher.beats[(tail + beat) % RING]
@@ -154,11 +155,13 @@ def queue_matrix(
                 row[B_PACE], row[B_GAP] = row_beats, gap
             if number >= SCORE_ROWS:
                 row[B_AFTER] = (SCORE_ROWS - 1) * row_beats + 1 + part
-        row[B_ADDRESS:] = beats[beat]
+        for k in range(width):
+            at = beat * width + k
+            row[B_ADDRESS + k] = transactions[at] if at < len(transactions) else PADDING
     fetcher.scalars[TAIL] = tail + count
 
 
-@kernel
+@inlined
 def _ready(s: NDArray[np.int64], beats: NDArray[np.int64]) -> int:
     """Cycle in which the next beat may enter the address FIFOs, or far in the future."""
     slot = s[PUSHED] % RING
@@ -174,7 +177,7 @@ def _ready(s: NDArray[np.int64], beats: NDArray[np.int64]) -> int:
     return int(ready)
 
 
-@kernel
+@inlined
 def _push_beat(s: NDArray[np.int64], beats: NDArray[np.int64], ports: int) -> None:
     """Put the next beat into the address FIFOs; its padding bypasses DRAM."""
     slot = s[PUSHED] % RING
@@ -187,7 +190,7 @@ def _push_beat(s: NDArray[np.int64], beats: NDArray[np.int64], ports: int) -> No
     s[PUSHED] += 1
 
 
-@kernel
+@inlined
 def _load_addresses(
     s: NDArray[np.int64],
     beats: NDArray[np.int64],
@@ -220,7 +223,7 @@ def _load_addresses(
         s[LOADED] += 1
 
 
-@kernel
+@inlined
 def _crossbar(
     s: NDArray[np.int64],
     fetch: NDArray[np.int64],
@@ -250,7 +253,7 @@ def _crossbar(
         s[WAITING] -= 1
 
 
-@kernel
+@inlined
 def _clock_channels(
     s: NDArray[np.int64],
     beats: NDArray[np.int64],
@@ -290,7 +293,7 @@ def _clock_channels(
                 state[d, TICK] = min(target, state[d, NEXT_EVENT] - 1)
 
 
-@kernel
+@inlined
 def _idle_until(state: Channels, org: Organisation, tick: int) -> None:
     """Let channels without requests count, and refresh when it is due."""
     for d in range(len(state)):
@@ -302,7 +305,7 @@ def _idle_until(state: Channels, org: Organisation, tick: int) -> None:
                 channel_tick(state, org, d)
 
 
-@kernel
+@inlined
 def _quiet_until(
     s: NDArray[np.int64],
     beats: NDArray[np.int64],
@@ -324,7 +327,7 @@ def _quiet_until(
     return int(max(until, s[CYCLE]))
 
 
-@kernel
+@in_place
 def advance(
     fetcher: Fetcher, state: Channels, org: Organisation, shift: int, rate: int, limit: int
 ) -> int:

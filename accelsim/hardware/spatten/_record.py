@@ -34,8 +34,9 @@ class ChannelWatch:
         self._opened = open_spans(self._track + channels)
         self._rows = new_rows(channels * (_CHUNK_CYCLES + 1))
 
-    def queue(self, fetcher: Fetcher, beats: int, code: int) -> None:
-        """Remember whose the next ``beats`` fetch beats are; before they are queued."""
+    def queue(self, fetcher: Fetcher, transactions: int, code: int) -> None:
+        """Remember whose the next transactions' fetch beats are; before they are queued."""
+        beats = -(-transactions // len(fetcher.fetch))
         tail = int(fetcher.scalars[TAIL])
         self._codes[np.arange(tail, tail + beats) % RING] = code
 

@@ -7,8 +7,10 @@ microarchitecture specification of the released hardware (docs/accelerators/spat
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import cast
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import simpy
@@ -19,7 +21,7 @@ from accelsim.hardware.activity import Activity
 from accelsim.hardware.config import MemoryConfig, SpattenConfig
 from accelsim.hardware.memories._channel import counters, new_channels
 from accelsim.hardware.memories._timing import organisation, ticks_per_1024_cycles
-from accelsim.hardware.simulation import Module, Stream
+from accelsim.hardware.simulation import Milestone, Module, Stream
 from accelsim.hardware.simulation._module import Process
 from accelsim.hardware.spatten._addresses import AddressMap
 from accelsim.hardware.spatten._counts import count_dram, count_requests
@@ -68,40 +70,57 @@ _KEY_RELEASE = 5
 """From the report to usable space (2.16)."""
 _HANDLES = 16
 """Live allocations; as released, the table of them is cleared first, one a cycle (2.3)."""
-_INFLIGHT_ITEMS = 9
-"""New items that may await their decision (2.4)."""
+_LOOKAHEAD = _FORK_TO_FETCH
+"""Cycles after an event within which no matrix that it brings about reaches the address FIFOs: the
+fetcher may run ahead of all other blocks by as much."""
 
 
-@dataclass
 class _Item:
-    """A request on its way, and the events of its life."""
+    """A request on its way, and the milestones of its life."""
 
-    request: Request
-    released: simpy.Event
-    decided: simpy.Event
-    finished: simpy.Event
-    lsb_pass: bool = False
-    fetched: simpy.Event | None = None
-    ordered_at: int = 0
-    at_value_fork: int = 0
-    forked: simpy.Event | None = None
+    __slots__ = (
+        "at_value_fork",
+        "code",
+        "decided",
+        "fetched",
+        "finished",
+        "forked",
+        "lsb_pass",
+        "ordered_at",
+        "released",
+        "request",
+    )
 
-    @property
-    def code(self) -> int:
+    def __init__(
+        self, env: simpy.Environment, request: Request, first: _Item | None = None
+    ) -> None:
+        """Start the pass over a request's MSBs, or after a ``first`` pass that over its LSBs."""
+        self.request = request
+        self.lsb_pass = first is not None
+        self.released: Milestone = Milestone(env) if first is None else first.released
+        self.finished: Milestone = Milestone(env) if first is None else first.finished
+        self.decided = Milestone(env)
+        self.forked = Milestone(env)
+        self.fetched: Milestone | None = None
+        self.ordered_at = 0
+        self.at_value_fork = 0
+        self.code = item_code(request.row, KEYS_MSB if first is None else KEYS_LSB)
         """Name of the item in a timeline."""
-        return item_code(self.request.row, KEYS_LSB if self.lsb_pass else KEYS_MSB)
 
 
-@dataclass
+@dataclass(slots=True)
 class _Matrix:
-    """A matrix to fetch: its transactions, when its first beat is ready, whom to tell."""
+    """A matrix to fetch: its transactions, when its first beat is ready, whom to tell.
 
-    beats: np.ndarray
+    ``told`` gets the cycle in which the last line will have been taken, as soon as that is known.
+    """
+
+    transactions: NDArray[np.int64]
     lines: int
     ready: int
     spread: int
     kind: int
-    done: simpy.Event = field(repr=False)
+    told: Callable[[int], object]
     code: int
     row_beats: int = 0
 
@@ -145,15 +164,17 @@ class Spatten:
         self.watch = None if recorder is None else ChannelWatch(recorder, config.channels)
         self.step = advance if self.watch is None else self.watch.advance
         self.shift = config.channels.bit_length() - 1
-        self.admitted = Stream(env, _INFLIGHT_ITEMS)
-        self.requant = Stream(env, len(self.requests) + 1)
+        self.requant = Stream(env)
         self.fetches = Stream(env, 16)
         self.key_lines = Stream(env, max(config.key_prefetch_depth, 1))
         self.scores = Stream(env, 2)
-        self.ordered = Stream(env, 16 * config.buffer_lines)
+        self.ordered = Stream(env)
         self.probabilities = Stream(env, max(config.buffer_lines // 64, 2))
         self.value_rows = Stream(env, max(config.key_prefetch_depth, 1))
-        self.matrix_done: dict[int, list[simpy.Event]] = {KEY: [], VALUE: []}
+        self.told: dict[int, deque[Callable[[int], object]]] = {KEY: deque(), VALUE: deque()}
+        self.policy_reads = {
+            name: workload[f"{name}_bytes"].tolist() for name in ("metadata", "residual")
+        }
         self.bytes = dict.fromkeys(("query", "key_msb", "key_lsb", "value"), 0)
         self.completions = [0] * len(self.requests)
 
@@ -191,46 +212,34 @@ class Spatten:
         """Ring allocator and requant-or-new arbiter: one item at a time through the key fork."""
         module, env = self.modules["allocator"], self.env
         used = 0
-        live: list[tuple[int, simpy.Event]] = []
-        new = list(self.requests)[::-1]
+        live: deque[tuple[int, Milestone]] = deque()
+        new = self.requests[::-1]
         last: _Item | None = None
         clearing = _HANDLES if self.cleared else 0
         yield from module.busy(clearing + _ALLOCATION)
         capacity = self.config.buffer_lines
+        serial = self.config.key_prefetch_depth == 0
         for _ in range(self.items):
             module.item = NO_ITEM
             while True:
-                while live and live[0][1].processed:
-                    used -= live.pop(0)[0]
-                if self.requant.store.items or not new:
+                while live and live[0][1].reached:
+                    used -= live.popleft()[0]
+                if self.requant.items or not new:
                     item: _Item = yield from module.take(self.requant, "awaiting_requant")
                     break
-                request = new[-1]
-                lines = self._buffer_lines(request)
-                waiting = len(self.admitted.store.items) >= _INFLIGHT_ITEMS
-                if used + lines <= capacity and len(live) < _HANDLES and not waiting:
-                    new.pop()
-                    item = _Item(request, env.event(), env.event(), env.event())
+                lines = self._buffer_lines(new[-1])
+                if used + lines <= capacity and len(live) < _HANDLES:
+                    item = _Item(env, new.pop())
                     used += lines
                     live.append((lines, item.released))
                     break
-                again = self.requant.store.get()
-                blocked = live[0][1] if live else env.timeout(1)
-                yield from module.wait(again | blocked, "buffer_full")
-                if again.triggered:  # perhaps in the very cycle of the release
-                    item = cast(_Item, again.value)
-                    break
-                again.cancel()
+                blocked = live[0][1].awaited() if live else env.timeout(1)
+                yield from module.wait(self.requant.filled() | blocked, "buffer_full")
             module.item = item.code
-            if (
-                self.config.key_prefetch_depth == 0
-                and last is not None
-                and not last.decided.triggered
-            ):
+            if serial and last is not None:
                 # The fork holds its source until the dot product takes the last line (2.4).
-                yield from module.wait(last.decided, "serial_key_fork")
+                yield from module.wait_for(last.decided, "serial_key_fork")
             last = item
-            item.decided = env.event()
             yield from self._issue_keys(module, item)
             yield from module.give(self.key_lines, item, "key_queue_full")
             yield from module.busy(1)
@@ -243,87 +252,90 @@ class Spatten:
 
     def _issue_keys(self, module: Module, item: _Item) -> Process:
         request = item.request
-        item.fetched = None
         if request.key_part and not item.lsb_pass:
             return
         if item.lsb_pass:
-            addresses = self.addresses.keys(request.row, request.keys, LSB_BITS, True)
-            self.bytes["key_lsb"] += len(addresses) * ATOM
+            transactions = self.addresses.keys(request.row, request.keys, LSB_BITS, True)
+            self.bytes["key_lsb"] += len(transactions) * ATOM
             beats = request.rescore_lines
         else:
             bits = request.key_bits * request.key_fused
-            addresses = self.addresses.keys(request.row, request.keys, bits, False)
-            self.bytes["key_msb"] += len(addresses) * ATOM
+            transactions = self.addresses.keys(request.row, request.keys, bits, False)
+            self.bytes["key_msb"] += len(transactions) * ATOM
             beats = request.score_lines
-        if self.config.query_traffic and not item.lsb_pass:
-            queries = self.addresses.queries(request.row)
-            self.bytes["query"] += len(queries) * ATOM
-            addresses = np.concatenate((queries, addresses))
-        if not item.lsb_pass:
-            addresses = self._with_policy_reads(request.row, addresses)
+            if self.config.query_traffic:
+                queries = self.addresses.queries(request.row)
+                self.bytes["query"] += len(queries) * ATOM
+                transactions = np.concatenate((queries, transactions))
+            transactions = self._with_policy_reads(request.row, transactions)
         lines = -(-request.keys // self.config.vectors_per_line)
-        item.fetched = self.env.event()
-        ready = int(self.env.now) + _FORK_TO_FETCH
+        item.fetched = Milestone(self.env)
         matrix = _Matrix(
-            self.addresses.beats(addresses),
+            transactions,
             min(lines + lines % 2, beats),
-            ready,
+            int(self.env.now) + _FORK_TO_FETCH,
             0,
             KEY,
-            item.fetched,
+            item.fetched.announce,
             item.code,
         )
         yield from module.give(self.fetches, matrix, "fetcher_busy")
 
-    def _with_policy_reads(self, row: int, addresses: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _with_policy_reads(self, row: int, transactions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Put what a policy reads beside the vectors (page bounds, scales) in front of them."""
-        for plane, name in enumerate(("metadata", "residual"), start=4):
-            size = int(self.workload[f"{name}_bytes"][row])
-            if size:
+        for plane, (name, sizes) in enumerate(self.policy_reads.items(), start=4):
+            if size := sizes[row]:
                 extra = self.addresses.contiguous(row, plane, size)
                 self.bytes[name] = self.bytes.get(name, 0) + len(extra) * ATOM
-                addresses = np.concatenate((extra, addresses))
-        return addresses
+                transactions = np.concatenate((extra, transactions))
+        return transactions
 
     def fetch(self) -> Process:
-        """Matrix fetcher, crossbar and DRAM: advances the compiled model between events."""
+        """Matrix fetcher, crossbar and DRAM: advances the compiled model between events.
+
+        It runs ahead as far as nothing that another block may do can reach it.
+        """
         module, env = self.modules["fetcher"], self.env
-        outstanding: list[int] = []
+        scalars = self.fetcher.scalars
+        outstanding: deque[int] = deque()
+        charged = 0
         while True:
             if not outstanding:
                 matrix = yield from module.take(self.fetches, "no_request")
-                self._advance(int(env.now))
+                charged = int(env.now)
+                self._advance(charged)
                 outstanding.append(self._queue(matrix))
-            while self.fetches.store.items:
-                outstanding.append(self._queue((yield self.fetches.store.get())))
+            while self.fetches.items:
+                outstanding.append(self._queue(self.fetches.pop()))
             horizon = min(env.peek(), env.now + (1 << 40))
-            limit = int(max(horizon, env.now + 1))
-            finished = self._advance(limit)
+            finished = self._advance(int(horizon) + _LOOKAHEAD)
+            reached = max(int(scalars[CYCLE]), charged)
             module.item = outstanding[0]
-            yield from module.busy_until(int(self.fetcher.scalars[CYCLE]))
+            module.worked(charged, reached - charged)
+            charged = reached
             if finished:
-                outstanding.pop(0)
+                outstanding.popleft()
                 kind = finished - 1
-                self.matrix_done[kind].pop(0).succeed(
-                    int(self.fetcher.scalars[ACCEPTED + kind]) >> 10
-                )
+                self.told[kind].popleft()(int(scalars[ACCEPTED + kind]) >> 10)
+            if not finished or not outstanding:
+                yield from module.sleep_until(reached)
 
     def _advance(self, limit: int) -> int:
         return self.step(self.fetcher, self.channels, self.org, self.shift, self.rate, limit)
 
     def _queue(self, matrix: _Matrix) -> int:
         if self.watch is not None:
-            self.watch.queue(self.fetcher, len(matrix.beats), matrix.code)
+            self.watch.queue(self.fetcher, len(matrix.transactions), matrix.code)
         queue_matrix(
             self.fetcher,
-            matrix.beats,
+            matrix.transactions,
             matrix.ready,
             matrix.spread,
             matrix.lines,
             matrix.kind,
             matrix.row_beats,
         )
-        self.matrix_done[matrix.kind].append(matrix.done)
+        self.told[matrix.kind].append(matrix.told)
         return matrix.code
 
     def multiply_keys(self) -> Process:
@@ -338,62 +350,66 @@ class Spatten:
             if item.fetched is None:
                 yield from module.busy(beats)
             else:
-                arrived = yield item.fetched
-                end = max(arrived, int(env.now) + 1)
-                work = min(lines, beats)
-                yield from module.work_on_arrivals(start, end, work, "awaiting_keys")
-            extra = beats - lines
+                arrived = yield item.fetched.awaited()
+                end = max(arrived, int(env.now), start + 1)
+                yield from module.sleep_until(end)
+                module.worked_on_arrivals(start, end, min(lines, beats), "awaiting_keys")
             if request.queries > 1:
-                yield from module.busy(max(extra, 0))
-            item.decided.succeed()
+                yield from module.busy(max(beats - lines, 0))
+            item.decided.announce(int(env.now))
             yield from module.give(self.scores, item, "decision_full")
 
     def decide(self) -> Process:
         """Softmax and quantization decision: pipelined, one item behind the other."""
-        softmax, module = self.modules["softmax"], self.modules["decision"]
+        softmax, module, env = self.modules["softmax"], self.modules["decision"], self.env
         per_line, parallelism = self.config.vectors_per_line, self.config.softmax_parallelism
+        latency = self.config.softmax_latency + _DECISION + self.log_width
         self.decided_rows: dict[int, _Item] = {}
         self.next_row = softmax_free = 0
         for _ in range(self.items):
             item = yield from module.take(self.scores, "no_scores")
-            request = item.request
+            request, now = item.request, int(env.now)
             lines = own = request.rescore_lines if item.lsb_pass else request.score_lines
             if self.config.softmax_latency:
                 # The unit takes as many scores a cycle as it has lanes (SpAtten Table I).
                 lines = max(own, -(-own * per_line // parallelism))
             # The dot product hands over a row with its last line, so a row's own lines have
             # already passed; what is left is the rate at which rows can follow one another.
-            start = max(softmax_free, int(self.env.now) - (own - 1))
+            start = max(softmax_free, now - (own - 1))
             softmax_free = start + lines
             softmax.item = item.code
             softmax.worked(start, lines)
-            behind = max(softmax_free - int(self.env.now) - 1, 0)
-            self.env.process(self._decided(item, behind))
-            yield from module.busy_until(max(softmax_free, int(self.env.now) + 1))
+            # Decided one pipeline length after the softmax has taken the item's last score.
+            delay = max(softmax_free - now - 1, 0) + latency
+            again = request.requant and not item.lsb_pass
+            self._later(
+                delay + (_REQUANT_REISSUE if again else 0),
+                partial(self._reissue if again else self._decided, item),
+            )
+            yield from module.busy_until(max(softmax_free, now + 1))
 
-    def _decided(self, item: _Item, behind: int) -> Process:
-        """What happens one pipeline length after the softmax has taken an item's last score.
-
-        It is ``behind`` cycles late where it takes scores more slowly than they come.
-        """
-        yield self.env.timeout(behind + self.config.softmax_latency + _DECISION + self.log_width)
-        if item.request.requant and not item.lsb_pass:
-            yield from self._reissue(item)
-            return
-        self._succeed(item.released, int(self.env.now) + _KEY_RELEASE)
+    def _decided(self, item: _Item) -> None:
+        """Let an item's keys go, and what is decided pass on in the order of the requests."""
+        now = int(self.env.now)
+        item.released.announce(now + _KEY_RELEASE)
         self.decided_rows[item.request.row] = item
-        given = []
-        while self.next_row in self.decided_rows:
-            ordered = self.decided_rows.pop(self.next_row)
-            ordered.ordered_at = int(self.env.now)
-            given.append(self.ordered.store.put(ordered))
+        while ordered := self.decided_rows.pop(self.next_row, None):
+            ordered.ordered_at = now
+            self.ordered.put(ordered)
             self.next_row += 1
-        yield from given
 
-    def _reissue(self, item: _Item) -> Process:
-        yield self.env.timeout(_REQUANT_REISSUE)
-        again = _Item(item.request, item.released, self.env.event(), item.finished, lsb_pass=True)
-        yield self.requant.store.put(again)
+    def _reissue(self, item: _Item) -> None:
+        self.requant.put(_Item(self.env, item.request, item))
+
+    def _later(self, cycles: int, action: Callable[[], None]) -> None:
+        """Do something some cycles from now."""
+
+        def act(_event: simpy.Event) -> None:
+            action()
+
+        event = self.env.timeout(cycles)
+        assert event.callbacks is not None
+        event.callbacks.append(act)
 
     # -- value side -------------------------------------------------------------------------
 
@@ -405,26 +421,28 @@ class Spatten:
         """
         module, env = self.modules["topk"], self.env
         serial = self.config.topk.drain == "serial"
-        engines = self.config.topk.engines
+        single = self.config.topk.engines == 1
         dropped = 0
         for _ in self.requests:
             item = yield from module.take(self.ordered, "no_scores")
             request = item.request
             module.item = item_code(request.row, SCORES)
-            if request.select_cycles and engines == 1:
-                yield from module.busy(request.select_cycles)
+            free = int(env.now)
+            if single and request.select_cycles:
+                module.worked(free, request.select_cycles)
+                free += request.select_cycles
             arrives = item.ordered_at + _DECISION_TO_VALUE
             if request.prunes:
-                yield from module.wait_until(arrives + _TOPK_FIFO, "no_scores")
-                yield from module.busy_until(dropped)
-                yield from module.busy(
-                    request.topk_cycles if serial else max(request.topk_cycles, 1)
-                )
-            item.at_value_fork = max(arrives, int(env.now))
-            item.forked = env.event()
+                starts = max(free, arrives + _TOPK_FIFO)
+                module.stalled(free, starts - free, "no_scores")
+                search = request.topk_cycles if serial else max(request.topk_cycles, 1)
+                free = max(starts, dropped) + search
+                module.worked(starts, free - starts)
+            yield from module.sleep_until(free)
+            item.at_value_fork = max(arrives, free)
             yield from module.give(self.probabilities, item, "value_side_busy")
             if request.prunes and serial:
-                yield from module.wait(item.forked, "value_side_busy")
+                yield from module.wait_for(item.forked, "value_side_busy")
                 yield from module.busy(request.value_lines)
                 dropped = int(env.now) + max(request.score_lines - request.value_lines, 0)
 
@@ -442,36 +460,32 @@ class Spatten:
             module.item = item_code(request.row, VALUES)
             yield from module.wait_until(item.at_value_fork, "no_probabilities")
             start = int(env.now)
-            item.forked.succeed()
-            done = None
+            item.forked.announce(start)
+            fetched = None
             if request.value_part == 0:
-                addresses = self.addresses.values(
+                transactions = self.addresses.values(
                     request.row, request.values, request.value_bits * request.value_fused
                 )
-                self.bytes["value"] += len(addresses) * ATOM
+                self.bytes["value"] += len(transactions) * ATOM
                 lines = -(-request.values // self.config.vectors_per_line)
-                done = env.event()
+                fetched = env.event()
                 # A row of indexes gathers one beat of scores a cycle; while it does, the arbiter
                 # stays with this matrix (2.6, 2.14).
-                ready = start + rows_of_beats - 1 + _GATHER_TO_FETCH
-                yield from module.give(
-                    self.fetches,
-                    _Matrix(
-                        self.addresses.beats(addresses),
-                        lines,
-                        ready,
-                        lines,
-                        VALUE,
-                        done,
-                        module.item,
-                        self._row_beats(request),
-                    ),
-                    "fetcher_busy",
+                matrix = _Matrix(
+                    transactions,
+                    lines,
+                    start + rows_of_beats - 1 + _GATHER_TO_FETCH,
+                    lines,
+                    VALUE,
+                    fetched.succeed,
+                    module.item,
+                    self._row_beats(request),
                 )
-            yield from module.give(self.value_rows, (item, start, done), "value_buffer_full")
+                yield from module.give(self.fetches, matrix, "fetcher_busy")
+            yield from module.give(self.value_rows, (item, start, fetched), "value_buffer_full")
             yield from module.busy(1)
             if self.config.key_prefetch_depth == 0:
-                yield from module.wait(item.finished, "one_value_matrix")
+                yield from module.wait_for(item.finished, "one_value_matrix")
 
     def _row_beats(self, request: Request) -> int:
         """Fetch beats of a row of values, if scores must wait for values taken (2.14)."""
@@ -484,27 +498,17 @@ class Spatten:
         module, env = self.modules["pv_unit"], self.env
         tail = _MULTIPLY_VALUE + self.log_width
         for _ in self.requests:
-            item, start, done = yield from module.take(self.value_rows, "no_values")
+            item, start, fetched = yield from module.take(self.value_rows, "no_values")
             module.item = item_code(item.request.row, VALUES)
             taken = int(env.now)
             lines = item.request.value_lines
-            arrived = start if done is None else (yield done)
+            arrived = start if fetched is None else (yield fetched)
             end = max(arrived, max(start, taken) + lines)
             # The descriptors are free once all is written, and all reads are in the read queue.
-            self._succeed(item.finished, max(arrived - _WRITTEN_TO_TAKEN, end - _READ_QUEUE))
-            yield from module.work_on_arrivals(taken, end, lines, "awaiting_values")
-            self.completions[item.request.row] = int(env.now) + tail + self.config.reset_cycles
-
-    def _succeed(self, event: simpy.Event, cycle: int) -> None:
-        """Let an event happen in a cycle, now if that has passed."""
-        if cycle <= self.env.now:
-            event.succeed()
-        else:
-            self.env.process(self._succeed_later(event, int(cycle - self.env.now)))
-
-    def _succeed_later(self, event: simpy.Event, cycles: int) -> Process:
-        yield self.env.timeout(cycles)
-        event.succeed()
+            item.finished.announce(max(arrived - _WRITTEN_TO_TAKEN, end - _READ_QUEUE))
+            yield from module.sleep_until(end)
+            module.worked_on_arrivals(taken, end, lines, "awaiting_values")
+            self.completions[item.request.row] = end + tail + self.config.reset_cycles
 
     # -- results ----------------------------------------------------------------------------
 

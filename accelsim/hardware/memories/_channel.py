@@ -97,7 +97,8 @@ _ACTIVE_LIST = _QUEUE + ENTRIES
 _FREE = _ACTIVE_LIST + ENTRIES
 _ARRIVE = _FREE + ENTRIES
 _IDENT = _ARRIVE + ENTRIES
-_PENDING_SLOT = _IDENT + ENTRIES
+_WAKE = _IDENT + ENTRIES
+_PENDING_SLOT = _WAKE + ENTRIES
 _PENDING_DEPART = _PENDING_SLOT + ENTRIES
 _DONE = _PENDING_DEPART + ENTRIES
 _OPEN_ROW = _DONE + ENTRIES
@@ -223,9 +224,9 @@ def channel_push(
         state[channel, log] = address << 1 | write
         state[channel, LOG_NEXT] = log + 1
     # The others' earliest ticks have not changed, so only the new request can be ready sooner.
-    opened = state[channel, _OPEN_ROW + bank]
-    command = final if opened == row else (ACT if opened < 0 else PRE)
+    command = _next_command(state, channel, bank, state[channel, _QUEUE + queued])
     tick = 0 if org[H_FLAT] else _earliest(state, org, channel, command, bank)
+    state[channel, _WAKE + slot] = tick
     if tick < state[channel, NEXT_TRY]:
         state[channel, NEXT_TRY] = tick
         state[channel, NEXT_EVENT] = min(state[channel, NEXT_EVENT], tick)
@@ -352,6 +353,7 @@ def _refresh(state: Channels, org: Organisation, channel: int, now: int) -> bool
                 return True
         for bank in range(first, last):
             state[channel, _OPEN_ROW + bank] = -1
+        _rouse(state, channel, first, last)
     else:
         state[channel, REFRESH_MASK] = mask & ~(1 << pseudo)
     _issue(state, org, channel, first, command, now)
@@ -389,16 +391,26 @@ def _depart(state: Channels, channel: int, entry: int, tick: int) -> None:
 
 @inlined
 def _schedule(state: Channels, org: Organisation, channel: int, now: int) -> None:
+    """Issue the command of one request, or note when to try again.
+
+    A request's tick in ``_WAKE`` is the earliest for its next command as it was last computed. Time
+    constraints only move later until the request's bank is opened or closed, so a request is not
+    looked at before.
+    """
     n_active, n_queued = state[channel, ACTIVE], state[channel, QUEUED]
-    wake = int(NEVER)
+    wake = NEVER
     chosen, oldest = -1, NEVER
     for i in range(n_active):
         entry = state[channel, _ACTIVE_LIST + i]
-        tick = _earliest(state, org, channel, entry >> 9 & 0x7F, entry >> 16 & 0xFFFF)
+        slot = entry & _SLOT_MASK
+        tick = state[channel, _WAKE + slot]
+        if tick <= now:
+            tick = np.int64(_earliest(state, org, channel, entry >> 9 & 0x7F, entry >> 16 & 0xFFFF))
+            state[channel, _WAKE + slot] = tick
         if tick > now:
             wake = min(wake, tick)
-        elif state[channel, _ARRIVE + (entry & _SLOT_MASK)] < oldest:
-            chosen, oldest = i, state[channel, _ARRIVE + (entry & _SLOT_MASK)]
+        elif state[channel, _ARRIVE + slot] < oldest:
+            chosen, oldest = i, state[channel, _ARRIVE + slot]
     state[channel, NEXT_TRY] = now + 1
     if chosen >= 0:
         _finish(state, org, channel, state[channel, _ACTIVE_LIST + chosen], now)
@@ -410,16 +422,16 @@ def _schedule(state: Channels, org: Organisation, channel: int, now: int) -> Non
     command, bank, entry = np.int64(RD), np.int64(0), np.int64(0)
     for i in range(n_queued):
         entry = state[channel, _QUEUE + i]
-        bank = entry >> 16 & 0xFFFF
-        opened = state[channel, _OPEN_ROW + bank]
-        if opened == entry >> 32:
-            command = entry >> 9 & 0x7F
-        else:
-            command = np.int64(ACT) if opened < 0 else np.int64(PRE)
-        tick = _earliest(state, org, channel, int(command), int(bank))
+        slot = entry & _SLOT_MASK
+        tick = state[channel, _WAKE + slot]
         if tick <= now:
-            chosen = i
-            break
+            bank = entry >> 16 & 0xFFFF
+            command = _next_command(state, channel, bank, entry)
+            tick = np.int64(_earliest(state, org, channel, int(command), int(bank)))
+            state[channel, _WAKE + slot] = tick
+            if tick <= now:
+                chosen = i
+                break
         wake = min(wake, tick)
     if chosen < 0:
         state[channel, NEXT_TRY] = wake
@@ -430,6 +442,24 @@ def _schedule(state: Channels, org: Organisation, channel: int, now: int) -> Non
     _finish(state, org, channel, entry, now)
     _remove(state, channel, _QUEUE, chosen, n_queued)
     state[channel, QUEUED] = n_queued - 1
+
+
+@inlined
+def _next_command(state: Channels, channel: int, bank: int, entry: int) -> int:
+    """What a request needs next: its own command, or ACT or PRE of its bank."""
+    opened = state[channel, _OPEN_ROW + bank]
+    if opened == entry >> 32:
+        return int(entry >> 9 & 0x7F)
+    return ACT if opened < 0 else PRE
+
+
+@inlined
+def _rouse(state: Channels, channel: int, first: int, last: int) -> None:
+    """Look again at the queued requests of banks ``first`` to ``last`` - 1: their rows changed."""
+    for i in range(state[channel, QUEUED]):
+        entry = state[channel, _QUEUE + i]
+        if first <= entry >> 16 & 0xFFFF < last:
+            state[channel, _WAKE + (entry & _SLOT_MASK)] = 0
 
 
 @inlined
@@ -451,12 +481,14 @@ def _open_or_close(
         state[channel, COUNTERS + (MISSES if command == ACT else CONFLICTS)] += 1
     if command == PRE:
         state[channel, _OPEN_ROW + bank] = -1
-        return
-    state[channel, _OPEN_ROW + bank] = entry >> 32
-    state[channel, _ACTIVE_LIST + n_active] = entry
-    state[channel, ACTIVE] = n_active + 1
-    _remove(state, channel, _QUEUE, place, n_queued)
-    state[channel, QUEUED] = n_queued - 1
+    else:
+        state[channel, _OPEN_ROW + bank] = entry >> 32
+        state[channel, _ACTIVE_LIST + n_active] = entry
+        state[channel, _WAKE + (entry & _SLOT_MASK)] = 0
+        state[channel, ACTIVE] = n_active + 1
+        _remove(state, channel, _QUEUE, place, n_queued)
+        state[channel, QUEUED] = n_queued - 1
+    _rouse(state, channel, bank, bank + 1)
 
 
 @inlined

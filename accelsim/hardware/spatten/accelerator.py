@@ -26,9 +26,12 @@ from accelsim.hardware.simulation._module import Process
 from accelsim.hardware.spatten._addresses import AddressMap
 from accelsim.hardware.spatten._counts import count_dram, count_requests
 from accelsim.hardware.spatten._fetch_kernel import (
+    ACCEPT_LATENCY,
     ACCEPTED,
     CYCLE,
+    JOINED,
     KEY,
+    TAIL,
     VALUE,
     advance,
     new_fetcher,
@@ -64,6 +67,8 @@ _WRITTEN_TO_TAKEN = 6
 """From a line in the buffer to its multiplication (2.6)."""
 _READ_QUEUE = 15 + 5
 """Lines between the read queue's input and the multipliers (2.8)."""
+_FINISH_TO_TOLD = ACCEPT_LATENCY - _WRITTEN_TO_TAKEN
+"""From the last beat of a matrix to the first thing that depends on when its lines are taken."""
 _REQUANT_REISSUE = 2
 """From the report to the key fork (2.16)."""
 _KEY_RELEASE = 5
@@ -110,13 +115,14 @@ class _Item:
 
 @dataclass(slots=True)
 class _Matrix:
-    """A matrix to fetch: its transactions, when its first beat is ready, whom to tell.
+    """A matrix to fetch: when it was asked for, when its first beat is ready, whom to tell.
 
     ``told`` gets the cycle in which the last line will have been taken, as soon as that is known.
     """
 
     transactions: NDArray[np.int64]
     lines: int
+    given: int
     ready: int
     spread: int
     kind: int
@@ -273,6 +279,7 @@ class Spatten:
         matrix = _Matrix(
             transactions,
             min(lines + lines % 2, beats),
+            int(self.env.now),
             int(self.env.now) + _FORK_TO_FETCH,
             0,
             KEY,
@@ -291,34 +298,42 @@ class Spatten:
         return transactions
 
     def fetch(self) -> Process:
-        """Matrix fetcher, crossbar and DRAM: advances the compiled model between events.
+        """Matrix fetcher, crossbar and DRAM: the compiled model, advanced when it must be.
 
-        It runs ahead as far as nothing that another block may do can reach it.
+        It may run ahead of the other blocks as far as nothing that they do can reach it, and lag
+        behind them until a matrix that it cannot have finished would be missed.
         """
         module, env = self.modules["fetcher"], self.env
         scalars = self.fetcher.scalars
-        outstanding: deque[int] = deque()
+        outstanding: deque[tuple[int, int]] = deque()
         charged = 0
         while True:
             if not outstanding:
-                matrix = yield from module.take(self.fetches, "no_request")
-                charged = int(env.now)
-                self._advance(charged)
-                outstanding.append(self._queue(matrix))
+                module.item = NO_ITEM
+                if not self.fetches.items:
+                    yield self.fetches.filled()
+                idle_until = max(self.fetches.items[0].given, charged)
+                module.stalled(charged, idle_until - charged, "no_request")
+                charged = idle_until
             while self.fetches.items:
-                outstanding.append(self._queue(self.fetches.pop()))
-            horizon = min(env.peek(), env.now + (1 << 40))
-            finished = self._advance(int(horizon) + _LOOKAHEAD)
+                matrix = self.fetches.pop()
+                self._queue(matrix)
+                outstanding.append((int(scalars[TAIL]), matrix.code))
+            # A beat returns a cycle at most.
+            end, module.item = outstanding[0]
+            soonest = max(int(scalars[CYCLE]), charged) + end - int(scalars[JOINED]) - 1
+            if soonest + _FINISH_TO_TOLD > env.now:
+                yield from module.sleep_until(soonest + _FINISH_TO_TOLD)
+                if self.fetches.items:
+                    continue
+            finished = self._advance(int(min(env.peek(), env.now + (1 << 40))) + _LOOKAHEAD)
             reached = max(int(scalars[CYCLE]), charged)
-            module.item = outstanding[0]
             module.worked(charged, reached - charged)
             charged = reached
             if finished:
                 outstanding.popleft()
                 kind = finished - 1
                 self.told[kind].popleft()(int(scalars[ACCEPTED + kind]) >> 10)
-            if not finished or not outstanding:
-                yield from module.sleep_until(reached)
 
     def _advance(self, limit: int) -> int:
         return self.step(self.fetcher, self.channels, self.org, self.shift, self.rate, limit)
@@ -474,6 +489,7 @@ class Spatten:
                 matrix = _Matrix(
                     transactions,
                     lines,
+                    start,
                     start + rows_of_beats - 1 + _GATHER_TO_FETCH,
                     lines,
                     VALUE,

@@ -41,6 +41,7 @@ from accelsim.hardware.memories._timing import (
     H_INFLIGHT,
     H_INTERLEAVE_SHIFT,
     H_NODES,
+    H_PSEUDO_BANKS_SHIFT,
     H_PSEUDO_SHIFT,
     H_QUEUE,
     H_READ_LATENCY,
@@ -284,14 +285,8 @@ def _earliest(state: Channels, org: Organisation, channel: int, command: int, ba
     """
     banks = org[H_BANKS]
     at = _OPEN_ROW + banks + command * org[H_NODES]
-    tick = state[channel, at + bank]
-    at += banks
-    node = bank >> org[H_BANK_SHIFT]
-    tick = max(tick, state[channel, at + node])
-    at += banks >> org[H_BANK_SHIFT]
-    node >>= org[H_GROUP_SHIFT]
-    tick = max(tick, state[channel, at + node])
-    return int(max(tick, state[channel, at + (1 << org[H_PSEUDO_SHIFT])]))
+    pseudo = bank >> org[H_PSEUDO_BANKS_SHIFT]
+    return int(max(state[channel, at + bank], state[channel, at + banks + pseudo]))
 
 
 @inlined
@@ -304,19 +299,21 @@ def _issue(
     shifted = np.int64(-1)
     for rule in range(org[H_FIRST_RULE + command], org[H_FIRST_RULE + command + 1], RULE):
         since = now
-        if org[rule + 3] > 1:
-            past = histories + (org[rule + 4] + (bank >> org[rule + 5])) * MAX_WINDOW
+        if org[rule + 4] > 1:
+            past = histories + (org[rule + 5] + (bank >> org[rule + 6])) * MAX_WINDOW
             if shifted != past:
                 # Rules are sorted by level, so each history moves once.
                 shifted = past
                 for i in range(past + MAX_WINDOW - 1, past, -1):
                     state[channel, i] = state[channel, i - 1]
                 state[channel, past] = now
-            since = state[channel, past + org[rule + 3] - 1]
+            since = state[channel, past + org[rule + 4] - 1]
             if since < 0:
                 continue
-        at = earliest + org[rule] + (bank >> org[rule + 1])
-        state[channel, at] = max(state[channel, at], since + org[rule + 2])
+        span = org[rule + 2]
+        first = earliest + org[rule] + (bank >> org[rule + 1] & -span)
+        for at in range(first, first + span):
+            state[channel, at] = max(state[channel, at], since + org[rule + 3])
     state[channel, COUNTERS + command] += 1
 
 
@@ -339,7 +336,7 @@ def _refresh(state: Channels, org: Organisation, channel: int, now: int) -> bool
     pseudo = 0
     while not (mask >> pseudo) & 1:
         pseudo += 1
-    shift = org[H_GROUP_SHIFT] + org[H_BANK_SHIFT]
+    shift = org[H_PSEUDO_BANKS_SHIFT]
     first, last = pseudo << shift, (pseudo + 1) << shift
     command = REFAB
     for bank in range(first, last):

@@ -48,20 +48,21 @@ each command, then the nodes of each bank."""
     H_FLAT,
     H_FLAT_UNITS,
     H_BANKS,
+    H_PSEUDO_BANKS_SHIFT,
     H_HISTORIES,
     H_NODES,
     H_FIRST_RULE,
-) = range(16)
+) = range(17)
 HEADER = H_FIRST_RULE + len(COMMANDS) + 1
 """``H_FIRST_RULE + c`` holds where the rules of command ``c`` start."""
-RULE = 6
-"""Numbers of a rule: where the earliest ticks of the command it holds back start, at the level that
-it holds back; log2 of the banks at that level; ticks; window (the n-th last command counts); the
-first history of its own level and command (one for each node); log2 of the banks at its own level.
+RULE = 7
+"""Numbers of a rule: where the earliest ticks of the command it holds back start; log2 of the banks
+of a node there; how many nodes it holds back; ticks; window (the n-th last command counts); the
+first history of its level and command (one for each node); log2 of the banks at its level.
 
-The earliest ticks of a command are kept by node: those of the banks, of the bank groups, of the
-pseudo-channels, of the channel (``H_NODES`` in all). A bank may be sent the command when all four
-of its nodes allow it, so that a rule changes one number."""
+The earliest ticks of a command are kept for each bank and for each pseudo-channel (``H_NODES`` in
+all), of which the later counts: a rule of a bank group is kept at its banks, one of the channel at
+its pseudo-channels."""
 
 
 def organisation(memory: MemoryConfig) -> Organisation:
@@ -93,8 +94,8 @@ def organisation(memory: MemoryConfig) -> Organisation:
     header[H_FLAT] = is_flat
     header[H_FLAT_UNITS] = round(FLAT_UNIT * memory.transaction_bytes / memory.bytes_per_tick)
     header[H_BANKS] = memory.pseudochannels * memory.bankgroups * memory.banks
-    counts = [int(header[H_BANKS]) >> _banks_shift(header, level) for level in range(len(LEVELS))]
-    header[H_NODES] = sum(counts)
+    header[H_PSEUDO_BANKS_SHIFT] = _banks_shift(header, PSEUDOCHANNEL)
+    header[H_NODES] = header[H_BANKS] + memory.pseudochannels
     flat: list[int] = []
     for command, group in enumerate(_rules(memory)):
         header[H_FIRST_RULE + command] = HEADER + len(flat)
@@ -107,10 +108,13 @@ def organisation(memory: MemoryConfig) -> Organisation:
                     histories[level] = int(header[H_HISTORIES])
                     header[H_HISTORIES] += int(header[H_BANKS]) >> shift
                 first = histories[level]
+            target, nodes_shift = before * int(header[H_NODES]), 0
             # A command to all banks of a pseudo-channel waits for every one of them.
-            held = min(level, PSEUDOCHANNEL) if COMMANDS[before] in TO_ALL_BANKS else level
-            target = before * int(header[H_NODES]) + sum(counts[held + 1 :])
-            flat += [target, _banks_shift(header, held), ticks, window, first, shift]
+            if level <= PSEUDOCHANNEL or COMMANDS[before] in TO_ALL_BANKS:
+                target += int(header[H_BANKS])
+                nodes_shift = int(header[H_PSEUDO_BANKS_SHIFT])
+            span = 1 << max(shift - nodes_shift, 0)
+            flat += [target, nodes_shift, span, ticks, window, first, shift]
     header[HEADER - 1] = HEADER + len(flat)
     return np.concatenate([header, np.asarray(flat, np.int64)])
 

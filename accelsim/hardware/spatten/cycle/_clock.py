@@ -19,10 +19,10 @@ from accelsim.hardware.spatten.cycle._value_side import (
     step_topk,
     step_value_fork,
 )
-from accelsim.jit import kernel
+from accelsim.jit import in_place
 
 
-@kernel
+@in_place
 def run(
     s: Ints,
     requests: Ints,

@@ -56,7 +56,7 @@ from accelsim.hardware.spatten.cycle._state import (
     WRITERS,
     Ints,
 )
-from accelsim.jit import in_place
+from accelsim.jit import inlined
 
 RELEASE_CYCLES = 4
 """From the acceptance of a release to usable space (flag write, read back, head increment)."""
@@ -68,7 +68,7 @@ GENERATE_CYCLES = 3
 """From the read queue's input to the issue of the line: one register and a queue."""
 
 
-@in_place
+@inlined
 def allocate(s: Ints, buffer: int, lines: int) -> int:
     """Try to allocate ``lines`` in this cycle; the handle, or -1."""
     now = s[NOW]
@@ -94,13 +94,13 @@ def allocate(s: Ints, buffer: int, lines: int) -> int:
     return int(handle)
 
 
-@in_place
+@inlined
 def release(s: Ints, buffer: int, handle: int, cycle: int) -> None:
     """Release an allocation; accepted in ``cycle``. Space is recycled in order of allocation."""
     s[ALLOCATORS + buffer * A_COLUMNS + A_RELEASED + handle] = cycle
 
 
-@in_place
+@inlined
 def start_write(s: Ints, buffer: int, fused: bool, lines: int) -> None:
     """Load the write descriptors of one matrix (or a fused pair of ``lines`` each)."""
     w = WRITERS + buffer * W_COLUMNS
@@ -115,14 +115,14 @@ def start_write(s: Ints, buffer: int, fused: bool, lines: int) -> None:
             s[w + W_PAIR_BASE_0 + port] = s[w + W_BASE_0 + port]
 
 
-@in_place
+@inlined
 def can_start_read(s: Ints, buffer: int) -> bool:
     """Whether all lines of the descriptor before are generated."""
     r = READERS + buffer * R_COLUMNS
     return bool(s[r + R_DESCRIBED] == s[r + R_CURRENT])
 
 
-@in_place
+@inlined
 def start_read(s: Ints, buffer: int, fused: bool, part: int, lines: int) -> None:
     """Describe a read of the matrix last described to write, or of a part of the last fused pair.
 
@@ -140,14 +140,14 @@ def start_read(s: Ints, buffer: int, fused: bool, part: int, lines: int) -> None
     s[r + R_DESCRIBED] += 1
 
 
-@in_place
+@inlined
 def line_available(s: Ints, buffer: int) -> bool:
     """Whether a checked line waits for the consumer."""
     r = READERS + buffer * R_COLUMNS
     return bool(s[r + R_COMMITTED] > s[r + R_CONSUMED])
 
 
-@in_place
+@inlined
 def step_reader(s: Ints, buffer: int) -> None:
     """Check, move the read pipeline, issue, generate; a wrong tag rolls the reader back.
 
@@ -172,13 +172,13 @@ def step_reader(s: Ints, buffer: int) -> None:
         _generate(s, r, now)
 
 
-@in_place
+@inlined
 def _line(r: int, number: int) -> int:
     """Slot of a generated line in the ring of a reader."""
     return r + R_LINES + 3 * (number % READ_LINES)
 
 
-@in_place
+@inlined
 def _advance_reads(s: Ints, r: int, w: int, now: int) -> bool:
     """Move the lines between issue and consumer by a register; true when rolled back."""
     checked = s[r + R_CHECK]
@@ -209,7 +209,7 @@ def _advance_reads(s: Ints, r: int, w: int, now: int) -> bool:
     return False
 
 
-@in_place
+@inlined
 def _generate(s: Ints, r: int, now: int) -> None:
     """Push the next line of the current descriptor; after its last line, go on with the next."""
     current = s[r + R_CURRENT]
@@ -231,7 +231,7 @@ def _generate(s: Ints, r: int, now: int) -> None:
         s[r + R_CURRENT] = current + 1
 
 
-@in_place
+@inlined
 def step_writer(s: Ints, buffer: int) -> None:
     """SRAM write, bank arbitration and the two skid registers; takes the write-data register."""
     w = WRITERS + buffer * W_COLUMNS

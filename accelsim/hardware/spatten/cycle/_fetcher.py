@@ -83,7 +83,7 @@ from accelsim.hardware.spatten.cycle._state import (
     row_bits,
     row_vectors,
 )
-from accelsim.jit import in_place
+from accelsim.jit import inlined
 
 KEY_BASE = 0x0AB10000
 LSB_BASE = 0x0AB20000
@@ -94,7 +94,7 @@ ADDRESS_QUEUE = 16
 RESPONSE_QUEUE = 64
 
 
-@in_place
+@inlined
 def step_issue(
     s: Ints, requests: Ints, fetch: Ints, port: Ints, beats: Ints, indexes: Ints
 ) -> None:
@@ -122,7 +122,7 @@ def step_issue(
         s[VALUE_ROW_1] = -1
 
 
-@in_place
+@inlined
 def _arbitrate(s: Ints, requests: Ints) -> None:
     """Round robin between keys and values, locked for a whole matrix once presented."""
     side = s[FETCH_LOCK]
@@ -154,7 +154,7 @@ def _arbitrate(s: Ints, requests: Ints) -> None:
         s[FETCH_LOCK] = -1
 
 
-@in_place
+@inlined
 def _push_beat(s: Ints, requests: Ints, beats: Ints, indexes: Ints) -> None:
     """Addresses of one beat: channel k carries transaction beat * C + k of the row."""
     row, beat = s[SPLIT], s[SPLIT_BEAT]
@@ -199,7 +199,7 @@ def _push_beat(s: Ints, requests: Ints, beats: Ints, indexes: Ints) -> None:
     s[BEATS_PUSHED] += 1
 
 
-@in_place
+@inlined
 def _crossbar(s: Ints, fetch: Ints, port: Ints) -> None:
     """Each DRAM port takes the lowest waiting fetch channel, and keeps it until accepted."""
     channels = s[P_CHANNELS]
@@ -224,7 +224,7 @@ def _crossbar(s: Ints, fetch: Ints, port: Ints) -> None:
         port[d, D_ID_TAIL] += 1
 
 
-@in_place
+@inlined
 def _load_addresses(s: Ints, fetch: Ints, beats: Ints) -> None:
     """Each free read-address register takes the output of its address queue."""
     pushed, channels, now = s[BEATS_PUSHED], s[P_FETCH], s[NOW]
@@ -244,7 +244,7 @@ def _load_addresses(s: Ints, fetch: Ints, beats: Ints) -> None:
                 s[BEATS_LOADED] += 1
 
 
-@in_place
+@inlined
 def step_return(s: Ints, requests: Ints, fetch: Ints, port: Ints, beats: Ints) -> None:
     """From the buffer write-data registers back to the DRAM response registers."""
     context = s[CONVERTED]
@@ -272,7 +272,7 @@ def step_return(s: Ints, requests: Ints, fetch: Ints, port: Ints, beats: Ints) -
         _take_responses(s, fetch, port, beats, joined)
 
 
-@in_place
+@inlined
 def _realign(s: Ints, requests: Ints) -> None:
     elements = s[ELEMENTS]
     if s[REALIGNED] < 0 and elements > 0:
@@ -293,7 +293,7 @@ def _realign(s: Ints, requests: Ints) -> None:
         s[BEAT_REGISTER] = 0
 
 
-@in_place
+@inlined
 def _take_responses(s: Ints, fetch: Ints, port: Ints, beats: Ints, joined: int) -> None:
     """Responses go to fetch channels in the order of the requests, one a fetch channel."""
     now = s[NOW]
@@ -314,7 +314,7 @@ def _take_responses(s: Ints, fetch: Ints, port: Ints, beats: Ints, joined: int) 
         s[RESPONSES_WAITING] -= 1
 
 
-@in_place
+@inlined
 def step_dram(s: Ints, port: Ints, dram: Ints, org: Ints) -> None:
     """The clock edge of every DRAM channel: push, pop, tick."""
     now = s[NOW]

@@ -61,7 +61,7 @@ from accelsim.hardware.spatten.cycle._state import (
     queue_push,
     queue_ready,
 )
-from accelsim.jit import in_place
+from accelsim.jit import inlined
 
 DOT_STAGES = 8
 """Broadcast, multiplier and log2(64) adder registers."""
@@ -70,7 +70,7 @@ INFLIGHT_RESERVE = 8
 INFLIGHT_DEPTH = 16
 
 
-@in_place
+@inlined
 def step_decided(s: Ints, requests: Ints, ring: Ints, bypass_taken: bool) -> None:
     """Report the item at the decision output, drop or forward its beat, then refill the output."""
     beat = s[DECIDED]
@@ -112,7 +112,7 @@ def step_decided(s: Ints, requests: Ints, ring: Ints, bypass_taken: bool) -> Non
                 s[MAXIMUM] = -1
 
 
-@in_place
+@inlined
 def step_dot_product(s: Ints, requests: Ints, ring: Ints) -> None:
     """One line a cycle through the dot product, then through the maximum tree to the decision.
 
@@ -148,7 +148,7 @@ def step_dot_product(s: Ints, requests: Ints, ring: Ints) -> None:
     s[DOT_CLOCK] += 1
 
 
-@in_place
+@inlined
 def _decide(s: Ints, requests: Ints, ring: Ints) -> bool:
     """Hand the oldest line to the decision stage, if that accepts it."""
     beat = s[DOT_LINES_RING + 2 * (s[DOT_HEAD] % DOT_RING)]
@@ -162,7 +162,7 @@ def _decide(s: Ints, requests: Ints, ring: Ints) -> bool:
     return True
 
 
-@in_place
+@inlined
 def step_key_fork(s: Ints, requests: Ints, ring: Ints) -> None:
     """Offer the item to the branches; item code is ``2 * request + lsb_pass``."""
     item = s[FORK]
@@ -194,7 +194,7 @@ def step_key_fork(s: Ints, requests: Ints, ring: Ints) -> None:
     _allocate(s, requests)
 
 
-@in_place
+@inlined
 def _merge(s: Ints, ring: Ints) -> None:
     """Re-issues first, then new requests; what is presented and not accepted stays selected."""
     used = s[INFLIGHT + 3] - s[INFLIGHT + 2] + (s[INFLIGHT + 4] == s[NOW])
@@ -222,7 +222,7 @@ def _merge(s: Ints, ring: Ints) -> None:
     queue_push(s, ring, INFLIGHT, item)
 
 
-@in_place
+@inlined
 def _allocate(s: Ints, requests: Ints) -> None:
     request = s[SOURCE]
     if s[ALLOCATED] >= 0 or request == s[P_REQUESTS]:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.jit import in_place
+from accelsim.jit import inlined
 
 Ints = NDArray[np.int64]
 
@@ -246,13 +246,13 @@ class Machine(NamedTuple):
     org: Ints
 
 
-@in_place
+@inlined
 def queue_ready(s: Ints, queue: int) -> bool:
     """Whether the queue had room at the start of the cycle."""
     return bool(s[queue + 3] - s[queue + 2] + (s[queue + 4] == s[NOW]) < s[queue + 1])
 
 
-@in_place
+@inlined
 def queue_push(s: Ints, ring: Ints, queue: int, value: int) -> None:
     """Push; the caller has checked :func:`queue_ready`."""
     slot = s[queue] + s[queue + 3] % s[queue + 1]
@@ -261,7 +261,7 @@ def queue_push(s: Ints, ring: Ints, queue: int, value: int) -> None:
     s[queue + 3] += 1
 
 
-@in_place
+@inlined
 def queue_peek(s: Ints, ring: Ints, queue: int, latency: int = 2) -> int:
     """The entry at the output, or -1."""
     if s[queue + 2] == s[queue + 3]:
@@ -272,20 +272,20 @@ def queue_peek(s: Ints, ring: Ints, queue: int, latency: int = 2) -> int:
     return int(ring[slot, 0])
 
 
-@in_place
+@inlined
 def queue_pop(s: Ints, queue: int) -> None:
     """Remove the entry at the output."""
     s[queue + 2] += 1
     s[queue + 4] = s[NOW]
 
 
-@in_place
+@inlined
 def fragments(bits: int) -> int:
     """32-byte transactions per vector of a supported profile (specification section 2.6)."""
     return 2 if bits == 8 else (3 if bits == 6 else 1)
 
 
-@in_place
+@inlined
 def row_bits(requests: Ints, row: int) -> int:
     """Element bits of the matrix that a row code belongs to."""
     plane = (row >> SHIFT) & 3
@@ -294,14 +294,14 @@ def row_bits(requests: Ints, row: int) -> int:
     return int(requests[row >> (SHIFT + 2), Q_KEY_BITS if plane == MSB else Q_VALUE_BITS])
 
 
-@in_place
+@inlined
 def row_vectors(requests: Ints, row: int) -> int:
     """Vectors of the matrix that a row code belongs to."""
     column = Q_VALUES if (row >> SHIFT) & 3 == VALUE else Q_KEYS
     return int(requests[row >> (SHIFT + 2), column])
 
 
-@in_place
+@inlined
 def is_last_beat(s: Ints, requests: Ints, beat: int) -> bool:
     """Whether a key-side beat is the last of its item."""
     return bool(((beat & MASK) + 1) * s[P_SCORES] == requests[beat >> (SHIFT + 1), Q_KEYS])

@@ -62,13 +62,13 @@ from accelsim.hardware.spatten.cycle._state import (
     queue_push,
     queue_ready,
 )
-from accelsim.jit import in_place
+from accelsim.jit import inlined
 
 MULTIPLY_STAGES = 3
 """Broadcast, multiplier and accumulator registers; the adder tree adds log2(scores)."""
 
 
-@in_place
+@inlined
 def step_multiply(s: Ints, requests: Ints, ring: Ints) -> None:
     """Join a score beat with a value line."""
     if line_available(s, VALUE_BUFFER):
@@ -85,7 +85,7 @@ def step_multiply(s: Ints, requests: Ints, ring: Ints) -> None:
                     release(s, VALUE_BUFFER, requests[request, Q_VALUE_HANDLE], done)
 
 
-@in_place
+@inlined
 def step_value_fork(s: Ints, requests: Ints, ring: Ints) -> None:
     """Offer the score beat to the four branches."""
     beat = s[VALUE_FORK]
@@ -129,7 +129,7 @@ def step_value_fork(s: Ints, requests: Ints, ring: Ints) -> None:
     s[VALUE_TAKEN] = taken
 
 
-@in_place
+@inlined
 def _enter_fork(s: Ints, requests: Ints, beat: int) -> bool:
     """Allocate on the first beat of a batch and load the fork register, if both are possible."""
     if s[VALUE_FORK] >= 0:
@@ -148,7 +148,7 @@ def _enter_fork(s: Ints, requests: Ints, beat: int) -> bool:
     return True
 
 
-@in_place
+@inlined
 def step_topk(s: Ints, requests: Ints, ring: Ints) -> None:
     """The latency stand-in and the path around it, then the reload and rebatch registers.
 
@@ -190,7 +190,7 @@ def step_topk(s: Ints, requests: Ints, ring: Ints) -> None:
         s[MERGED] = -1
 
 
-@in_place
+@inlined
 def step_merge(s: Ints, requests: Ints, ring: Ints) -> bool:
     """Ordering queue first, requantization passes around it; true when such a beat was taken."""
     normal = queue_peek(s, ring, ORDER)

@@ -52,7 +52,7 @@ from accelsim.hardware.memories._timing import (
     RULE,
     Organisation,
 )
-from accelsim.jit import in_place, inlined
+from accelsim.jit import inlined
 
 ACT, PRE, RD, WR, PREA, REFAB = range(len(COMMANDS))
 N_COMMANDS = len(COMMANDS)
@@ -244,7 +244,7 @@ def channel_pop(state: Channels, channel: int) -> int:
     return int(state[channel, _DONE + head % ENTRIES])
 
 
-@in_place
+@inlined
 def channel_tick(state: Channels, org: Organisation, channel: int) -> None:
     """Advance the channel by one tick: hand over a finished read, issue at most one command."""
     now = state[channel, TICK] + 1

@@ -175,6 +175,11 @@ def new_channels(channels: int, org: Organisation) -> Channels:
     return state
 
 
+def is_recording(state: Channels) -> bool:
+    """Whether the channels keep a log of their requests."""
+    return bool(state[0, LOG_NEXT] < state.shape[1])
+
+
 def counters(state: Channels) -> NDArray[np.int64]:
     """Commands by code, then hits, misses and conflicts; summed over the channels."""
     return np.asarray(state[:, COUNTERS : COUNTERS + N_COUNTERS].sum(axis=0), np.int64)
@@ -423,7 +428,7 @@ def _schedule(state: Channels, org: Organisation, channel: int, now: int) -> Non
         tick = state[channel, _WAKE + slot]
         if tick <= now:
             bank = entry >> 16 & 0xFFFF
-            command = _next_command(state, channel, bank, entry)
+            command = np.int64(_next_command(state, channel, int(bank), int(entry)))
             tick = np.int64(_earliest(state, org, channel, int(command), int(bank)))
             state[channel, _WAKE + slot] = tick
             if tick <= now:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from accelsim.errors import SimulationError
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.config import MemoryConfig, SpattenConfig
-from accelsim.hardware.memories._channel import counters, new_channels
+from accelsim.hardware.memories._channel import counters, is_recording, new_channels
 from accelsim.hardware.memories._timing import organisation, ticks_per_1024_cycles
 from accelsim.hardware.simulation import Milestone, Module, Stream
 from accelsim.hardware.simulation._module import Process
@@ -37,6 +37,7 @@ from accelsim.hardware.spatten._fetch_kernel import (
     new_fetcher,
     queue_matrix,
 )
+from accelsim.hardware.spatten._fetch_memo import FetchMemo
 from accelsim.hardware.spatten._record import ChannelWatch
 from accelsim.hardware.spatten._requests import ATOM, LSB_BITS, Request, requests
 from accelsim.hardware.timeline import (
@@ -168,8 +169,13 @@ class Spatten:
         )
         self.modules = {name: Module(env, name, recorder) for name in names}
         self.watch = None if recorder is None else ChannelWatch(recorder, config.channels)
-        self.step = advance if self.watch is None else self.watch.advance
         self.shift = config.channels.bit_length() - 1
+        self.memo = None
+        scattered = config.index_pattern == "workload" and workload.key_indices is not None
+        if self.watch is None and not scattered and not is_recording(self.channels):
+            self.memo = FetchMemo(self.org, config.channels, self.shift)
+        stands_in = self.watch or self.memo
+        self.step = stands_in.advance if stands_in else advance
         self.requant = Stream(env)
         self.fetches = Stream(env, 16)
         self.key_lines = Stream(env, max(config.key_prefetch_depth, 1))
@@ -341,6 +347,9 @@ class Spatten:
     def _queue(self, matrix: _Matrix) -> int:
         if self.watch is not None:
             self.watch.queue(self.fetcher, len(matrix.transactions), matrix.code)
+        if self.memo is not None:
+            shape = matrix.lines, matrix.spread, matrix.kind, matrix.row_beats
+            self.memo.queue(self.fetcher, matrix.transactions, matrix.ready, shape)
         queue_matrix(
             self.fetcher,
             matrix.transactions,

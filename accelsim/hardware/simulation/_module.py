@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from typing import Any
 
 import simpy
@@ -14,6 +14,8 @@ from accelsim.hardware.timeline import BUSY, NO_ITEM, Recorder
 
 Process = Generator[simpy.Event, Any, Any]
 """What a module's ``run`` is: a SimPy process. Times are integer cycles."""
+Pause = Iterable[simpy.Event]
+"""What a process does ``yield from`` to let time pass: none or one event, or part of a process."""
 
 
 class Stream:
@@ -72,6 +74,7 @@ class Milestone(simpy.Event):
         super().__init__(env)
         self.cycle: int | None = None
         self._awaited = False
+        self._announced: simpy.Event | None = None
 
     @property
     def reached(self) -> bool:
@@ -83,6 +86,15 @@ class Milestone(simpy.Event):
         self.cycle = cycle
         if self._awaited:
             self._happen()
+        if self._announced is not None:
+            self._announced.succeed(cycle)
+
+    def announced(self) -> simpy.Event:
+        """The event of its announcement, with the cycle as its value; to be asked for once."""
+        self._announced = self.env.event()
+        if self.cycle is not None:
+            self._announced.succeed(self.cycle)
+        return self._announced
 
     def awaited(self) -> Milestone:
         """The event of its cycle, to be waited for; costs nothing until it is."""
@@ -125,20 +137,22 @@ class Module:
         self.stalled(start, int(self.env.now) - start, reason)
         return value
 
-    def wait_until(self, cycle: int, reason: str) -> Process:
+    def wait_until(self, cycle: int, reason: str) -> Pause:
         """Wait until a cycle and charge the time to a stall reason; nothing if it has passed."""
-        if cycle > self.env.now:
-            yield from self.wait(self.env.timeout(int(cycle - self.env.now)), reason)
+        now = int(self.env.now)
+        if cycle <= now:
+            return ()
+        self.stalled(now, cycle - now, reason)
+        return (self.env.timeout(cycle - now),)
 
-    def wait_for(self, milestone: Milestone, reason: str) -> Process:
+    def wait_for(self, milestone: Milestone, reason: str) -> Pause:
         """Wait for a milestone and charge the time to a stall reason; nothing if it has passed."""
-        if not milestone.reached:
-            yield from self.wait(milestone.awaited(), reason)
+        return () if milestone.reached else self.wait(milestone.awaited(), reason)
 
-    def sleep_until(self, cycle: int) -> Process:
+    def sleep_until(self, cycle: int) -> Pause:
         """Let time pass that is charged otherwise."""
-        if cycle > self.env.now:
-            yield self.env.timeout(int(cycle - self.env.now))
+        now = self.env.now
+        return (self.env.timeout(int(cycle - now)),) if cycle > now else ()
 
     def worked_on_arrivals(self, start: int, end: int, cycles: int, reason: str) -> None:
         """Charge work on what trickled in between two cycles.
@@ -158,37 +172,42 @@ class Module:
         self.item = getattr(item, "code", NO_ITEM)
         return item
 
-    def give(self, stream: Stream, item: Any, reason: str) -> Process:
+    def give(self, stream: Stream, item: Any, reason: str) -> Pause:
         """Hand an item on; waits while the stream is full."""
+        if len(stream.items) >= stream.depth:
+            return self._give_later(stream, item, reason)
+        stream.put(item)
+        return ()
+
+    def _give_later(self, stream: Stream, item: Any, reason: str) -> Process:
         while len(stream.items) >= stream.depth:
             yield from self.wait(stream.drained(), reason)
         stream.put(item)
 
-    def busy(self, cycles: int) -> Process:
+    def busy(self, cycles: int) -> Pause:
         """Work for a number of cycles."""
-        if cycles > 0:
-            self.worked(int(self.env.now), cycles)
-            yield self.env.timeout(cycles)
+        if cycles <= 0:
+            return ()
+        self.worked(int(self.env.now), cycles)
+        return (self.env.timeout(cycles),)
 
-    def busy_until(self, cycle: int) -> Process:
+    def busy_until(self, cycle: int) -> Pause:
         """Work until a cycle; nothing if it has passed."""
-        yield from self.busy(int(cycle - self.env.now))
+        return self.busy(int(cycle - self.env.now))
 
     def worked(self, start: int, cycles: int) -> None:
         """Charge busy cycles without waiting for them."""
         self.activity.busy_cycles += cycles
-        self._record(start, cycles, BUSY)
+        if self._recorder is not None:
+            self._recorder.add(self._track, start, start + cycles, self.item, BUSY)
 
     def stalled(self, start: int, cycles: int, reason: str) -> None:
         """Charge stalled cycles without waiting for them."""
         if cycles > 0:
             stalls = self.activity.stall_cycles
             stalls[reason] = stalls.get(reason, 0) + cycles
-            self._record(start, cycles, reason)
-
-    def _record(self, start: int, cycles: int, state: str) -> None:
-        if self._recorder is not None:
-            self._recorder.add(self._track, start, start + cycles, self.item, state)
+            if self._recorder is not None:
+                self._recorder.add(self._track, start, start + cycles, self.item, reason)
 
     def finish(self, total_cycles: int) -> ModuleActivity:
         """Close the books: what is neither busy nor stalled was idle."""

@@ -32,6 +32,7 @@ class AddressMap:
         heads = int(workload["head"].max()) + 1
         slot = workload["layer"].astype(np.int64) * heads + workload["head"]
         self._slot = slot.tolist()
+        self._queries = workload["queries"].tolist()
         self._slots = int(slot.max()) + 1
         context = int(max(workload["context_tokens"].max(), workload["keys"].max()))
         self._in_order = np.arange(context + config.rounding, dtype=np.int64)
@@ -50,12 +51,12 @@ class AddressMap:
 
     def queries(self, row: int) -> NDArray[np.int64]:
         """Transactions of the queries of a row, contiguous."""
-        size = int(self._workload["queries"][row]) * self._dim * QUERY_BITS // 8
+        size = self._queries[row] * self._dim * QUERY_BITS // 8
         return self.contiguous(row, 3, size)
 
     def contiguous(self, row: int, plane: int, size: int) -> NDArray[np.int64]:
         """Transactions of ``size`` bytes in a region of their own."""
-        return self._place(row, plane) + np.arange(-(-size // ATOM), dtype=np.int64) * ATOM
+        return _run(self._place(row, plane), -(-size // ATOM))
 
     def _place(self, row: int, plane: int) -> int:
         return int(plane * self._slots + self._slot[row]) * self._region
@@ -75,6 +76,18 @@ class AddressMap:
         use_own = self._config.index_pattern == "workload" and own is not None
         indices = np.asarray(own, np.int64) if use_own else self._in_order[:count]
         return _transactions(indices, vector_bytes, self._place(row, plane), True)
+
+
+@kernel
+def joined(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+    """One list of transactions after the other."""
+    return np.concatenate((first, second))
+
+
+@kernel
+def _run(base: int, count: int) -> NDArray[np.int64]:
+    """Consecutive transactions."""
+    return base + np.arange(count) * ATOM
 
 
 @kernel

@@ -23,7 +23,7 @@ from accelsim.hardware.memories._channel import counters, is_recording, new_chan
 from accelsim.hardware.memories._timing import organisation, ticks_per_1024_cycles
 from accelsim.hardware.simulation import Milestone, Module, Stream
 from accelsim.hardware.simulation._module import Process
-from accelsim.hardware.spatten._addresses import AddressMap
+from accelsim.hardware.spatten._addresses import AddressMap, joined
 from accelsim.hardware.spatten._counts import count_dram, count_requests
 from accelsim.hardware.spatten._fetch_kernel import (
     ACCEPT_LATENCY,
@@ -278,7 +278,7 @@ class Spatten:
             if self.config.query_traffic:
                 queries = self.addresses.queries(request.row)
                 self.bytes["query"] += len(queries) * ATOM
-                transactions = np.concatenate((queries, transactions))
+                transactions = joined(queries, transactions)
             transactions = self._with_policy_reads(request.row, transactions)
         lines = -(-request.keys // self.config.vectors_per_line)
         item.fetched = Milestone(self.env)
@@ -300,7 +300,7 @@ class Spatten:
             if size := sizes[row]:
                 extra = self.addresses.contiguous(row, plane, size)
                 self.bytes[name] = self.bytes.get(name, 0) + len(extra) * ATOM
-                transactions = np.concatenate((extra, transactions))
+                transactions = joined(extra, transactions)
         return transactions
 
     def fetch(self) -> Process:
@@ -324,22 +324,22 @@ class Spatten:
             while self.fetches.items:
                 matrix = self.fetches.pop()
                 self._queue(matrix)
-                outstanding.append((int(scalars[TAIL]), matrix.code))
+                outstanding.append((scalars.item(TAIL), matrix.code))
             # A beat returns a cycle at most.
             end, module.item = outstanding[0]
-            soonest = max(int(scalars[CYCLE]), charged) + end - int(scalars[JOINED]) - 1
+            soonest = max(scalars.item(CYCLE), charged) + end - scalars.item(JOINED) - 1
             if soonest + _FINISH_TO_TOLD > env.now:
                 yield from module.sleep_until(soonest + _FINISH_TO_TOLD)
                 if self.fetches.items:
                     continue
             finished = self._advance(int(min(env.peek(), env.now + (1 << 40))) + _LOOKAHEAD)
-            reached = max(int(scalars[CYCLE]), charged)
+            reached = max(scalars.item(CYCLE), charged)
             module.worked(charged, reached - charged)
             charged = reached
             if finished:
                 outstanding.popleft()
                 kind = finished - 1
-                self.told[kind].popleft()(int(scalars[ACCEPTED + kind]) >> 10)
+                self.told[kind].popleft()(scalars.item(ACCEPTED + kind) >> 10)
 
     def _advance(self, limit: int) -> int:
         return self.step(self.fetcher, self.channels, self.org, self.shift, self.rate, limit)
@@ -492,7 +492,7 @@ class Spatten:
                 )
                 self.bytes["value"] += len(transactions) * ATOM
                 lines = -(-request.values // self.config.vectors_per_line)
-                fetched = env.event()
+                fetched = Milestone(env)
                 # A row of indexes gathers one beat of scores a cycle; while it does, the arbiter
                 # stays with this matrix (2.6, 2.14).
                 matrix = _Matrix(
@@ -502,7 +502,7 @@ class Spatten:
                     start + rows_of_beats - 1 + _GATHER_TO_FETCH,
                     lines,
                     VALUE,
-                    fetched.succeed,
+                    fetched.announce,
                     module.item,
                     self._row_beats(request),
                 )
@@ -522,12 +522,16 @@ class Spatten:
         """Value buffer, multiply and accumulate: one line a cycle, as they arrive."""
         module, env = self.modules["pv_unit"], self.env
         tail = _MULTIPLY_VALUE + self.log_width
+        serial = self.config.key_prefetch_depth == 0
         for _ in self.requests:
             item, start, fetched = yield from module.take(self.value_rows, "no_values")
             module.item = item_code(item.request.row, VALUES)
             taken = int(env.now)
             lines = item.request.value_lines
-            arrived = start if fetched is None else (yield fetched)
+            if fetched is None:
+                arrived = start
+            else:
+                arrived = yield fetched.announced() if serial else fetched.awaited()
             end = max(arrived, max(start, taken) + lines)
             # The descriptors are free once all is written, and all reads are in the read queue.
             item.finished.announce(max(arrived - _WRITTEN_TO_TAKEN, end - _READ_QUEUE))

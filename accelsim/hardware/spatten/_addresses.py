@@ -23,11 +23,12 @@ class AddressMap:
         self._workload = workload
         self._config = config
         self._dim = workload.head_dim
-        self._table = None
+        self._key_table = self._value_table = None
         if config.index_pattern == "random-table":
-            self._table = index_table(
-                config.buffer_lines, config.fetch_channels, config.capacity_vectors
-            ).ravel()
+            table = index_table(config.buffer_lines, config.fetch_channels, config.capacity_vectors)
+            self._key_table = table.ravel()
+            # As released, scores get the indexes of the next beat of their row (2.12).
+            self._value_table = np.roll(table, -config.vectors_per_line, axis=1).ravel()
         # A matrix of a layer and head keeps its place over the steps, as a KV cache does.
         heads = int(workload["head"].max()) + 1
         slot = workload["layer"].astype(np.int64) * heads + workload["head"]
@@ -42,12 +43,23 @@ class AddressMap:
         """Transactions of a key matrix, in order; byte addresses int64."""
         base = (_LSB_BASE if lsb else _KEY_BASE) + row * _STRIDE
         own = None if self._workload.key_indices is None else self._workload.key_indices[row]
-        return self._matrix(row, count, bits, base, 1 if lsb else 0, own)
+        if self._key_table is not None:
+            return self._released(self._key_table[:count], bits, base)
+        return self._matrix(row, count, bits, 1 if lsb else 0, own)
 
-    def values(self, row: int, count: int, bits: int) -> NDArray[np.int64]:
-        """Transactions of a value matrix, in order; byte addresses int64."""
+    def values(self, row: int, count: int, keys: int, bits: int) -> NDArray[np.int64]:
+        """Transactions of a value matrix beside ``keys`` keys, in order; byte addresses int64."""
         own = None if self._workload.value_indices is None else self._workload.value_indices[row]
-        return self._matrix(row, count, bits, _VALUE_BASE + row * _STRIDE, 2, own)
+        if self._value_table is None or self._key_table is None:
+            return self._matrix(row, count, bits, 2, own)
+        indices = self._value_table[:count]
+        if count == keys:
+            # A request's last beat of scores gets the indexes of the first of its row.
+            beat, width = self._config.vectors_per_line, self._config.fetch_channels
+            row_start = (keys - beat) // width * width
+            indices = indices.copy()
+            indices[-beat:] = self._key_table[row_start : row_start + beat]
+        return self._released(indices, bits, _VALUE_BASE + row * _STRIDE)
 
     def queries(self, row: int) -> NDArray[np.int64]:
         """Transactions of the queries of a row, contiguous."""
@@ -61,21 +73,15 @@ class AddressMap:
     def _place(self, row: int, plane: int) -> int:
         return int(plane * self._slots + self._slot[row]) * self._region
 
+    def _released(self, indices: NDArray[np.int64], bits: int, base: int) -> NDArray[np.int64]:
+        return _transactions(indices, self._dim * bits // 8, base, False)
+
     def _matrix(
-        self,
-        row: int,
-        count: int,
-        bits: int,
-        released_base: int,
-        plane: int,
-        own: NDArray[np.int32] | None,
+        self, row: int, count: int, bits: int, plane: int, own: NDArray[np.int32] | None
     ) -> NDArray[np.int64]:
-        vector_bytes = self._dim * bits // 8
-        if self._table is not None:
-            return _transactions(self._table[:count], vector_bytes, released_base, False)
         use_own = self._config.index_pattern == "workload" and own is not None
         indices = np.asarray(own, np.int64) if use_own else self._in_order[:count]
-        return _transactions(indices, vector_bytes, self._place(row, plane), True)
+        return _transactions(indices, self._dim * bits // 8, self._place(row, plane), True)
 
 
 @kernel

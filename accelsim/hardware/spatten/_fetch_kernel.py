@@ -33,8 +33,9 @@ RING = 1 << 15
 ADDRESS_FIFO = 16
 ADDRESS_LATENCY = 2
 """From the address FIFO's input to its output; the read-address register adds one more."""
-RESPONSE_FIFO = 128
-"""Outstanding (64) and response (64) FIFO of a fetch channel."""
+RESPONSE_FIFO = 64
+"""Responses that a fetch channel holds until their beats are whole; a full one keeps the next in
+its DRAM channel's response register, and those of others behind it (section 5.3)."""
 SCORE_ROWS = 16
 """Rows of scores in the score queue, which holds 16R beats (section 2.14)."""
 TAKEN_TO_FETCH = 6
@@ -52,10 +53,10 @@ _NEVER = np.int64(1) << 60
 
 # Entries of ``scalars``. ``CYCLE``: the present cycle. ``TAIL``, ``PUSHED``, ``LOADED``,
 # ``JOINED``: beats queued, in the address FIFOs, out of all of them, returned. ``WAITING``:
-# addresses in the read-address registers. ``ACCEPTED``: cycle of the last line taken from the key
+# addresses in the read-address registers. ``REFUSED``: ports with a parked address. ``ACCEPTED``: cycle of the last line taken from the key
 # and from the value buffer, times 1024, as lines per beat need not be whole. ``OPENS``: cycle
 # before which no beat returns, as the buffers are being initialised.
-CYCLE, TAIL, PUSHED, LOADED, JOINED, WAITING, OPENS, ACCEPTED = range(8)
+CYCLE, TAIL, PUSHED, LOADED, JOINED, WAITING, REFUSED, OPENS, ACCEPTED = range(9)
 N_SCALARS = ACCEPTED + 2
 
 # Columns of a beat; then the byte address for each fetch channel. ``B_AFTER``: how many beats
@@ -79,10 +80,10 @@ N_SCALARS = ACCEPTED + 2
 # empty) and address in its read-address register, and the cycle of its last response.
 F_HEAD, F_RETURNED, F_CHANNEL, F_ADDRESS, F_SERVED = range(5)
 N_FETCH_COLUMNS = F_SERVED + 1
-# Columns of a DRAM port: fetch channel of a refused request (-1: none), scratch of the crossbar,
-# whether the response register is full, then the ring of fetch channels in the order of accepted
-# requests.
-D_PARKED, D_CHOICE, D_RESPONSE, D_ORDER_HEAD, D_ORDER_TAIL, D_ORDER = range(6)
+# Columns of a DRAM port: address that the memory refused (-1: none), fetch channel that waits behind
+# it (-1: none), scratch of the crossbar, whether the response register is full, then the ring of
+# fetch channels in the order of accepted requests.
+D_PARKED, D_LOCK, D_CHOICE, D_RESPONSE, D_ORDER_HEAD, D_ORDER_TAIL, D_ORDER = range(7)
 ORDER_RING = 256
 
 
@@ -110,7 +111,7 @@ def new_fetcher(fetch_channels: int, channels: int, first_accept: int) -> Fetche
     fetch = np.zeros((fetch_channels, N_FETCH_COLUMNS), np.int64)
     fetch[:, [F_CHANNEL, F_SERVED]] = -1
     ports = np.zeros((channels, D_ORDER + ORDER_RING), np.int64)
-    ports[:, D_PARKED] = -1
+    ports[:, [D_PARKED, D_LOCK]] = -1
     return Fetcher(scalars, np.zeros((RING, B_ADDRESS + fetch_channels), np.int64), fetch, ports)
 
 
@@ -200,7 +201,6 @@ def _load_addresses(
 ) -> None:
     """Each free read-address register takes the output of its address FIFO."""
     pushed, now = s[PUSHED], s[CYCLE]
-    oldest = s[JOINED] + RESPONSE_FIFO
     for k in range(len(fetch)):
         head = fetch[k, F_HEAD]
         if fetch[k, F_CHANNEL] >= 0 or head >= pushed:
@@ -208,7 +208,7 @@ def _load_addresses(
         while head < pushed and beats[head % RING, B_ADDRESS + k] == PADDING:
             head += 1
         fetch[k, F_HEAD] = head
-        if head >= pushed or head >= oldest:
+        if head >= pushed:
             continue
         slot = head % RING
         if beats[slot, B_PUSHED] + ADDRESS_LATENCY > now:
@@ -231,26 +231,36 @@ def _crossbar(
     state: Channels,
     org: Organisation,
 ) -> None:
-    """Each DRAM channel takes the lowest waiting fetch channel; a refused one keeps its turn."""
+    """Each DRAM channel takes the address of the lowest waiting fetch channel.
+
+    What the memory refuses is parked at the channel and keeps its turn; the fetch channel behind it
+    is chosen, and waits (section 5.2).
+    """
     for d in range(len(ports)):
-        ports[d, D_CHOICE] = ports[d, D_PARKED]
+        ports[d, D_CHOICE] = ports[d, D_LOCK]
     for k in range(len(fetch)):
         d = fetch[k, F_CHANNEL]
         if d >= 0 and ports[d, D_CHOICE] < 0:
             ports[d, D_CHOICE] = k
     for d in range(len(ports)):
-        k = ports[d, D_CHOICE]
-        if k < 0:
+        k, address = ports[d, D_CHOICE], ports[d, D_PARKED]
+        if address >= 0:
+            ports[d, D_LOCK] = k
+        elif k >= 0:
+            address = fetch[k, F_ADDRESS]
+            ports[d, D_ORDER + ports[d, D_ORDER_TAIL] % ORDER_RING] = k
+            ports[d, D_ORDER_TAIL] += 1
+            ports[d, D_LOCK] = -1
+            fetch[k, F_CHANNEL] = -1
+            s[WAITING] -= 1
+            s[REFUSED] += 1
+        else:
             continue
-        if not channel_can_push(state, org, d):
-            ports[d, D_PARKED] = k
-            continue
-        channel_push(state, org, d, fetch[k, F_ADDRESS], k, False)
-        ports[d, D_ORDER + ports[d, D_ORDER_TAIL] % ORDER_RING] = k
-        ports[d, D_ORDER_TAIL] += 1
-        ports[d, D_PARKED] = -1
-        fetch[k, F_CHANNEL] = -1
-        s[WAITING] -= 1
+        if channel_can_push(state, org, d):
+            channel_push(state, org, d, address, 0, False)
+            address = -1
+            s[REFUSED] -= 1
+        ports[d, D_PARKED] = address
 
 
 @inlined
@@ -273,13 +283,13 @@ def _clock_channels(
         if ports[d, D_RESPONSE]:
             # Responses are attributed in the order of the requests (section 5.2).
             k = ports[d, D_ORDER + ports[d, D_ORDER_HEAD] % ORDER_RING]
-            if fetch[k, F_SERVED] != s[CYCLE]:
+            beat = fetch[k, F_RETURNED]
+            while beats[beat % RING, B_ADDRESS + k] == PADDING:
+                beat += 1
+            if fetch[k, F_SERVED] != s[CYCLE] and beat - s[JOINED] < RESPONSE_FIFO:
                 fetch[k, F_SERVED] = s[CYCLE]
                 ports[d, D_RESPONSE] = 0
                 ports[d, D_ORDER_HEAD] += 1
-                beat = fetch[k, F_RETURNED]
-                while beats[beat % RING, B_ADDRESS + k] == PADDING:
-                    beat += 1
                 beats[beat % RING, B_ARRIVED] += 1
                 fetch[k, F_RETURNED] = beat + 1
         if not ports[d, D_RESPONSE] and state[d, DONE_HEAD] != state[d, DONE_TAIL]:
@@ -351,7 +361,7 @@ def advance(
             s[CYCLE] = limit
             return 0
         complete = s[JOINED] < s[PUSHED] and beats[s[JOINED] % RING, B_ARRIVED] == len(fetch)
-        if s[WAITING] == 0 and s[LOADED] == s[PUSHED] and not complete:
+        if s[WAITING] == s[REFUSED] == 0 and s[LOADED] == s[PUSHED] and not complete:
             s[CYCLE] = _quiet_until(s, beats, ports, state, rate, limit)
             _idle_until(state, org, s[CYCLE] * rate >> 10)
             if s[CYCLE] == limit:
@@ -361,7 +371,7 @@ def advance(
         room = pushed < s[TAIL] and pushed - s[LOADED] < ADDRESS_FIFO
         if room and _ready(s, beats) <= now:
             _push_beat(s, beats, len(fetch))
-        if s[WAITING]:
+        if s[WAITING] or s[REFUSED]:
             _crossbar(s, fetch, ports, state, org)
         if s[LOADED] != s[PUSHED]:
             _load_addresses(s, beats, fetch, len(ports), shift)

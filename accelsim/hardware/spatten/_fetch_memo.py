@@ -33,6 +33,7 @@ from accelsim.hardware.spatten._fetch_kernel import (
     CYCLE,
     D_ORDER,
     D_ORDER_HEAD,
+    D_LOCK,
     D_ORDER_TAIL,
     D_PARKED,
     D_RESPONSE,
@@ -46,6 +47,7 @@ from accelsim.hardware.spatten._fetch_kernel import (
     OPENS,
     ORDER_RING,
     PUSHED,
+    REFUSED,
     RING,
     SCORE_ROWS,
     TAIL,
@@ -241,10 +243,12 @@ def _relative_fetcher(fetcher: Fetcher, local: int, history: int, out: Ints, at:
         out[at + 4] = fetch[k, F_SERVED] == now
         at += 5
     for d in range(len(ports)):
-        out[at] = ports[d, D_PARKED]
-        out[at + 1] = ports[d, D_RESPONSE]
-        out[at + 2] = ports[d, D_ORDER_TAIL] - ports[d, D_ORDER_HEAD]
-        at += 3
+        out[at] = ports[d, D_PARKED] - local if ports[d, D_PARKED] >= 0 else 0
+        out[at + 1] = ports[d, D_PARKED] >= 0
+        out[at + 2] = ports[d, D_LOCK]
+        out[at + 3] = ports[d, D_RESPONSE]
+        out[at + 4] = ports[d, D_ORDER_TAIL] - ports[d, D_ORDER_HEAD]
+        at += 5
         for i in range(ports[d, D_ORDER_HEAD], ports[d, D_ORDER_TAIL]):
             out[at] = ports[d, D_ORDER + i % ORDER_RING]
             at += 1
@@ -278,8 +282,10 @@ def _restore(
     """Put fetcher and channels into a saved state, later and elsewhere by the given differences."""
     s = fetcher.scalars
     first = s[JOINED]
-    for i in (CYCLE, PUSHED, LOADED, JOINED, WAITING):
-        s[i] = scalars[i] + (cycles if i == CYCLE else 0 if i == WAITING else beats)
+    s[CYCLE] = scalars[CYCLE] + cycles
+    s[WAITING], s[REFUSED] = scalars[WAITING], scalars[REFUSED]
+    for i in (PUSHED, LOADED, JOINED):
+        s[i] = scalars[i] + beats
     for i in range(ACCEPTED, len(s)):
         s[i] = scalars[i] + cycles * 1024
     for k in range(len(fetch)):
@@ -292,6 +298,7 @@ def _restore(
     for d in range(len(ports)):
         for i in range(ports.shape[1]):
             fetcher.ports[d, i] = ports[d, i]
+        fetcher.ports[d, D_PARKED] += local if ports[d, D_PARKED] >= 0 else 0
     for i in range(len(moved)):
         slot = (first + i) % RING
         fetcher.beats[slot, B_PUSHED] = moved[i, 0] + cycles

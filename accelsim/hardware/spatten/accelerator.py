@@ -28,9 +28,12 @@ from accelsim.hardware.spatten._counts import count_dram, count_requests
 from accelsim.hardware.spatten._fetch_kernel import (
     ACCEPT_LATENCY,
     ACCEPTED,
+    B_TAKEN,
     CYCLE,
     JOINED,
     KEY,
+    RING,
+    SCORE_ROWS,
     TAIL,
     VALUE,
     advance,
@@ -88,6 +91,7 @@ class _Item:
         "at_value_fork",
         "code",
         "decided",
+        "drained",
         "fetched",
         "finished",
         "forked",
@@ -107,6 +111,7 @@ class _Item:
         self.finished: Milestone = Milestone(env) if first is None else first.finished
         self.decided = Milestone(env)
         self.forked = Milestone(env)
+        self.drained = Milestone(env)
         self.fetched: Milestone | None = None
         self.ordered_at = 0
         self.at_value_fork = 0
@@ -116,9 +121,10 @@ class _Item:
 
 @dataclass(slots=True)
 class _Matrix:
-    """A matrix to fetch: when it was asked for, when its first beat is ready, whom to tell.
+    """A matrix to fetch: when it was asked for, when its first beat is ready, what it is part of.
 
-    ``told`` gets the cycle in which the last line will have been taken, as soon as that is known.
+    ``fetched`` is announced as the cycle in which the last line is taken; ``end`` is the fetch beat
+    after its last one.
     """
 
     transactions: NDArray[np.int64]
@@ -127,9 +133,11 @@ class _Matrix:
     ready: int
     spread: int
     kind: int
-    told: Callable[[int], object]
+    item: _Item
     code: int
+    fetched: Milestone
     row_beats: int = 0
+    end: int = 0
 
 
 class Spatten:
@@ -183,7 +191,6 @@ class Spatten:
         self.ordered = Stream(env)
         self.probabilities = Stream(env, max(config.buffer_lines // 64, 2))
         self.value_rows = Stream(env, max(config.key_prefetch_depth, 1))
-        self.told: dict[int, deque[Callable[[int], object]]] = {KEY: deque(), VALUE: deque()}
         self.policy_reads = {
             name: workload[f"{name}_bytes"].tolist() for name in ("metadata", "residual")
         }
@@ -289,8 +296,9 @@ class Spatten:
             int(self.env.now) + _FORK_TO_FETCH,
             0,
             KEY,
-            item.fetched.announce,
+            item,
             item.code,
+            item.fetched,
         )
         yield from module.give(self.fetches, matrix, "fetcher_busy")
 
@@ -311,7 +319,7 @@ class Spatten:
         """
         module, env = self.modules["fetcher"], self.env
         scalars = self.fetcher.scalars
-        outstanding: deque[tuple[int, int]] = deque()
+        outstanding: deque[_Matrix] = deque()
         charged = 0
         while True:
             if not outstanding:
@@ -322,12 +330,12 @@ class Spatten:
                 module.stalled(charged, idle_until - charged, "no_request")
                 charged = idle_until
             while self.fetches.items:
-                matrix = self.fetches.pop()
-                self._queue(matrix)
-                outstanding.append((scalars.item(TAIL), matrix.code))
+                outstanding.append(self.fetches.pop())
+                self._queue(outstanding[-1])
+            matrix = outstanding[0]
+            module.item = matrix.code
             # A beat returns a cycle at most.
-            end, module.item = outstanding[0]
-            soonest = max(scalars.item(CYCLE), charged) + end - scalars.item(JOINED) - 1
+            soonest = max(scalars.item(CYCLE), charged) + matrix.end - scalars.item(JOINED) - 1
             if soonest + _FINISH_TO_TOLD > env.now:
                 yield from module.sleep_until(soonest + _FINISH_TO_TOLD)
                 if self.fetches.items:
@@ -338,13 +346,27 @@ class Spatten:
             charged = reached
             if finished:
                 outstanding.popleft()
-                kind = finished - 1
-                self.told[kind].popleft()(scalars.item(ACCEPTED + kind) >> 10)
+                if matrix.kind == VALUE:
+                    matrix.item.drained.announce(self._drained(matrix))
+                matrix.fetched.announce(scalars.item(ACCEPTED + matrix.kind) >> 10)
+
+    def _drained(self, matrix: _Matrix) -> int:
+        """Cycle in which the last score has entered the score queue, if that had to wait for room.
+
+        A score leaves the queue, of 16R scores, when its value is multiplied (2.14).
+        """
+        fetch_channels = self.config.fetch_channels
+        waiting = matrix.lines - SCORE_ROWS * (fetch_channels // self.config.vectors_per_line)
+        if waiting <= 0:
+            return 0
+        beats = -(-len(matrix.transactions) // fetch_channels)
+        beat = matrix.end - beats + waiting * beats // matrix.lines
+        return int(self.fetcher.beats[beat % RING, B_TAKEN])
 
     def _advance(self, limit: int) -> int:
         return self.step(self.fetcher, self.channels, self.org, self.shift, self.rate, limit)
 
-    def _queue(self, matrix: _Matrix) -> int:
+    def _queue(self, matrix: _Matrix) -> None:
         if self.watch is not None:
             self.watch.queue(self.fetcher, len(matrix.transactions), matrix.code)
         if self.memo is not None:
@@ -359,8 +381,7 @@ class Spatten:
             matrix.kind,
             matrix.row_beats,
         )
-        self.told[matrix.kind].append(matrix.told)
-        return matrix.code
+        matrix.end = self.fetcher.scalars.item(TAIL)
 
     def multiply_keys(self) -> Process:
         """Key buffer and dot product: one line a cycle, as they arrive."""
@@ -468,6 +489,7 @@ class Spatten:
             if request.prunes and serial:
                 yield from module.wait_for(item.forked, "value_side_busy")
                 yield from module.busy(request.value_lines)
+                yield from module.wait_for(item.drained, "value_side_busy")
                 dropped = int(env.now) + max(request.score_lines - request.value_lines, 0)
 
     def fetch_values(self) -> Process:
@@ -485,10 +507,15 @@ class Spatten:
             yield from module.wait_until(item.at_value_fork, "no_probabilities")
             start = int(env.now)
             item.forked.announce(start)
+            if request.value_part:
+                item.drained.announce(start)
             fetched = None
             if request.value_part == 0:
                 transactions = self.addresses.values(
-                    request.row, request.values, request.value_bits * request.value_fused
+                    request.row,
+                    request.values,
+                    request.keys,
+                    request.value_bits * request.value_fused,
                 )
                 self.bytes["value"] += len(transactions) * ATOM
                 lines = -(-request.values // self.config.vectors_per_line)
@@ -502,8 +529,9 @@ class Spatten:
                     start + rows_of_beats - 1 + _GATHER_TO_FETCH,
                     lines,
                     VALUE,
-                    fetched.announce,
+                    item,
                     module.item,
+                    fetched,
                     self._row_beats(request),
                 )
                 yield from module.give(self.fetches, matrix, "fetcher_busy")

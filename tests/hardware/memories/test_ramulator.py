@@ -74,7 +74,7 @@ def test_addresses_are_those_of_the_address_map() -> None:
         [
             addresses.keys(0, request.keys, request.key_bits, lsb=False),
             addresses.keys(0, request.keys, LSB_BITS, lsb=True),
-            addresses.values(0, request.values, request.value_bits),
+            addresses.values(0, request.values, request.keys, request.value_bits),
         ]
     )
     channel, local = local_addresses(MEMORY, asked, config.channels)

@@ -191,6 +191,7 @@ class Spatten:
         self.ordered = Stream(env)
         self.probabilities = Stream(env, max(config.buffer_lines // 64, 2))
         self.value_rows = Stream(env, max(config.key_prefetch_depth, 1))
+        self.score_queue = SCORE_ROWS * config.fetch_channels // config.vectors_per_line
         self.policy_reads = {
             name: workload[f"{name}_bytes"].tolist() for name in ("metadata", "residual")
         }
@@ -346,20 +347,17 @@ class Spatten:
             charged = reached
             if finished:
                 outstanding.popleft()
-                if matrix.kind == VALUE:
+                if matrix.kind == VALUE and matrix.item.drained.cycle is None:
                     matrix.item.drained.announce(self._drained(matrix))
                 matrix.fetched.announce(scalars.item(ACCEPTED + matrix.kind) >> 10)
 
     def _drained(self, matrix: _Matrix) -> int:
-        """Cycle in which the last score has entered the score queue, if that had to wait for room.
+        """Cycle in which the last score found room in the score queue.
 
-        A score leaves the queue, of 16R scores, when its value is multiplied (2.14).
+        A score leaves the queue when its value is multiplied (2.14).
         """
-        fetch_channels = self.config.fetch_channels
-        waiting = matrix.lines - SCORE_ROWS * (fetch_channels // self.config.vectors_per_line)
-        if waiting <= 0:
-            return 0
-        beats = -(-len(matrix.transactions) // fetch_channels)
+        beats = -(-len(matrix.transactions) // self.config.fetch_channels)
+        waiting = matrix.item.request.value_lines - self.score_queue
         beat = matrix.end - beats + waiting * beats // matrix.lines
         return int(self.fetcher.beats[beat % RING, B_TAKEN])
 
@@ -507,7 +505,7 @@ class Spatten:
             yield from module.wait_until(item.at_value_fork, "no_probabilities")
             start = int(env.now)
             item.forked.announce(start)
-            if request.value_part:
+            if request.value_part or request.value_lines <= self.score_queue:
                 item.drained.announce(start)
             fetched = None
             if request.value_part == 0:

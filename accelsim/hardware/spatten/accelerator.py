@@ -60,6 +60,8 @@ _ALLOCATION = 2
 """From a new request to the key fork (2.5)."""
 _DECISION = 10
 """From the last line to the first decided beat, plus log2(S) (2.11)."""
+_DOT_STAGES = 8
+"""Lines in the dot product; the maximum tree behind it holds twice log2(S) (2.9)."""
 _DECISION_TO_VALUE = 7
 """Ordering, rebatch, index reload and trim of a normal item (2.12)."""
 _TOPK_FIFO = 2
@@ -192,6 +194,8 @@ class Spatten:
         self.probabilities = Stream(env, max(config.buffer_lines // 64, 2))
         self.value_rows = Stream(env, max(config.key_prefetch_depth, 1))
         self.score_queue = SCORE_ROWS * config.fetch_channels // config.vectors_per_line
+        self.decided_rows: dict[int, _Item] = {}
+        self.next_row = self.accepted = self.decision_free = self.merge_free = 0
         self.policy_reads = {
             name: workload[f"{name}_bytes"].tolist() for name in ("metadata", "residual")
         }
@@ -384,6 +388,7 @@ class Spatten:
     def multiply_keys(self) -> Process:
         """Key buffer and dot product: one line a cycle, as they arrive."""
         module, env = self.modules["qk_unit"], self.env
+        in_pipeline = _DOT_STAGES + 2 * self.log_width
         for _ in range(self.items):
             item = yield from module.take(self.key_lines, "no_keys")
             request = item.request
@@ -393,10 +398,13 @@ class Spatten:
             if item.fetched is None:
                 yield from module.busy(beats)
             else:
+                work = min(lines, beats)
                 arrived = yield item.fetched.awaited()
-                end = max(arrived, int(env.now), start + 1)
+                # Its lines stand behind the last one of the item before, but for those in the
+                # pipeline.
+                end = max(arrived, int(env.now), start + 1, self.accepted + work - in_pipeline)
                 yield from module.sleep_until(end)
-                module.worked_on_arrivals(start, end, min(lines, beats), "awaiting_keys")
+                module.worked_on_arrivals(start, end, work, "awaiting_keys")
             if request.queries > 1:
                 yield from module.busy(max(beats - lines, 0))
             item.decided.announce(int(env.now))
@@ -407,8 +415,7 @@ class Spatten:
         softmax, module, env = self.modules["softmax"], self.modules["decision"], self.env
         per_line, parallelism = self.config.vectors_per_line, self.config.softmax_parallelism
         latency = self.config.softmax_latency + _DECISION + self.log_width
-        self.decided_rows: dict[int, _Item] = {}
-        self.next_row = softmax_free = 0
+        softmax_free = 0
         for _ in range(self.items):
             item = yield from module.take(self.scores, "no_scores")
             request, now = item.request, int(env.now)
@@ -422,22 +429,34 @@ class Spatten:
             softmax_free = start + lines
             softmax.item = item.code
             softmax.worked(start, lines)
-            # Decided one pipeline length after the softmax has taken the item's last score.
-            delay = max(softmax_free - now - 1, 0) + latency
+            # The last score is accepted when the row before has left the decision, a beat a cycle;
+            # a row is decided one pipeline length after that (2.9, 2.11).
+            decided = max(max(softmax_free, now + 1) - 1 + latency, self.decision_free)
+            self.decision_free = decided + own
+            self.accepted = decided - latency
             again = request.requant and not item.lsb_pass
             self._later(
-                delay + (_REQUANT_REISSUE if again else 0),
+                decided - now + (_REQUANT_REISSUE if again else 0),
                 partial(self._reissue if again else self._decided, item),
             )
-            yield from module.busy_until(max(softmax_free, now + 1))
+            yield from module.busy_until(max(softmax_free, self.accepted + 1))
 
     def _decided(self, item: _Item) -> None:
-        """Let an item's keys go, and what is decided pass on in the order of the requests."""
+        """Let an item's keys go, and what is decided pass on in the order of the requests.
+
+        The merge takes a beat a cycle; a pass over LSBs goes around its queue, and keeps the
+        decision from the next row while it waits (2.12).
+        """
         now = int(self.env.now)
         item.released.announce(now + _KEY_RELEASE)
         self.decided_rows[item.request.row] = item
         while ordered := self.decided_rows.pop(self.next_row, None):
-            ordered.ordered_at = now
+            ordered.ordered_at = max(now, self.merge_free)
+            request = ordered.request
+            beats = request.rescore_lines if ordered.lsb_pass else request.score_lines
+            self.merge_free = ordered.ordered_at + beats
+            if ordered.lsb_pass:
+                self.decision_free = max(self.decision_free, self.merge_free)
             self.ordered.put(ordered)
             self.next_row += 1
 

@@ -94,11 +94,13 @@ class _Item:
         "code",
         "decided",
         "drained",
+        "dropped",
         "fetched",
         "finished",
         "forked",
         "lsb_pass",
         "ordered_at",
+        "passed",
         "released",
         "request",
     )
@@ -114,6 +116,8 @@ class _Item:
         self.decided = Milestone(env)
         self.forked = Milestone(env)
         self.drained = Milestone(env)
+        self.passed = Milestone(env)
+        self.dropped = Milestone(env)
         self.fetched: Milestone | None = None
         self.ordered_at = 0
         self.at_value_fork = 0
@@ -163,6 +167,7 @@ class Spatten:
         self.channels = new_channels(config.channels, self.org)
         self.rate = ticks_per_1024_cycles(memory, config.frequency_hz)
         # As released, the buffers and the table of handles are cleared after reset.
+        self.serial = config.key_prefetch_depth == 0
         self.cleared = config.requant_bits == "forced"
         warmup = config.buffer_lines // 2 if self.cleared else 0
         self.fetcher = new_fetcher(config.fetch_channels, config.channels, warmup)
@@ -190,12 +195,13 @@ class Spatten:
         self.fetches = Stream(env, 16)
         self.key_lines = Stream(env, max(config.key_prefetch_depth, 1))
         self.scores = Stream(env, 2)
+        self.in_order = Stream(env)
         self.ordered = Stream(env)
         self.probabilities = Stream(env, max(config.buffer_lines // 64, 2))
         self.value_rows = Stream(env, max(config.key_prefetch_depth, 1))
         self.score_queue = SCORE_ROWS * config.fetch_channels // config.vectors_per_line
         self.decided_rows: dict[int, _Item] = {}
-        self.next_row = self.accepted = self.decision_free = self.merge_free = 0
+        self.next_row = self.accepted = self.decision_free = 0
         self.policy_reads = {
             name: workload[f"{name}_bytes"].tolist() for name in ("metadata", "residual")
         }
@@ -213,6 +219,7 @@ class Spatten:
             self.fetch(),
             self.multiply_keys(),
             self.decide(),
+            self.merge(),
             self.select(),
             self.fetch_values(),
             self.multiply_values(),
@@ -242,7 +249,6 @@ class Spatten:
         clearing = _HANDLES if self.cleared else 0
         yield from module.busy(clearing + _ALLOCATION)
         capacity = self.config.buffer_lines
-        serial = self.config.key_prefetch_depth == 0
         for _ in range(self.items):
             module.item = NO_ITEM
             while True:
@@ -260,7 +266,7 @@ class Spatten:
                 blocked = live[0][1].awaited() if live else env.timeout(1)
                 yield from module.wait(self.requant.filled() | blocked, "buffer_full")
             module.item = item.code
-            if serial and last is not None:
+            if self.serial and last is not None:
                 # The fork holds its source until the dot product takes the last line (2.4).
                 yield from module.wait_for(last.decided, "serial_key_fork")
             last = item
@@ -400,6 +406,8 @@ class Spatten:
             else:
                 work = min(lines, beats)
                 arrived = yield item.fetched.awaited()
+                while self.serial and self.scores.items:
+                    yield self.scores.drained()
                 # Its lines stand behind the last one of the item before, but for those in the
                 # pipeline.
                 end = max(arrived, int(env.now), start + 1, self.accepted + work - in_pipeline)
@@ -416,8 +424,14 @@ class Spatten:
         per_line, parallelism = self.config.vectors_per_line, self.config.softmax_parallelism
         latency = self.config.softmax_latency + _DECISION + self.log_width
         softmax_free = 0
+        last: _Item | None = None
         for _ in range(self.items):
+            if self.serial and last is not None and last.lsb_pass:
+                # Nothing stands between the decision and the merge for it (2.12).
+                yield from module.wait_for(last.passed, "merge_busy")
+                self.decision_free = max(self.decision_free, int(env.now))
             item = yield from module.take(self.scores, "no_scores")
+            last = item
             request, now = item.request, int(env.now)
             lines = own = request.rescore_lines if item.lsb_pass else request.score_lines
             if self.config.softmax_latency:
@@ -442,23 +456,49 @@ class Spatten:
             yield from module.busy_until(max(softmax_free, self.accepted + 1))
 
     def _decided(self, item: _Item) -> None:
-        """Let an item's keys go, and what is decided pass on in the order of the requests.
-
-        The merge takes a beat a cycle; a pass over LSBs goes around its queue, and keeps the
-        decision from the next row while it waits (2.12).
-        """
-        now = int(self.env.now)
-        item.released.announce(now + _KEY_RELEASE)
+        """Let an item's keys go, and what is decided pass on in the order of the requests."""
+        item.released.announce(int(self.env.now) + _KEY_RELEASE)
         self.decided_rows[item.request.row] = item
         while ordered := self.decided_rows.pop(self.next_row, None):
-            ordered.ordered_at = max(now, self.merge_free)
-            request = ordered.request
-            beats = request.rescore_lines if ordered.lsb_pass else request.score_lines
-            self.merge_free = ordered.ordered_at + beats
-            if ordered.lsb_pass:
-                self.decision_free = max(self.decision_free, self.merge_free)
-            self.ordered.put(ordered)
+            self.in_order.put(ordered)
             self.next_row += 1
+
+    def merge(self) -> Process:
+        """Rows in the order of the requests, a beat a cycle (2.12).
+
+        As released, a row that keeps everything stands in its registers until the top-k stand-in
+        has let go of all that others keep, and one that does not as long as its queue is full.
+        """
+        env = self.env
+        inside: deque[tuple[int, Milestone]] = deque()
+        room = self.config.buffer_lines
+        for _ in self.requests:
+            if not self.in_order.items:
+                yield self.in_order.filled()
+            item = self.in_order.pop()
+            request = item.request
+            beats = request.rescore_lines if item.lsb_pass else request.score_lines
+            item.ordered_at = int(env.now)
+            self.ordered.put(item)
+            if not self.serial:
+                yield env.timeout(beats)
+                continue
+            if request.prunes:
+                inside.append((beats, item.dropped))
+                room -= beats
+                while room < 0 and len(inside) > 1:
+                    yield inside[0][1].awaited()
+                    room += inside.popleft()[0]
+            else:
+                if not item.forked.reached:
+                    yield item.forked.awaited()
+            end = item.ordered_at + beats
+            if not request.prunes:
+                yield item.drained.awaited()
+                end = int(env.now)
+            if end > env.now:
+                yield env.timeout(int(end - env.now))
+            item.passed.announce(int(env.now))
 
     def _reissue(self, item: _Item) -> None:
         self.requant.put(_Item(self.env, item.request, item))
@@ -508,6 +548,7 @@ class Spatten:
                 yield from module.busy(request.value_lines)
                 yield from module.wait_for(item.drained, "value_side_busy")
                 dropped = int(env.now) + max(request.score_lines - request.value_lines, 0)
+                item.dropped.announce(dropped)
 
     def fetch_values(self) -> Process:
         """Value fork: one value matrix after the other, ahead of the multipliers if buffers allow.
@@ -554,7 +595,7 @@ class Spatten:
                 yield from module.give(self.fetches, matrix, "fetcher_busy")
             yield from module.give(self.value_rows, (item, start, fetched), "value_buffer_full")
             yield from module.busy(1)
-            if self.config.key_prefetch_depth == 0:
+            if self.serial:
                 yield from module.wait_for(item.finished, "one_value_matrix")
 
     def _row_beats(self, request: Request) -> int:
@@ -567,7 +608,6 @@ class Spatten:
         """Value buffer, multiply and accumulate: one line a cycle, as they arrive."""
         module, env = self.modules["pv_unit"], self.env
         tail = _MULTIPLY_VALUE + self.log_width
-        serial = self.config.key_prefetch_depth == 0
         for _ in self.requests:
             item, start, fetched = yield from module.take(self.value_rows, "no_values")
             module.item = item_code(item.request.row, VALUES)
@@ -576,7 +616,7 @@ class Spatten:
             if fetched is None:
                 arrived = start
             else:
-                arrived = yield fetched.announced() if serial else fetched.awaited()
+                arrived = yield fetched.announced() if self.serial else fetched.awaited()
             end = max(arrived, max(start, taken) + lines)
             # The descriptors are free once all is written, and all reads are in the read queue.
             item.finished.announce(max(arrived - _WRITTEN_TO_TAKEN, end - _READ_QUEUE))

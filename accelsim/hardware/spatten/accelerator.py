@@ -26,7 +26,6 @@ from accelsim.hardware.simulation._module import Process
 from accelsim.hardware.spatten._addresses import AddressMap, joined
 from accelsim.hardware.spatten._counts import count_dram, count_requests
 from accelsim.hardware.spatten._fetch_kernel import (
-    ACCEPT_LATENCY,
     ACCEPTED,
     B_TAKEN,
     CYCLE,
@@ -69,12 +68,11 @@ _GATHER_TO_FETCH = 5
 """From the value fork to the address FIFOs, plus rows gathered (2.14)."""
 _MULTIPLY_VALUE = 3
 """Broadcast, multiply and accumulate registers, plus log2(S) (2.15)."""
-_WRITTEN_TO_TAKEN = 6
-"""From a line in the buffer to its multiplication (2.6)."""
+_WRITTEN = 8
+"""From the last response of a beat to its lines in the buffer: 6 of the 14 cycles to their
+multiplication come after that (2.6)."""
 _READ_QUEUE = 15 + 5
 """Lines between the read queue's input and the multipliers (2.8)."""
-_FINISH_TO_TOLD = ACCEPT_LATENCY - _WRITTEN_TO_TAKEN
-"""From the last beat of a matrix to the first thing that depends on when its lines are taken."""
 _REQUANT_REISSUE = 2
 """From the report to the key fork (2.16)."""
 _KEY_RELEASE = 5
@@ -130,7 +128,7 @@ class _Matrix:
     """A matrix to fetch: when it was asked for, when its first beat is ready, what it is part of.
 
     ``fetched`` is announced as the cycle in which the last line is taken; ``end`` is the fetch beat
-    after its last one.
+    after its last one, which came at ``returned_at``.
     """
 
     transactions: NDArray[np.int64]
@@ -144,6 +142,7 @@ class _Matrix:
     fetched: Milestone
     row_beats: int = 0
     end: int = 0
+    returned_at: int = 0
 
 
 class Spatten:
@@ -345,10 +344,10 @@ class Spatten:
                 self._queue(outstanding[-1])
             matrix = outstanding[0]
             module.item = matrix.code
-            # A beat returns a cycle at most.
+            # A beat returns a cycle at most, and nothing depends on it before it is written.
             soonest = max(scalars.item(CYCLE), charged) + matrix.end - scalars.item(JOINED) - 1
-            if soonest + _FINISH_TO_TOLD > env.now:
-                yield from module.sleep_until(soonest + _FINISH_TO_TOLD)
+            if soonest + _WRITTEN > env.now:
+                yield from module.sleep_until(soonest + _WRITTEN)
                 if self.fetches.items:
                     continue
             finished = self._advance(int(min(env.peek(), env.now + (1 << 40))) + _LOOKAHEAD)
@@ -359,6 +358,7 @@ class Spatten:
                 outstanding.popleft()
                 if matrix.kind == VALUE and matrix.item.drained.cycle is None:
                     matrix.item.drained.announce(self._drained(matrix))
+                matrix.returned_at = reached - 1
                 matrix.fetched.announce(scalars.item(ACCEPTED + matrix.kind) >> 10)
 
     def _drained(self, matrix: _Matrix) -> int:
@@ -567,7 +567,7 @@ class Spatten:
             item.forked.announce(start)
             if request.value_part or request.value_lines <= self.score_queue:
                 item.drained.announce(start)
-            fetched = None
+            matrix = None
             if request.value_part == 0:
                 transactions = self.addresses.values(
                     request.row,
@@ -577,7 +577,6 @@ class Spatten:
                 )
                 self.bytes["value"] += len(transactions) * ATOM
                 lines = -(-request.values // self.config.vectors_per_line)
-                fetched = Milestone(env)
                 # A row of indexes gathers one beat of scores a cycle; while it does, the arbiter
                 # stays with this matrix (2.6, 2.14).
                 matrix = _Matrix(
@@ -589,11 +588,11 @@ class Spatten:
                     VALUE,
                     item,
                     module.item,
-                    fetched,
+                    Milestone(env),
                     self._row_beats(request),
                 )
                 yield from module.give(self.fetches, matrix, "fetcher_busy")
-            yield from module.give(self.value_rows, (item, start, fetched), "value_buffer_full")
+            yield from module.give(self.value_rows, (item, start, matrix), "value_buffer_full")
             yield from module.busy(1)
             if self.serial:
                 yield from module.wait_for(item.finished, "one_value_matrix")
@@ -609,17 +608,18 @@ class Spatten:
         module, env = self.modules["pv_unit"], self.env
         tail = _MULTIPLY_VALUE + self.log_width
         for _ in self.requests:
-            item, start, fetched = yield from module.take(self.value_rows, "no_values")
+            item, start, matrix = yield from module.take(self.value_rows, "no_values")
             module.item = item_code(item.request.row, VALUES)
             taken = int(env.now)
             lines = item.request.value_lines
-            if fetched is None:
-                arrived = start
-            else:
+            arrived = written = start
+            if matrix is not None:
+                fetched = matrix.fetched
                 arrived = yield fetched.announced() if self.serial else fetched.awaited()
+                written = matrix.returned_at + _WRITTEN
             end = max(arrived, max(start, taken) + lines)
             # The descriptors are free once all is written, and all reads are in the read queue.
-            item.finished.announce(max(arrived - _WRITTEN_TO_TAKEN, end - _READ_QUEUE))
+            item.finished.announce(max(written, end - _READ_QUEUE))
             yield from module.sleep_until(end)
             module.worked_on_arrivals(taken, end, lines, "awaiting_values")
             self.completions[item.request.row] = end + tail + self.config.reset_cycles

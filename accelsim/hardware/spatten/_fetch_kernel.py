@@ -80,9 +80,9 @@ N_SCALARS = ACCEPTED + 2
 # empty) and address in its read-address register, and the cycle of its last response.
 F_HEAD, F_RETURNED, F_CHANNEL, F_ADDRESS, F_SERVED = range(5)
 N_FETCH_COLUMNS = F_SERVED + 1
-# Columns of a DRAM port: address that the memory refused (-1: none), fetch channel that waits behind
-# it (-1: none), scratch of the crossbar, whether the response register is full, then the ring of
-# fetch channels in the order of accepted requests.
+# Columns of a DRAM port: address that the memory refused (-1: none), fetch channel that waits
+# behind it (-1: none), scratch of the crossbar, whether the response register is full, then the
+# ring of fetch channels in the order of accepted requests.
 D_PARKED, D_LOCK, D_CHOICE, D_RESPONSE, D_ORDER_HEAD, D_ORDER_TAIL, D_ORDER = range(7)
 ORDER_RING = 256
 

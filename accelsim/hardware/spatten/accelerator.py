@@ -483,22 +483,19 @@ class Spatten:
             if not self.serial:
                 yield env.timeout(beats)
                 continue
-            if request.prunes:
+            if not request.prunes:
+                yield item.forked.awaited()
+                yield item.drained.awaited()
+            elif self.config.topk.drain == "serial":
                 inside.append((beats, item.dropped))
                 room -= beats
                 while room < 0 and len(inside) > 1:
                     yield inside[0][1].awaited()
                     room += inside.popleft()[0]
-            else:
-                if not item.forked.reached:
-                    yield item.forked.awaited()
-            end = item.ordered_at + beats
-            if not request.prunes:
-                yield item.drained.awaited()
-                end = int(env.now)
-            if end > env.now:
-                yield env.timeout(int(end - env.now))
-            item.passed.announce(int(env.now))
+            passed = max(item.ordered_at + beats, int(env.now))
+            if passed > env.now:
+                yield env.timeout(int(passed - env.now))
+            item.passed.announce(passed)
 
     def _reissue(self, item: _Item) -> None:
         self.requant.put(_Item(self.env, item.request, item))

@@ -53,9 +53,10 @@ _NEVER = np.int64(1) << 60
 
 # Entries of ``scalars``. ``CYCLE``: the present cycle. ``TAIL``, ``PUSHED``, ``LOADED``,
 # ``JOINED``: beats queued, in the address FIFOs, out of all of them, returned. ``WAITING``:
-# addresses in the read-address registers. ``REFUSED``: ports with a parked address. ``ACCEPTED``: cycle of the last line taken from the key
-# and from the value buffer, times 1024, as lines per beat need not be whole. ``OPENS``: cycle
-# before which no beat returns, as the buffers are being initialised.
+# addresses in the read-address registers. ``REFUSED``: ports with a parked address. ``OPENS``:
+# cycle before which no beat returns, as the buffers are being initialised. ``ACCEPTED``: cycle of
+# the last line taken from the key and from the value buffer, times 1024, as lines per beat need not
+# be whole.
 CYCLE, TAIL, PUSHED, LOADED, JOINED, WAITING, REFUSED, OPENS, ACCEPTED = range(9)
 N_SCALARS = ACCEPTED + 2
 

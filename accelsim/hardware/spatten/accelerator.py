@@ -101,6 +101,7 @@ class _Item:
         "passed",
         "released",
         "request",
+        "score_beats",
     )
 
     def __init__(
@@ -117,6 +118,8 @@ class _Item:
         self.passed = Milestone(env)
         self.dropped = Milestone(env)
         self.fetched: Milestone | None = None
+        self.score_beats = request.score_lines if first is None else request.rescore_lines
+        """Lines of scores that it gives."""
         self.ordered_at = 0
         self.at_value_fork = 0
         self.code = item_code(request.row, KEYS_MSB if first is None else KEYS_LSB)
@@ -200,7 +203,7 @@ class Spatten:
         self.value_rows = Stream(env, max(config.key_prefetch_depth, 1))
         self.score_queue = SCORE_ROWS * config.fetch_channels // config.vectors_per_line
         self.decided_rows: dict[int, _Item] = {}
-        self.next_row = self.accepted = self.decision_free = 0
+        self.next_row = self.accepted = self.decision_free = self.merge_free = 0
         self.policy_reads = {
             name: workload[f"{name}_bytes"].tolist() for name in ("metadata", "residual")
         }
@@ -399,7 +402,7 @@ class Spatten:
             item = yield from module.take(self.key_lines, "no_keys")
             request = item.request
             start = int(env.now)
-            beats = request.rescore_lines if item.lsb_pass else request.score_lines
+            beats = item.score_beats
             lines = -(-request.keys // self.config.vectors_per_line)
             if item.fetched is None:
                 yield from module.busy(beats)
@@ -433,7 +436,7 @@ class Spatten:
             item = yield from module.take(self.scores, "no_scores")
             last = item
             request, now = item.request, int(env.now)
-            lines = own = request.rescore_lines if item.lsb_pass else request.score_lines
+            lines = own = item.score_beats
             if self.config.softmax_latency:
                 # The unit takes as many scores a cycle as it has lanes (SpAtten Table I).
                 lines = max(own, -(-own * per_line // parallelism))
@@ -460,15 +463,22 @@ class Spatten:
         item.released.announce(int(self.env.now) + _KEY_RELEASE)
         self.decided_rows[item.request.row] = item
         while ordered := self.decided_rows.pop(self.next_row, None):
-            self.in_order.put(ordered)
             self.next_row += 1
+            if self.serial:
+                self.in_order.put(ordered)
+            else:
+                ordered.ordered_at = max(int(self.env.now), self.merge_free)
+                self.merge_free = ordered.ordered_at + ordered.score_beats
+                self.ordered.put(ordered)
 
     def merge(self) -> Process:
-        """Rows in the order of the requests, a beat a cycle (2.12).
+        """Rows in the order of the requests, a beat a cycle, as released (2.12).
 
-        As released, a row that keeps everything stands in its registers until the top-k stand-in
-        has let go of all that others keep, and one that does not as long as its queue is full.
+        A row that keeps everything stands in its registers until the top-k stand-in has let go of
+        all that others keep, and one that does not as long as the queue of the stand-in is full.
         """
+        if not self.serial:
+            return
         env = self.env
         inside: deque[tuple[int, Milestone]] = deque()
         room = self.config.buffer_lines
@@ -476,23 +486,18 @@ class Spatten:
             if not self.in_order.items:
                 yield self.in_order.filled()
             item = self.in_order.pop()
-            request = item.request
-            beats = request.rescore_lines if item.lsb_pass else request.score_lines
             item.ordered_at = int(env.now)
             self.ordered.put(item)
-            if not self.serial:
-                yield env.timeout(beats)
-                continue
-            if not request.prunes:
+            if not item.request.prunes:
                 yield item.forked.awaited()
                 yield item.drained.awaited()
             elif self.config.topk.drain == "serial":
-                inside.append((beats, item.dropped))
-                room -= beats
+                inside.append((item.score_beats, item.dropped))
+                room -= item.score_beats
                 while room < 0 and len(inside) > 1:
                     yield inside[0][1].awaited()
                     room += inside.popleft()[0]
-            passed = max(item.ordered_at + beats, int(env.now))
+            passed = max(item.ordered_at + item.score_beats, int(env.now))
             if passed > env.now:
                 yield env.timeout(int(passed - env.now))
             item.passed.announce(passed)

@@ -1,7 +1,7 @@
 """Run every suite of ``accelsim validate``, write what it says: ``docs/validation/make.py``.
 
 The complete output of each suite goes to ``docs/validation/NAME.txt``; the summary in
-``docs/validation.md``, between the two marks, is replaced. About a minute on two cores.
+``docs/validation.md``, between the two marks, is replaced. About three minutes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ RUNS = {
     "timing-event": ("timing", "--engine", "event"),
     "dram": ("dram",),
     "traffic": ("traffic",),
-    "engines": ("engines", "--count", "200"),
+    "engines": ("engines", "--count", "2000"),
     "functional": ("functional",),
 }
 

@@ -413,7 +413,7 @@ class Spatten:
                     yield self.scores.drained()
                 # Its lines stand behind the last one of the item before, but for those in the
                 # pipeline.
-                end = max(arrived, int(env.now), start + 1, self.accepted + work - in_pipeline)
+                end = max(arrived, int(env.now), start + work, self.accepted + work - in_pipeline)
                 yield from module.sleep_until(end)
                 module.worked_on_arrivals(start, end, work, "awaiting_keys")
             if request.queries > 1:

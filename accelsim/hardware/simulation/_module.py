@@ -63,51 +63,58 @@ class Stream:
         return self._drained
 
 
-class Milestone(simpy.Event):
+class Milestone:
     """A cycle that becomes known, often before it comes, and can be waited for.
+
+    It costs no event until somebody waits.
 
     Attributes:
         cycle: as announced; ``None`` before.
     """
 
+    __slots__ = ("_announced", "_due", "_env", "cycle")
+
     def __init__(self, env: simpy.Environment) -> None:
-        super().__init__(env)
+        self._env = env
         self.cycle: int | None = None
-        self._awaited = False
+        self._due: _Due | None = None
         self._announced: simpy.Event | None = None
 
     @property
     def reached(self) -> bool:
         """Whether its cycle is known and not in the future."""
-        return self.cycle is not None and self.cycle <= self.env.now
+        return self.cycle is not None and self.cycle <= self._env.now
 
     def announce(self, cycle: int) -> None:
         """Tell the cycle, once; one that has passed is reached now."""
         self.cycle = cycle
-        if self._awaited:
-            self._happen()
+        if self._due is not None:
+            self._due.happen_at(cycle)
         if self._announced is not None:
             self._announced.succeed(cycle)
 
     def announced(self) -> simpy.Event:
         """The event of its announcement, with the cycle as its value; to be asked for once."""
-        self._announced = self.env.event()
+        self._announced = self._env.event()
         if self.cycle is not None:
             self._announced.succeed(self.cycle)
         return self._announced
 
-    def awaited(self) -> Milestone:
-        """The event of its cycle, to be waited for; costs nothing until it is."""
-        if not self._awaited:
-            self._awaited = True
+    def awaited(self) -> simpy.Event:
+        """The event of its cycle, with the cycle as its value."""
+        if self._due is None:
+            self._due = _Due(self._env)
             if self.cycle is not None:
-                self._happen()
-        return self
+                self._due.happen_at(self.cycle)
+        return self._due
 
-    def _happen(self) -> None:
-        assert self.cycle is not None
-        self._ok, self._value = True, self.cycle
-        self.env.schedule(self, delay=max(int(self.cycle - self.env.now), 0))
+
+class _Due(simpy.Event):
+    """An event that happens in a given cycle, as a timeout does, but is told so later."""
+
+    def happen_at(self, cycle: int) -> None:
+        self._ok, self._value = True, cycle
+        self.env.schedule(self, delay=max(int(cycle - self.env.now), 0))
 
 
 class Module:

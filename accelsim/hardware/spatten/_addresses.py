@@ -79,9 +79,10 @@ class AddressMap:
     def _matrix(
         self, row: int, count: int, bits: int, plane: int, own: NDArray[np.int32] | None
     ) -> NDArray[np.int64]:
-        use_own = self._config.index_pattern == "workload" and own is not None
-        indices = np.asarray(own, np.int64) if use_own else self._in_order[:count]
-        return _transactions(indices, self._dim * bits // 8, self._place(row, plane), True)
+        vector_bytes, base = self._dim * bits // 8, self._place(row, plane)
+        if own is None or self._config.index_pattern != "workload":
+            return _transactions(self._in_order[:count], vector_bytes, base, True)
+        return _transactions(own, vector_bytes, base, True)
 
 
 @kernel
@@ -98,13 +99,14 @@ def _run(base: int, count: int) -> NDArray[np.int64]:
 
 @kernel
 def _transactions(
-    indices: NDArray[np.int64], vector_bytes: int, base: int, shared: bool
+    indices: NDArray[np.int64] | NDArray[np.int32], vector_bytes: int, base: int, shared: bool
 ) -> NDArray[np.int64]:
     """Transactions that cover the vectors; if ``shared``, neighbours in one read it once."""
     found = np.empty(len(indices) * (vector_bytes // ATOM + 2), np.int64)
     count = 0
     last = -1
-    for index in indices:
+    for i in range(len(indices)):
+        index = np.int64(indices[i])
         first, end = index * vector_bytes // ATOM, ((index + 1) * vector_bytes - 1) // ATOM + 1
         for atom in range(first, end):
             if atom != last or not shared:

@@ -97,11 +97,11 @@ def command(
     policy = policies[0]
     from accelsim.functional import verify_fixed_point
     from accelsim.functional.fixed_point import load_datapath
-    from accelsim.policies import load_policy
+    from accelsim.policies import load_policy_spec
     from accelsim.reports import prepare_folder, write_text
     from accelsim.traces import load_trace
 
-    chosen, path = load_policy(policy), load_datapath(datapath, rounding)
+    chosen, path = load_policy_spec(policy), load_datapath(datapath, rounding)
     trace = load_trace(source)
     folder = None if out is None else prepare_folder(out)
     with stages(policy) as on_stage:

@@ -168,8 +168,9 @@ class Spatten:
         self.org = organisation(memory)
         self.channels = new_channels(config.channels, self.org)
         self.rate = ticks_per_1024_cycles(memory, config.frequency_hz)
-        # As released, the buffers and the table of handles are cleared after reset.
+        # As released, one item at a time passes the key fork, and nothing is fetched ahead.
         self.serial = config.key_prefetch_depth == 0
+        # As released, the buffers and the table of handles are cleared after reset.
         self.cleared = config.requant_bits == "forced"
         warmup = config.buffer_lines // 2 if self.cleared else 0
         self.fetcher = new_fetcher(config.fetch_channels, config.channels, warmup)

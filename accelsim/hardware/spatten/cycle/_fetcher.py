@@ -63,9 +63,7 @@ from accelsim.hardware.spatten.cycle._state import (
     P_ROW_BEATS,
     P_SCORES,
     POPS_DONE,
-    Q_KEY_INDEX,
     Q_KEYS,
-    Q_VALUE_INDEX,
     REALIGNED,
     RESPONSES_WAITING,
     SHIFT,
@@ -167,10 +165,8 @@ def _push_beat(s: Ints, requests: Ints, beats: Ints, indexes: Ints) -> None:
     rotates = plane == VALUE and s[P_ROTATION] == 1
     if plane == VALUE:
         base = VALUE_BASE + request * REQUEST_STRIDE
-        first = requests[request, Q_VALUE_INDEX]
     else:
         base = (KEY_BASE if plane == MSB else LSB_BASE) + request * REQUEST_STRIDE
-        first = requests[request, Q_KEY_INDEX]
     # The released index reload is off by one inside each row, and wrong for a request's last beat.
     last_group = requests[request, Q_KEYS] // scores - 1
     vector = beat * channels // pieces
@@ -185,7 +181,7 @@ def _push_beat(s: Ints, requests: Ints, beats: Ints, indexes: Ints) -> None:
                 if group == row_beats:
                     group = 0
                 lane += group * scores
-        index = indexes[first + number * channels + lane]
+        index = indexes[number * channels + lane]
         address = base + (index * pieces + piece) * 32
         beats[slot, B_CHANNELS + 2 * k] = (address >> 5) & (s[P_CHANNELS] - 1)
         beats[slot, B_CHANNELS + 2 * k + 1] = (address >> (5 + s[P_CHANNEL_BITS])) << 5

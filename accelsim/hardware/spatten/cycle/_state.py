@@ -199,12 +199,10 @@ N_STATE = CONTEXTS + CONTEXT_RING
     Q_TOPK_WAIT,
     Q_HOLD,
     Q_DONE,
-    Q_KEY_INDEX,
-    Q_VALUE_INDEX,
     Q_KEY_HANDLE,
     Q_VALUE_HANDLE,
-) = range(16)
-N_REQUEST_COLUMNS = 16
+) = range(14)
+N_REQUEST_COLUMNS = 14
 
 # Columns of a fetch channel: next beat of its address queue, destination and address in its
 # read-address register, responses received, cycle of the last.

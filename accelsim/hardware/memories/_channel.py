@@ -250,6 +250,17 @@ def channel_pop(state: Channels, channel: int) -> int:
 
 
 @inlined
+def channel_next_response(state: Channels, org: Organisation, channel: int) -> int:
+    """Tick before which no further request completes, if none is pushed; ``NEVER`` if idle."""
+    head = state[channel, PENDING_HEAD]
+    if head != state[channel, PENDING_TAIL]:
+        return int(state[channel, _PENDING_DEPART + head % ENTRIES])
+    if state[channel, QUEUED] + state[channel, ACTIVE] == 0:
+        return int(NEVER)
+    return int(state[channel, NEXT_EVENT] + org[H_READ_LATENCY] - 1)
+
+
+@inlined
 def channel_tick(state: Channels, org: Organisation, channel: int) -> None:
     """Advance the channel by one tick: hand over a finished read, issue at most one command."""
     now = state[channel, TICK] + 1

@@ -21,6 +21,7 @@ from accelsim.hardware.memories._channel import (
     TICK,
     Channels,
     channel_can_push,
+    channel_next_response,
     channel_pop,
     channel_push,
     channel_tick,
@@ -306,7 +307,7 @@ def _clock_channels(
 
 @inlined
 def _idle_until(state: Channels, org: Organisation, tick: int) -> None:
-    """Let channels without requests count, and refresh when it is due."""
+    """Let the channels run on their own, while nothing is pushed or popped."""
     for d in range(len(state)):
         while state[d, TICK] < tick:
             free = min(tick, state[d, NEXT_EVENT] - 1) - state[d, TICK]
@@ -322,19 +323,24 @@ def _quiet_until(
     beats: NDArray[np.int64],
     ports: NDArray[np.int64],
     state: Channels,
+    org: Organisation,
     rate: int,
     limit: int,
 ) -> int:
-    """First cycle in which anything can happen, given that only the channels and time move."""
+    """First cycle in which anything can happen outside of the channels, if nothing is on its way.
+
+    Until then each channel runs on its own.
+    """
     until = np.int64(limit)
     if s[PUSHED] < s[TAIL]:
         until = min(until, np.int64(_ready(s, beats)))
     for d in range(len(state)):
         if ports[d, D_RESPONSE] or state[d, DONE_HEAD] != state[d, DONE_TAIL]:
             return int(s[CYCLE])
-        if state[d, NEXT_EVENT] < _NEVER:
-            # The cycle whose ticks reach the event: (cycle + 1) * rate >> 10 >= event.
-            until = min(until, ((state[d, NEXT_EVENT] << 10) - 1) // rate)
+        response = channel_next_response(state, org, d)
+        if response < _NEVER:
+            # The cycle whose ticks reach it: (cycle + 1) * rate >> 10 >= response.
+            until = min(until, np.int64(((response << 10) - 1) // rate))
     return int(max(until, s[CYCLE]))
 
 
@@ -363,7 +369,7 @@ def advance(
             return 0
         complete = s[JOINED] < s[PUSHED] and beats[s[JOINED] % RING, B_ARRIVED] == len(fetch)
         if s[WAITING] == s[REFUSED] == 0 and s[LOADED] == s[PUSHED] and not complete:
-            s[CYCLE] = _quiet_until(s, beats, ports, state, rate, limit)
+            s[CYCLE] = _quiet_until(s, beats, ports, state, org, rate, limit)
             _idle_until(state, org, s[CYCLE] * rate >> 10)
             if s[CYCLE] == limit:
                 return 0

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from accelsim.hardware.memories._channel import (
     DONE_HEAD,
     DONE_TAIL,
+    NEVER,
     NEXT_EVENT,
     TICK,
     Channels,
@@ -50,7 +51,6 @@ JOIN_TO_BUFFER = 6
 PADDING = -1
 KEY, VALUE = range(2)
 """Which buffer a matrix fills; ``ACCEPTED + kind`` is its consumer's clock."""
-_NEVER = np.int64(1) << 60
 
 # Entries of ``scalars``. ``CYCLE``: the present cycle. ``TAIL``, ``PUSHED``, ``LOADED``,
 # ``JOINED``: beats queued, in the address FIFOs, out of all of them, returned. ``WAITING``:
@@ -175,7 +175,7 @@ def _ready(s: NDArray[np.int64], beats: NDArray[np.int64]) -> int:
     if beats[slot, B_AFTER]:
         awaited = s[PUSHED] - beats[slot, B_AFTER]
         if awaited >= s[JOINED]:
-            return int(_NEVER)
+            return int(NEVER)
         ready = max(ready, beats[awaited % RING, B_TAKEN] + TAKEN_TO_FETCH)
     return int(ready)
 
@@ -338,7 +338,7 @@ def _quiet_until(
         if ports[d, D_RESPONSE] or state[d, DONE_HEAD] != state[d, DONE_TAIL]:
             return int(s[CYCLE])
         response = channel_next_response(state, org, d)
-        if response < _NEVER:
+        if response < NEVER:
             # The cycle whose ticks reach it: (cycle + 1) * rate >> 10 >= response.
             until = min(until, np.int64(((response << 10) - 1) // rate))
     return int(max(until, s[CYCLE]))

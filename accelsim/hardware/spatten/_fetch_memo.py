@@ -59,8 +59,8 @@ from accelsim.jit import in_place
 
 Ints = NDArray[np.int64]
 
-CAPACITY = 1024
-"""Results kept, of some 50 KB each at two channels and 300 KB at sixteen."""
+CAPACITY_BYTES = 1 << 27
+"""Results kept; one is some 50 KB at two channels and 300 KB at sixteen."""
 TRIALS = 64
 """Calls after which one in four must have been known, or nothing more is looked up."""
 _MOVING = (B_PUSHED, B_LOADED, B_ARRIVED, B_TAKEN)
@@ -75,6 +75,7 @@ class _Queued:
     first: int
     begin: int
     ready: int
+    row_beats: int
     shape: tuple[int, ...]
 
 
@@ -116,19 +117,25 @@ class FetchMemo:
         self._patterns: dict[bytes, int] = {}
         self._results: dict[tuple[object, ...], _Result] = {}
         self._state = np.zeros(0, np.int64)
+        self._kept_bytes = 0
         self.calls = self.hits = 0
         self.of_use = True
 
     def queue(
-        self, fetcher: Fetcher, transactions: Ints, ready: int, shape: tuple[int, ...]
+        self,
+        fetcher: Fetcher,
+        transactions: Ints,
+        ready: int,
+        row_beats: int,
+        shape: tuple[int, ...],
     ) -> None:
-        """Remember a matrix that is about to be queued; ``shape``: all that is no time or place."""
+        """Remember a matrix before it is queued; ``shape``: what else is no time and no place."""
         if self.of_use:
             first = int(transactions[0])
             content = (transactions - first).tobytes()
             pattern = self._patterns.setdefault(content, len(self._patterns))
             begin = int(fetcher.scalars[TAIL])
-            self._queue.append(_Queued(pattern, first, begin, ready, shape))
+            self._queue.append(_Queued(pattern, first, begin, ready, row_beats, shape))
 
     def advance(
         self,
@@ -149,7 +156,14 @@ class FetchMemo:
         key = (
             cycle * rate & 1023,
             tuple(
-                (m.pattern, m.first - base, m.begin - joined, m.ready - cycle, m.shape)
+                (
+                    m.pattern,
+                    m.first - base,
+                    m.begin - joined,
+                    m.ready - cycle,
+                    m.row_beats,
+                    m.shape,
+                )
                 for m in self._queue
             ),
             self._relative(fetcher, state, org, tick, row, base >> shift),
@@ -181,8 +195,8 @@ class FetchMemo:
         if not finished:
             return 0
         self._queue.popleft()
-        if len(self._results) < CAPACITY:
-            self._results[key] = _Result(
+        if self._kept_bytes < CAPACITY_BYTES:
+            result = self._results[key] = _Result(
                 finished,
                 cycle,
                 tick,
@@ -195,28 +209,28 @@ class FetchMemo:
                 counts(state) - before,
                 fetcher.beats[np.arange(joined, scalars[PUSHED]) % RING][:, _MOVING],
             )
+            self._kept_bytes += len(key[-1]) + result.channels.nbytes + result.beats.nbytes
+            self._kept_bytes += result.fetch.nbytes + result.ports.nbytes
         if self.calls >= TRIALS and 4 * self.hits < self.calls:
             self.of_use = False
             self._results.clear()
+            self._patterns.clear()
         return finished
 
     def _relative(
         self, fetcher: Fetcher, state: Channels, org: Organisation, tick: int, row: int, local: int
     ) -> bytes:
         """All that the kernel's result depends on beside the queue, as bytes."""
-        need = state.size + 16 + fetcher.fetch.size + fetcher.ports.size + 4 * _BEATS
+        history = SCORE_ROWS * max(m.row_beats for m in self._queue)
+        beats = int(fetcher.scalars[PUSHED] - fetcher.scalars[JOINED]) + history
+        need = state.size + 16 + fetcher.fetch.size + fetcher.ports.size + len(_MOVING) * beats
         if len(self._state) < need:
             self._state = np.zeros(need, np.int64)
         count = relative_channels(
             state, org, tick, row & self._row_mask, self._longest, self._state
         )
-        rows = max((m.shape[-1] for m in self._queue), default=0)
-        count = _relative_fetcher(fetcher, local, SCORE_ROWS * rows, self._state, count)
+        count = _relative_fetcher(fetcher, local, history, self._state, count)
         return self._state[:count].tobytes()
-
-
-_BEATS = 4096
-"""Beats whose changing columns have room in a key; more than can be on their way."""
 
 
 @in_place

@@ -197,13 +197,15 @@ def _pairs(workload: Workload, name: str, bits: Ints, forced: bool) -> tuple[Int
 def _check_sizes(
     workload: Workload, config: SpattenConfig, vectors: Ints, fused: Ints, what: str
 ) -> None:
-    limit = config.capacity_vectors // config.buffer_banks
-    bad = np.flatnonzero(vectors * fused > limit)
+    # Lines are allocated in pairs (2.3), for each of the fused heads.
+    pairs = config.buffer_lines // config.buffer_banks // fused // 2
+    limit = pairs * 2 * config.vectors_per_line
+    bad = np.flatnonzero(vectors > limit)
     if bad.size:
         row = int(bad[0])
         raise WorkloadError(
             f"workload '{workload.name}': row {row} fetches {vectors[row]} {what}; the {what[:-1]} "
-            f"buffer holds {limit // fused[row]} vectors of one request (multipliers/64 x "
+            f"buffer holds {limit[row]} vectors of one request (multipliers/64 x "
             f"buffer_lines, shared by {fused[row]} fused heads and {config.buffer_banks} banks)"
         )
 

@@ -7,6 +7,7 @@ microarchitecture specification of the released hardware (docs/accelerators/spat
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -82,6 +83,10 @@ _HANDLES = 16
 _LOOKAHEAD = _FORK_TO_FETCH
 """Cycles after an event within which no matrix that it brings about reaches the address FIFOs: the
 fetcher may run ahead of all other blocks by as much."""
+
+
+_LOOKED_BACK = 1024
+"""Fetch beats behind the present one whose times are still asked for; 17 rows are (2.14)."""
 
 
 class _Item:
@@ -230,7 +235,10 @@ class Spatten:
         running = [self.env.process(process) for process in processes]
         try:
             self.env.run(until=running[-1])
-        except RuntimeError:  # SimPy: nothing is scheduled any more
+        except RuntimeError:
+            if self.env.peek() < math.inf:
+                raise
+            # SimPy: nothing is scheduled any more.
             waiting = [p.name for p in running if p.is_alive]
             raise SimulationError(
                 f"workload '{self.workload.name}': no progress after cycle {int(self.env.now)}, "
@@ -266,8 +274,8 @@ class Spatten:
                     used += lines
                     live.append((lines, item.released))
                     break
-                blocked = live[0][1].awaited() if live else env.timeout(1)
-                yield from module.wait(self.requant.filled() | blocked, "buffer_full")
+                blocked = self.requant.filled() | live[0][1].awaited()
+                yield from module.wait(blocked, "buffer_full")
             module.item = item.code
             if self.serial and last is not None:
                 # The fork holds its source until the dot product takes the last line (2.4).
@@ -343,7 +351,7 @@ class Spatten:
                 idle_until = max(self.fetches.items[0].given, charged)
                 module.stalled(charged, idle_until - charged, "no_request")
                 charged = idle_until
-            while self.fetches.items:
+            while self.fetches.items and self._has_room(self.fetches.items[0]):
                 outstanding.append(self.fetches.pop())
                 self._queue(outstanding[-1])
             matrix = outstanding[0]
@@ -352,7 +360,7 @@ class Spatten:
             soonest = max(scalars.item(CYCLE), charged) + matrix.end - scalars.item(JOINED) - 1
             if soonest + _WRITTEN > env.now:
                 yield from module.sleep_until(soonest + _WRITTEN)
-                if self.fetches.items:
+                if self.fetches.items and self._has_room(self.fetches.items[0]):
                     continue
             finished = self._advance(int(min(env.peek(), env.now + (1 << 40))) + _LOOKAHEAD)
             reached = max(scalars.item(CYCLE), charged)
@@ -365,6 +373,20 @@ class Spatten:
                 matrix.returned_at = reached - 1
                 matrix.fetched.announce(scalars.item(ACCEPTED + matrix.kind) >> 10)
 
+    def _has_room(self, matrix: _Matrix) -> bool:
+        """Whether the compiled queue takes a matrix without losing beats that it still looks at."""
+        beats = -(-len(matrix.transactions) // self.config.fetch_channels)
+        scalars = self.fetcher.scalars
+        behind = scalars.item(TAIL) - scalars.item(JOINED)
+        kept = RING - _LOOKED_BACK
+        if beats > kept:
+            raise SimulationError(
+                f"workload '{self.workload.name}': row {matrix.item.request.row} fetches "
+                f"{beats} beats of {self.config.fetch_channels} transactions at once; the event "
+                f"engine takes {kept}"
+            )
+        return behind + beats <= kept
+
     def _drained(self, matrix: _Matrix) -> int:
         """Cycle in which the last score found room in the score queue.
 
@@ -372,8 +394,10 @@ class Spatten:
         """
         beats = -(-len(matrix.transactions) // self.config.fetch_channels)
         waiting = matrix.item.request.value_lines - self.score_queue
-        beat = matrix.end - beats + waiting * beats // matrix.lines
-        return int(self.fetcher.beats[beat % RING, B_TAKEN])
+        # Further queries take the lines that are there by then, one a cycle.
+        later = max(waiting - matrix.lines + 1, 0)
+        beat = matrix.end - beats + (waiting - later) * beats // matrix.lines
+        return int(self.fetcher.beats[beat % RING, B_TAKEN]) + later
 
     def _advance(self, limit: int) -> int:
         return self.step(self.fetcher, self.channels, self.org, self.shift, self.rate, limit)
@@ -382,8 +406,10 @@ class Spatten:
         if self.watch is not None:
             self.watch.queue(self.fetcher, len(matrix.transactions), matrix.code)
         if self.memo is not None:
-            shape = matrix.lines, matrix.spread, matrix.kind, matrix.row_beats
-            self.memo.queue(self.fetcher, matrix.transactions, matrix.ready, shape)
+            shape = matrix.lines, matrix.spread, matrix.kind
+            self.memo.queue(
+                self.fetcher, matrix.transactions, matrix.ready, matrix.row_beats, shape
+            )
         queue_matrix(
             self.fetcher,
             matrix.transactions,
@@ -525,7 +551,7 @@ class Spatten:
         row that keeps everything passes as soon as the last kept score has (3.1).
         """
         module, env = self.modules["topk"], self.env
-        serial = self.config.topk.drain == "serial"
+        drains = self.config.topk.drain == "serial"
         single = self.config.topk.engines == 1
         dropped = 0
         for _ in self.requests:
@@ -540,13 +566,13 @@ class Spatten:
             if request.prunes:
                 starts = max(free, arrives + _TOPK_FIFO)
                 module.stalled(free, starts - free, "no_scores")
-                search = request.topk_cycles if serial else max(request.topk_cycles, 1)
+                search = request.topk_cycles if drains else max(request.topk_cycles, 1)
                 free = max(starts, dropped) + search
                 module.worked(starts, free - starts)
             yield from module.sleep_until(free)
             item.at_value_fork = max(arrives, free)
             yield from module.give(self.probabilities, item, "value_side_busy")
-            if request.prunes and serial:
+            if request.prunes and drains:
                 yield from module.wait_for(item.forked, "value_side_busy")
                 yield from module.busy(request.value_lines)
                 yield from module.wait_for(item.drained, "value_side_busy")

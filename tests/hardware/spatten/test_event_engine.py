@@ -8,7 +8,7 @@ from importlib.resources import as_file, files
 import pytest
 
 from accelsim.configs import load
-from accelsim.errors import ConfigError, WorkloadError
+from accelsim.errors import ConfigError, SimulationError, WorkloadError
 from accelsim.hardware import load_accelerator, simulate
 from accelsim.hardware.config import MemoryConfig, SpattenConfig
 from accelsim.workloads import Workload, read_csv
@@ -93,3 +93,35 @@ def test_policies_pay_for_what_they_read_and_write_beside_vectors() -> None:
     assert loaded.dram_read_bytes["metadata"] == 8 * 4096
     assert loaded.dram_write_bytes == plain.dram_write_bytes + 8 * 64
     assert loaded.cycles > plain.cycles
+
+
+def test_more_fetch_beats_than_the_engine_can_look_at_are_refused() -> None:
+    keys = 1 << 17
+    workload = Workload.from_columns(
+        {"keys": [keys], "values": [keys], "key_bits": [8], "value_bits": [8]}
+    )
+    machine = load_accelerator("spatten-paper-eighth").model_copy(update={"buffer_lines": 2 * keys})
+    with pytest.raises(SimulationError, match="row 0 fetches 65537 beats"):
+        simulate(workload, machine, HBM2)
+
+
+def test_long_contexts_wait_for_room_in_the_engine_and_lose_nothing() -> None:
+    keys = 8192
+    columns = {name: [keys] * 6 for name in ("keys", "values")}
+    workload = Workload.from_columns({**columns, "key_bits": [8] * 6, "value_bits": [8] * 6})
+    machine = load_accelerator("spatten-paper-eighth").model_copy(
+        update={"buffer_lines": 4 * keys, "query_traffic": False, "key_prefetch_depth": 8}
+    )
+    assert simulate(workload, machine, HBM2).counters["dram_reads"] == 6 * 2 * keys * 64 // 32
+
+
+def test_keys_whose_pairs_of_lines_do_not_fit_are_refused() -> None:
+    """An odd number of lines takes one more, which a buffer of just as many does not have."""
+    workload = Workload.from_columns(
+        {"keys": [264], "values": [264], "key_bits": [8], "value_bits": [8]}
+    )
+    machine = load_accelerator("spatten-paper").model_copy(
+        update={"buffer_lines": 33, "buffer_banks": 1}
+    )
+    with pytest.raises(WorkloadError, match="buffer holds 256 vectors"):
+        simulate(workload, machine, HBM2)

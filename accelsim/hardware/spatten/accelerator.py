@@ -11,7 +11,6 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import simpy
@@ -135,8 +134,8 @@ class _Item:
 class _Matrix:
     """A matrix to fetch: when it was asked for, when its first beat is ready, what it is part of.
 
-    ``fetched`` is announced as the cycle in which the last line is taken; ``end`` is the fetch beat
-    after its last one, which came at ``returned_at``.
+    ``fetched`` is announced as the cycle in which the last line is taken; ``begin`` is its first
+    fetch beat, ``end`` that after its last one, which came at ``returned_at``.
     """
 
     transactions: NDArray[np.int64]
@@ -149,6 +148,7 @@ class _Matrix:
     code: int
     fetched: Milestone
     row_beats: int = 0
+    begin: int = 0
     end: int = 0
     returned_at: int = 0
 
@@ -360,7 +360,7 @@ class Spatten:
             soonest = max(scalars.item(CYCLE), charged) + matrix.end - scalars.item(JOINED) - 1
             if soonest + _WRITTEN > env.now:
                 yield from module.sleep_until(soonest + _WRITTEN)
-                if self.fetches.items and self._has_room(self.fetches.items[0]):
+                if self.fetches.items:
                     continue
             finished = self._advance(int(min(env.peek(), env.now + (1 << 40))) + _LOOKAHEAD)
             reached = max(scalars.item(CYCLE), charged)
@@ -392,17 +392,18 @@ class Spatten:
 
         A score leaves the queue when its value is multiplied (2.14).
         """
-        beats = -(-len(matrix.transactions) // self.config.fetch_channels)
+        beats = matrix.end - matrix.begin
         waiting = matrix.item.request.value_lines - self.score_queue
         # Further queries take the lines that are there by then, one a cycle.
         later = max(waiting - matrix.lines + 1, 0)
-        beat = matrix.end - beats + (waiting - later) * beats // matrix.lines
+        beat = matrix.begin + (waiting - later) * beats // matrix.lines
         return int(self.fetcher.beats[beat % RING, B_TAKEN]) + later
 
     def _advance(self, limit: int) -> int:
         return self.step(self.fetcher, self.channels, self.org, self.shift, self.rate, limit)
 
     def _queue(self, matrix: _Matrix) -> None:
+        matrix.begin = self.fetcher.scalars.item(TAIL)
         if self.watch is not None:
             self.watch.queue(self.fetcher, len(matrix.transactions), matrix.code)
         if self.memo is not None:
@@ -479,10 +480,10 @@ class Spatten:
             self.decision_free = decided + own
             self.accepted = decided - latency
             again = request.requant and not item.lsb_pass
-            self._later(
-                decided - now + (_REQUANT_REISSUE if again else 0),
-                partial(self._reissue if again else self._decided, item),
-            )
+            if again:
+                self._later(decided - now + _REQUANT_REISSUE, self._reissue, item)
+            else:
+                self._later(decided - now, self._decided, item)
             yield from module.busy_until(max(softmax_free, self.accepted + 1))
 
     def _decided(self, item: _Item) -> None:
@@ -532,15 +533,11 @@ class Spatten:
     def _reissue(self, item: _Item) -> None:
         self.requant.put(_Item(self.env, item.request, item))
 
-    def _later(self, cycles: int, action: Callable[[], None]) -> None:
-        """Do something some cycles from now."""
-
-        def act(_event: simpy.Event) -> None:
-            action()
-
+    def _later(self, cycles: int, action: Callable[[_Item], None], item: _Item) -> None:
+        """Do something with an item some cycles from now."""
         event = self.env.timeout(cycles)
         assert event.callbacks is not None
-        event.callbacks.append(act)
+        event.callbacks.append(lambda _: action(item))
 
     # -- value side -------------------------------------------------------------------------
 
@@ -628,7 +625,7 @@ class Spatten:
 
     def _row_beats(self, request: Request) -> int:
         """Fetch beats of a row of values, if scores must wait for values taken (2.14)."""
-        if self.config.key_prefetch_depth:
+        if not self.serial:
             return 0
         return -(-request.value_bits * request.value_fused * self.workload.head_dim // (8 * ATOM))
 

@@ -32,14 +32,19 @@ class Stream:
         self.items: deque[Any] = deque()
         self.depth = depth
         self._env = env
-        self._filled: simpy.Event | None = None
+        self._filled: _Due | None = None
         self._drained: simpy.Event | None = None
 
-    def put(self, item: Any) -> None:
-        """Append an item; the caller has seen that there is room."""
+    def put(self, item: Any, seen: int = 0) -> None:
+        """Append an item; the caller has seen that there is room.
+
+        Args:
+            item: any.
+            seen: cycle before which a waiting consumer need not look.
+        """
         self.items.append(item)
         if self._filled is not None:
-            self._filled.succeed()
+            self._filled.happen_at(seen)
             self._filled = None
 
     def pop(self) -> Any:
@@ -53,7 +58,7 @@ class Stream:
     def filled(self) -> simpy.Event:
         """Event of the next item that comes."""
         if self._filled is None:
-            self._filled = self._env.event()
+            self._filled = _Due(self._env)
         return self._filled
 
     def drained(self) -> simpy.Event:
@@ -100,10 +105,11 @@ class Milestone:
             self._announced.succeed(self.cycle)
         return self._announced
 
-    def awaited(self) -> simpy.Event:
-        """The event of its cycle, with the cycle as its value."""
+    def awaited(self, later: int = 0) -> simpy.Event:
+        """The event of its cycle, or of one ``later``, with its cycle as the value."""
         if self._due is None:
             self._due = _Due(self._env)
+            self._due.later = later
             if self.cycle is not None:
                 self._due.happen_at(self.cycle)
         return self._due
@@ -112,9 +118,11 @@ class Milestone:
 class _Due(simpy.Event):
     """An event that happens in a given cycle, as a timeout does, but is told so later."""
 
+    later = 0
+
     def happen_at(self, cycle: int) -> None:
         self._ok, self._value = True, cycle
-        self.env.schedule(self, delay=max(int(cycle - self.env.now), 0))
+        self.env.schedule(self, delay=max(int(cycle + self.later - self.env.now), 0))
 
 
 class Module:
@@ -179,17 +187,17 @@ class Module:
         self.item = getattr(item, "code", NO_ITEM)
         return item
 
-    def give(self, stream: Stream, item: Any, reason: str) -> Pause:
-        """Hand an item on; waits while the stream is full."""
+    def give(self, stream: Stream, item: Any, reason: str, seen: int = 0) -> Pause:
+        """Hand an item on (see :meth:`Stream.put`); waits while the stream is full."""
         if len(stream.items) >= stream.depth:
-            return self._give_later(stream, item, reason)
-        stream.put(item)
+            return self._give_later(stream, item, reason, seen)
+        stream.put(item, seen)
         return ()
 
-    def _give_later(self, stream: Stream, item: Any, reason: str) -> Process:
+    def _give_later(self, stream: Stream, item: Any, reason: str, seen: int) -> Process:
         while len(stream.items) >= stream.depth:
             yield from self.wait(stream.drained(), reason)
-        stream.put(item)
+        stream.put(item, seen)
 
     def busy(self, cycles: int) -> Pause:
         """Work for a number of cycles."""

@@ -1,15 +1,17 @@
 """SpAtten as SimPy processes: the key side, the value side, and the memory between them.
 
-One event per item and module; what happens inside an item is computed by compiled functions
-(the fetch through crossbar and DRAM, the quick-select passes). Section numbers refer to the
-microarchitecture specification of the released hardware (docs/accelerators/spatten.md).
+Time passes in the simulation where its order decides: in the ring allocator and the value fork,
+which ask for matrices, in the fetcher, and in the LSB passes that come back. What follows from that
+in one way only (dot product, decision, top-k, weighted sum) is worked out in cycles of its own as
+soon as its inputs are known, which is before they come. What happens inside an item is computed by
+compiled functions (the fetch through crossbar and DRAM, the quick-select passes). Section numbers
+refer to the specification of the released hardware (docs/accelerators/spatten.md).
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,17 +22,19 @@ from accelsim.errors import SimulationError
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.config import MemoryConfig, SpattenConfig
 from accelsim.hardware.memories._channel import counters, is_recording, new_channels
-from accelsim.hardware.memories._timing import organisation, ticks_per_1024_cycles
+from accelsim.hardware.memories._timing import H_READ_LATENCY, organisation, ticks_per_1024_cycles
 from accelsim.hardware.simulation import Milestone, Module, Stream
-from accelsim.hardware.simulation._module import Process
+from accelsim.hardware.simulation._module import Pause, Process
 from accelsim.hardware.spatten._addresses import AddressMap, joined
 from accelsim.hardware.spatten._counts import count_dram, count_requests
 from accelsim.hardware.spatten._fetch_kernel import (
     ACCEPTED,
+    ADDRESS_LATENCY,
     B_TAKEN,
     CYCLE,
     JOINED,
     KEY,
+    PUSHED,
     RING,
     SCORE_ROWS,
     TAIL,
@@ -89,45 +93,59 @@ _LOOKED_BACK = 1024
 
 
 class _Item:
-    """A request on its way, and the milestones of its life."""
+    """A request on its way, and the cycles of its life."""
 
     __slots__ = (
         "at_value_fork",
         "code",
-        "decided",
-        "drained",
-        "dropped",
         "fetched",
-        "finished",
-        "forked",
+        "in_order",
+        "issued",
         "lsb_pass",
         "ordered_at",
-        "passed",
         "released",
         "request",
         "score_beats",
+        "taken",
+        "turn",
     )
 
     def __init__(
-        self, env: simpy.Environment, request: Request, first: _Item | None = None
+        self,
+        env: simpy.Environment,
+        request: Request,
+        turn: _Turn | None,
+        first: _Item | None = None,
     ) -> None:
         """Start the pass over a request's MSBs, or after a ``first`` pass that over its LSBs."""
         self.request = request
         self.lsb_pass = first is not None
         self.released: Milestone = Milestone(env) if first is None else first.released
-        self.finished: Milestone = Milestone(env) if first is None else first.finished
-        self.decided = Milestone(env)
-        self.forked = Milestone(env)
-        self.drained = Milestone(env)
-        self.passed = Milestone(env)
-        self.dropped = Milestone(env)
+        self.taken = Milestone(env)
         self.fetched: Milestone | None = None
+        self.turn = turn
         self.score_beats = request.score_lines if first is None else request.rescore_lines
         """Lines of scores that it gives."""
+        self.issued = 0
+        self.in_order = 0
+        """Cycle in which it and all requests before it are decided."""
         self.ordered_at = 0
         self.at_value_fork = 0
         self.code = item_code(request.row, KEYS_MSB if first is None else KEYS_LSB)
         """Name of the item in a timeline."""
+
+
+class _Turn:
+    """What others wait for where, as released, one item at a time passes a block."""
+
+    __slots__ = ("decided", "drained", "dropped", "forked", "passed")
+
+    def __init__(self, env: simpy.Environment) -> None:
+        self.decided = Milestone(env)
+        self.passed = Milestone(env)
+        self.forked = Milestone(env)
+        self.drained = Milestone(env)
+        self.dropped = Milestone(env)
 
 
 @dataclass(slots=True)
@@ -151,6 +169,21 @@ class _Matrix:
     begin: int = 0
     end: int = 0
     returned_at: int = 0
+
+
+@dataclass(slots=True)
+class _Row:
+    """A row of probabilities before its weighted sum: when its values were asked for, and how."""
+
+    item: _Item
+    forked: int
+    issued: int = 0
+    matrix: _Matrix | None = None
+
+    def known(self) -> Process:
+        """Wait until it is known when its values are there, which is before they are."""
+        if self.matrix is not None and self.matrix.fetched.cycle is None:
+            yield self.matrix.fetched.announced()
 
 
 class Spatten:
@@ -199,17 +232,21 @@ class Spatten:
             self.memo = FetchMemo(self.org, config.channels, self.shift)
         stands_in = self.watch or self.memo
         self.step = stands_in.advance if stands_in else advance
+        self.drains = config.topk.drain == "serial"
+        self.in_turn = self.serial or self.drains
         self.requant = Stream(env)
         self.fetches = Stream(env, 16)
-        self.key_lines = Stream(env, max(config.key_prefetch_depth, 1))
-        self.scores = Stream(env, 2)
-        self.in_order = Stream(env)
+        self.key_lines = Stream(env)
+        self.decided = Stream(env)
         self.ordered = Stream(env)
-        self.probabilities = Stream(env, max(config.buffer_lines // 64, 2))
-        self.value_rows = Stream(env, max(config.key_prefetch_depth, 1))
         self.score_queue = SCORE_ROWS * config.fetch_channels // config.vectors_per_line
+        # A beat is on its way through the memory for so many cycles at least.
+        read_latency = int(self.org[H_READ_LATENCY]) * 1024 // self.rate
+        self.round_trip = ADDRESS_LATENCY + read_latency
         self.decided_rows: dict[int, _Item] = {}
-        self.next_row = self.accepted = self.decision_free = self.merge_free = 0
+        self.next_row = self.in_order = self.merge_free = 0
+        self.accepted = self.softmax_free = self.decision_free = self.decision_ready = 0
+        self.topk_free = self.dropped = self.values_free = 0
         self.policy_reads = {
             name: workload[f"{name}_bytes"].tolist() for name in ("metadata", "residual")
         }
@@ -226,11 +263,8 @@ class Spatten:
             self.allocate(),
             self.fetch(),
             self.multiply_keys(),
-            self.decide(),
             self.merge(),
-            self.select(),
             self.fetch_values(),
-            self.multiply_values(),
         )
         running = [self.env.process(process) for process in processes]
         try:
@@ -255,6 +289,8 @@ class Spatten:
         module, env = self.modules["allocator"], self.env
         used = 0
         live: deque[tuple[int, Milestone]] = deque()
+        ahead: deque[_Item] = deque()
+        prefetched = max(self.config.key_prefetch_depth, 1)
         new = self.requests[::-1]
         last: _Item | None = None
         clearing = _HANDLES if self.cleared else 0
@@ -270,20 +306,34 @@ class Spatten:
                     break
                 lines = self._buffer_lines(new[-1])
                 if used + lines <= capacity and len(live) < _HANDLES:
-                    item = _Item(env, new.pop())
+                    item = self._item(new.pop())
                     used += lines
                     live.append((lines, item.released))
                     break
                 blocked = self.requant.filled() | live[0][1].awaited()
                 yield from module.wait(blocked, "buffer_full")
             module.item = item.code
-            if self.serial and last is not None:
+            if self.serial and last is not None and last.turn is not None:
                 # The fork holds its source until the dot product takes the last line (2.4).
-                yield from module.wait_for(last.decided, "serial_key_fork")
+                yield from module.wait_for(last.turn.decided, "serial_key_fork")
             last = item
             yield from self._issue_keys(module, item)
-            yield from module.give(self.key_lines, item, "key_queue_full")
-            yield from module.busy(1)
+            item.issued = now = int(env.now)
+            self.key_lines.put(item)
+            ahead.append(item)
+            if len(ahead) <= prefetched:
+                yield from module.busy(1)
+                continue
+            taken = ahead.popleft().taken
+            if taken.cycle is None or taken.cycle > now:
+                yield taken.awaited(1)
+                module.stalled(now, int(env.now) - 1 - now, "key_queue_full")
+                module.worked(int(env.now) - 1, 1)
+            else:
+                yield from module.busy(1)
+
+    def _item(self, request: Request, first: _Item | None = None) -> _Item:
+        return _Item(self.env, request, _Turn(self.env) if self.in_turn else None, first)
 
     def _buffer_lines(self, request: Request) -> int:
         if request.key_part:
@@ -291,10 +341,10 @@ class Spatten:
         lines = -(-request.keys // self.config.vectors_per_line)
         return (lines + lines % 2) * request.key_fused
 
-    def _issue_keys(self, module: Module, item: _Item) -> Process:
+    def _issue_keys(self, module: Module, item: _Item) -> Pause:
         request = item.request
         if request.key_part and not item.lsb_pass:
-            return
+            return ()
         if item.lsb_pass:
             transactions = self.addresses.keys(request.row, request.keys, LSB_BITS, True)
             self.bytes["key_lsb"] += len(transactions) * ATOM
@@ -322,7 +372,13 @@ class Spatten:
             item.code,
             item.fetched,
         )
-        yield from module.give(self.fetches, matrix, "fetcher_busy")
+        return self._give(module, matrix)
+
+    def _give(self, module: Module, matrix: _Matrix) -> Pause:
+        """Ask the fetcher for a matrix; an idle one need not look before the first can return."""
+        beats = -(-len(matrix.transactions) // self.config.fetch_channels)
+        returns = matrix.ready + beats - 1 + self.round_trip
+        return module.give(self.fetches, matrix, "fetcher_busy", returns + _WRITTEN)
 
     def _with_policy_reads(self, row: int, transactions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Put what a policy reads beside the vectors (page bounds, scales) in front of them."""
@@ -356,8 +412,13 @@ class Spatten:
                 self._queue(outstanding[-1])
             matrix = outstanding[0]
             module.item = matrix.code
-            # A beat returns a cycle at most, and nothing depends on it before it is written.
-            soonest = max(scalars.item(CYCLE), charged) + matrix.end - scalars.item(JOINED) - 1
+            # A beat enters and one returns a cycle at most; nothing depends on it before it is
+            # written.
+            now = max(scalars.item(CYCLE), charged)
+            soonest = now + matrix.end - scalars.item(JOINED) - 1
+            unsent = matrix.end - scalars.item(PUSHED)
+            if unsent > 0:
+                soonest = max(soonest, now + unsent - 1 + self.round_trip)
             if soonest + _WRITTEN > env.now:
                 yield from module.sleep_until(soonest + _WRITTEN)
                 if self.fetches.items:
@@ -368,8 +429,9 @@ class Spatten:
             charged = reached
             if finished:
                 outstanding.popleft()
-                if matrix.kind == VALUE and matrix.item.drained.cycle is None:
-                    matrix.item.drained.announce(self._drained(matrix))
+                turn = matrix.item.turn
+                if matrix.kind == VALUE and turn is not None and turn.drained.cycle is None:
+                    turn.drained.announce(self._drained(matrix))
                 matrix.returned_at = reached - 1
                 matrix.fetched.announce(scalars.item(ACCEPTED + matrix.kind) >> 10)
 
@@ -423,79 +485,117 @@ class Spatten:
         matrix.end = self.fetcher.scalars.item(TAIL)
 
     def multiply_keys(self) -> Process:
-        """Key buffer and dot product: one line a cycle, as they arrive."""
-        module, env = self.modules["qk_unit"], self.env
+        """Key buffer and dot product: one line a cycle, as they arrive; then the decision."""
+        module = self.modules["qk_unit"]
         in_pipeline = _DOT_STAGES + 2 * self.log_width
+        free = decides = decided_before = 0
+        last: _Item | None = None
         for _ in range(self.items):
-            item = yield from module.take(self.key_lines, "no_keys")
+            if not self.key_lines.items:
+                yield self.key_lines.filled()
+            item: _Item = self.key_lines.pop()
             request = item.request
-            start = int(env.now)
+            start = max(item.issued, free)
+            item.taken.announce(start)
+            module.item = NO_ITEM
+            module.stalled(free, start - free, "no_keys")
+            module.item = item.code
             beats = item.score_beats
             lines = -(-request.keys // self.config.vectors_per_line)
             if item.fetched is None:
-                yield from module.busy(beats)
+                end = start + beats
+                module.worked(start, beats)
             else:
+                if item.fetched.cycle is None:
+                    yield item.fetched.announced()
+                arrived = item.fetched.cycle
+                assert arrived is not None
                 work = min(lines, beats)
-                arrived = yield item.fetched.awaited()
-                while self.serial and self.scores.items:
-                    yield self.scores.drained()
                 # Its lines stand behind the last one of the item before, but for those in the
                 # pipeline.
-                end = max(arrived, int(env.now), start + work, self.accepted + work - in_pipeline)
-                yield from module.sleep_until(end)
+                end = max(arrived, start + work, self.accepted + work - in_pipeline)
+                if self.serial:
+                    end = max(end, decides)
                 module.worked_on_arrivals(start, end, work, "awaiting_keys")
-            if request.queries > 1:
-                yield from module.busy(max(beats - lines, 0))
-            item.decided.announce(int(env.now))
-            yield from module.give(self.scores, item, "decision_full")
-
-    def decide(self) -> Process:
-        """Softmax and quantization decision: pipelined, one item behind the other."""
-        softmax, module, env = self.modules["softmax"], self.modules["decision"], self.env
-        per_line, parallelism = self.config.vectors_per_line, self.config.softmax_parallelism
-        latency = self.config.softmax_latency + _DECISION + self.log_width
-        softmax_free = 0
-        last: _Item | None = None
-        for _ in range(self.items):
-            if self.serial and last is not None and last.lsb_pass:
+            if request.queries > 1 and beats > lines:
+                module.worked(end, beats - lines)
+                end += beats - lines
+            turn = item.turn
+            if turn is not None:
+                turn.decided.announce(end)
+            # Two rows stand before the decision.
+            free = max(end, decided_before)
+            module.stalled(end, free - end, "decision_full")
+            if self.serial and last is not None and last.lsb_pass and last.turn is not None:
                 # Nothing stands between the decision and the merge for it (2.12).
-                yield from module.wait_for(last.passed, "merge_busy")
-                self.decision_free = max(self.decision_free, int(env.now))
-            item = yield from module.take(self.scores, "no_scores")
+                passed = last.turn.passed
+                if passed.cycle is None:
+                    yield passed.announced()
+                self._await_merge(passed.cycle or 0)
+            decided_before, decides = decides, self.decide(item, free)
             last = item
-            request, now = item.request, int(env.now)
-            lines = own = item.score_beats
-            if self.config.softmax_latency:
-                # The unit takes as many scores a cycle as it has lanes (SpAtten Table I).
-                lines = max(own, -(-own * per_line // parallelism))
-            # The dot product hands over a row with its last line, so a row's own lines have
-            # already passed; what is left is the rate at which rows can follow one another.
-            start = max(softmax_free, now - (own - 1))
-            softmax_free = start + lines
-            softmax.item = item.code
-            softmax.worked(start, lines)
-            # The last score is accepted when the row before has left the decision, a beat a cycle;
-            # a row is decided one pipeline length after that (2.9, 2.11).
-            decided = max(max(softmax_free, now + 1) - 1 + latency, self.decision_free)
-            self.decision_free = decided + own
-            self.accepted = decided - latency
-            again = request.requant and not item.lsb_pass
-            if again:
-                self._later(decided - now + _REQUANT_REISSUE, self._reissue, item)
-            else:
-                self._later(decided - now, self._decided, item)
-            yield from module.busy_until(max(softmax_free, self.accepted + 1))
 
-    def _decided(self, item: _Item) -> None:
+    def _await_merge(self, passed: int) -> None:
+        """Keep the decision until the merge has let an LSB pass go."""
+        self.modules["decision"].stalled(
+            self.decision_ready, passed - self.decision_ready, "merge_busy"
+        )
+        self.decision_ready = max(self.decision_ready, passed)
+        self.decision_free = max(self.decision_free, self.decision_ready)
+
+    def decide(self, item: _Item, given: int) -> int:
+        """Softmax and quantization decision: pipelined, one item behind the other.
+
+        Args:
+            item: whose scores come.
+            given: cycle in which the dot product hands over its last line.
+
+        Returns:
+            Cycle in which it is taken.
+        """
+        softmax, module = self.modules["softmax"], self.modules["decision"]
+        now = max(self.decision_ready, given)
+        module.item = NO_ITEM
+        module.stalled(self.decision_ready, now - self.decision_ready, "no_scores")
+        softmax.item = module.item = item.code
+        latency = self.config.softmax_latency + _DECISION + self.log_width
+        lines = own = item.score_beats
+        if self.config.softmax_latency:
+            # The unit takes as many scores a cycle as it has lanes (SpAtten Table I).
+            scores = own * self.config.vectors_per_line
+            lines = max(own, -(-scores // self.config.softmax_parallelism))
+        # The dot product hands over a row with its last line, so a row's own lines have
+        # already passed; what is left is the rate at which rows can follow one another.
+        start = max(self.softmax_free, now - (own - 1))
+        self.softmax_free = start + lines
+        softmax.worked(start, lines)
+        # The last score is accepted when the row before has left the decision, a beat a cycle;
+        # a row is decided one pipeline length after that (2.9, 2.11).
+        decided = max(max(self.softmax_free, now + 1) - 1 + latency, self.decision_free)
+        self.decision_free = decided + own
+        self.accepted = decided - latency
+        if item.request.requant and not item.lsb_pass:
+            event = self.env.timeout(decided + _REQUANT_REISSUE - int(self.env.now))
+            assert event.callbacks is not None
+            event.callbacks.append(lambda _: self.requant.put(self._item(item.request, item)))
+        else:
+            self._order(item, decided)
+        self.decision_ready = max(now, self.softmax_free, self.accepted + 1)
+        module.worked(now, self.decision_ready - now)
+        return now
+
+    def _order(self, item: _Item, decided: int) -> None:
         """Let an item's keys go, and what is decided pass on in the order of the requests."""
-        item.released.announce(int(self.env.now) + _KEY_RELEASE)
+        item.released.announce(decided + _KEY_RELEASE)
+        item.in_order = decided
         self.decided_rows[item.request.row] = item
         while ordered := self.decided_rows.pop(self.next_row, None):
             self.next_row += 1
+            ordered.in_order = self.in_order = max(self.in_order, ordered.in_order)
             if self.serial:
-                self.in_order.put(ordered)
+                self.decided.put(ordered)
             else:
-                ordered.ordered_at = max(int(self.env.now), self.merge_free)
+                ordered.ordered_at = max(self.in_order, self.merge_free)
                 self.merge_free = ordered.ordered_at + ordered.score_beats
                 self.ordered.put(ordered)
 
@@ -507,74 +607,35 @@ class Spatten:
         """
         if not self.serial:
             return
-        env = self.env
         inside: deque[tuple[int, Milestone]] = deque()
         room = self.config.buffer_lines
+        free = 0
         for _ in self.requests:
-            if not self.in_order.items:
-                yield self.in_order.filled()
-            item = self.in_order.pop()
-            item.ordered_at = int(env.now)
+            if not self.decided.items:
+                yield self.decided.filled()
+            item: _Item = self.decided.pop()
+            turn = item.turn
+            assert turn is not None
+            item.ordered_at = item.in_order = now = max(free, item.in_order)
             self.ordered.put(item)
+            awaited: list[Milestone] = []
             if not item.request.prunes:
-                yield item.forked.awaited()
-                yield item.drained.awaited()
-            elif self.config.topk.drain == "serial":
-                inside.append((item.score_beats, item.dropped))
+                awaited = [turn.forked, turn.drained]
+            elif self.drains:
+                inside.append((item.score_beats, turn.dropped))
                 room -= item.score_beats
                 while room < 0 and len(inside) > 1:
-                    yield inside[0][1].awaited()
-                    room += inside.popleft()[0]
-            passed = max(item.ordered_at + item.score_beats, int(env.now))
-            if passed > env.now:
-                yield env.timeout(int(passed - env.now))
-            item.passed.announce(passed)
-
-    def _reissue(self, item: _Item) -> None:
-        self.requant.put(_Item(self.env, item.request, item))
-
-    def _later(self, cycles: int, action: Callable[[_Item], None], item: _Item) -> None:
-        """Do something with an item some cycles from now."""
-        event = self.env.timeout(cycles)
-        assert event.callbacks is not None
-        event.callbacks.append(lambda _: action(item))
+                    beats, dropped = inside.popleft()
+                    awaited.append(dropped)
+                    room += beats
+            for milestone in awaited:
+                if milestone.cycle is None:
+                    yield milestone.announced()
+                now = max(now, milestone.cycle or 0)
+            free = max(item.ordered_at + item.score_beats, now)
+            turn.passed.announce(free)
 
     # -- value side -------------------------------------------------------------------------
-
-    def select(self) -> Process:
-        """Top-k: a search per row, then one beat a cycle; rows that keep everything pass by.
-
-        As released, the next search starts when the scores that were not kept are dropped too; a
-        row that keeps everything passes as soon as the last kept score has (3.1).
-        """
-        module, env = self.modules["topk"], self.env
-        drains = self.config.topk.drain == "serial"
-        single = self.config.topk.engines == 1
-        dropped = 0
-        for _ in self.requests:
-            item = yield from module.take(self.ordered, "no_scores")
-            request = item.request
-            module.item = item_code(request.row, SCORES)
-            free = int(env.now)
-            if single and request.select_cycles:
-                module.worked(free, request.select_cycles)
-                free += request.select_cycles
-            arrives = item.ordered_at + _DECISION_TO_VALUE
-            if request.prunes:
-                starts = max(free, arrives + _TOPK_FIFO)
-                module.stalled(free, starts - free, "no_scores")
-                search = request.topk_cycles if drains else max(request.topk_cycles, 1)
-                free = max(starts, dropped) + search
-                module.worked(starts, free - starts)
-            yield from module.sleep_until(free)
-            item.at_value_fork = max(arrives, free)
-            yield from module.give(self.probabilities, item, "value_side_busy")
-            if request.prunes and drains:
-                yield from module.wait_for(item.forked, "value_side_busy")
-                yield from module.busy(request.value_lines)
-                yield from module.wait_for(item.drained, "value_side_busy")
-                dropped = int(env.now) + max(request.score_lines - request.value_lines, 0)
-                item.dropped.announce(dropped)
 
     def fetch_values(self) -> Process:
         """Value fork: one value matrix after the other, ahead of the multipliers if buffers allow.
@@ -583,45 +644,125 @@ class Spatten:
         been written and read (2.14).
         """
         module, env = self.modules["value_fork"], self.env
-        rows_of_beats = self.config.fetch_channels // self.config.vectors_per_line
+        # Cycles in which the last rows left the queue before it.
+        left = deque([0] * max(self.config.buffer_lines // 64, 2))
+        ahead: deque[_Row] = deque()
+        prefetched = max(self.config.key_prefetch_depth, 1)
+        free = 0
         for _ in self.requests:
-            item = yield from module.take(self.probabilities, "no_probabilities")
-            request = item.request
+            if not self.ordered.items:
+                yield self.ordered.filled()
+            item: _Item = self.ordered.pop()
+            request, turn = item.request, item.turn
+            taken = max(self.select(item, left.popleft()), free)
+            left.append(taken)
+            start = max(taken, item.at_value_fork, int(env.now))
+            module.item = NO_ITEM
+            module.stalled(free, start - free, "no_probabilities")
             module.item = item_code(request.row, VALUES)
-            yield from module.wait_until(item.at_value_fork, "no_probabilities")
-            start = int(env.now)
-            item.forked.announce(start)
-            if request.value_part or request.value_lines <= self.score_queue:
-                item.drained.announce(start)
-            matrix = None
+            if turn is not None:
+                turn.forked.announce(start)
+                if request.value_part or request.value_lines <= self.score_queue:
+                    turn.drained.announce(start)
+                    self._drop(item, start)
+            yield from module.sleep_until(start)
+            row = _Row(item, start)
             if request.value_part == 0:
-                transactions = self.addresses.values(
-                    request.row,
-                    request.values,
-                    request.keys,
-                    request.value_bits * request.value_fused,
-                )
-                self.bytes["value"] += len(transactions) * ATOM
-                lines = -(-request.values // self.config.vectors_per_line)
-                # A row of indexes gathers one beat of scores a cycle; while it does, the arbiter
-                # stays with this matrix (2.6, 2.14).
-                matrix = _Matrix(
-                    transactions,
-                    lines,
-                    start,
-                    start + rows_of_beats - 1 + _GATHER_TO_FETCH,
-                    lines,
-                    VALUE,
-                    item,
-                    module.item,
-                    Milestone(env),
-                    self._row_beats(request),
-                )
-                yield from module.give(self.fetches, matrix, "fetcher_busy")
-            yield from module.give(self.value_rows, (item, start, matrix), "value_buffer_full")
-            yield from module.busy(1)
+                row.matrix = self._value_matrix(item)
+                yield from self._give(module, row.matrix)
+            row.issued = now = int(env.now)
+            ahead.append(row)
+            while len(ahead) > prefetched + 1:
+                yield from ahead[0].known()
+                self.multiply_values(ahead.popleft())
+            if len(ahead) > prefetched:
+                # So many rows stand before the multipliers.
+                now = max(now, ahead[0].issued, self.values_free)
+                module.stalled(row.issued, now - row.issued, "value_buffer_full")
+            module.worked(now, 1)
+            free = now + 1
+            if turn is not None and turn.dropped.cycle is None:
+                yield from row.known()
+                self._drop(item, start)
             if self.serial:
-                yield from module.wait_for(item.finished, "one_value_matrix")
+                yield from row.known()
+                finished = self.multiply_values(ahead.popleft())
+                module.stalled(free, finished - free, "one_value_matrix")
+                free = max(free, finished)
+        for row in ahead:
+            yield from row.known()
+            self.multiply_values(row)
+
+    def select(self, item: _Item, room: int) -> int:
+        """Top-k: a search per row, then one beat a cycle; rows that keep everything pass by.
+
+        As released, the next search starts when the scores that were not kept are dropped too; a
+        row that keeps everything passes as soon as the last kept score has (3.1).
+
+        Args:
+            item: whose scores come.
+            room: cycle in which there is room for it before the value fork.
+
+        Returns:
+            Cycle in which it gets there.
+        """
+        module, request = self.modules["topk"], item.request
+        now = max(self.topk_free, item.in_order)
+        module.item = NO_ITEM
+        module.stalled(self.topk_free, now - self.topk_free, "no_scores")
+        module.item = item_code(request.row, SCORES)
+        if self.config.topk.engines == 1 and request.select_cycles:
+            module.worked(now, request.select_cycles)
+            now += request.select_cycles
+        arrives = item.ordered_at + _DECISION_TO_VALUE
+        if request.prunes:
+            starts = max(now, arrives + _TOPK_FIFO)
+            module.stalled(now, starts - now, "no_scores")
+            search = request.topk_cycles if self.drains else max(request.topk_cycles, 1)
+            now = max(starts, self.dropped) + search
+            module.worked(starts, now - starts)
+        item.at_value_fork = max(arrives, now)
+        self.topk_free = max(now, room)
+        module.stalled(now, self.topk_free - now, "value_side_busy")
+        return self.topk_free
+
+    def _drop(self, item: _Item, forked: int) -> None:
+        """Drain the scores of a row from its search, those that are kept first."""
+        module, request, turn = self.modules["topk"], item.request, item.turn
+        assert turn is not None
+        now = self.dropped
+        if request.prunes and self.drains:
+            now = max(self.topk_free, forked)
+            module.stalled(self.topk_free, now - self.topk_free, "value_side_busy")
+            module.worked(now, request.value_lines)
+            now += request.value_lines
+            drained = max(now, turn.drained.cycle or 0)
+            module.stalled(now, drained - now, "value_side_busy")
+            self.topk_free = drained
+            self.dropped = drained + max(request.score_lines - request.value_lines, 0)
+        turn.dropped.announce(self.dropped)
+
+    def _value_matrix(self, item: _Item) -> _Matrix:
+        request, now = item.request, int(self.env.now)
+        bits = request.value_bits * request.value_fused
+        transactions = self.addresses.values(request.row, request.values, request.keys, bits)
+        self.bytes["value"] += len(transactions) * ATOM
+        lines = -(-request.values // self.config.vectors_per_line)
+        # A row of indexes gathers one beat of scores a cycle; while it does, the arbiter stays with
+        # this matrix (2.6, 2.14).
+        rows_of_beats = self.config.fetch_channels // self.config.vectors_per_line
+        return _Matrix(
+            transactions,
+            lines,
+            now,
+            now + rows_of_beats - 1 + _GATHER_TO_FETCH,
+            lines,
+            VALUE,
+            item,
+            item_code(request.row, VALUES),
+            Milestone(self.env),
+            self._row_beats(request),
+        )
 
     def _row_beats(self, request: Request) -> int:
         """Fetch beats of a row of values, if scores must wait for values taken (2.14)."""
@@ -629,26 +770,28 @@ class Spatten:
             return 0
         return -(-request.value_bits * request.value_fused * self.workload.head_dim // (8 * ATOM))
 
-    def multiply_values(self) -> Process:
-        """Value buffer, multiply and accumulate: one line a cycle, as they arrive."""
-        module, env = self.modules["pv_unit"], self.env
+    def multiply_values(self, row: _Row) -> int:
+        """Value buffer, multiply and accumulate: one line a cycle, as they arrive.
+
+        Returns:
+            Cycle in which the descriptors are free: all is written, and all reads are in the read
+            queue.
+        """
+        module = self.modules["pv_unit"]
+        arrived = written = row.forked
+        if row.matrix is not None:
+            arrived = row.matrix.fetched.cycle or 0
+            written = row.matrix.returned_at + _WRITTEN
+        lines = row.item.request.value_lines
+        taken = max(row.issued, self.values_free)
+        module.item = NO_ITEM
+        module.stalled(self.values_free, taken - self.values_free, "no_values")
+        module.item = item_code(row.item.request.row, VALUES)
+        self.values_free = end = max(arrived, taken + lines)
+        module.worked_on_arrivals(taken, end, lines, "awaiting_values")
         tail = _MULTIPLY_VALUE + self.log_width
-        for _ in self.requests:
-            item, start, matrix = yield from module.take(self.value_rows, "no_values")
-            module.item = item_code(item.request.row, VALUES)
-            taken = int(env.now)
-            lines = item.request.value_lines
-            arrived = written = start
-            if matrix is not None:
-                fetched = matrix.fetched
-                arrived = yield fetched.announced() if self.serial else fetched.awaited()
-                written = matrix.returned_at + _WRITTEN
-            end = max(arrived, max(start, taken) + lines)
-            # The descriptors are free once all is written, and all reads are in the read queue.
-            item.finished.announce(max(written, end - _READ_QUEUE))
-            yield from module.sleep_until(end)
-            module.worked_on_arrivals(taken, end, lines, "awaiting_values")
-            self.completions[item.request.row] = end + tail + self.config.reset_cycles
+        self.completions[row.item.request.row] = end + tail + self.config.reset_cycles
+        return max(written, end - _READ_QUEUE)
 
     # -- results ----------------------------------------------------------------------------
 

@@ -2,115 +2,242 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.hardware.config import SpattenConfig
 from accelsim.hardware.spatten._random import index_table
-from accelsim.hardware.spatten._requests import ATOM
+from accelsim.hardware.spatten._requests import ATOM, LSB_BITS, Requests
 from accelsim.jit import kernel
 from accelsim.workloads import Workload
+
+Ints = NDArray[np.int64]
 
 # Section 5.1: bases of the released test bench; one region of 64 KB a request.
 _KEY_BASE, _LSB_BASE, _VALUE_BASE, _STRIDE = 0x0AB10000, 0x0AB20000, 0x0CD10000, 0x10000
 QUERY_BITS = 12
+_KEYS, _LSBS, _VALUES, _QUERIES, _METADATA, _RESIDUAL = range(6)
+"""Planes: regions of a layer and head."""
+_ROWS_AT_ONCE = 256
+"""Rows whose transactions are laid out in one call."""
 
 
 class AddressMap:
-    """Where the vectors of every request lie, and in which order they are fetched."""
+    """Where the vectors of every request lie, and in which order they are fetched.
 
-    def __init__(self, workload: Workload, config: SpattenConfig) -> None:
+    Args:
+        workload: whose rows are fetched.
+        config: of the machine.
+        table: the rows as the machine sees them.
+
+    Attributes:
+        bytes: asked for so far, by tensor.
+    """
+
+    def __init__(self, workload: Workload, config: SpattenConfig, table: Requests) -> None:
         self._workload = workload
-        self._config = config
+        self._table = table
+        self._own = config.index_pattern == "workload"
         self._dim = workload.head_dim
+        self._width = config.fetch_channels
+        self._beat = config.vectors_per_line
         self._key_table = self._value_table = None
         if config.index_pattern == "random-table":
-            table = index_table(config.buffer_lines, config.fetch_channels, config.capacity_vectors)
-            self._key_table = table.ravel()
+            indexes = index_table(config.buffer_lines, self._width, config.capacity_vectors)
+            self._key_table = indexes.ravel()
             # As released, scores get the indexes of the next beat of their row (2.12).
-            self._value_table = np.roll(table, -config.vectors_per_line, axis=1).ravel()
+            self._value_table = np.roll(indexes, -self._beat, axis=1).ravel()
         # A matrix of a layer and head keeps its place over the steps, as a KV cache does.
         heads = int(workload["head"].max()) + 1
-        slot = workload["layer"].astype(np.int64) * heads + workload["head"]
-        self._slot = slot.tolist()
-        self._queries = workload["queries"].tolist()
-        self._slots = int(slot.max()) + 1
+        self._slot = workload["layer"].astype(np.int64) * heads + workload["head"]
+        self._slots = int(self._slot.max()) + 1
         context = int(max(workload["context_tokens"].max(), workload["keys"].max()))
         self._in_order = np.arange(context + config.rounding, dtype=np.int64)
         self._region = -(-context * self._dim * 2 // _STRIDE) * _STRIDE
+        fetched = table.key_part == 0
+        query_bytes = table.queries * self._dim * QUERY_BITS // 8
+        sizes = {
+            "residual": workload["residual_bytes"],
+            "metadata": workload["metadata_bytes"],
+            "query": query_bytes if config.query_traffic else 0 * query_bytes,
+        }
+        # What is read in front of the keys, contiguous: what a policy keeps beside the vectors
+        # (page bounds, scales), then the queries.
+        self._before = np.stack(
+            [-(-size.astype(np.int64) // ATOM) * fetched for size in sizes.values()], axis=1
+        )
+        places = [self._place(plane) for plane in (_RESIDUAL, _METADATA, _QUERIES)]
+        self._before_at = np.stack(places, axis=1)
+        self._before_keys = self._before.sum(axis=1).tolist()
+        asked = dict(zip(sizes, (self._before.sum(axis=0) * ATOM).tolist(), strict=True))
+        self.bytes = {"query": asked.pop("query"), "key_msb": 0, "key_lsb": 0, "value": 0}
+        self.bytes |= {name: size for name, size in asked.items() if size}
+        self._keys = _Ahead(table.rows, self._lay_out_keys)
+        self._lsbs = _Ahead(table.rows, self._lay_out_lsbs)
+        self._values = _Ahead(table.rows, self._lay_out_values)
 
-    def keys(self, row: int, count: int, bits: int, lsb: bool) -> NDArray[np.int64]:
-        """Transactions of a key matrix, in order; byte addresses int64."""
-        base = (_LSB_BASE if lsb else _KEY_BASE) + row * _STRIDE
-        own = None if self._workload.key_indices is None else self._workload.key_indices[row]
+    def keys(self, row: int) -> Ints:
+        """Transactions of the first pass over the keys, in order; byte addresses int64."""
+        found = self._keys.of(row)
+        self.bytes["key_msb"] += (len(found) - self._before_keys[row]) * ATOM
+        return found
+
+    def key_lsbs(self, row: int) -> Ints:
+        """Transactions of the pass over the keys' LSBs."""
+        found = self._lsbs.of(row)
+        self.bytes["key_lsb"] += len(found) * ATOM
+        return found
+
+    def values(self, row: int) -> Ints:
+        """Transactions of the values."""
+        found = self._values.of(row)
+        self.bytes["value"] += len(found) * ATOM
+        return found
+
+    def _place(self, plane: int) -> Ints:
+        """First byte of a plane, for each row."""
+        return np.asarray((plane * self._slots + self._slot) * self._region)
+
+    def _lay_out_keys(self, first: int, end: int) -> tuple[Ints, Ints]:
+        indexes = [self._key_indexes(row) for row in range(first, end)]
+        bits = self._table.key_bits * self._table.key_fused
+        return self._lay_out(_KEYS, _KEY_BASE, bits, self._table.key_part == 0, first, indexes)
+
+    def _lay_out_lsbs(self, first: int, end: int) -> tuple[Ints, Ints]:
+        indexes = [self._key_indexes(row) for row in range(first, end)]
+        bits = np.full(self._table.rows, LSB_BITS)
+        return self._lay_out(_LSBS, _LSB_BASE, bits, self._table.requant == 1, first, indexes)
+
+    def _lay_out_values(self, first: int, end: int) -> tuple[Ints, Ints]:
+        indexes = [self._value_indexes(row) for row in range(first, end)]
+        bits = self._table.value_bits * self._table.value_fused
+        fetched = self._table.value_part == 0
+        return self._lay_out(_VALUES, _VALUE_BASE, bits, fetched, first, indexes)
+
+    def _key_indexes(self, row: int) -> NDArray[np.integer]:
+        count = self._table.keys[row]
         if self._key_table is not None:
-            return self._released(self._key_table[:count], bits, base)
-        return self._matrix(row, count, bits, 1 if lsb else 0, own)
+            return self._key_table[:count]
+        if self._own and self._workload.key_indices is not None:
+            return self._workload.key_indices[row]
+        return self._in_order[:count]
 
-    def values(self, row: int, count: int, keys: int, bits: int) -> NDArray[np.int64]:
-        """Transactions of a value matrix beside ``keys`` keys, in order; byte addresses int64."""
-        own = None if self._workload.value_indices is None else self._workload.value_indices[row]
-        if self._value_table is None or self._key_table is None:
-            return self._matrix(row, count, bits, 2, own)
-        indices = self._value_table[:count]
+    def _value_indexes(self, row: int) -> NDArray[np.integer]:
+        count, keys = int(self._table.values[row]), int(self._table.keys[row])
+        if self._key_table is None or self._value_table is None:
+            if self._own and self._workload.value_indices is not None:
+                return self._workload.value_indices[row]
+            return self._in_order[:count]
+        indexes = self._value_table[:count]
         if count == keys:
             # A request's last beat of scores gets the indexes of the first of its row.
-            beat, width = self._config.vectors_per_line, self._config.fetch_channels
-            row_start = (keys - beat) // width * width
-            indices = indices.copy()
-            indices[-beat:] = self._key_table[row_start : row_start + beat]
-        return self._released(indices, bits, _VALUE_BASE + row * _STRIDE)
+            row_start = (keys - self._beat) // self._width * self._width
+            indexes = indexes.copy()
+            indexes[-self._beat :] = self._key_table[row_start : row_start + self._beat]
+        return indexes
 
-    def queries(self, row: int) -> NDArray[np.int64]:
-        """Transactions of the queries of a row, contiguous."""
-        size = self._queries[row] * self._dim * QUERY_BITS // 8
-        return self.contiguous(row, 3, size)
-
-    def contiguous(self, row: int, plane: int, size: int) -> NDArray[np.int64]:
-        """Transactions of ``size`` bytes in a region of their own."""
-        return _run(self._place(row, plane), -(-size // ATOM))
-
-    def _place(self, row: int, plane: int) -> int:
-        return int(plane * self._slots + self._slot[row]) * self._region
-
-    def _released(self, indices: NDArray[np.int64], bits: int, base: int) -> NDArray[np.int64]:
-        return _transactions(indices, self._dim * bits // 8, base, False)
-
-    def _matrix(
-        self, row: int, count: int, bits: int, plane: int, own: NDArray[np.int32] | None
-    ) -> NDArray[np.int64]:
-        vector_bytes, base = self._dim * bits // 8, self._place(row, plane)
-        if own is None or self._config.index_pattern != "workload":
-            return _transactions(self._in_order[:count], vector_bytes, base, True)
-        return _transactions(own, vector_bytes, base, True)
-
-
-@kernel
-def joined(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
-    """One list of transactions after the other."""
-    return np.concatenate((first, second))
+    def _lay_out(
+        self,
+        plane: int,
+        released_base: int,
+        bits: Ints,
+        fetched: NDArray[np.bool_],
+        first: int,
+        indexes: list[NDArray[np.integer]],
+    ) -> tuple[Ints, Ints]:
+        rows = slice(first, first + len(indexes))
+        released = self._key_table is not None
+        base = self._place(plane)[rows]
+        if released:
+            base = released_base + np.arange(first, rows.stop) * _STRIDE
+        before = self._before[rows] if plane == _KEYS else np.zeros((len(indexes), 0), np.int64)
+        counts = np.where(fetched[rows], [len(i) for i in indexes], 0)
+        return _transactions(
+            np.concatenate(indexes, dtype=np.int64),
+            np.cumsum([0, *map(len, indexes)]),
+            counts,
+            bits[rows] * self._dim // 8,
+            base,
+            self._before_at[rows],
+            before,
+            not released,
+        )
 
 
-@kernel
-def _run(base: int, count: int) -> NDArray[np.int64]:
-    """Consecutive transactions."""
-    return base + np.arange(count) * ATOM
+class _Ahead:
+    """Transactions of one kind of matrix, laid out for many rows at a time.
+
+    Args:
+        rows: how many there are.
+        lay_out: gives the transactions of the rows from a first one to before an end, and where
+            those of each row begin; rows are asked for in order.
+    """
+
+    def __init__(self, rows: int, lay_out: Callable[[int, int], tuple[Ints, Ints]]) -> None:
+        self._rows = rows
+        self._lay_out = lay_out
+        self._first = self._end = 0
+        self._transactions = np.zeros(0, np.int64)
+        self._begins: list[int] = []
+
+    def of(self, row: int) -> Ints:
+        """Transactions of a row."""
+        if not self._first <= row < self._end:
+            self._first, self._end = row, min(row + _ROWS_AT_ONCE, self._rows)
+            self._transactions, begins = self._lay_out(self._first, self._end)
+            self._begins = begins.tolist()
+        at = row - self._first
+        return self._transactions[self._begins[at] : self._begins[at + 1]]
 
 
 @kernel
 def _transactions(
-    indices: NDArray[np.int64] | NDArray[np.int32], vector_bytes: int, base: int, shared: bool
-) -> NDArray[np.int64]:
-    """Transactions that cover the vectors; if ``shared``, neighbours in one read it once."""
-    found = np.empty(len(indices) * (vector_bytes // ATOM + 2), np.int64)
+    indexes: Ints,
+    begins: Ints,
+    counts: Ints,
+    vector_bytes: Ints,
+    bases: Ints,
+    before_at: Ints,
+    before: Ints,
+    shared: bool,
+) -> tuple[Ints, Ints]:
+    """Transactions that cover the vectors of some rows, behind what is read before them.
+
+    Args:
+        indexes: [sum of the rows' vectors]; vectors in the order of fetching.
+        begins: [rows + 1]; where the indexes of a row are.
+        counts: [rows]; how many of them are fetched.
+        vector_bytes: [rows].
+        bases: [rows]; byte address of vector 0.
+        before_at: [rows, kinds]; byte address of what is read before.
+        before: [rows, kinds]; transactions of it.
+        shared: neighbours in one transaction read it once.
+
+    Returns:
+        Byte addresses, and [rows + 1] where those of a row begin.
+    """
+    rows = len(counts)
+    room = before.sum()
+    for row in range(rows):
+        room += counts[row] * (vector_bytes[row] // ATOM + 2)
+    found = np.empty(room, np.int64)
+    starts = np.empty(rows + 1, np.int64)
     count = 0
-    last = -1
-    for i in range(len(indices)):
-        index = np.int64(indices[i])
-        first, end = index * vector_bytes // ATOM, ((index + 1) * vector_bytes - 1) // ATOM + 1
-        for atom in range(first, end):
-            if atom != last or not shared:
-                found[count] = base + atom * ATOM
+    for row in range(rows):
+        starts[row] = count
+        for kind in range(before.shape[1]):
+            for atom in range(before[row, kind]):
+                found[count] = before_at[row, kind] + atom * ATOM
                 count += 1
-                last = int(atom)
-    return found[:count]
+        size, last = vector_bytes[row], -1
+        for i in range(begins[row], begins[row] + counts[row]):
+            first, end = indexes[i] * size // ATOM, ((indexes[i] + 1) * size - 1) // ATOM + 1
+            for atom in range(first, end):
+                if atom != last or not shared:
+                    found[count] = bases[row] + atom * ATOM
+                    count += 1
+                    last = atom
+    starts[rows] = count
+    return found[:count], starts

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import simpy
@@ -25,7 +26,7 @@ from accelsim.hardware.memories._channel import counters, is_recording, new_chan
 from accelsim.hardware.memories._timing import H_READ_LATENCY, organisation, ticks_per_1024_cycles
 from accelsim.hardware.simulation import Milestone, Module, Stream
 from accelsim.hardware.simulation._module import Pause, Process
-from accelsim.hardware.spatten._addresses import AddressMap, joined
+from accelsim.hardware.spatten._addresses import AddressMap
 from accelsim.hardware.spatten._counts import count_dram, count_requests
 from accelsim.hardware.spatten._fetch_kernel import (
     ACCEPTED,
@@ -45,7 +46,7 @@ from accelsim.hardware.spatten._fetch_kernel import (
 )
 from accelsim.hardware.spatten._fetch_memo import FetchMemo
 from accelsim.hardware.spatten._record import ChannelWatch
-from accelsim.hardware.spatten._requests import ATOM, LSB_BITS, Request, requests
+from accelsim.hardware.spatten._requests import ATOM, Request, requests
 from accelsim.hardware.timeline import (
     KEYS_LSB,
     KEYS_MSB,
@@ -150,22 +151,18 @@ class _Turn:
 
 @dataclass(slots=True)
 class _Matrix:
-    """A matrix to fetch: when it was asked for, when its first beat is ready, what it is part of.
+    """A matrix to fetch: when it was asked for, and what it is part of.
 
     ``fetched`` is announced as the cycle in which the last line is taken; ``begin`` is its first
     fetch beat, ``end`` that after its last one, which came at ``returned_at``.
     """
 
-    transactions: NDArray[np.int64]
+    item: _Item
+    kind: int
+    code: int
     lines: int
     given: int
-    ready: int
-    spread: int
-    kind: int
-    item: _Item
-    code: int
     fetched: Milestone
-    row_beats: int = 0
     begin: int = 0
     end: int = 0
     returned_at: int = 0
@@ -202,7 +199,7 @@ class Spatten:
         self.table = requests(workload, config)
         self.requests = self.table.each()
         self.items = len(self.requests) + int(self.table.requant.sum())
-        self.addresses = AddressMap(workload, config)
+        self.addresses = AddressMap(workload, config, self.table)
         self.org = organisation(memory)
         self.channels = new_channels(config.channels, self.org)
         self.rate = ticks_per_1024_cycles(memory, config.frequency_hz)
@@ -235,7 +232,7 @@ class Spatten:
         self.drains = config.topk.drain == "serial"
         self.in_turn = self.serial or self.drains
         self.requant = Stream(env)
-        self.fetches = Stream(env, 16)
+        self.fetches = Stream(env)
         self.key_lines = Stream(env)
         self.decided = Stream(env)
         self.ordered = Stream(env)
@@ -247,10 +244,6 @@ class Spatten:
         self.next_row = self.in_order = self.merge_free = 0
         self.accepted = self.softmax_free = self.decision_free = self.decision_ready = 0
         self.topk_free = self.dropped = self.values_free = 0
-        self.policy_reads = {
-            name: workload[f"{name}_bytes"].tolist() for name in ("metadata", "residual")
-        }
-        self.bytes = dict.fromkeys(("query", "key_msb", "key_lsb", "value"), 0)
         self.completions = [0] * len(self.requests)
 
     def run(self) -> Activity:
@@ -343,51 +336,20 @@ class Spatten:
 
     def _issue_keys(self, module: Module, item: _Item) -> Pause:
         request = item.request
-        if request.key_part and not item.lsb_pass:
-            return ()
         if item.lsb_pass:
-            transactions = self.addresses.keys(request.row, request.keys, LSB_BITS, True)
-            self.bytes["key_lsb"] += len(transactions) * ATOM
+            transactions = self.addresses.key_lsbs(request.row)
             beats = request.rescore_lines
+        elif request.key_part:
+            return ()
         else:
-            bits = request.key_bits * request.key_fused
-            transactions = self.addresses.keys(request.row, request.keys, bits, False)
-            self.bytes["key_msb"] += len(transactions) * ATOM
+            transactions = self.addresses.keys(request.row)
             beats = request.score_lines
-            if self.config.query_traffic:
-                queries = self.addresses.queries(request.row)
-                self.bytes["query"] += len(queries) * ATOM
-                transactions = joined(queries, transactions)
-            transactions = self._with_policy_reads(request.row, transactions)
         lines = -(-request.keys // self.config.vectors_per_line)
+        lines = min(lines + lines % 2, beats)
+        now = int(self.env.now)
         item.fetched = Milestone(self.env)
-        matrix = _Matrix(
-            transactions,
-            min(lines + lines % 2, beats),
-            int(self.env.now),
-            int(self.env.now) + _FORK_TO_FETCH,
-            0,
-            KEY,
-            item,
-            item.code,
-            item.fetched,
-        )
-        return self._give(module, matrix)
-
-    def _give(self, module: Module, matrix: _Matrix) -> Pause:
-        """Ask the fetcher for a matrix; an idle one need not look before the first can return."""
-        beats = -(-len(matrix.transactions) // self.config.fetch_channels)
-        returns = matrix.ready + beats - 1 + self.round_trip
-        return module.give(self.fetches, matrix, "fetcher_busy", returns + _WRITTEN)
-
-    def _with_policy_reads(self, row: int, transactions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Put what a policy reads beside the vectors (page bounds, scales) in front of them."""
-        for plane, (name, sizes) in enumerate(self.policy_reads.items(), start=4):
-            if size := sizes[row]:
-                extra = self.addresses.contiguous(row, plane, size)
-                self.bytes[name] = self.bytes.get(name, 0) + len(extra) * ATOM
-                transactions = joined(extra, transactions)
-        return transactions
+        matrix = _Matrix(item, KEY, item.code, lines, now, item.fetched)
+        return self._ask(module, matrix, transactions, now + _FORK_TO_FETCH)
 
     def fetch(self) -> Process:
         """Matrix fetcher, crossbar and DRAM: the compiled model, advanced when it must be.
@@ -397,47 +359,80 @@ class Spatten:
         """
         module, env = self.modules["fetcher"], self.env
         scalars = self.fetcher.scalars
-        outstanding: deque[_Matrix] = deque()
         charged = 0
         while True:
-            if not outstanding:
+            if not self.fetches.items:
                 module.item = NO_ITEM
-                if not self.fetches.items:
-                    yield self.fetches.filled()
+                yield self.fetches.filled()
                 idle_until = max(self.fetches.items[0].given, charged)
                 module.stalled(charged, idle_until - charged, "no_request")
                 charged = idle_until
-            while self.fetches.items and self._has_room(self.fetches.items[0]):
-                outstanding.append(self.fetches.pop())
-                self._queue(outstanding[-1])
-            matrix = outstanding[0]
+            matrix: _Matrix = self.fetches.items[0]
             module.item = matrix.code
             # A beat enters and one returns a cycle at most; nothing depends on it before it is
             # written.
-            now = max(scalars.item(CYCLE), charged)
-            soonest = now + matrix.end - scalars.item(JOINED) - 1
+            awaited = matrix.end - scalars.item(JOINED)
             unsent = matrix.end - scalars.item(PUSHED)
             if unsent > 0:
-                soonest = max(soonest, now + unsent - 1 + self.round_trip)
-            if soonest + _WRITTEN > env.now:
-                yield from module.sleep_until(soonest + _WRITTEN)
-                if self.fetches.items:
-                    continue
-            finished = self._advance(int(min(env.peek(), env.now + (1 << 40))) + _LOOKAHEAD)
+                awaited = max(awaited, unsent + self.round_trip)
+            written = charged + awaited - 1 + _WRITTEN
+            if written > env.now:
+                yield env.timeout(int(written - env.now))
+            limit = int(min(env.peek(), env.now + (1 << 40))) + _LOOKAHEAD
+            kind = self.step(self.fetcher, self.channels, self.org, self.shift, self.rate, limit)
             reached = max(scalars.item(CYCLE), charged)
             module.worked(charged, reached - charged)
             charged = reached
-            if finished:
-                outstanding.popleft()
+            if kind:
                 turn = matrix.item.turn
                 if matrix.kind == VALUE and turn is not None and turn.drained.cycle is None:
                     turn.drained.announce(self._drained(matrix))
                 matrix.returned_at = reached - 1
                 matrix.fetched.announce(scalars.item(ACCEPTED + matrix.kind) >> 10)
+                self.fetches.pop()
 
-    def _has_room(self, matrix: _Matrix) -> bool:
-        """Whether the compiled queue takes a matrix without losing beats that it still looks at."""
-        beats = -(-len(matrix.transactions) // self.config.fetch_channels)
+    def _ask(
+        self,
+        module: Module,
+        matrix: _Matrix,
+        transactions: NDArray[np.int64],
+        ready: int,
+        spread: int = 0,
+        row_beats: int = 0,
+    ) -> Pause:
+        """Ask the fetcher for a matrix, for ``module``; waits while its queue is full.
+
+        Args:
+            module: charged while it waits.
+            matrix: what is asked for.
+            transactions: of it, in order.
+            ready: cycle in which its first beat may enter the address FIFOs.
+            spread: cycles over which its beats become ready.
+            row_beats: see :func:`queue_matrix`.
+        """
+        beats = -(-len(transactions) // self.config.fetch_channels)
+        if not self._has_room(matrix, beats):
+            return self._ask_later(module, matrix, transactions, ready, spread, row_beats)
+        scalars = self.fetcher.scalars
+        matrix.begin = scalars.item(TAIL)
+        if self.watch is not None:
+            self.watch.queue(self.fetcher, len(transactions), matrix.code)
+        lines, kind = matrix.lines, matrix.kind
+        if self.memo is not None:
+            self.memo.queue(self.fetcher, transactions, ready, row_beats, (lines, spread, kind))
+        queue_matrix(self.fetcher, transactions, ready, spread, lines, kind, row_beats)
+        matrix.end = matrix.begin + beats
+        # An idle fetcher need not look before it can be there.
+        self.fetches.put(matrix, ready + beats - 1 + self.round_trip + _WRITTEN)
+        return ()
+
+    def _ask_later(self, module: Module, matrix: _Matrix, *asked: Any) -> Process:
+        yield from module.wait(self.fetches.drained(), "fetcher_busy")
+        matrix.given = int(self.env.now)
+        yield from self._ask(module, matrix, *asked)
+
+    def _has_room(self, matrix: _Matrix, beats: int) -> bool:
+        """Whether the compiled queue takes so many beats without losing some that it looks at."""
         scalars = self.fetcher.scalars
         behind = scalars.item(TAIL) - scalars.item(JOINED)
         kept = RING - _LOOKED_BACK
@@ -460,29 +455,6 @@ class Spatten:
         later = max(waiting - matrix.lines + 1, 0)
         beat = matrix.begin + (waiting - later) * beats // matrix.lines
         return int(self.fetcher.beats[beat % RING, B_TAKEN]) + later
-
-    def _advance(self, limit: int) -> int:
-        return self.step(self.fetcher, self.channels, self.org, self.shift, self.rate, limit)
-
-    def _queue(self, matrix: _Matrix) -> None:
-        matrix.begin = self.fetcher.scalars.item(TAIL)
-        if self.watch is not None:
-            self.watch.queue(self.fetcher, len(matrix.transactions), matrix.code)
-        if self.memo is not None:
-            shape = matrix.lines, matrix.spread, matrix.kind
-            self.memo.queue(
-                self.fetcher, matrix.transactions, matrix.ready, matrix.row_beats, shape
-            )
-        queue_matrix(
-            self.fetcher,
-            matrix.transactions,
-            matrix.ready,
-            matrix.spread,
-            matrix.lines,
-            matrix.kind,
-            matrix.row_beats,
-        )
-        matrix.end = self.fetcher.scalars.item(TAIL)
 
     def multiply_keys(self) -> Process:
         """Key buffer and dot product: one line a cycle, as they arrive; then the decision."""
@@ -668,8 +640,7 @@ class Spatten:
             yield from module.sleep_until(start)
             row = _Row(item, start)
             if request.value_part == 0:
-                row.matrix = self._value_matrix(item)
-                yield from self._give(module, row.matrix)
+                yield from self._ask_values(module, row)
             row.issued = now = int(env.now)
             ahead.append(row)
             while len(ahead) > prefetched + 1:
@@ -742,27 +713,18 @@ class Spatten:
             self.dropped = drained + max(request.score_lines - request.value_lines, 0)
         turn.dropped.announce(self.dropped)
 
-    def _value_matrix(self, item: _Item) -> _Matrix:
-        request, now = item.request, int(self.env.now)
-        bits = request.value_bits * request.value_fused
-        transactions = self.addresses.values(request.row, request.values, request.keys, bits)
-        self.bytes["value"] += len(transactions) * ATOM
+    def _ask_values(self, module: Module, row: _Row) -> Pause:
+        item, now = row.item, row.forked
+        request = item.request
         lines = -(-request.values // self.config.vectors_per_line)
+        code = item_code(request.row, VALUES)
+        row.matrix = _Matrix(item, VALUE, code, lines, now, Milestone(self.env))
         # A row of indexes gathers one beat of scores a cycle; while it does, the arbiter stays with
         # this matrix (2.6, 2.14).
         rows_of_beats = self.config.fetch_channels // self.config.vectors_per_line
-        return _Matrix(
-            transactions,
-            lines,
-            now,
-            now + rows_of_beats - 1 + _GATHER_TO_FETCH,
-            lines,
-            VALUE,
-            item,
-            item_code(request.row, VALUES),
-            Milestone(self.env),
-            self._row_beats(request),
-        )
+        ready = now + rows_of_beats - 1 + _GATHER_TO_FETCH
+        transactions = self.addresses.values(request.row)
+        return self._ask(module, row.matrix, transactions, ready, lines, self._row_beats(request))
 
     def _row_beats(self, request: Request) -> int:
         """Fetch beats of a row of values, if scores must wait for values taken (2.14)."""
@@ -797,7 +759,7 @@ class Spatten:
 
     def _activity(self, total: int) -> Activity:
         activity = Activity(total, self.config.frequency_hz)
-        count_requests(activity, self.workload, self.config, self.table, self.bytes)
+        count_requests(activity, self.workload, self.config, self.table, self.addresses.bytes)
         count_dram(activity, counters(self.channels))
         activity.modules = {name: m.finish(total) for name, m in self.modules.items()}
         activity.completion_cycles = self.completions

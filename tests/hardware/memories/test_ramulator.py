@@ -19,7 +19,7 @@ from accelsim.hardware.memories import read_stream, record_requests
 from accelsim.hardware.memories._gather import local_addresses
 from accelsim.hardware.memories.ramulator import capacity_bytes, ramulator_files
 from accelsim.hardware.spatten._addresses import AddressMap
-from accelsim.hardware.spatten._requests import LSB_BITS, requests
+from accelsim.hardware.spatten._requests import requests
 from accelsim.workloads import read_csv
 
 SMALL_CSV = Path(__file__).parents[3] / "traces" / "spatten-gpt2" / "small.csv"
@@ -69,14 +69,8 @@ def test_addresses_are_those_of_the_address_map() -> None:
     workload, config = read_csv(SMALL_CSV), load_accelerator("spatten-rtl-eighth")
     assert isinstance(config, SpattenConfig)
     _, logs = record_requests(lambda: simulate(workload, config, MEMORY))
-    addresses, (request,) = AddressMap(workload, config), requests(workload, config).each()
-    asked = np.concatenate(
-        [
-            addresses.keys(0, request.keys, request.key_bits, lsb=False),
-            addresses.keys(0, request.keys, LSB_BITS, lsb=True),
-            addresses.values(0, request.values, request.keys, request.value_bits),
-        ]
-    )
+    addresses = AddressMap(workload, config, requests(workload, config))
+    asked = np.concatenate([addresses.keys(0), addresses.key_lsbs(0), addresses.values(0)])
     channel, local = local_addresses(MEMORY, asked, config.channels)
     for number, log in enumerate(logs):
         assert Counter((log >> 1).tolist()) == Counter(local[channel == number].tolist())

@@ -65,11 +65,15 @@ all), of which the later counts: a rule of a bank group is kept at its banks, on
 its pseudo-channels."""
 
 
-def organisation(memory: MemoryConfig) -> Organisation:
+def organisation(memory: MemoryConfig, writes: bool = True) -> Organisation:
     """Compile ``memory``.
 
     Rows that name a command the channel never issues (RDA, WRA, REFsb) are refused, so that no
     constraint is silently without effect.
+
+    Args:
+        memory: what to compile.
+        writes: whether any request will be a write; without, what holds WR back is left out.
 
     Raises:
         ConfigError: an unknown command, a window that is too long, or sizes that are no powers of
@@ -97,7 +101,7 @@ def organisation(memory: MemoryConfig) -> Organisation:
     header[H_PSEUDO_BANKS_SHIFT] = _banks_shift(header, PSEUDOCHANNEL)
     header[H_NODES] = header[H_BANKS] + memory.pseudochannels
     flat: list[int] = []
-    for command, group in enumerate(_rules(memory)):
+    for command, group in enumerate(_rules(memory, writes)):
         header[H_FIRST_RULE + command] = HEADER + len(flat)
         histories: dict[int, int] = {}
         for level, before, ticks, window in group:
@@ -158,8 +162,12 @@ def _check_sizes(memory: MemoryConfig) -> None:
             )
 
 
-def _rules(memory: MemoryConfig) -> list[list[tuple[int, int, int, int]]]:
-    """Rules by command: the tightest of rows that differ in their ticks only, sorted by level."""
+def _rules(memory: MemoryConfig, writes: bool) -> list[list[tuple[int, int, int, int]]]:
+    """Rules by command, sorted by level, without those that others imply.
+
+    Of rows that differ in their ticks only, the tightest counts; and what holds a command back in
+    a whole node does so in all nodes below.
+    """
     tightest: list[dict[tuple[int, int, int], int]] = [{} for _ in COMMANDS]
     for row in memory.timing:
         for command in (row.after, *row.before):
@@ -177,9 +185,15 @@ def _rules(memory: MemoryConfig) -> list[list[tuple[int, int, int, int]]]:
             raise ConfigError(f"memory: timing window {row.window} is longer than {MAX_WINDOW}")
         group = tightest[COMMANDS.index(row.after)]
         for command in row.before:
+            if command == "WR" and not writes:
+                continue
             key = (LEVELS.index(row.level), COMMANDS.index(command), row.window)
             group[key] = max(group.get(key, 0), row.cycles)
     return [
-        sorted((level, before, ticks, window) for (level, before, window), ticks in group.items())
+        sorted(
+            (level, before, ticks, window)
+            for (level, before, window), ticks in group.items()
+            if all(group.get((above, before, window), -1) < ticks for above in range(level))
+        )
         for group in tightest
     ]

@@ -119,7 +119,8 @@ def new_fetcher(fetch_channels: int, channels: int, first_accept: int) -> Fetche
 
 @in_place
 def queue_matrix(
-    fetcher: Fetcher,
+    s: NDArray[np.int64],
+    beats: NDArray[np.int64],
     transactions: NDArray[np.int64],
     ready: int,
     spread: int,
@@ -130,7 +131,7 @@ def queue_matrix(
     """Append a matrix.
 
     Args:
-        fetcher: state.
+        s, beats: ``scalars`` and ``beats`` of the fetcher.
         transactions: byte addresses in order; each beat takes one for each fetch channel.
         ready: cycle in which the first beat may enter the address FIFOs.
         spread: cycles over which the beats become ready, evenly.
@@ -139,11 +140,11 @@ def queue_matrix(
         row_beats: fetch beats of a row of vectors, if the score queue limits how many rows are
             fetched ahead of the multipliers; else 0.
     """
-    width = len(fetcher.fetch)
+    width = beats.shape[1] - B_ADDRESS
     count = -(-len(transactions) // width)
-    tail = fetcher.scalars[TAIL]
+    tail = s[TAIL]
     for beat in range(count):
-        row = fetcher.beats[(tail + beat) % RING]
+        row = beats[(tail + beat) % RING]
         row[B_READY] = ready + beat * spread // count
         row[B_LINES] = lines * 1024 // count
         row[B_KIND] = kind
@@ -161,7 +162,7 @@ def queue_matrix(
         for k in range(width):
             at = beat * width + k
             row[B_ADDRESS + k] = transactions[at] if at < len(transactions) else PADDING
-    fetcher.scalars[TAIL] = tail + count
+    s[TAIL] = tail + count
 
 
 @inlined
@@ -346,12 +347,21 @@ def _quiet_until(
 
 @in_place
 def advance(
-    fetcher: Fetcher, state: Channels, org: Organisation, shift: int, rate: int, limit: int
+    s: NDArray[np.int64],
+    beats: NDArray[np.int64],
+    fetch: NDArray[np.int64],
+    ports: NDArray[np.int64],
+    state: Channels,
+    org: Organisation,
+    shift: int,
+    rate: int,
+    limit: int,
 ) -> int:
     """Run until a matrix is complete or the cycle reaches ``limit``.
 
     Args:
-        fetcher: state.
+        s, beats, fetch, ports: fields of a :class:`Fetcher`; as a tuple they would take four times
+            as long to unpack.
         state: of the DRAM channels.
         org: of one DRAM channel.
         shift: log2 of the number of channels (32-byte interleave, section 5.1).
@@ -361,7 +371,6 @@ def advance(
     Returns:
         1 + kind of the matrix that was completed, else 0.
     """
-    s, beats, fetch, ports = fetcher.scalars, fetcher.beats, fetcher.fetch, fetcher.ports
     while s[CYCLE] < limit:
         if s[JOINED] == s[TAIL]:
             _idle_until(state, org, limit * rate >> 10)

@@ -148,7 +148,7 @@ class FetchMemo:
     ) -> int:
         """Do what the fetch kernel's ``advance`` does."""
         if not self.of_use:
-            return int(advance(fetcher, state, org, shift, rate, limit))
+            return int(advance(*fetcher, state, org, shift, rate, limit))
         scalars = fetcher.scalars
         cycle, joined = int(scalars[CYCLE]), int(scalars[JOINED])
         tick, row = cycle * rate >> 10, self._queue[0].first >> self._row_bits
@@ -191,7 +191,7 @@ class FetchMemo:
             self._queue.popleft()
             return known.finished
         before = counts(state)
-        finished = int(advance(fetcher, state, org, shift, rate, limit))
+        finished = int(advance(*fetcher, state, org, shift, rate, limit))
         if not finished:
             return 0
         self._queue.popleft()

@@ -141,7 +141,9 @@ def advance_watched(
         # Channels without work have nothing to show.
         until = limit if s[JOINED] == s[TAIL] else now + 1
         used = _watch(fetcher, dram, codes, opened, rows, used, track, now)
-        finished = advance(fetcher, dram, org, shift, rate, until)
+        finished = advance(
+            s, fetcher.beats, fetcher.fetch, fetcher.ports, dram, org, shift, rate, until
+        )
     return finished, used
 
 

@@ -10,6 +10,7 @@ refer to the specification of the released hardware (docs/accelerators/spatten.m
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import deque
 from dataclasses import dataclass
@@ -200,7 +201,7 @@ class Spatten:
         self.requests = self.table.each()
         self.items = len(self.requests) + int(self.table.requant.sum())
         self.addresses = AddressMap(workload, config, self.table)
-        self.org = organisation(memory)
+        self.org = organisation(memory, writes=False)
         self.channels = new_channels(config.channels, self.org)
         self.rate = ticks_per_1024_cycles(memory, config.frequency_hz)
         # As released, one item at a time passes the key fork, and nothing is fetched ahead.
@@ -227,8 +228,12 @@ class Spatten:
         scattered = config.index_pattern == "workload" and workload.key_indices is not None
         if self.watch is None and not scattered and not is_recording(self.channels):
             self.memo = FetchMemo(self.org, config.channels, self.shift)
+        surroundings = self.channels, self.org, self.shift, self.rate
         stands_in = self.watch or self.memo
-        self.step = stands_in.advance if stands_in else advance
+        if stands_in is None:
+            self.advance = functools.partial(advance, *self.fetcher, *surroundings)
+        else:
+            self.advance = functools.partial(stands_in.advance, self.fetcher, *surroundings)
         self.drains = config.topk.drain == "serial"
         self.in_turn = self.serial or self.drains
         self.requant = Stream(env)
@@ -379,7 +384,7 @@ class Spatten:
             if written > env.now:
                 yield env.timeout(int(written - env.now))
             limit = int(min(env.peek(), env.now + (1 << 40))) + _LOOKAHEAD
-            kind = self.step(self.fetcher, self.channels, self.org, self.shift, self.rate, limit)
+            kind = self.advance(limit)
             reached = max(scalars.item(CYCLE), charged)
             module.worked(charged, reached - charged)
             charged = reached
@@ -420,7 +425,9 @@ class Spatten:
         lines, kind = matrix.lines, matrix.kind
         if self.memo is not None:
             self.memo.queue(self.fetcher, transactions, ready, row_beats, (lines, spread, kind))
-        queue_matrix(self.fetcher, transactions, ready, spread, lines, kind, row_beats)
+        queue_matrix(
+            scalars, self.fetcher.beats, transactions, ready, spread, lines, kind, row_beats
+        )
         matrix.end = matrix.begin + beats
         # An idle fetcher need not look before it can be there.
         self.fetches.put(matrix, ready + beats - 1 + self.round_trip + _WRITTEN)

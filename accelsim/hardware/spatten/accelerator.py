@@ -185,7 +185,15 @@ class _Row:
 
 
 class Spatten:
-    """One run of one accelerator on one workload."""
+    """One run of one accelerator on one workload.
+
+    Args:
+        workload: what to run.
+        config: of the machine.
+        memory: behind it.
+        recorder: takes the timeline, if given.
+        looks_up: whether fetches that were simulated before may be looked up.
+    """
 
     def __init__(
         self,
@@ -193,6 +201,7 @@ class Spatten:
         config: SpattenConfig,
         memory: MemoryConfig,
         recorder: Recorder | None = None,
+        looks_up: bool = True,
     ) -> None:
         self.workload = workload
         self.config = config
@@ -226,7 +235,8 @@ class Spatten:
         self.shift = config.channels.bit_length() - 1
         self.memo = None
         scattered = config.index_pattern == "workload" and workload.key_indices is not None
-        if self.watch is None and not scattered and not is_recording(self.channels):
+        looks_up &= self.watch is None and not scattered
+        if looks_up and not is_recording(self.channels):
             self.memo = FetchMemo(self.org, config.channels, self.shift)
         surroundings = self.channels, self.org, self.shift, self.rate
         stands_in = self.watch or self.memo

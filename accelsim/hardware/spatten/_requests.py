@@ -43,6 +43,9 @@ class Request(NamedTuple):
     topk_cycles: int
     select_cycles: int
     queries: int
+    key_lines: int
+    ring_lines: int
+    gathered_lines: int
     score_lines: int
     rescore_lines: int
     value_lines: int
@@ -63,6 +66,9 @@ class Requests:
         topk_passes, topk_elements: quick-select passes of it, and scores read in them.
         select_cycles: search time of the cascade token selection before this row.
         queries: query rows that reuse the fetched keys.
+        key_lines, gathered_lines: buffer lines that the keys and the values fill.
+        ring_lines: lines of the key buffer that are allocated, in pairs (2.3); with the first of
+            a fused pair, for both.
         score_lines, rescore_lines, value_lines: buffer lines read by the first pass, the LSB pass
             and the weighted sum, of all queries.
     """
@@ -82,6 +88,9 @@ class Requests:
     topk_elements: Ints
     select_cycles: Ints
     queries: Ints
+    key_lines: Ints
+    ring_lines: Ints
+    gathered_lines: Ints
     score_lines: Ints
     rescore_lines: Ints
     value_lines: Ints
@@ -94,7 +103,7 @@ class Requests:
     def each(self) -> list[Request]:
         """The rows one by one."""
         columns = (getattr(self, name).tolist() for name in Request._fields[1:])
-        return [Request(*fields) for fields in zip(range(self.rows), *columns, strict=True)]
+        return list(map(Request._make, zip(range(self.rows), *columns, strict=True)))
 
 
 def requests(workload: Workload, config: SpattenConfig) -> Requests:
@@ -126,6 +135,7 @@ def requests(workload: Workload, config: SpattenConfig) -> Requests:
     width = config.vectors_per_line
     one = queries == 1
     again = np.where(one, keys * requant, workload["refetch_query_keys"].astype(np.int64))
+    key_lines = _lines(keys, width)
     return Requests(
         keys=keys,
         values=values,
@@ -144,6 +154,9 @@ def requests(workload: Workload, config: SpattenConfig) -> Requests:
         // config.topk.parallelism
         + workload["select_passes"].astype(np.int64) * config.topk.pass_overhead,
         queries=queries,
+        key_lines=key_lines,
+        ring_lines=np.where(key_part == 1, 0, (key_lines + key_lines % 2) * key_fused),
+        gathered_lines=_lines(values, width),
         score_lines=_lines(np.where(one, keys, workload["query_keys"]), width),
         rescore_lines=_lines(again, width),
         value_lines=_lines(np.where(one, values, workload["query_values"]), width),

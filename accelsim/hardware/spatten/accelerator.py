@@ -251,6 +251,9 @@ class Spatten:
         self.key_lines = Stream(env)
         self.decided = Stream(env)
         self.ordered = Stream(env)
+        self.decision_latency = config.softmax_latency + _DECISION + self.log_width
+        # Beats of scores after the first in a row of indexes.
+        self.gather = config.fetch_channels // config.vectors_per_line - 1
         self.score_queue = SCORE_ROWS * config.fetch_channels // config.vectors_per_line
         # A beat is on its way through the memory for so many cycles at least.
         read_latency = int(self.org[H_READ_LATENCY]) * 1024 // self.rate
@@ -312,7 +315,7 @@ class Spatten:
                 if self.requant.items or not new:
                     item: _Item = yield from module.take(self.requant, "awaiting_requant")
                     break
-                lines = self._buffer_lines(new[-1])
+                lines = new[-1].ring_lines
                 if used + lines <= capacity and len(live) < _HANDLES:
                     item = self._item(new.pop())
                     used += lines
@@ -343,12 +346,6 @@ class Spatten:
     def _item(self, request: Request, first: _Item | None = None) -> _Item:
         return _Item(self.env, request, _Turn(self.env) if self.in_turn else None, first)
 
-    def _buffer_lines(self, request: Request) -> int:
-        if request.key_part:
-            return 0
-        lines = -(-request.keys // self.config.vectors_per_line)
-        return (lines + lines % 2) * request.key_fused
-
     def _issue_keys(self, module: Module, item: _Item) -> Pause:
         request = item.request
         if item.lsb_pass:
@@ -359,8 +356,7 @@ class Spatten:
         else:
             transactions = self.addresses.keys(request.row)
             beats = request.score_lines
-        lines = -(-request.keys // self.config.vectors_per_line)
-        lines = min(lines + lines % 2, beats)
+        lines = min(request.key_lines + request.key_lines % 2, beats)
         now = int(self.env.now)
         item.fetched = Milestone(self.env)
         matrix = _Matrix(item, KEY, item.code, lines, now, item.fetched)
@@ -490,7 +486,7 @@ class Spatten:
             module.stalled(free, start - free, "no_keys")
             module.item = item.code
             beats = item.score_beats
-            lines = -(-request.keys // self.config.vectors_per_line)
+            lines = request.key_lines
             if item.fetched is None:
                 end = start + beats
                 module.worked(start, beats)
@@ -547,7 +543,7 @@ class Spatten:
         module.item = NO_ITEM
         module.stalled(self.decision_ready, now - self.decision_ready, "no_scores")
         softmax.item = module.item = item.code
-        latency = self.config.softmax_latency + _DECISION + self.log_width
+        latency = self.decision_latency
         lines = own = item.score_beats
         if self.config.softmax_latency:
             # The unit takes as many scores a cycle as it has lanes (SpAtten Table I).
@@ -733,13 +729,12 @@ class Spatten:
     def _ask_values(self, module: Module, row: _Row) -> Pause:
         item, now = row.item, row.forked
         request = item.request
-        lines = -(-request.values // self.config.vectors_per_line)
+        lines = request.gathered_lines
         code = item_code(request.row, VALUES)
         row.matrix = _Matrix(item, VALUE, code, lines, now, Milestone(self.env))
         # A row of indexes gathers one beat of scores a cycle; while it does, the arbiter stays with
         # this matrix (2.6, 2.14).
-        rows_of_beats = self.config.fetch_channels // self.config.vectors_per_line
-        ready = now + rows_of_beats - 1 + _GATHER_TO_FETCH
+        ready = now + self.gather + _GATHER_TO_FETCH
         transactions = self.addresses.values(request.row)
         return self._ask(module, row.matrix, transactions, ready, lines, self._row_beats(request))
 

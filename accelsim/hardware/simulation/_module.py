@@ -174,9 +174,10 @@ class Module:
 
         ``cycles`` of that time were work, told as the last of it; the rest was a stall.
         """
-        worked = min(cycles, end - start)
-        self.stalled(start, end - start - worked, reason)
-        self.worked(end - worked, worked)
+        stalled = max(end - start - cycles, 0)
+        if stalled:
+            self.stalled(start, stalled, reason)
+        self.worked(start + stalled, end - start - stalled)
 
     def take(self, stream: Stream, reason: str) -> Process:
         """Take the next item of a stream."""

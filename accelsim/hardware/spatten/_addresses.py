@@ -101,20 +101,19 @@ class AddressMap:
         return np.asarray((plane * self._slots + self._slot) * self._region)
 
     def _lay_out_keys(self, first: int, end: int) -> tuple[Ints, Ints]:
-        indexes = [self._key_indexes(row) for row in range(first, end)]
         bits = self._table.key_bits * self._table.key_fused
-        return self._lay_out(_KEYS, _KEY_BASE, bits, self._table.key_part == 0, first, indexes)
+        fetched = self._table.key_part == 0
+        return self._lay_out(_KEYS, _KEY_BASE, bits, fetched, first, end, self._key_indexes)
 
     def _lay_out_lsbs(self, first: int, end: int) -> tuple[Ints, Ints]:
-        indexes = [self._key_indexes(row) for row in range(first, end)]
         bits = np.full(self._table.rows, LSB_BITS)
-        return self._lay_out(_LSBS, _LSB_BASE, bits, self._table.requant == 1, first, indexes)
+        fetched = self._table.requant == 1
+        return self._lay_out(_LSBS, _LSB_BASE, bits, fetched, first, end, self._key_indexes)
 
     def _lay_out_values(self, first: int, end: int) -> tuple[Ints, Ints]:
-        indexes = [self._value_indexes(row) for row in range(first, end)]
         bits = self._table.value_bits * self._table.value_fused
         fetched = self._table.value_part == 0
-        return self._lay_out(_VALUES, _VALUE_BASE, bits, fetched, first, indexes)
+        return self._lay_out(_VALUES, _VALUE_BASE, bits, fetched, first, end, self._value_indexes)
 
     def _key_indexes(self, row: int) -> NDArray[np.integer]:
         count = self._table.keys[row]
@@ -145,19 +144,23 @@ class AddressMap:
         bits: Ints,
         fetched: NDArray[np.bool_],
         first: int,
-        indexes: list[NDArray[np.integer]],
+        end: int,
+        indexes: Callable[[int], NDArray[np.integer]],
     ) -> tuple[Ints, Ints]:
-        rows = slice(first, first + len(indexes))
+        rows = slice(first, end)
         released = self._key_table is not None
         base = self._place(plane)[rows]
         if released:
-            base = released_base + np.arange(first, rows.stop) * _STRIDE
-        before = self._before[rows] if plane == _KEYS else np.zeros((len(indexes), 0), np.int64)
-        counts = np.where(fetched[rows], [len(i) for i in indexes], 0)
+            base = released_base + np.arange(first, end) * _STRIDE
+        before = self._before[rows] if plane == _KEYS else np.zeros((end - first, 0), np.int64)
+        nothing = self._in_order[:0]
+        vectors = [
+            indexes(row) if asked else nothing
+            for row, asked in enumerate(fetched[rows].tolist(), start=first)
+        ]
         return _transactions(
-            np.concatenate(indexes, dtype=np.int64),
-            np.cumsum([0, *map(len, indexes)]),
-            counts,
+            np.concatenate(vectors, dtype=np.int64),
+            np.asarray([len(some) for some in vectors]),
             bits[rows] * self._dim // 8,
             base,
             self._before_at[rows],
@@ -195,7 +198,6 @@ class _Ahead:
 @kernel
 def _transactions(
     indexes: Ints,
-    begins: Ints,
     counts: Ints,
     vector_bytes: Ints,
     bases: Ints,
@@ -207,8 +209,7 @@ def _transactions(
 
     Args:
         indexes: [sum of the rows' vectors]; vectors in the order of fetching.
-        begins: [rows + 1]; where the indexes of a row are.
-        counts: [rows]; how many of them are fetched.
+        counts: [rows]; how many of them a row has.
         vector_bytes: [rows].
         bases: [rows]; byte address of vector 0.
         before_at: [rows, kinds]; byte address of what is read before.
@@ -224,7 +225,7 @@ def _transactions(
         room += counts[row] * (vector_bytes[row] // ATOM + 2)
     found = np.empty(room, np.int64)
     starts = np.empty(rows + 1, np.int64)
-    count = 0
+    count = next_index = 0
     for row in range(rows):
         starts[row] = count
         for kind in range(before.shape[1]):
@@ -232,12 +233,13 @@ def _transactions(
                 found[count] = before_at[row, kind] + atom * ATOM
                 count += 1
         size, last = vector_bytes[row], -1
-        for i in range(begins[row], begins[row] + counts[row]):
+        for i in range(next_index, next_index + counts[row]):
             first, end = indexes[i] * size // ATOM, ((indexes[i] + 1) * size - 1) // ATOM + 1
             for atom in range(first, end):
                 if atom != last or not shared:
                     found[count] = bases[row] + atom * ATOM
                     count += 1
                     last = atom
+        next_index += counts[row]
     starts[rows] = count
     return found[:count], starts

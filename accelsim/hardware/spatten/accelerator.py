@@ -30,6 +30,7 @@ from accelsim.hardware.simulation._module import Pause, Process
 from accelsim.hardware.spatten._addresses import AddressMap
 from accelsim.hardware.spatten._counts import count_dram, count_requests
 from accelsim.hardware.spatten._fetch_kernel import (
+    ACCEPT_LATENCY,
     ACCEPTED,
     ADDRESS_LATENCY,
     B_TAKEN,
@@ -90,8 +91,12 @@ _LOOKAHEAD = _FORK_TO_FETCH
 fetcher may run ahead of all other blocks by as much."""
 
 
+_FOREVER = 1 << 60
+"""A cycle that never comes."""
 _LOOKED_BACK = 1024
 """Fetch beats behind the present one whose times are still asked for; 17 rows are (2.14)."""
+_QUEUE = RING - _LOOKED_BACK
+"""Fetch beats that can be outstanding."""
 
 
 class _Item:
@@ -258,6 +263,8 @@ class Spatten:
         # A beat is on its way through the memory for so many cycles at least.
         read_latency = int(self.org[H_READ_LATENCY]) * 1024 // self.rate
         self.round_trip = ADDRESS_LATENCY + read_latency
+        # The fetcher is asked about a matrix when what depends on it comes next.
+        self.lag = _WRITTEN if self.serial else ACCEPT_LATENCY
         self.decided_rows: dict[int, _Item] = {}
         self.next_row = self.in_order = self.merge_free = 0
         self.accepted = self.softmax_free = self.decision_free = self.decision_ready = 0
@@ -369,37 +376,35 @@ class Spatten:
         behind them until a matrix that it cannot have finished would be missed.
         """
         module, env = self.modules["fetcher"], self.env
-        scalars = self.fetcher.scalars
+        scalar, asked = self.fetcher.scalars.item, self.fetches.items
         charged = 0
         while True:
-            if not self.fetches.items:
+            if not asked:
                 module.item = NO_ITEM
                 yield self.fetches.filled()
-                idle_until = max(self.fetches.items[0].given, charged)
+                idle_until = max(asked[0].given, charged)
                 module.stalled(charged, idle_until - charged, "no_request")
                 charged = idle_until
-            matrix: _Matrix = self.fetches.items[0]
+            matrix: _Matrix = asked[0]
             module.item = matrix.code
-            # A beat enters and one returns a cycle at most; nothing depends on it before it is
-            # written.
-            awaited = matrix.end - scalars.item(JOINED)
-            unsent = matrix.end - scalars.item(PUSHED)
+            # A beat enters and one returns a cycle at most.
+            awaited = matrix.end - scalar(JOINED)
+            unsent = matrix.end - scalar(PUSHED)
             if unsent > 0:
                 awaited = max(awaited, unsent + self.round_trip)
-            written = charged + awaited - 1 + _WRITTEN
-            if written > env.now:
-                yield env.timeout(int(written - env.now))
-            limit = int(min(env.peek(), env.now + (1 << 40))) + _LOOKAHEAD
-            kind = self.advance(limit)
-            reached = max(scalars.item(CYCLE), charged)
+            sleep = charged + awaited - 1 + self.lag - int(env.now)
+            if sleep > 0:
+                yield env.timeout(sleep)
+            kind = self.advance(int(min(env.peek(), _FOREVER)) + _LOOKAHEAD)
+            reached = max(scalar(CYCLE), charged)
             module.worked(charged, reached - charged)
             charged = reached
             if kind:
                 turn = matrix.item.turn
-                if matrix.kind == VALUE and turn is not None and turn.drained.cycle is None:
+                if turn is not None and matrix.kind == VALUE and turn.drained.cycle is None:
                     turn.drained.announce(self._drained(matrix))
                 matrix.returned_at = reached - 1
-                matrix.fetched.announce(scalars.item(ACCEPTED + matrix.kind) >> 10)
+                matrix.fetched.announce(scalar(ACCEPTED + matrix.kind) >> 10)
                 self.fetches.pop()
 
     def _ask(
@@ -422,10 +427,12 @@ class Spatten:
             row_beats: see :func:`queue_matrix`.
         """
         beats = -(-len(transactions) // self.config.fetch_channels)
-        if not self._has_room(matrix, beats):
-            return self._ask_later(module, matrix, transactions, ready, spread, row_beats)
         scalars = self.fetcher.scalars
         matrix.begin = scalars.item(TAIL)
+        matrix.end = matrix.begin + beats
+        # No beat may be overwritten that is still looked at.
+        if matrix.end - scalars.item(JOINED) > _QUEUE:
+            return self._ask_later(module, matrix, transactions, ready, spread, row_beats)
         if self.watch is not None:
             self.watch.queue(self.fetcher, len(transactions), matrix.code)
         lines, kind = matrix.lines, matrix.kind
@@ -434,28 +441,21 @@ class Spatten:
         queue_matrix(
             scalars, self.fetcher.beats, transactions, ready, spread, lines, kind, row_beats
         )
-        matrix.end = matrix.begin + beats
         # An idle fetcher need not look before it can be there.
-        self.fetches.put(matrix, ready + beats - 1 + self.round_trip + _WRITTEN)
+        self.fetches.put(matrix, ready + beats - 1 + self.round_trip + self.lag)
         return ()
 
     def _ask_later(self, module: Module, matrix: _Matrix, *asked: Any) -> Process:
-        yield from module.wait(self.fetches.drained(), "fetcher_busy")
-        matrix.given = int(self.env.now)
-        yield from self._ask(module, matrix, *asked)
-
-    def _has_room(self, matrix: _Matrix, beats: int) -> bool:
-        """Whether the compiled queue takes so many beats without losing some that it looks at."""
-        scalars = self.fetcher.scalars
-        behind = scalars.item(TAIL) - scalars.item(JOINED)
-        kept = RING - _LOOKED_BACK
-        if beats > kept:
+        beats = matrix.end - matrix.begin
+        if beats > _QUEUE:
             raise SimulationError(
                 f"workload '{self.workload.name}': row {matrix.item.request.row} fetches "
                 f"{beats} beats of {self.config.fetch_channels} transactions at once; the event "
-                f"engine takes {kept}"
+                f"engine takes {_QUEUE}"
             )
-        return behind + beats <= kept
+        yield from module.wait(self.fetches.drained(), "fetcher_busy")
+        matrix.given = int(self.env.now)
+        yield from self._ask(module, matrix, *asked)
 
     def _drained(self, matrix: _Matrix) -> int:
         """Cycle in which the last score found room in the score queue.

@@ -1,5 +1,11 @@
 """What the fork server of a process pool imports once for all workers."""
 
+import gc
+
 import accelsim.exploration._point
 import accelsim.functional.kernels
 import accelsim.hardware.spatten.accelerator  # noqa: F401
+
+# What was imported lives as long as the workers: no need to look for garbage in it time and again,
+# nor to copy its pages to every worker for the notes that the collector takes.
+gc.freeze()

@@ -18,6 +18,40 @@ Pause = Iterable[simpy.Event]
 """What a process does ``yield from`` to let time pass: none or one event, or part of a process."""
 
 
+Following = Generator["Milestone | Stream", None, None]
+"""What a :class:`Follower` runs; it yields what it needs to know."""
+
+
+class Follower:
+    """A process that waits to know and not for time to pass.
+
+    It runs through whatever is known, and goes on within the call that makes the next thing known,
+    which costs no event of the simulation. It keeps cycles of its own.
+
+    Args:
+        process: yields the milestone of which it needs the cycle, or the stream of which the next
+            item.
+
+    Attributes:
+        name: of the process.
+        is_alive: whether it has not ended.
+    """
+
+    def __init__(self, process: Following) -> None:
+        self.name = getattr(process, "__name__", "")
+        self.is_alive = True
+        self._process = process
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Run until something is not known yet."""
+        for awaited in self._process:
+            if not awaited.known:
+                awaited.follower = self
+                return
+        self.is_alive = False
+
+
 class Stream:
     """A bounded FIFO between modules, of which one takes; a full one holds its producers back.
 
@@ -26,14 +60,24 @@ class Stream:
     Args:
         env: clock.
         depth: items it holds; without, as many as come.
+
+    Attributes:
+        items: oldest first.
+        follower: that waits for the next item.
     """
 
     def __init__(self, env: simpy.Environment, depth: float = math.inf) -> None:
         self.items: deque[Any] = deque()
         self.depth = depth
         self._env = env
+        self.follower: Follower | None = None
         self._filled: _Due | None = None
         self._drained: simpy.Event | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether there is an item."""
+        return bool(self.items)
 
     def put(self, item: Any, seen: int = 0) -> None:
         """Append an item; the caller has seen that there is room.
@@ -46,6 +90,9 @@ class Stream:
         if self._filled is not None:
             self._filled.happen_at(seen)
             self._filled = None
+        if self.follower is not None:
+            follower, self.follower = self.follower, None
+            follower.go_on()
 
     def pop(self) -> Any:
         """Take the oldest item."""
@@ -75,15 +122,22 @@ class Milestone:
 
     Attributes:
         cycle: as announced; ``None`` before.
+        follower: that waits for the announcement.
     """
 
-    __slots__ = ("_announced", "_due", "_env", "cycle")
+    __slots__ = ("_announced", "_due", "_env", "cycle", "follower")
 
     def __init__(self, env: simpy.Environment) -> None:
         self._env = env
         self.cycle: int | None = None
+        self.follower: Follower | None = None
         self._due: _Due | None = None
         self._announced: simpy.Event | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether its cycle is known."""
+        return self.cycle is not None
 
     @property
     def reached(self) -> bool:
@@ -97,6 +151,8 @@ class Milestone:
             self._due.happen_at(cycle)
         if self._announced is not None:
             self._announced.succeed(cycle)
+        if self.follower is not None:
+            self.follower.go_on()
 
     def announced(self) -> simpy.Event:
         """The event of its announcement, with the cycle as its value; to be asked for once."""

@@ -25,8 +25,8 @@ from accelsim.hardware.activity import Activity
 from accelsim.hardware.config import MemoryConfig, SpattenConfig
 from accelsim.hardware.memories._channel import counters, is_recording, new_channels
 from accelsim.hardware.memories._timing import H_READ_LATENCY, organisation, ticks_per_1024_cycles
-from accelsim.hardware.simulation import Milestone, Module, Stream
-from accelsim.hardware.simulation._module import Pause, Process
+from accelsim.hardware.simulation import Follower, Milestone, Module, Stream
+from accelsim.hardware.simulation._module import Following, Pause, Process
 from accelsim.hardware.spatten._addresses import AddressMap
 from accelsim.hardware.spatten._counts import count_dram, count_requests
 from accelsim.hardware.spatten._fetch_kernel import (
@@ -264,7 +264,7 @@ class Spatten:
         read_latency = int(self.org[H_READ_LATENCY]) * 1024 // self.rate
         self.round_trip = ADDRESS_LATENCY + read_latency
         # The fetcher is asked about a matrix when what depends on it comes next.
-        self.lag = _WRITTEN if self.serial else ACCEPT_LATENCY
+        self.lag = _WRITTEN if self.in_turn else ACCEPT_LATENCY
         self.decided_rows: dict[int, _Item] = {}
         self.next_row = self.in_order = self.merge_free = 0
         self.accepted = self.softmax_free = self.decision_free = self.decision_ready = 0
@@ -277,13 +277,10 @@ class Spatten:
         Raises:
             SimulationError: the processes wait for one another.
         """
-        processes = (
-            self.allocate(),
-            self.fetch(),
-            self.multiply_keys(),
-            self.merge(),
-            self.fetch_values(),
-        )
+        followers: list[Follower] = [Follower(self.multiply_keys())]
+        if self.serial:
+            followers.append(Follower(self.merge()))
+        processes = self.allocate(), self.fetch(), self.fetch_values()
         running = [self.env.process(process) for process in processes]
         try:
             self.env.run(until=running[-1])
@@ -292,6 +289,7 @@ class Spatten:
                 raise
             # SimPy: nothing is scheduled any more.
             waiting = [p.name for p in running if p.is_alive]
+            waiting += [f.name for f in followers if f.is_alive]
             raise SimulationError(
                 f"workload '{self.workload.name}': no progress after cycle {int(self.env.now)}, "
                 f"{sum(cycle > 0 for cycle in self.completions)} of {len(self.requests)} requests "
@@ -380,12 +378,12 @@ class Spatten:
         charged = 0
         while True:
             if not asked:
-                module.item = NO_ITEM
                 yield self.fetches.filled()
-                idle_until = max(asked[0].given, charged)
-                module.stalled(charged, idle_until - charged, "no_request")
-                charged = idle_until
             matrix: _Matrix = asked[0]
+            if matrix.given > charged:
+                module.item = NO_ITEM
+                module.stalled(charged, matrix.given - charged, "no_request")
+                charged = matrix.given
             module.item = matrix.code
             # A beat enters and one returns a cycle at most.
             awaited = matrix.end - scalar(JOINED)
@@ -469,15 +467,14 @@ class Spatten:
         beat = matrix.begin + (waiting - later) * beats // matrix.lines
         return int(self.fetcher.beats[beat % RING, B_TAKEN]) + later
 
-    def multiply_keys(self) -> Process:
+    def multiply_keys(self) -> Following:
         """Key buffer and dot product: one line a cycle, as they arrive; then the decision."""
         module = self.modules["qk_unit"]
         in_pipeline = _DOT_STAGES + 2 * self.log_width
         free = decides = decided_before = 0
         last: _Item | None = None
         for _ in range(self.items):
-            if not self.key_lines.items:
-                yield self.key_lines.filled()
+            yield self.key_lines
             item: _Item = self.key_lines.pop()
             request = item.request
             start = max(item.issued, free)
@@ -491,10 +488,8 @@ class Spatten:
                 end = start + beats
                 module.worked(start, beats)
             else:
-                if item.fetched.cycle is None:
-                    yield item.fetched.announced()
-                arrived = item.fetched.cycle
-                assert arrived is not None
+                yield item.fetched
+                arrived = item.fetched.cycle or 0
                 work = min(lines, beats)
                 # Its lines stand behind the last one of the item before, but for those in the
                 # pipeline.
@@ -513,10 +508,8 @@ class Spatten:
             module.stalled(end, free - end, "decision_full")
             if self.serial and last is not None and last.lsb_pass and last.turn is not None:
                 # Nothing stands between the decision and the merge for it (2.12).
-                passed = last.turn.passed
-                if passed.cycle is None:
-                    yield passed.announced()
-                self._await_merge(passed.cycle or 0)
+                yield last.turn.passed
+                self._await_merge(last.turn.passed.cycle or 0)
             decided_before, decides = decides, self.decide(item, free)
             last = item
 
@@ -584,20 +577,17 @@ class Spatten:
                 self.merge_free = ordered.ordered_at + ordered.score_beats
                 self.ordered.put(ordered)
 
-    def merge(self) -> Process:
+    def merge(self) -> Following:
         """Rows in the order of the requests, a beat a cycle, as released (2.12).
 
         A row that keeps everything stands in its registers until the top-k stand-in has let go of
         all that others keep, and one that does not as long as the queue of the stand-in is full.
         """
-        if not self.serial:
-            return
         inside: deque[tuple[int, Milestone]] = deque()
         room = self.config.buffer_lines
         free = 0
         for _ in self.requests:
-            if not self.decided.items:
-                yield self.decided.filled()
+            yield self.decided
             item: _Item = self.decided.pop()
             turn = item.turn
             assert turn is not None
@@ -614,8 +604,7 @@ class Spatten:
                     awaited.append(dropped)
                     room += beats
             for milestone in awaited:
-                if milestone.cycle is None:
-                    yield milestone.announced()
+                yield milestone
                 now = max(now, milestone.cycle or 0)
             free = max(item.ordered_at + item.score_beats, now)
             turn.passed.announce(free)

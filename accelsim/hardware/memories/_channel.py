@@ -32,6 +32,7 @@ from accelsim.hardware.memories._timing import (
     FLAT_UNIT,
     H_BANK_SHIFT,
     H_BANKS,
+    H_BEFORE_REFRESH,
     H_COLUMN_SHIFT,
     H_FIRST_RULE,
     H_FLAT,
@@ -46,6 +47,7 @@ from accelsim.hardware.memories._timing import (
     H_QUEUE,
     H_READ_LATENCY,
     H_REFRESH_INTERVAL,
+    H_REFRESH_RULE,
     H_ROW_MASK,
     MAX_ENTRIES,
     MAX_WINDOW,
@@ -313,7 +315,14 @@ def _issue(
     earliest = _OPEN_ROW + org[H_BANKS]
     histories = earliest + N_COMMANDS * org[H_NODES]
     shifted = np.int64(-1)
-    for rule in range(org[H_FIRST_RULE + command], org[H_FIRST_RULE + command + 1], RULE):
+    end = org[H_FIRST_RULE + command + 1]
+    if (
+        now + org[H_BEFORE_REFRESH] < state[channel, REFRESH_DUE]
+        and not state[channel, REFRESH_MASK]
+    ):
+        # What holds a refresh back has passed when the next one comes.
+        end = org[H_REFRESH_RULE + command]
+    for rule in range(org[H_FIRST_RULE + command], end, RULE):
         since = now
         if org[rule + 4] > 1:
             past = histories + (org[rule + 5] + (bank >> org[rule + 6])) * MAX_WINDOW

@@ -51,10 +51,13 @@ each command, then the nodes of each bank."""
     H_PSEUDO_BANKS_SHIFT,
     H_HISTORIES,
     H_NODES,
+    H_BEFORE_REFRESH,
     H_FIRST_RULE,
-) = range(17)
-HEADER = H_FIRST_RULE + len(COMMANDS) + 1
-"""``H_FIRST_RULE + c`` holds where the rules of command ``c`` start."""
+) = range(18)
+H_REFRESH_RULE = H_FIRST_RULE + len(COMMANDS) + 1
+HEADER = H_REFRESH_RULE + len(COMMANDS)
+"""``H_FIRST_RULE + c`` holds where the rules of command ``c`` start, ``H_REFRESH_RULE + c`` where
+those of them do that only hold back a refresh; they reach ``H_BEFORE_REFRESH`` ticks."""
 RULE = 7
 """Numbers of a rule: where the earliest ticks of the command it holds back start; log2 of the banks
 of a node there; how many nodes it holds back; ticks; window (the n-th last command counts); the
@@ -102,7 +105,7 @@ def organisation(memory: MemoryConfig, writes: bool = True) -> Organisation:
     header[H_NODES] = header[H_BANKS] + memory.pseudochannels
     flat: list[int] = []
     for command, group in enumerate(_rules(memory, writes)):
-        header[H_FIRST_RULE + command] = HEADER + len(flat)
+        header[H_FIRST_RULE + command] = header[H_REFRESH_RULE + command] = HEADER + len(flat)
         histories: dict[int, int] = {}
         for level, before, ticks, window in group:
             shift = _banks_shift(header, level)
@@ -119,8 +122,17 @@ def organisation(memory: MemoryConfig, writes: bool = True) -> Organisation:
                 nodes_shift = int(header[H_PSEUDO_BANKS_SHIFT])
             span = 1 << max(shift - nodes_shift, 0)
             flat += [target, nodes_shift, span, ticks, window, first, shift]
-    header[HEADER - 1] = HEADER + len(flat)
+            if _refreshes_only(before, window):
+                header[H_BEFORE_REFRESH] = max(int(header[H_BEFORE_REFRESH]), ticks)
+            else:
+                header[H_REFRESH_RULE + command] = HEADER + len(flat)
+    header[H_FIRST_RULE + len(COMMANDS)] = HEADER + len(flat)
     return np.concatenate([header, np.asarray(flat, np.int64)])
+
+
+def _refreshes_only(before: int, window: int) -> bool:
+    """Whether a rule only holds back what a refresh consists of, and needs no history."""
+    return COMMANDS[before] in TO_ALL_BANKS and window == 1
 
 
 def _banks_shift(header: NDArray[np.int64], level: int) -> int:
@@ -163,7 +175,7 @@ def _check_sizes(memory: MemoryConfig) -> None:
 
 
 def _rules(memory: MemoryConfig, writes: bool) -> list[list[tuple[int, int, int, int]]]:
-    """Rules by command, sorted by level, without those that others imply.
+    """Rules by command, those of refresh last, sorted by level, without those that others imply.
 
     Of rows that differ in their ticks only, the tightest counts; and what holds a command back in
     a whole node does so in all nodes below.
@@ -191,9 +203,12 @@ def _rules(memory: MemoryConfig, writes: bool) -> list[list[tuple[int, int, int,
             group[key] = max(group.get(key, 0), row.cycles)
     return [
         sorted(
-            (level, before, ticks, window)
-            for (level, before, window), ticks in group.items()
-            if all(group.get((above, before, window), -1) < ticks for above in range(level))
+            (
+                (level, before, ticks, window)
+                for (level, before, window), ticks in group.items()
+                if all(group.get((above, before, window), -1) < ticks for above in range(level))
+            ),
+            key=lambda rule: (_refreshes_only(rule[1], rule[3]), rule),
         )
         for group in tightest
     ]

@@ -54,6 +54,8 @@ class Probe:
 
     def issue(self, command: str, bank: Bank, tick: int) -> None:
         number = bank.number(self.memory)
+        # What holds a refresh back counts while one is near.
+        self.state[0, channel.REFRESH_DUE] = tick
         channel._issue(self.state, self.org, 0, number, COMMANDS.index(command), tick)
 
     def issued(self, command: str, bank: Bank, tick: int) -> bool:

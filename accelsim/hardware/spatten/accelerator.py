@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import math
 from collections import deque
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -47,11 +46,10 @@ from accelsim.hardware.spatten._fetch_kernel import (
     queue_matrix,
 )
 from accelsim.hardware.spatten._fetch_memo import FetchMemo
+from accelsim.hardware.spatten._items import Item, Matrix, Row, Turn
 from accelsim.hardware.spatten._record import ChannelWatch
 from accelsim.hardware.spatten._requests import ATOM, Request, requests
 from accelsim.hardware.timeline import (
-    KEYS_LSB,
-    KEYS_MSB,
     NO_ITEM,
     SCORES,
     VALUES,
@@ -97,96 +95,6 @@ _LOOKED_BACK = 1024
 """Fetch beats behind the present one whose times are still asked for; 17 rows are (2.14)."""
 _QUEUE = RING - _LOOKED_BACK
 """Fetch beats that can be outstanding."""
-
-
-class _Item:
-    """A request on its way, and the cycles of its life."""
-
-    __slots__ = (
-        "at_value_fork",
-        "code",
-        "fetched",
-        "in_order",
-        "issued",
-        "lsb_pass",
-        "ordered_at",
-        "released",
-        "request",
-        "score_beats",
-        "taken",
-        "turn",
-    )
-
-    def __init__(
-        self,
-        env: simpy.Environment,
-        request: Request,
-        turn: _Turn | None,
-        first: _Item | None = None,
-    ) -> None:
-        """Start the pass over a request's MSBs, or after a ``first`` pass that over its LSBs."""
-        self.request = request
-        self.lsb_pass = first is not None
-        self.released: Milestone = Milestone(env) if first is None else first.released
-        self.taken = Milestone(env)
-        self.fetched: Milestone | None = None
-        self.turn = turn
-        self.score_beats = request.score_lines if first is None else request.rescore_lines
-        """Lines of scores that it gives."""
-        self.issued = 0
-        self.in_order = 0
-        """Cycle in which it and all requests before it are decided."""
-        self.ordered_at = 0
-        self.at_value_fork = 0
-        self.code = item_code(request.row, KEYS_MSB if first is None else KEYS_LSB)
-        """Name of the item in a timeline."""
-
-
-class _Turn:
-    """What others wait for where, as released, one item at a time passes a block."""
-
-    __slots__ = ("decided", "drained", "dropped", "forked", "passed")
-
-    def __init__(self, env: simpy.Environment) -> None:
-        self.decided = Milestone(env)
-        self.passed = Milestone(env)
-        self.forked = Milestone(env)
-        self.drained = Milestone(env)
-        self.dropped = Milestone(env)
-
-
-@dataclass(slots=True)
-class _Matrix:
-    """A matrix to fetch: when it was asked for, and what it is part of.
-
-    ``fetched`` is announced as the cycle in which the last line is taken; ``begin`` is its first
-    fetch beat, ``end`` that after its last one, which came at ``returned_at``.
-    """
-
-    item: _Item
-    kind: int
-    code: int
-    lines: int
-    given: int
-    fetched: Milestone
-    begin: int = 0
-    end: int = 0
-    returned_at: int = 0
-
-
-@dataclass(slots=True)
-class _Row:
-    """A row of probabilities before its weighted sum: when its values were asked for, and how."""
-
-    item: _Item
-    forked: int
-    issued: int = 0
-    matrix: _Matrix | None = None
-
-    def known(self) -> Process:
-        """Wait until it is known when its values are there, which is before they are."""
-        if self.matrix is not None and self.matrix.fetched.cycle is None:
-            yield self.matrix.fetched.announced()
 
 
 class Spatten:
@@ -263,9 +171,9 @@ class Spatten:
         # A beat is on its way through the memory for so many cycles at least.
         read_latency = int(self.org[H_READ_LATENCY]) * 1024 // self.rate
         self.round_trip = ADDRESS_LATENCY + read_latency
-        # The fetcher is asked about a matrix when what depends on it comes next.
+        # Nothing depends on a beat before so many cycles after its return.
         self.lag = _WRITTEN if self.in_turn else ACCEPT_LATENCY
-        self.decided_rows: dict[int, _Item] = {}
+        self.decided_rows: dict[int, Item] = {}
         self.next_row = self.in_order = self.merge_free = 0
         self.accepted = self.softmax_free = self.decision_free = self.decision_ready = 0
         self.topk_free = self.dropped = self.values_free = 0
@@ -305,10 +213,10 @@ class Spatten:
         module, env = self.modules["allocator"], self.env
         used = 0
         live: deque[tuple[int, Milestone]] = deque()
-        ahead: deque[_Item] = deque()
+        ahead: deque[Item] = deque()
         prefetched = max(self.config.key_prefetch_depth, 1)
         new = self.requests[::-1]
-        last: _Item | None = None
+        last: Item | None = None
         clearing = _HANDLES if self.cleared else 0
         yield from module.busy(clearing + _ALLOCATION)
         capacity = self.config.buffer_lines
@@ -318,7 +226,7 @@ class Spatten:
                 while live and live[0][1].reached:
                     used -= live.popleft()[0]
                 if self.requant.items or not new:
-                    item: _Item = yield from module.take(self.requant, "awaiting_requant")
+                    item: Item = yield from module.take(self.requant, "awaiting_requant")
                     break
                 lines = new[-1].ring_lines
                 if used + lines <= capacity and len(live) < _HANDLES:
@@ -337,21 +245,19 @@ class Spatten:
             item.issued = now = int(env.now)
             self.key_lines.put(item)
             ahead.append(item)
-            if len(ahead) <= prefetched:
+            taken = ahead.popleft().taken if len(ahead) > prefetched else None
+            if taken is None or taken.reached:
                 yield from module.busy(1)
                 continue
-            taken = ahead.popleft().taken
-            if taken.cycle is None or taken.cycle > now:
-                yield taken.awaited(1)
-                module.stalled(now, int(env.now) - 1 - now, "key_queue_full")
-                module.worked(int(env.now) - 1, 1)
-            else:
-                yield from module.busy(1)
+            yield taken.awaited(1)
+            handed_on = int(env.now) - 1
+            module.stalled(now, handed_on - now, "key_queue_full")
+            module.worked(handed_on, 1)
 
-    def _item(self, request: Request, first: _Item | None = None) -> _Item:
-        return _Item(self.env, request, _Turn(self.env) if self.in_turn else None, first)
+    def _item(self, request: Request, first: Item | None = None) -> Item:
+        return Item(self.env, request, Turn(self.env) if self.in_turn else None, first)
 
-    def _issue_keys(self, module: Module, item: _Item) -> Pause:
+    def _issue_keys(self, module: Module, item: Item) -> Pause:
         request = item.request
         if item.lsb_pass:
             transactions = self.addresses.key_lsbs(request.row)
@@ -364,7 +270,7 @@ class Spatten:
         lines = min(request.key_lines + request.key_lines % 2, beats)
         now = int(self.env.now)
         item.fetched = Milestone(self.env)
-        matrix = _Matrix(item, KEY, item.code, lines, now, item.fetched)
+        matrix = Matrix(item, KEY, item.code, lines, now, item.fetched)
         return self._ask(module, matrix, transactions, now + _FORK_TO_FETCH)
 
     def fetch(self) -> Process:
@@ -379,7 +285,7 @@ class Spatten:
         while True:
             if not asked:
                 yield self.fetches.filled()
-            matrix: _Matrix = asked[0]
+            matrix: Matrix = asked[0]
             if matrix.given > charged:
                 module.item = NO_ITEM
                 module.stalled(charged, matrix.given - charged, "no_request")
@@ -398,17 +304,18 @@ class Spatten:
             module.worked(charged, reached - charged)
             charged = reached
             if kind:
+                taken = scalar(ACCEPTED + matrix.kind) >> 10
                 turn = matrix.item.turn
                 if turn is not None and matrix.kind == VALUE and turn.drained.cycle is None:
-                    turn.drained.announce(self._drained(matrix))
+                    turn.drained.announce(self._drained(matrix, taken))
                 matrix.returned_at = reached - 1
-                matrix.fetched.announce(scalar(ACCEPTED + matrix.kind) >> 10)
+                matrix.fetched.announce(taken)
                 self.fetches.pop()
 
     def _ask(
         self,
         module: Module,
-        matrix: _Matrix,
+        matrix: Matrix,
         transactions: NDArray[np.int64],
         ready: int,
         spread: int = 0,
@@ -443,7 +350,7 @@ class Spatten:
         self.fetches.put(matrix, ready + beats - 1 + self.round_trip + self.lag)
         return ()
 
-    def _ask_later(self, module: Module, matrix: _Matrix, *asked: Any) -> Process:
+    def _ask_later(self, module: Module, matrix: Matrix, *asked: Any) -> Process:
         beats = matrix.end - matrix.begin
         if beats > _QUEUE:
             raise SimulationError(
@@ -455,27 +362,32 @@ class Spatten:
         matrix.given = int(self.env.now)
         yield from self._ask(module, matrix, *asked)
 
-    def _drained(self, matrix: _Matrix) -> int:
+    def _drained(self, matrix: Matrix, taken: int) -> int:
         """Cycle in which the last score found room in the score queue.
 
         A score leaves the queue when its value is multiplied (2.14).
+
+        Args:
+            matrix: the values.
+            taken: cycle in which its last line is taken.
         """
-        beats = matrix.end - matrix.begin
-        waiting = matrix.item.request.value_lines - self.score_queue
+        beats, lines = matrix.end - matrix.begin, matrix.item.request.value_lines
+        waiting = lines - self.score_queue
         # Further queries take the lines that are there by then, one a cycle.
         later = max(waiting - matrix.lines + 1, 0)
         beat = matrix.begin + (waiting - later) * beats // matrix.lines
-        return int(self.fetcher.beats[beat % RING, B_TAKEN]) + later
+        room = self.fetcher.beats.item(beat % RING, B_TAKEN) + later
+        return min(room, max(taken, matrix.given + lines))
 
     def multiply_keys(self) -> Following:
         """Key buffer and dot product: one line a cycle, as they arrive; then the decision."""
         module = self.modules["qk_unit"]
         in_pipeline = _DOT_STAGES + 2 * self.log_width
         free = decides = decided_before = 0
-        last: _Item | None = None
+        last: Item | None = None
         for _ in range(self.items):
             yield self.key_lines
-            item: _Item = self.key_lines.pop()
+            item: Item = self.key_lines.pop()
             request = item.request
             start = max(item.issued, free)
             item.taken.announce(start)
@@ -521,7 +433,7 @@ class Spatten:
         self.decision_ready = max(self.decision_ready, passed)
         self.decision_free = max(self.decision_free, self.decision_ready)
 
-    def decide(self, item: _Item, given: int) -> int:
+    def decide(self, item: Item, given: int) -> int:
         """Softmax and quantization decision: pipelined, one item behind the other.
 
         Args:
@@ -553,7 +465,9 @@ class Spatten:
         self.decision_free = decided + own
         self.accepted = decided - latency
         if item.request.requant and not item.lsb_pass:
-            event = self.env.timeout(decided + _REQUANT_REISSUE - int(self.env.now))
+            # That the merge has let an LSB pass go may become known later than it happens.
+            delay = max(decided + _REQUANT_REISSUE - int(self.env.now), 0)
+            event = self.env.timeout(delay)
             assert event.callbacks is not None
             event.callbacks.append(lambda _: self.requant.put(self._item(item.request, item)))
         else:
@@ -562,7 +476,7 @@ class Spatten:
         module.worked(now, self.decision_ready - now)
         return now
 
-    def _order(self, item: _Item, decided: int) -> None:
+    def _order(self, item: Item, decided: int) -> None:
         """Let an item's keys go, and what is decided pass on in the order of the requests."""
         item.released.announce(decided + _KEY_RELEASE)
         item.in_order = decided
@@ -588,7 +502,7 @@ class Spatten:
         free = 0
         for _ in self.requests:
             yield self.decided
-            item: _Item = self.decided.pop()
+            item: Item = self.decided.pop()
             turn = item.turn
             assert turn is not None
             item.ordered_at = item.in_order = now = max(free, item.in_order)
@@ -620,13 +534,13 @@ class Spatten:
         module, env = self.modules["value_fork"], self.env
         # Cycles in which the last rows left the queue before it.
         left = deque([0] * max(self.config.buffer_lines // 64, 2))
-        ahead: deque[_Row] = deque()
+        ahead: deque[Row] = deque()
         prefetched = max(self.config.key_prefetch_depth, 1)
         free = 0
         for _ in self.requests:
             if not self.ordered.items:
                 yield self.ordered.filled()
-            item: _Item = self.ordered.pop()
+            item: Item = self.ordered.pop()
             request, turn = item.request, item.turn
             taken = max(self.select(item, left.popleft()), free)
             left.append(taken)
@@ -640,7 +554,7 @@ class Spatten:
                     turn.drained.announce(start)
                     self._drop(item, start)
             yield from module.sleep_until(start)
-            row = _Row(item, start)
+            row = Row(item, start)
             if request.value_part == 0:
                 yield from self._ask_values(module, row)
             row.issued = now = int(env.now)
@@ -666,7 +580,7 @@ class Spatten:
             yield from row.known()
             self.multiply_values(row)
 
-    def select(self, item: _Item, room: int) -> int:
+    def select(self, item: Item, room: int) -> int:
         """Top-k: a search per row, then one beat a cycle; rows that keep everything pass by.
 
         As released, the next search starts when the scores that were not kept are dropped too; a
@@ -699,7 +613,7 @@ class Spatten:
         module.stalled(now, self.topk_free - now, "value_side_busy")
         return self.topk_free
 
-    def _drop(self, item: _Item, forked: int) -> None:
+    def _drop(self, item: Item, forked: int) -> None:
         """Drain the scores of a row from its search, those that are kept first."""
         module, request, turn = self.modules["topk"], item.request, item.turn
         assert turn is not None
@@ -715,12 +629,12 @@ class Spatten:
             self.dropped = drained + max(request.score_lines - request.value_lines, 0)
         turn.dropped.announce(self.dropped)
 
-    def _ask_values(self, module: Module, row: _Row) -> Pause:
+    def _ask_values(self, module: Module, row: Row) -> Pause:
         item, now = row.item, row.forked
         request = item.request
         lines = request.gathered_lines
         code = item_code(request.row, VALUES)
-        row.matrix = _Matrix(item, VALUE, code, lines, now, Milestone(self.env))
+        row.matrix = Matrix(item, VALUE, code, lines, now, Milestone(self.env))
         # A row of indexes gathers one beat of scores a cycle; while it does, the arbiter stays with
         # this matrix (2.6, 2.14).
         ready = now + self.gather + _GATHER_TO_FETCH
@@ -733,7 +647,7 @@ class Spatten:
             return 0
         return -(-request.value_bits * request.value_fused * self.workload.head_dim // (8 * ATOM))
 
-    def multiply_values(self, row: _Row) -> int:
+    def multiply_values(self, row: Row) -> int:
         """Value buffer, multiply and accumulate: one line a cycle, as they arrive.
 
         Returns:

@@ -1,0 +1,124 @@
+"""What is on its way through the event engine, and the cycles of its life."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import simpy
+
+from accelsim.hardware.simulation import Milestone
+from accelsim.hardware.simulation._module import Process
+from accelsim.hardware.spatten._requests import Request
+from accelsim.hardware.timeline import KEYS_LSB, KEYS_MSB, item_code
+
+
+class Item:
+    """A pass over the keys of a request, and the cycles of its life.
+
+    Args:
+        env: clock.
+        request: whose it is.
+        turn: what others wait for, if they do.
+        first: pass over the MSBs of which this is the one over the LSBs.
+
+    Attributes:
+        issued: when the key fork handed it on.
+        taken: when the dot product begins with it.
+        fetched: when its last line is taken; none if it shares the fetch of another.
+        score_beats: lines of scores that it gives.
+        in_order: when it and all requests before it are decided.
+        ordered_at: when its first line leaves the merge.
+        at_value_fork: when its probabilities reach the value fork.
+        released: when its lines of the key buffer are free.
+        code: its name in a timeline.
+    """
+
+    __slots__ = (
+        "at_value_fork",
+        "code",
+        "fetched",
+        "in_order",
+        "issued",
+        "lsb_pass",
+        "ordered_at",
+        "released",
+        "request",
+        "score_beats",
+        "taken",
+        "turn",
+    )
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        request: Request,
+        turn: Turn | None,
+        first: Item | None = None,
+    ) -> None:
+        self.request = request
+        self.lsb_pass = first is not None
+        self.released: Milestone = Milestone(env) if first is None else first.released
+        self.taken = Milestone(env)
+        self.fetched: Milestone | None = None
+        self.turn = turn
+        self.score_beats = request.score_lines if first is None else request.rescore_lines
+        self.issued = 0
+        self.in_order = 0
+        self.ordered_at = 0
+        self.at_value_fork = 0
+        self.code = item_code(request.row, KEYS_MSB if first is None else KEYS_LSB)
+
+
+class Turn:
+    """What others wait for where, as released, one item at a time passes a block.
+
+    Attributes:
+        decided: the dot product has taken its last line.
+        passed: it has left the merge.
+        forked: its values are asked for.
+        drained: its last score has found room before the multipliers.
+        dropped: the top-k stand-in has let go of all its scores.
+    """
+
+    __slots__ = ("decided", "drained", "dropped", "forked", "passed")
+
+    def __init__(self, env: simpy.Environment) -> None:
+        self.decided = Milestone(env)
+        self.passed = Milestone(env)
+        self.forked = Milestone(env)
+        self.drained = Milestone(env)
+        self.dropped = Milestone(env)
+
+
+@dataclass(slots=True)
+class Matrix:
+    """A matrix to fetch: when it was asked for, and what it is part of.
+
+    ``fetched`` is announced as the cycle in which the last line is taken; ``begin`` is its first
+    fetch beat, ``end`` that after its last one, which came at ``returned_at``.
+    """
+
+    item: Item
+    kind: int
+    code: int
+    lines: int
+    given: int
+    fetched: Milestone
+    begin: int = 0
+    end: int = 0
+    returned_at: int = 0
+
+
+@dataclass(slots=True)
+class Row:
+    """A row of probabilities before its weighted sum: when its values were asked for, and how."""
+
+    item: Item
+    forked: int
+    issued: int = 0
+    matrix: Matrix | None = None
+
+    def known(self) -> Process:
+        """Wait until it is known when its values are there, which is before they are."""
+        if self.matrix is not None and self.matrix.fetched.cycle is None:
+            yield self.matrix.fetched.announced()

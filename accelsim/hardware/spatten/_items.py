@@ -24,7 +24,7 @@ class Item:
     Attributes:
         issued: when the key fork handed it on.
         taken: when the dot product begins with it.
-        fetched: when its last line is taken; none if it shares the fetch of another.
+        matrix: its keys; none if it shares the fetch of another.
         score_beats: lines of scores that it gives.
         in_order: when it and all requests before it are decided.
         ordered_at: when its first line leaves the merge.
@@ -36,10 +36,10 @@ class Item:
     __slots__ = (
         "at_value_fork",
         "code",
-        "fetched",
         "in_order",
         "issued",
         "lsb_pass",
+        "matrix",
         "ordered_at",
         "released",
         "request",
@@ -59,7 +59,7 @@ class Item:
         self.lsb_pass = first is not None
         self.released: Milestone = Milestone(env) if first is None else first.released
         self.taken = Milestone(env)
-        self.fetched: Milestone | None = None
+        self.matrix: Matrix | None = None
         self.turn = turn
         self.score_beats = request.score_lines if first is None else request.rescore_lines
         self.issued = 0
@@ -90,23 +90,34 @@ class Turn:
         self.dropped = Milestone(env)
 
 
-@dataclass(slots=True)
-class Matrix:
-    """A matrix to fetch: when it was asked for, and what it is part of.
+class Matrix(Milestone):
+    """A matrix to fetch, and the milestone of its last line: the cycle in which it is taken.
 
-    ``fetched`` is announced as the cycle in which the last line is taken; ``begin`` is its first
-    fetch beat, ``end`` that after its last one, which came at ``returned_at``.
+    Args:
+        env: clock.
+        item: what it is part of.
+        kind: KEY or VALUE.
+        code: its name in a timeline.
+        lines: buffer lines that it fills.
+        given: cycle in which it is asked for.
+
+    Attributes:
+        begin, end: its first fetch beat, and that after its last.
+        returned_at: when the last beat came.
     """
 
-    item: Item
-    kind: int
-    code: int
-    lines: int
-    given: int
-    fetched: Milestone
-    begin: int = 0
-    end: int = 0
-    returned_at: int = 0
+    __slots__ = ("begin", "code", "end", "given", "item", "kind", "lines", "returned_at")
+
+    def __init__(
+        self, env: simpy.Environment, item: Item, kind: int, code: int, lines: int, given: int
+    ) -> None:
+        super().__init__(env)
+        self.item = item
+        self.kind = kind
+        self.code = code
+        self.lines = lines
+        self.given = given
+        self.begin = self.end = self.returned_at = 0
 
 
 @dataclass(slots=True)
@@ -120,5 +131,5 @@ class Row:
 
     def known(self) -> Process:
         """Wait until it is known when its values are there, which is before they are."""
-        if self.matrix is not None and self.matrix.fetched.cycle is None:
-            yield self.matrix.fetched.announced()
+        if self.matrix is not None and self.matrix.cycle is None:
+            yield self.matrix.announced()

@@ -269,9 +269,8 @@ class Spatten:
             beats = request.score_lines
         lines = min(request.key_lines + request.key_lines % 2, beats)
         now = int(self.env.now)
-        item.fetched = Milestone(self.env)
-        matrix = Matrix(item, KEY, item.code, lines, now, item.fetched)
-        return self._ask(module, matrix, transactions, now + _FORK_TO_FETCH)
+        item.matrix = Matrix(self.env, item, KEY, item.code, lines, now)
+        return self._ask(module, item.matrix, transactions, now + _FORK_TO_FETCH)
 
     def fetch(self) -> Process:
         """Matrix fetcher, crossbar and DRAM: the compiled model, advanced when it must be.
@@ -309,7 +308,7 @@ class Spatten:
                 if turn is not None and matrix.kind == VALUE and turn.drained.cycle is None:
                     turn.drained.announce(self._drained(matrix, taken))
                 matrix.returned_at = reached - 1
-                matrix.fetched.announce(taken)
+                matrix.announce(taken)
                 self.fetches.pop()
 
     def _ask(
@@ -396,12 +395,12 @@ class Spatten:
             module.item = item.code
             beats = item.score_beats
             lines = request.key_lines
-            if item.fetched is None:
+            if item.matrix is None:
                 end = start + beats
                 module.worked(start, beats)
             else:
-                yield item.fetched
-                arrived = item.fetched.cycle or 0
+                yield item.matrix
+                arrived = item.matrix.cycle or 0
                 work = min(lines, beats)
                 # Its lines stand behind the last one of the item before, but for those in the
                 # pipeline.
@@ -634,7 +633,7 @@ class Spatten:
         request = item.request
         lines = request.gathered_lines
         code = item_code(request.row, VALUES)
-        row.matrix = Matrix(item, VALUE, code, lines, now, Milestone(self.env))
+        row.matrix = Matrix(self.env, item, VALUE, code, lines, now)
         # A row of indexes gathers one beat of scores a cycle; while it does, the arbiter stays with
         # this matrix (2.6, 2.14).
         ready = now + self.gather + _GATHER_TO_FETCH
@@ -657,7 +656,7 @@ class Spatten:
         module = self.modules["pv_unit"]
         arrived = written = row.forked
         if row.matrix is not None:
-            arrived = row.matrix.fetched.cycle or 0
+            arrived = row.matrix.cycle or 0
             written = row.matrix.returned_at + _WRITTEN
         lines = row.item.request.value_lines
         taken = max(row.issued, self.values_free)

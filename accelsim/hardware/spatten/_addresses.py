@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,40 +102,43 @@ class AddressMap:
 
     def _lay_out_keys(self, first: int, end: int) -> tuple[Ints, Ints]:
         bits = self._table.key_bits * self._table.key_fused
-        fetched = self._table.key_part == 0
-        return self._lay_out(_KEYS, _KEY_BASE, bits, fetched, first, end, self._key_indexes)
+        vectors = self._key_indexes(first, end)
+        return self._lay_out(_KEYS, _KEY_BASE, bits, self._table.key_part == 0, first, vectors)
 
     def _lay_out_lsbs(self, first: int, end: int) -> tuple[Ints, Ints]:
         bits = np.full(self._table.rows, LSB_BITS)
-        fetched = self._table.requant == 1
-        return self._lay_out(_LSBS, _LSB_BASE, bits, fetched, first, end, self._key_indexes)
+        vectors = self._key_indexes(first, end)
+        return self._lay_out(_LSBS, _LSB_BASE, bits, self._table.requant == 1, first, vectors)
 
     def _lay_out_values(self, first: int, end: int) -> tuple[Ints, Ints]:
         bits = self._table.value_bits * self._table.value_fused
         fetched = self._table.value_part == 0
-        return self._lay_out(_VALUES, _VALUE_BASE, bits, fetched, first, end, self._value_indexes)
+        vectors = self._value_indexes(first, end)
+        return self._lay_out(_VALUES, _VALUE_BASE, bits, fetched, first, vectors)
 
-    def _key_indexes(self, row: int) -> NDArray[np.integer]:
-        count = self._table.keys[row]
-        if self._key_table is not None:
-            return self._key_table[:count]
+    def _key_indexes(self, first: int, end: int) -> Sequence[NDArray[np.integer]]:
+        """Indexes of the keys of some rows."""
         if self._own and self._workload.key_indices is not None:
-            return self._workload.key_indices[row]
-        return self._in_order[:count]
+            return self._workload.key_indices[first:end]
+        table = self._in_order if self._key_table is None else self._key_table
+        return [table[:count] for count in self._table.keys[first:end].tolist()]
 
-    def _value_indexes(self, row: int) -> NDArray[np.integer]:
-        count, keys = int(self._table.values[row]), int(self._table.keys[row])
+    def _value_indexes(self, first: int, end: int) -> Sequence[NDArray[np.integer]]:
+        """Indexes of the values of some rows."""
+        if self._own and self._workload.value_indices is not None:
+            return self._workload.value_indices[first:end]
+        values = self._table.values[first:end].tolist()
         if self._key_table is None or self._value_table is None:
-            if self._own and self._workload.value_indices is not None:
-                return self._workload.value_indices[row]
-            return self._in_order[:count]
-        indexes = self._value_table[:count]
-        if count == keys:
-            # A request's last beat of scores gets the indexes of the first of its row.
-            row_start = (keys - self._beat) // self._width * self._width
-            indexes = indexes.copy()
-            indexes[-self._beat :] = self._key_table[row_start : row_start + self._beat]
-        return indexes
+            return [self._in_order[:count] for count in values]
+        found = [self._value_table[:count] for count in values]
+        for place, keys in enumerate(self._table.keys[first:end].tolist()):
+            if values[place] == keys:
+                # A request's last beat of scores gets the indexes of the first of its row.
+                row_start = (keys - self._beat) // self._width * self._width
+                found[place] = found[place].copy()
+                beat = self._key_table[row_start : row_start + self._beat]
+                found[place][-self._beat :] = beat
+        return found
 
     def _lay_out(
         self,
@@ -144,23 +147,20 @@ class AddressMap:
         bits: Ints,
         fetched: NDArray[np.bool_],
         first: int,
-        end: int,
-        indexes: Callable[[int], NDArray[np.integer]],
+        vectors: Sequence[NDArray[np.integer]],
     ) -> tuple[Ints, Ints]:
+        end = first + len(vectors)
         rows = slice(first, end)
         released = self._key_table is not None
         base = self._place(plane)[rows]
         if released:
             base = released_base + np.arange(first, end) * _STRIDE
         before = self._before[rows] if plane == _KEYS else np.zeros((end - first, 0), np.int64)
-        nothing = self._in_order[:0]
-        vectors = [
-            indexes(row) if asked else nothing
-            for row, asked in enumerate(fetched[rows].tolist(), start=first)
-        ]
+        lengths = np.asarray(list(map(len, vectors)))
         return _transactions(
             np.concatenate(vectors, dtype=np.int64),
-            np.asarray([len(some) for some in vectors]),
+            lengths,
+            np.where(fetched[rows], lengths, 0),
             bits[rows] * self._dim // 8,
             base,
             self._before_at[rows],
@@ -198,6 +198,7 @@ class _Ahead:
 @kernel
 def _transactions(
     indexes: Ints,
+    lengths: Ints,
     counts: Ints,
     vector_bytes: Ints,
     bases: Ints,
@@ -209,7 +210,8 @@ def _transactions(
 
     Args:
         indexes: [sum of the rows' vectors]; vectors in the order of fetching.
-        counts: [rows]; how many of them a row has.
+        lengths: [rows]; how many of them a row has.
+        counts: [rows]; how many of those are fetched.
         vector_bytes: [rows].
         bases: [rows]; byte address of vector 0.
         before_at: [rows, kinds]; byte address of what is read before.
@@ -240,6 +242,6 @@ def _transactions(
                     found[count] = bases[row] + atom * ATOM
                     count += 1
                     last = atom
-        next_index += counts[row]
+        next_index += lengths[row]
     starts[rows] = count
     return found[:count], starts

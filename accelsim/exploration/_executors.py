@@ -38,6 +38,12 @@ class Executor(Protocol):
         ...
 
 
+_NO_WORKERS = (
+    "workers end as they start (what they said is above); workers run the script that starts them "
+    "once more, so it must do so under: if __name__ == '__main__'"
+)
+
+
 class LocalExecutor:
     """One point after the other in this process."""
 
@@ -57,6 +63,9 @@ class ProcessExecutor:
     Args:
         workers: processes; one per core if ``None``.
         timeout_s: a worker that takes longer over a point ends itself.
+
+    Raises:
+        AccelsimError: workers do not start.
     """
 
     def __init__(self, workers: int | None = None, timeout_s: float | None = None) -> None:
@@ -68,6 +77,10 @@ class ProcessExecutor:
         if method:
             self._context.set_forkserver_preload(["accelsim.exploration._preload"])
         self._pool = self._new_pool(self.workers)
+        try:
+            self._pool.submit(os.getpid).result()
+        except BrokenProcessPool:
+            raise AccelsimError(f"executor 'processes': {_NO_WORKERS}") from None
 
     def run(self, points: Iterable[Point], ahead: int = 2) -> Iterator[Row]:
         """Run every point once; one that takes its worker down is tried again on its own."""
@@ -152,12 +165,15 @@ class DaskExecutor:
         self._cluster: Any = None
         dask.config.set({"distributed.scheduler.allowed-failures": _ATTEMPTS - 1})
         if scheduler is None:
-            self._cluster = distributed.LocalCluster(
-                n_workers=workers or len(os.sched_getaffinity(0)),
-                threads_per_worker=1,
-                dashboard_address=None,
-                silence_logs=50,
-            )
+            try:
+                self._cluster = distributed.LocalCluster(
+                    n_workers=workers or len(os.sched_getaffinity(0)),
+                    threads_per_worker=1,
+                    dashboard_address=None,
+                    silence_logs=50,
+                )
+            except RuntimeError:
+                raise AccelsimError(f"executor 'dask': {_NO_WORKERS}") from None
         try:
             self._client = distributed.Client(self._cluster or scheduler, timeout="20s")
             self._client.wait_for_workers(1, timeout=120)

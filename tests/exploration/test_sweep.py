@@ -232,6 +232,23 @@ def test_a_point_that_hangs_is_given_up(tmp_path: Path, executor: str) -> None:
     assert not generous.failed
 
 
+@pytest.mark.parametrize("executor", ["processes", "dask"])
+def test_a_script_without_a_main_guard_is_told(
+    sweep_file: Path, tmp_path: Path, executor: str
+) -> None:
+    script = tmp_path / "script.py"
+    out = tmp_path / "out"
+    script.write_text(
+        f"import accelsim\naccelsim.sweep({str(sweep_file)!r}, {str(out)!r}, {executor!r}, 2)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode
+    assert f"AccelsimError: executor '{executor}'" in done.stderr
+    assert "if __name__ == '__main__'" in done.stderr.splitlines()[-1]
+
+
 def test_a_limit_needs_a_process_to_end(sweep_file: Path, tmp_path: Path) -> None:
     with pytest.raises(AccelsimError, match="--point-timeout goes with"):
         sweep(sweep_file, tmp_path / "store", point_timeout_s=1.0)

@@ -155,10 +155,8 @@ class Milestone:
             self.follower.go_on()
 
     def announced(self) -> simpy.Event:
-        """The event of its announcement, with the cycle as its value; to be asked for once."""
+        """The event of an announcement to come, with the cycle as its value; asked for once."""
         self._announced = self._env.event()
-        if self.cycle is not None:
-            self._announced.succeed(self.cycle)
         return self._announced
 
     def awaited(self, later: int = 0) -> simpy.Event:
@@ -208,14 +206,6 @@ class Module:
         self.stalled(start, int(self.env.now) - start, reason)
         return value
 
-    def wait_until(self, cycle: int, reason: str) -> Pause:
-        """Wait until a cycle and charge the time to a stall reason; nothing if it has passed."""
-        now = int(self.env.now)
-        if cycle <= now:
-            return ()
-        self.stalled(now, cycle - now, reason)
-        return (self.env.timeout(cycle - now),)
-
     def wait_for(self, milestone: Milestone, reason: str) -> Pause:
         """Wait for a milestone and charge the time to a stall reason; nothing if it has passed."""
         return () if milestone.reached else self.wait(milestone.awaited(), reason)
@@ -235,6 +225,12 @@ class Module:
             self.stalled(start, stalled, reason)
         self.worked(start + stalled, end - start - stalled)
 
+    def turn_to(self, code: int, free: int, start: int, reason: str) -> None:
+        """Begin with an item in cycle ``start``; since ``free`` the module had none."""
+        self.item = NO_ITEM
+        self.stalled(free, start - free, reason)
+        self.item = code
+
     def take(self, stream: Stream, reason: str) -> Process:
         """Take the next item of a stream."""
         self.item = NO_ITEM
@@ -244,17 +240,17 @@ class Module:
         self.item = getattr(item, "code", NO_ITEM)
         return item
 
-    def give(self, stream: Stream, item: Any, reason: str, seen: int = 0) -> Pause:
-        """Hand an item on (see :meth:`Stream.put`); waits while the stream is full."""
+    def give(self, stream: Stream, item: Any, reason: str) -> Pause:
+        """Hand an item on; waits while the stream is full."""
         if len(stream.items) >= stream.depth:
-            return self._give_later(stream, item, reason, seen)
-        stream.put(item, seen)
+            return self._give_later(stream, item, reason)
+        stream.put(item)
         return ()
 
-    def _give_later(self, stream: Stream, item: Any, reason: str, seen: int) -> Process:
+    def _give_later(self, stream: Stream, item: Any, reason: str) -> Process:
         while len(stream.items) >= stream.depth:
             yield from self.wait(stream.drained(), reason)
-        stream.put(item, seen)
+        stream.put(item)
 
     def busy(self, cycles: int) -> Pause:
         """Work for a number of cycles."""

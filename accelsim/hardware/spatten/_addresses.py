@@ -152,9 +152,8 @@ class AddressMap:
         end = first + len(vectors)
         rows = slice(first, end)
         released = self._key_table is not None
-        base = self._place(plane)[rows]
-        if released:
-            base = released_base + np.arange(first, end) * _STRIDE
+        row_base = released_base + np.arange(first, end) * _STRIDE
+        base = row_base if released else self._place(plane)[rows]
         before = self._before[rows] if plane == _KEYS else np.zeros((end - first, 0), np.int64)
         lengths = np.asarray(list(map(len, vectors)))
         return _transactions(

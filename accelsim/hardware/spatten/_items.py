@@ -131,5 +131,5 @@ class Row:
 
     def known(self) -> Process:
         """Wait until it is known when its values are there, which is before they are."""
-        if self.matrix is not None and self.matrix.cycle is None:
+        if self.matrix is not None and not self.matrix.known:
             yield self.matrix.announced()

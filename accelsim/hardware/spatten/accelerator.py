@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from accelsim.errors import SimulationError
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.config import MemoryConfig, SpattenConfig
-from accelsim.hardware.memories._channel import counters, is_recording, new_channels
+from accelsim.hardware.memories._channel import NEVER, counters, is_recording, new_channels
 from accelsim.hardware.memories._timing import H_READ_LATENCY, organisation, ticks_per_1024_cycles
 from accelsim.hardware.simulation import Follower, Milestone, Module, Stream
 from accelsim.hardware.simulation._module import Following, Pause, Process
@@ -89,8 +89,7 @@ _LOOKAHEAD = _FORK_TO_FETCH
 fetcher may run ahead of all other blocks by as much."""
 
 
-_FOREVER = 1 << 60
-"""A cycle that never comes."""
+_FOREVER = int(NEVER)
 _LOOKED_BACK = 1024
 """Fetch beats behind the present one whose times are still asked for; 17 rows are (2.14)."""
 _QUEUE = RING - _LOOKED_BACK
@@ -128,6 +127,7 @@ class Spatten:
         self.rate = ticks_per_1024_cycles(memory, config.frequency_hz)
         # As released, one item at a time passes the key fork, and nothing is fetched ahead.
         self.serial = config.key_prefetch_depth == 0
+        self.prefetched = max(config.key_prefetch_depth, 1)
         # As released, the buffers and the table of handles are cleared after reset.
         self.cleared = config.requant_bits == "forced"
         warmup = config.buffer_lines // 2 if self.cleared else 0
@@ -214,9 +214,8 @@ class Spatten:
         used = 0
         live: deque[tuple[int, Milestone]] = deque()
         ahead: deque[Item] = deque()
-        prefetched = max(self.config.key_prefetch_depth, 1)
         new = self.requests[::-1]
-        last: Item | None = None
+        last: Turn | None = None
         clearing = _HANDLES if self.cleared else 0
         yield from module.busy(clearing + _ALLOCATION)
         capacity = self.config.buffer_lines
@@ -237,15 +236,15 @@ class Spatten:
                 blocked = self.requant.filled() | live[0][1].awaited()
                 yield from module.wait(blocked, "buffer_full")
             module.item = item.code
-            if self.serial and last is not None and last.turn is not None:
+            if self.serial and last is not None:
                 # The fork holds its source until the dot product takes the last line (2.4).
-                yield from module.wait_for(last.turn.decided, "serial_key_fork")
-            last = item
+                yield from module.wait_for(last.decided, "serial_key_fork")
+            last = item.turn
             yield from self._issue_keys(module, item)
             item.issued = now = int(env.now)
             self.key_lines.put(item)
             ahead.append(item)
-            taken = ahead.popleft().taken if len(ahead) > prefetched else None
+            taken = ahead.popleft().taken if len(ahead) > self.prefetched else None
             if taken is None or taken.reached:
                 yield from module.busy(1)
                 continue
@@ -285,11 +284,8 @@ class Spatten:
             if not asked:
                 yield self.fetches.filled()
             matrix: Matrix = asked[0]
-            if matrix.given > charged:
-                module.item = NO_ITEM
-                module.stalled(charged, matrix.given - charged, "no_request")
-                charged = matrix.given
-            module.item = matrix.code
+            module.turn_to(matrix.code, charged, matrix.given, "no_request")
+            charged = max(charged, matrix.given)
             # A beat enters and one returns a cycle at most.
             awaited = matrix.end - scalar(JOINED)
             unsent = matrix.end - scalar(PUSHED)
@@ -383,16 +379,14 @@ class Spatten:
         module = self.modules["qk_unit"]
         in_pipeline = _DOT_STAGES + 2 * self.log_width
         free = decides = decided_before = 0
-        last: Item | None = None
+        merging: Milestone | None = None
         for _ in range(self.items):
             yield self.key_lines
             item: Item = self.key_lines.pop()
             request = item.request
             start = max(item.issued, free)
             item.taken.announce(start)
-            module.item = NO_ITEM
-            module.stalled(free, start - free, "no_keys")
-            module.item = item.code
+            module.turn_to(item.code, free, start, "no_keys")
             beats = item.score_beats
             lines = request.key_lines
             if item.matrix is None:
@@ -417,12 +411,14 @@ class Spatten:
             # Two rows stand before the decision.
             free = max(end, decided_before)
             module.stalled(end, free - end, "decision_full")
-            if self.serial and last is not None and last.lsb_pass and last.turn is not None:
-                # Nothing stands between the decision and the merge for it (2.12).
-                yield last.turn.passed
-                self._await_merge(last.turn.passed.cycle or 0)
+            if merging is not None:
+                yield merging
+                self._await_merge(merging.cycle or 0)
             decided_before, decides = decides, self.decide(item, free)
-            last = item
+            # Nothing stands between the decision and the merge for an LSB pass (2.12).
+            merging = None
+            if self.serial and item.lsb_pass and turn is not None:
+                merging = turn.passed
 
     def _await_merge(self, passed: int) -> None:
         """Keep the decision until the merge has let an LSB pass go."""
@@ -444,9 +440,8 @@ class Spatten:
         """
         softmax, module = self.modules["softmax"], self.modules["decision"]
         now = max(self.decision_ready, given)
-        module.item = NO_ITEM
-        module.stalled(self.decision_ready, now - self.decision_ready, "no_scores")
-        softmax.item = module.item = item.code
+        module.turn_to(item.code, self.decision_ready, now, "no_scores")
+        softmax.item = item.code
         latency = self.decision_latency
         lines = own = item.score_beats
         if self.config.softmax_latency:
@@ -534,7 +529,6 @@ class Spatten:
         # Cycles in which the last rows left the queue before it.
         left = deque([0] * max(self.config.buffer_lines // 64, 2))
         ahead: deque[Row] = deque()
-        prefetched = max(self.config.key_prefetch_depth, 1)
         free = 0
         for _ in self.requests:
             if not self.ordered.items:
@@ -544,9 +538,7 @@ class Spatten:
             taken = max(self.select(item, left.popleft()), free)
             left.append(taken)
             start = max(taken, item.at_value_fork, int(env.now))
-            module.item = NO_ITEM
-            module.stalled(free, start - free, "no_probabilities")
-            module.item = item_code(request.row, VALUES)
+            module.turn_to(item_code(request.row, VALUES), free, start, "no_probabilities")
             if turn is not None:
                 turn.forked.announce(start)
                 if request.value_part or request.value_lines <= self.score_queue:
@@ -558,10 +550,10 @@ class Spatten:
                 yield from self._ask_values(module, row)
             row.issued = now = int(env.now)
             ahead.append(row)
-            while len(ahead) > prefetched + 1:
+            while len(ahead) > self.prefetched + 1:
                 yield from ahead[0].known()
                 self.multiply_values(ahead.popleft())
-            if len(ahead) > prefetched:
+            if len(ahead) > self.prefetched:
                 # So many rows stand before the multipliers.
                 now = max(now, ahead[0].issued, self.values_free)
                 module.stalled(row.issued, now - row.issued, "value_buffer_full")
@@ -594,9 +586,7 @@ class Spatten:
         """
         module, request = self.modules["topk"], item.request
         now = max(self.topk_free, item.in_order)
-        module.item = NO_ITEM
-        module.stalled(self.topk_free, now - self.topk_free, "no_scores")
-        module.item = item_code(request.row, SCORES)
+        module.turn_to(item_code(request.row, SCORES), self.topk_free, now, "no_scores")
         if self.config.topk.engines == 1 and request.select_cycles:
             module.worked(now, request.select_cycles)
             now += request.select_cycles
@@ -660,9 +650,8 @@ class Spatten:
             written = row.matrix.returned_at + _WRITTEN
         lines = row.item.request.value_lines
         taken = max(row.issued, self.values_free)
-        module.item = NO_ITEM
-        module.stalled(self.values_free, taken - self.values_free, "no_values")
-        module.item = item_code(row.item.request.row, VALUES)
+        code = item_code(row.item.request.row, VALUES)
+        module.turn_to(code, self.values_free, taken, "no_values")
         self.values_free = end = max(arrived, taken + lines)
         module.worked_on_arrivals(taken, end, lines, "awaiting_values")
         tail = _MULTIPLY_VALUE + self.log_width

@@ -2,13 +2,15 @@
 
 Numba's own cache looks at the file of a function only. A kernel that was compiled with its callees
 inlined would outlive a change of a callee in another file, and run with a wrong memory layout. Here
-the cache of every kernel depends on all sources of the package.
+the cache of a kernel depends on the contents of its file and of all files of the package that this
+one imports, directly or not. A change anywhere else recompiles nothing.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -40,22 +42,46 @@ def inlined(function: F) -> F:
     return in_place(function, inline=True)
 
 
+_IMPORT = re.compile(
+    r"^\s*(?:from\s+(accelsim[\w.]*)\s+import\s+(\([^)]*\)|[^\n]*)|import\s+(accelsim[\w.]*))", re.M
+)
+
+
 @functools.cache
-def _sources_stamp() -> str:
-    """Digest of names, sizes and modification times of the package's sources."""
+def _read(path: Path) -> tuple[bytes, tuple[Path, ...]]:
+    """Digest of a source file, and the files of the package that it imports."""
+    content = path.read_bytes()
+    found: list[Path] = []
+    for module, names, plain in _IMPORT.findall(content.decode("utf-8")):
+        base = _PACKAGE.joinpath(*(module or plain).split(".")[1:])
+        # A name is a module of its own, or is defined in the one before it.
+        modules = [base, *(base / name for name in re.findall(r"\w+", names))]
+        files = (file for m in modules for file in (m.with_suffix(".py"), m / "__init__.py"))
+        found += [file for file in files if file.is_file()]
+    return hashlib.sha256(content).digest(), tuple(found)
+
+
+@functools.cache
+def _sources_stamp(path: Path) -> str:
+    """Digest of a source file and of all that it imports from the package."""
+    reached, waiting = {path}, [path]
+    while waiting:
+        new = set(_read(waiting.pop())[1]) - reached
+        reached |= new
+        waiting += new
     digest = hashlib.sha256()
-    for path in sorted(_PACKAGE.rglob("*.py")):
-        status = path.stat()
-        name = path.relative_to(_PACKAGE)
-        digest.update(f"{name}:{status.st_size}:{status.st_mtime_ns};".encode())
+    for source in sorted(reached):
+        digest.update(str(source.relative_to(_PACKAGE)).encode() + _read(source)[0])
     return digest.hexdigest()
 
 
 class _Stamped:
-    """Adds the package's stamp to one of Numba's cache locations, for files of the package."""
+    """Gives the stamp of a kernel's sources to one of Numba's cache locations."""
+
+    _py_file: str
 
     def get_source_stamp(self) -> str:
-        return _sources_stamp()
+        return _sources_stamp(Path(self._py_file))
 
     @classmethod
     def from_function(cls, py_func: Any, py_file: str) -> Any:

@@ -1,0 +1,1 @@
+"""Blocks of which machines are wired, one a file."""

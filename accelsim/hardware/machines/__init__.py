@@ -1,0 +1,1 @@
+"""Accelerators, one a file or folder, wired from :mod:`accelsim.hardware.blocks`."""

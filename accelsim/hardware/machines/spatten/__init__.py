@@ -1,0 +1,1 @@
+"""SpAtten as published (Wang, Zhang, Han, HPCA 2021)."""

@@ -1,0 +1,93 @@
+"""Schema of SpAtten as published (``kind: spatten``)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from accelsim.configs import Config
+from accelsim.hardware.config import AcceleratorConfig, Cycles, PositiveInt
+
+BITS_ON_CHIP = 12
+"""Keys, values and scores in multipliers and buffers (SpAtten Table I)."""
+
+
+class TopKConfig(Config):
+    """The two top-k engines: one selects values, the other tokens and heads (SpAtten IV-B)."""
+
+    parallelism: PositiveInt = 16
+    """Comparators per array = scores examined per cycle (SpAtten Table I)."""
+    pass_overhead: Cycles = 3
+    """Cycles that each quick-select pass costs beyond its elements (release, section 3.2)."""
+    rows: Annotated[int, Field(ge=1)] = 2
+    """Rows of scores inside: one is searched while the next comes in. Assumption: double
+    buffering; the paper gives FIFOs of 64 entries of 16 (Table I), one row of 1,024 scores."""
+
+
+class SpattenConfig(AcceleratorConfig):
+    """SpAtten as published; what a block does and costs: docs/accelerators/spatten-published.md."""
+
+    kind: Literal["spatten"]
+    frequency_hz: Annotated[float, Field(gt=0)] = 1e9
+    """Core clock (SpAtten Table III: 1 GHz)."""
+    multipliers: PositiveInt = 512
+    """Multipliers in each of the two matrix units (SpAtten Table I)."""
+    scores_per_cycle: PositiveInt = 8
+    """Most items that the adder tree gives in a cycle (SpAtten IV-E)."""
+    buffer_lines: Annotated[int, Field(ge=2)] = 256
+    """Lines of ``multipliers`` elements of the key buffer, and of the value buffer: 196 KB each
+    (SpAtten Table I). Half of them hold a tile."""
+    channels: PositiveInt = 16
+    """DRAM channels (SpAtten Table I)."""
+    fetch_channels: PositiveInt = 32
+    """Ports of the matrix fetcher (SpAtten Table I: 32 x 16 crossbar)."""
+    address_fifo: PositiveInt = 64
+    """Addresses waiting at each port (SpAtten Table I)."""
+    response_fifo: PositiveInt = 64
+    """Responses held at each port until their beat is whole (SpAtten Table I)."""
+    memory: str = "hbm2-nominal"
+    """Preset in ``hw_configs/memories``."""
+    energy: str = "spatten-40nm"
+    """Preset in ``hw_configs/energy``."""
+    key_prefetch_depth: Cycles = 2
+    """Key matrices in the buffer beside the one in use (SpAtten V-C: double buffering)."""
+    value_prefetch_depth: Cycles = 2
+    """Value matrices in the buffer beside the one in use. Assumption: as for keys."""
+    softmax_parallelism: PositiveInt = 8
+    """Scores that the softmax takes, and gives, per cycle (SpAtten Table I)."""
+    softmax_fifo: PositiveInt = 128
+    """Entries, of ``softmax_parallelism`` scores each, that wait for the sum (SpAtten Table I)."""
+    token_selection: Literal["per-query", "per-layer"] = "per-query"
+    """When accumulated importances are searched (SpAtten IV-A: per query, in the pipeline)."""
+    loop_order: Literal["key-outer", "query-outer"] = "key-outer"
+    """For prompts whose keys take several tiles: ``key-outer`` passes all queries over a tile and
+    spills partial results; ``query-outer`` fetches all tiles again for each query. Assumption: the
+    paper ends at 1,024 tokens."""
+    partial_bits: PositiveInt = 32
+    """Bits of an element of a partial result. Assumption: single precision."""
+    query_traffic: bool = True
+    """Queries are fetched from DRAM at 12 bits (SpAtten Fig. 18)."""
+    output_traffic: bool = True
+    """Attention outputs are written to DRAM at 12 bits (SpAtten Fig. 18)."""
+    reset_cycles: Cycles = 0
+    """Counted in the reported total. Assumption: time counts from the first request."""
+    topk: TopKConfig = TopKConfig()
+
+    @property
+    def multiplier_count(self) -> int:
+        """Multipliers of both matrix units."""
+        return 2 * self.multipliers
+
+    @property
+    def buffer_bytes(self) -> float:
+        """Bytes of both buffers: elements are 12 bit on chip (SpAtten Table I)."""
+        return 2 * self.multipliers * self.buffer_lines * BITS_ON_CHIP / 8
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> SpattenConfig:
+        if self.multipliers & (self.multipliers - 1):
+            raise ValueError(f"multipliers must be a power of two, got {self.multipliers}")
+        if self.channels & (self.channels - 1):
+            raise ValueError(f"channels must be a power of two, got {self.channels}")
+        return self

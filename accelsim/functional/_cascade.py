@@ -19,6 +19,7 @@ class Selection:
     target: int = 0
     passes: int = 0
     elements: int = 0
+    beats: int = 0
 
 
 class Cascade:
@@ -78,7 +79,7 @@ class Cascade:
                 importance = importance / (context - free if own is not None else context)
             top = topk_engine(importance, target, PARALLELISM, seed)
             kept[free[top.indices]] = True
-            work = Selection(len(free), target, top.passes, top.elements)
+            work = Selection(len(free), target, top.passes, top.elements, top.beats)
         if self._tokens.permanent:
             self._tokens_alive[layer, candidates & ~kept] = False
         return kept, work

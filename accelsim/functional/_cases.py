@@ -35,7 +35,7 @@ def _cases(rng: np.random.Generator, number: int) -> Iterator[tuple[str, float, 
     mask = np.tri(_KEYS, dtype=np.bool_)
     expected = reference.attention(query[0], key[0], key[0], value[0], mask, scale=scale,
                                    threshold=0.1, value_budget=budget)  # fmt: skip
-    _, _, outputs, _ = kernels.attend_layer(
+    _, _, _, outputs, _ = kernels.attend_layer(
         query, key, value, wide[0], wide[0], wide[1], every, every, np.ones(1, np.bool_), _KEYS,
         True, scale, 0.1, budget, 16, 3, np.zeros(_KEYS), np.zeros(1),
     )  # fmt: skip

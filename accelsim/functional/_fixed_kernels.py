@@ -186,7 +186,7 @@ def row_used(probabilities: Integers, visible: int, budget: int, used: NDArray[n
         return
     # Codes are exact in float64. Which pivots the engine draws never changes what it selects.
     codes = probabilities[:visible].astype(np.float64)
-    kth, equal, _, _ = quick_select(codes, budget, 16, 0)
+    kth, equal, _, _, _ = quick_select(codes, budget, 16, 0)
     filter_top(codes, kth, equal, used)
 
 

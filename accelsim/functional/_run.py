@@ -18,7 +18,7 @@ from accelsim.functional.quantization import progressive_planes, quantize_dequan
 from accelsim.functional.topk import PARALLELISM
 from accelsim.policies import KiviQuantization, Policy, ProgressiveQuantization, why_not
 from accelsim.traces import AttentionTrace
-from accelsim.workloads import Workload
+from accelsim.workloads import QueryTable, Workload
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,7 @@ class _Runner:
         self.columns: dict[str, list[int]] = defaultdict(list)
         self.key_indices: list[NDArray[np.int32]] = []
         self.value_indices: list[NDArray[np.int32]] = []
+        self.queries: list[dict[str, NDArray[Any]]] = []
         self.sums = np.zeros((trace.num_layers, len(kernels.METRICS)))
         self.stats = np.zeros((trace.num_layers, len(kernels.STATS)), dtype=np.int64)
         # Head rows and query rows that dense attention would have computed.
@@ -214,7 +215,7 @@ class _Runner:
     ) -> None:
         trace, tensors = self.trace, self.layers[layer]
         positions = kept if step == 0 else np.array([context - 1], dtype=np.int64)
-        stats, used, outputs, sums = kernels.attend_layer(
+        stats, per_query, used, outputs, sums = kernels.attend_layer(
             tensors.query,
             tensors.raw_key,
             tensors.raw_value,
@@ -252,6 +253,13 @@ class _Runner:
             self.columns["metadata_bytes"].append(scales)
             accumulates = self.policy.tokens is not None
             self.columns["score_updates"].append(int(stats[kv, 1]) if accumulates else 0)
+            group = slice(kv * trace.group, (kv + 1) * trace.group)
+            # Query-major: the living heads of the group for a position, then for the next one.
+            counts = per_query[group][heads[group]].swapaxes(0, 1)
+            detail = dict(
+                zip(kernels.PER_QUERY, counts.reshape(-1, counts.shape[2]).T, strict=True)
+            )
+            self.queries.append(detail | {"position": np.repeat(positions, counts.shape[1])})
             if self.indices:
                 self.key_indices.append(key_indices)
                 self.value_indices.append(value_indices)
@@ -281,6 +289,7 @@ class _Runner:
             name=self.trace.model,
             key_indices=tuple(self.key_indices) if self.indices else None,
             value_indices=tuple(self.value_indices) if self.indices else None,
+            query_table=QueryTable.join(self.queries),
         )
         every = range(self.trace.num_layers)
         per_layer = [{"layer": i, **self._figures(slice(i, i + 1))} for i in every]

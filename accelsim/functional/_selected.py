@@ -13,10 +13,10 @@ from accelsim.errors import TraceError
 from accelsim.functional import kernels
 from accelsim.functional._stored import Stored
 from accelsim.functional.selection import Block, Decision, Selector, Shape, selector_for
-from accelsim.functional.selection._kernels import prune_values
+from accelsim.functional.selection._kernels import WORK, prune_values
 from accelsim.policies import KiviQuantization, Policy
 from accelsim.traces import AttentionTrace
-from accelsim.workloads import Workload
+from accelsim.workloads import QueryTable, Workload
 
 _ROWS_PER_BLOCK = 256
 
@@ -29,14 +29,17 @@ class _Part:
         steps: [rows], 0 for the prompt.
         positions: [rows].
         kept, used: [kv_heads, group, rows, context].
+        keys, values: how many of them, [kv_heads, group, rows].
         decision: of the selector.
-        topk: [query_heads, rows, 4], work of local value pruning.
+        topk: [query_heads, rows, 5], work of local value pruning.
     """
 
     steps: NDArray[np.int64]
     positions: NDArray[np.int64]
     kept: NDArray[np.bool_]
     used: NDArray[np.bool_]
+    keys: NDArray[np.int64]
+    values: NDArray[np.int64]
     decision: Decision
     topk: NDArray[np.int64]
 
@@ -67,9 +70,9 @@ def run_selection(
             sums[layer] += figures
             stats[layer] += (
                 np.count_nonzero(part.decision.refetched),
-                np.count_nonzero(part.used),
+                part.values.sum(),
                 len(part.positions),
-                np.count_nonzero(part.kept),
+                part.keys.sum(),
             )
             if part.steps[0] == 0:
                 prompt.append(part)
@@ -81,12 +84,14 @@ def run_selection(
     rows.sort(key=lambda r: (r["step"], r["layer"], r["head"]))
     keys = tuple(r.pop("key_indices") for r in rows)
     values = tuple(r.pop("value_indices") for r in rows)
+    queries = QueryTable.join([r.pop("per_query") for r in rows])
     workload = Workload.from_columns(
         {name: [r[name] for r in rows] for name in rows[0]},
         head_dim=trace.head_dim,
         name=trace.model,
         key_indices=keys if indices else None,
         value_indices=values if indices else None,
+        query_table=queries,
     )
     per_layer = [
         {"layer": i, **_figures(trace, sums[i : i + 1], stats[i : i + 1])}
@@ -122,7 +127,7 @@ def _blocks(
         )  # fmt: skip
         decision = selector.run(block)
         kept, weights = decision.kept, block.scores
-        topk = np.zeros((*kept.shape[:2], 4), dtype=np.int64)
+        topk = np.zeros((*kept.shape[:2], len(WORK)), dtype=np.int64)
         used = np.zeros_like(kept)
         prune_values(weights, kept, np.array(budgets), seed + layer, used, topk)
         output = decision.output
@@ -132,10 +137,9 @@ def _blocks(
         figures = _compare(wide, exact, block, kept, used, weights, output)
         split = (trace.num_kv_heads, trace.group, *kept.shape[1:])
         steps = np.maximum(positions - trace.prefill_tokens + 1, 0)
-        yield (
-            _Part(steps, positions, kept.reshape(split), used.reshape(split), decision, topk),
-            figures,
-        )
+        kept, used = kept.reshape(split), used.reshape(split)
+        keys, values = kept.sum(axis=3, dtype=np.int64), used.sum(axis=3, dtype=np.int64)
+        yield _Part(steps, positions, kept, used, keys, values, decision, topk), figures
 
 
 def _row_blocks(trace: AttentionTrace, positions: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
@@ -161,7 +165,8 @@ def _only(part: _Part, row: int) -> _Part:
     )  # fmt: skip
     return _Part(
         part.steps[one], part.positions[one], part.kept[:, :, one, :seen],
-        part.used[:, :, one, :seen], decision, part.topk[:, one],
+        part.used[:, :, one, :seen], part.keys[:, :, one], part.values[:, :, one], decision,
+        part.topk[:, one],
     )  # fmt: skip
 
 
@@ -177,31 +182,33 @@ def _requests(
         keys = _union([p.kept[kv] for p in parts], context)
         values = _union([p.used[kv] for p in parts], context)
         group = slice(kv * trace.group, (kv + 1) * trace.group)
-        refetched = [p.decision.refetched[group] for p in parts]
-        topk = np.concatenate([p.topk[group].reshape(-1, 4) for p in parts])
+        # Query-major: the heads of the group for a position, then for the next one.
+        topk = np.concatenate([p.topk[group].swapaxes(0, 1).reshape(-1, len(WORK)) for p in parts])
+        per_query = {
+            "position": np.concatenate([np.repeat(p.positions, trace.group) for p in parts]),
+            "keys": np.concatenate([p.keys[kv].T.ravel() for p in parts]),
+            "values": np.concatenate([p.values[kv].T.ravel() for p in parts]),
+            "refetch": np.concatenate([p.decision.refetched[group].T.ravel() for p in parts]),
+            "topk_passes": topk[:, 2],
+            "topk_beats": topk[:, 4],
+        }
         work = np.concatenate([p.decision.work[kv] for p in parts])
         record: dict[str, Any] = {
             "step": step,
             "layer": layer,
             "head": kv,
             "context_tokens": context,
-            "queries": sum(p.kept[kv].shape[0] * p.kept[kv].shape[1] for p in parts),
             "keys": len(keys),
             "values": len(values),
-            "query_keys": sum(int(np.count_nonzero(p.kept[kv])) for p in parts),
-            "query_values": sum(int(np.count_nonzero(p.used[kv])) for p in parts),
-            "refetch_queries": sum(int(np.count_nonzero(r)) for r in refetched),
-            "refetch_query_keys": sum(
-                int(p.kept[kv][r].sum()) for p, r in zip(parts, refetched, strict=True)
-            ),
             "key_runs": 1 + int(np.count_nonzero(np.diff(keys) > 1)),
             "key_indices": keys,
             "value_indices": values,
+            "per_query": per_query,
         }
-        record["refetch_lsb"] = record["refetch_queries"] > 0
-        for prefix, counts in (("topk", topk), ("select", work)):
-            record[f"{prefix}_size"], record[f"{prefix}_target"] = counts[:, :2].max(axis=0)
-            record[f"{prefix}_passes"], record[f"{prefix}_elements"] = counts[:, 2:].sum(axis=0)
+        record["topk_size"], record["topk_target"] = topk[:, :2].max(axis=0)
+        record["topk_elements"] = topk[:, 3].sum()
+        record |= dict(zip(WORK[:2], work[:, :2].max(axis=0), strict=True))
+        record |= dict(zip(WORK[2:], work[:, 2:].sum(axis=0), strict=True))
         vectors = {
             name: sum(int(getattr(p.decision, name)[kv].sum()) for p in parts)
             for name in ("score_updates", "metadata_vectors", "written_vectors")

@@ -23,8 +23,13 @@ STATS = (
     "topk_target",
     "topk_passes",
     "topk_elements",
+    "topk_beats",
 )
 """Columns of the per-KV-head counts that :func:`attend_layer` returns."""
+
+PER_QUERY = ("keys", "values", "refetch", "topk_passes", "topk_beats")
+"""Columns of the per-query counts that :func:`attend_layer` returns; see
+:class:`accelsim.workloads.QueryTable`."""
 
 METRICS = (
     "error_square",
@@ -68,23 +73,25 @@ def first_random(seed: int) -> int:
 @kernel
 def quick_select(
     values: NDArray[np.float64], target: int, parallelism: int, seed: int
-) -> tuple[float, int, int, int]:
+) -> tuple[float, int, int, int, int]:
     """Find the ``target``-th largest value as the top-k engine does.
 
     Returns:
-        The value, how many equal to it belong to the top, passes, and values read in them.
+        The value, how many equal to it belong to the top, passes, values read in them, and beats:
+        rows of comparators that read them, each pass rounded up.
     """
     size = len(values)
     current = values.copy()
     less = np.empty(size)
     greater = np.empty(size)
     state = first_random(seed)
-    wanted, passes, elements = target, 0, 0
+    wanted, passes, elements, beats = target, 0, 0, 0
     while True:
         state = next_random(state)
         pivot = current[state % size]
         passes += 1
         elements += size
+        beats += (size + parallelism - 1) // parallelism
         num_less, num_greater = 0, 0
         for row in range(0, size, parallelism):
             # One row of comparators; the zero eliminators keep the order within the row.
@@ -100,7 +107,7 @@ def quick_select(
             current, greater = greater, current
             size = num_greater
         elif wanted <= num_greater + equal:
-            return pivot, wanted - num_greater, passes, elements
+            return pivot, wanted - num_greater, passes, elements, beats
         else:
             wanted -= num_greater + equal
             current, less = less, current
@@ -268,7 +275,7 @@ def attend_layer(
     seed: int,
     token_importance: NDArray[np.float64],
     head_importance: NDArray[np.float64],
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Attention of one layer in one step, under masks, with dense attention beside it.
 
     Args:
@@ -291,14 +298,16 @@ def attend_layer(
         head_importance: [query_heads], increased in place by the absolute outputs.
 
     Returns:
-        Counts [kv_heads, len(STATS)], used values [kv_heads, keys], outputs
-        [query_heads, rows, head_dim] (zero for pruned heads), sums [len(METRICS)].
+        Counts [kv_heads, len(STATS)], counts [query_heads, rows, len(PER_QUERY)], used values
+        [kv_heads, keys], outputs [query_heads, rows, head_dim] (counts and outputs are zero for
+        pruned heads), sums [len(METRICS)].
     """
     heads, _, dim = query.shape
     kv_heads = raw_key.shape[0]
     group = heads // kv_heads
     num_kept, rows = len(kept), len(positions)
-    stats = np.zeros((kv_heads, 9), dtype=np.int64)
+    stats = np.zeros((kv_heads, 10), dtype=np.int64)
+    per_query = np.zeros((heads, rows, 5), dtype=np.int32)
     used_values = np.zeros((kv_heads, num_kept), dtype=np.bool_)
     outputs = np.zeros((heads, rows, dim))
     sums = np.zeros(8)
@@ -351,11 +360,14 @@ def attend_layer(
                     seen += 1
                 scores_of_row(vector, first_t, seen, scale, scores)
                 log_sum, top = softmax_row(scores, seen, probabilities)
+                counts = per_query[head, row]
+                counts[0] = seen
                 stats[kv, 0] += 1
                 stats[kv, 1] += seen
                 if top < threshold:
                     scores_of_row(vector, both_t, seen, scale, scores)
                     log_sum, top = softmax_row(scores, seen, probabilities)
+                    counts[2] = 1
                     stats[kv, 3] += 1
                     stats[kv, 4] += seen
                 for j in range(seen):
@@ -363,7 +375,7 @@ def attend_layer(
 
                 budget = value_budget[seen]
                 if budget < seen:
-                    kth, equal, passes, elements = quick_select(
+                    kth, equal, passes, elements, beats = quick_select(
                         probabilities[:seen], budget, parallelism, seed + head * 8191 + position
                     )
                     filter_top(probabilities[:seen], kth, equal, used)
@@ -371,9 +383,12 @@ def attend_layer(
                     stats[kv, 6] = max(stats[kv, 6], budget)
                     stats[kv, 7] += passes
                     stats[kv, 8] += elements
+                    stats[kv, 9] += beats
+                    counts[3], counts[4] = passes, beats
                 else:
                     used[:seen] = True
-                stats[kv, 2] += min(budget, seen)
+                counts[1] = min(budget, seen)
+                stats[kv, 2] += counts[1]
                 output = outputs[head, row]
                 weighted_sum(probabilities, values, used, seen, output)
 
@@ -399,4 +414,4 @@ def attend_layer(
                         sums[5] += dense_probabilities[kept[j]]
                 sums[6] += 1.0
                 sums[7] += visible_context
-    return stats, used_values, outputs, sums
+    return stats, per_query, used_values, outputs, sums

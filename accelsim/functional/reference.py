@@ -81,12 +81,12 @@ def attention(
 
 def quick_select(
     values: NDArray[Any], target: int, parallelism: int, seed: int
-) -> tuple[float, int, int, int]:
+) -> tuple[float, int, int, int, int]:
     """Model the engine's FIFOs with lists; see :func:`accelsim.functional.topk_engine`."""
     state = seed % 2147483646 + 1
     for _ in range(4):
         state = state * 48271 % 2147483647
-    current, passes, elements = [float(v) for v in values], 0, 0
+    current, passes, elements, beats = [float(v) for v in values], 0, 0, 0
     while True:
         state = state * 48271 % 2147483647
         pivot = current[state % len(current)]
@@ -95,13 +95,14 @@ def quick_select(
         greater: list[float] = []
         for start in range(0, len(current), parallelism):
             row = current[start : start + parallelism]
+            beats += 1
             less += zero_eliminate(row, [v < pivot for v in row])
             greater += zero_eliminate(row, [v > pivot for v in row])
         equal = len(current) - len(less) - len(greater)
         if target <= len(greater):
             current = greater
         elif target <= len(greater) + equal:
-            return pivot, target - len(greater), passes, elements
+            return pivot, target - len(greater), passes, elements, beats
         else:
             target -= len(greater) + equal
             current = less

@@ -22,6 +22,7 @@ class TopK(NamedTuple):
         equal_kept: how many values equal to it belong to the top k.
         passes: quick-select passes; the final filter pass is not counted.
         elements: values read in those passes.
+        beats: rows of ``parallelism`` comparators that read them, each pass rounded up.
         indices: ascending indexes of the top k; among equals the lower index wins.
     """
 
@@ -29,6 +30,7 @@ class TopK(NamedTuple):
     equal_kept: int
     passes: int
     elements: int
+    beats: int
     indices: NDArray[np.int64]
 
 
@@ -50,7 +52,8 @@ def topk_engine(
         raise SimulationError(f"top-k of {wide.shape} values: k = {k}; expected 1 to their number")
     if parallelism < 1 or seed < 0 or bool(np.isnan(wide).any()):
         raise SimulationError("top-k: expected parallelism >= 1, seed >= 0 and no NaN")
-    kth, equal, passes, elements = kernels.quick_select(wide, k, parallelism, seed)
+    kth, equal, passes, elements, beats = kernels.quick_select(wide, k, parallelism, seed)
     kept = np.empty(wide.size, dtype=np.bool_)
     kernels.filter_top(wide, kth, equal, kept)
-    return TopK(float(kth), int(equal), int(passes), int(elements), np.flatnonzero(kept))
+    counts = int(equal), int(passes), int(elements), int(beats)
+    return TopK(float(kth), *counts, np.flatnonzero(kept))

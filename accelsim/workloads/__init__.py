@@ -2,24 +2,29 @@
 
 from accelsim.workloads._csv import CSV_COLUMNS, read_csv, write_csv
 from accelsim.workloads._parquet import read_parquet, write_parquet
+from accelsim.workloads._queries import BEAT, QueryTable
 from accelsim.workloads._table import COLUMNS, Workload
 from accelsim.workloads.benchmarks import (
     Benchmark,
     benchmark_names,
     benchmark_path,
     load_benchmark,
+    quick_select_work,
     read_benchmark,
     synthesize,
 )
 
 __all__ = [
+    "BEAT",
     "COLUMNS",
     "CSV_COLUMNS",
     "Benchmark",
+    "QueryTable",
     "Workload",
     "benchmark_names",
     "benchmark_path",
     "load_benchmark",
+    "quick_select_work",
     "read_benchmark",
     "read_csv",
     "read_parquet",

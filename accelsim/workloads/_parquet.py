@@ -1,4 +1,4 @@
-"""Workloads on disk as Parquet: every column, the fetched token indexes, the metadata."""
+"""Workloads on disk as Parquet: columns, fetched token indexes, per-query detail, metadata."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ from typing import Any
 import numpy as np
 
 from accelsim.errors import WorkloadError
-from accelsim.workloads._table import COLUMNS, POLICY_COLUMNS, Workload
+from accelsim.workloads._queries import FIELDS, QueryTable
+from accelsim.workloads._table import BEAT_COLUMNS, COLUMNS, POLICY_COLUMNS, Workload
 
-SCHEMA = "accelsim.workload/1"
+SCHEMA = "accelsim.workload/2"
+"""Version 2 adds beats and the per-query table."""
+_READABLE = ("accelsim.workload/1", SCHEMA)
+_PER_QUERY = "query."
+"""Prefix of the list columns that hold the fields of the per-query table."""
 _INDEX_FIELDS = ("key_indices", "value_indices")
 
 
@@ -26,6 +31,12 @@ def write_parquet(workload: Workload, path: str | Path) -> None:
         lists = getattr(workload, name)
         if lists is not None:
             arrays[name] = pa.array([row.tolist() for row in lists], type=pa.list_(pa.int32()))
+    queries = workload.query_table
+    if queries is not None:
+        offsets = pa.array(queries.start, type=pa.int64())
+        for name in FIELDS:
+            values = pa.array(getattr(queries, name))
+            arrays[_PER_QUERY + name] = pa.LargeListArray.from_arrays(offsets, values)
     table = pa.table(arrays).replace_schema_metadata(
         {
             "accelsim.schema": SCHEMA,
@@ -47,8 +58,11 @@ def write_parquet(workload: Workload, path: str | Path) -> None:
 def read_parquet(path: str | Path) -> Workload:
     """Read a workload written by :func:`write_parquet`.
 
+    A file of version 1 has no per-query table (``None``) and no beats (-1 where there are passes).
+
     Raises:
-        WorkloadError: not a Parquet file, not of this schema, a column missing or of a wrong type.
+        WorkloadError: not a Parquet file, not of this schema, a column missing or of a wrong type,
+            per-query detail that does not add up to the columns.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -59,13 +73,20 @@ def read_parquet(path: str | Path) -> Workload:
         detail = str(error).splitlines()[0]
         raise WorkloadError(f"{path}: not a readable Parquet file ({detail})") from None
     metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
-    if metadata.get("accelsim.schema") != SCHEMA:
-        raise WorkloadError(f"{path}: metadata 'accelsim.schema' is not '{SCHEMA}'")
-    columns = {}
+    if metadata.get("accelsim.schema") not in _READABLE:
+        raise WorkloadError(
+            f"{path}: metadata 'accelsim.schema' is {metadata.get('accelsim.schema')!r}; expected "
+            + " or ".join(_READABLE)
+        )
+    older = metadata["accelsim.schema"] != SCHEMA
+    columns: dict[str, Any] = {}
     for name, (dtype, _) in COLUMNS.items():
         if name not in table.column_names:
             if name in POLICY_COLUMNS:
                 columns[name] = np.zeros(table.num_rows, dtype=dtype)
+                continue
+            if older and name in BEAT_COLUMNS:
+                columns[name] = np.where(columns[BEAT_COLUMNS[name]] == 0, 0, -1).astype(dtype)
                 continue
             raise WorkloadError(f"{path}: column '{name}' is missing")
         values = table[name].to_numpy()
@@ -83,4 +104,30 @@ def read_parquet(path: str | Path) -> Workload:
         name=metadata.get("name", Path(path).stem),
         key_indices=indices.get("key_indices"),
         value_indices=indices.get("value_indices"),
+        query_table=_query_table(table, path),
     )
+
+
+def _query_table(table: Any, path: str | Path) -> QueryTable | None:
+    names = {name: _PER_QUERY + name for name in FIELDS}
+    missing = [column for column in names.values() if column not in table.column_names]
+    if len(missing) == len(names):
+        return None
+    if missing:
+        raise WorkloadError(f"{path}: column '{missing[0]}' is missing")
+    fields: dict[str, Any] = {}
+    for name, column in names.items():
+        lists = table[column].combine_chunks()
+        if not hasattr(lists, "value_lengths"):
+            raise WorkloadError(f"{path}: column '{column}': expected a list for each row")
+        counts = lists.value_lengths().to_numpy(zero_copy_only=False)
+        values = lists.flatten().to_numpy(zero_copy_only=False)
+        if values.dtype.kind not in "iub" or lists.null_count:
+            raise WorkloadError(f"{path}: column '{column}': expected lists of integers")
+        if not np.array_equal(counts, fields.setdefault("counts", counts)):
+            raise WorkloadError(
+                f"{path}: column '{column}': expected as many entries a row as the other '"
+                f"{_PER_QUERY}' columns"
+            )
+        fields[name] = values
+    return QueryTable.of(fields["counts"], fields)

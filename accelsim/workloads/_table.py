@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.errors import WorkloadError
+from accelsim.workloads._queries import QueryTable
 
 COLUMNS: dict[str, tuple[Any, str]] = {
     "step": (np.int32, "decoding step; 0 is the prefill (or the first step of a file)"),
@@ -31,10 +32,18 @@ COLUMNS: dict[str, tuple[Any, str]] = {
     "topk_target": (np.int32, "scores it keeps"),
     "topk_passes": (np.int32, "quick-select passes, summed over the queries; -1: not recorded"),
     "topk_elements": (np.int64, "scores read in those passes, summed; -1: not recorded"),
+    "topk_beats": (
+        np.int64,
+        "cycles that 16 comparators read them in, each pass rounded up; -1: not recorded",
+    ),
     "select_size": (np.int32, "candidates of the cascade token selection; 0: none on this row"),
     "select_target": (np.int32, "tokens the cascade selection keeps"),
     "select_passes": (np.int32, "quick-select passes of the cascade selection"),
     "select_elements": (np.int64, "importances read in those passes"),
+    "select_beats": (
+        np.int64,
+        "cycles that 16 comparators read them in, each pass rounded up; -1: not recorded",
+    ),
     "score_updates": (np.int64, "accumulators that a policy reads, adds to and writes back"),
     "metadata_bytes": (
         np.int64,
@@ -58,6 +67,10 @@ POLICY_COLUMNS = (
 """What token-selection policies ask of the hardware beyond vectors and top-k; zero where nothing.
 A Parquet file written before they existed reads as zero."""
 
+BEAT_COLUMNS = {"topk_beats": "topk_passes", "select_beats": "select_passes"}
+"""Column of beats to that of the passes they belong to. Where beats were not recorded and there is
+a pass, they are -1; the rows' pooled bound is ``ceil(elements / 16)`` up to one more a pass."""
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -76,6 +89,8 @@ class Workload:
         value_indices: likewise for the values.
         extra: columns that a foreign file carried and its export must give back.
         trailer: lines of a foreign file that are no requests (its configuration's name).
+        query_table: what each query of each row asks for (``None``: not known, a row then is one
+            query). Its sums are the ``query_*``, ``refetch_*`` and ``topk_*`` columns, checked.
     """
 
     columns: Mapping[str, NDArray[Any]]
@@ -85,6 +100,7 @@ class Workload:
     value_indices: tuple[NDArray[np.int32], ...] | None = None
     extra: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     trailer: tuple[tuple[str, ...], ...] = ()
+    query_table: QueryTable | None = None
 
     def __post_init__(self) -> None:
         unknown = set(self.columns) - set(COLUMNS)
@@ -108,6 +124,8 @@ class Workload:
                     f"workload '{self.name}': row {row} has {name} = {self.columns[name][row]}; "
                     "expected at least 1"
                 )
+        if self.query_table is not None:
+            self.query_table.check(self.name, self.columns)
 
     @property
     def rows(self) -> int:
@@ -121,29 +139,40 @@ class Workload:
     def from_columns(cls, columns: Mapping[str, Any], **fields: Any) -> Workload:
         """Build a table, casting to the column dtypes and filling derivable columns.
 
-        ``queries`` defaults to 1, the ``query_*`` sums to ``queries`` times the fetched vectors,
-        the refetch sums to the flag, and the top-k and selection columns to "none".
+        The sums over queries default to those of the ``query_table`` if there is one; else
+        ``queries`` to 1, the ``query_*`` sums to ``queries`` times the fetched vectors, the refetch
+        sums to the flag, and the top-k and selection columns to "none".
         """
         given = {name: np.asarray(values) for name, values in columns.items()}
+        table: QueryTable | None = fields.get("query_table")
+        for name, sums in ({} if table is None else table.sums()).items():
+            given.setdefault(name, sums)
         rows = len(next(iter(given.values())))
         full = np.full(rows, 1)
         queries = given.setdefault("queries", full)
         keys, values = given["keys"], given["values"]
-        refetch = given.setdefault("refetch_lsb", full == 0)
+        some = full == 0 if table is None else given["refetch_queries"] > 0
+        refetch = given.setdefault("refetch_lsb", some)
         given.setdefault("query_keys", queries * keys.astype(np.int64))
         given.setdefault("query_values", queries * values.astype(np.int64))
         given.setdefault("refetch_queries", np.where(refetch, queries, 0))
         given.setdefault("refetch_query_keys", given["refetch_queries"] * keys.astype(np.int64))
         given.setdefault("key_lsb_bits", np.where(refetch, 4, 0))
-        prunes = values < keys
+        # A row whose queries use each value in turn still prunes: never judge by the union.
+        prunes = given["query_values"] < given["query_keys"]
+        target = -(-given["query_values"] // queries)
         given.setdefault("topk_size", np.where(prunes, keys, 0))
-        given.setdefault("topk_target", np.where(prunes, values, 0))
+        given.setdefault("topk_target", np.where(prunes, target, 0))
         given.setdefault("topk_passes", full * -1)
-        given.setdefault("topk_elements", full * -1)
+        # Without a pass no score is read.
+        unread = np.where(given["topk_passes"] == 0, 0, -1)
+        given.setdefault("topk_elements", unread)
         for name in (*_WHERE_NONE_ZERO, *POLICY_COLUMNS):
             given.setdefault(name, full * 0)
         for name in ("step", "layer", "head"):
             given.setdefault(name, full * 0)
+        for name, passes in BEAT_COLUMNS.items():
+            given.setdefault(name, np.where(given[passes] == 0, 0, -1))
         given.setdefault("context_tokens", keys)
         cast = {
             name: np.ascontiguousarray(given.get(name), dtype=dtype)
@@ -167,6 +196,7 @@ class Workload:
             pick_values,
             {name: column[chosen] for name, column in self.extra.items()},
             self.trailer,
+            None if self.query_table is None else self.query_table.select(chosen),
         )
 
     def with_trailer(self, trailer: tuple[tuple[str, ...], ...]) -> Workload:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 from accelsim.configs import Config, read_yaml, validate
 from accelsim.errors import WorkloadError, did_you_mean
 from accelsim.policies import Policy
+from accelsim.workloads._queries import BEAT, QueryTable
 from accelsim.workloads._table import Workload
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -161,6 +162,7 @@ class _Synthesis:
         self.columns: dict[str, list[int]] = defaultdict(list)
         self.key_indices: list[NDArray[np.int32]] = []
         self.value_indices: list[NDArray[np.int32]] = []
+        self.queries: list[dict[str, NDArray[Any]]] = []
         self.policies = [bench.policy.at_layer(i, bench.layers) for i in range(bench.layers)]
 
     def run(self, every: int) -> Workload:
@@ -176,6 +178,7 @@ class _Synthesis:
             name=self.name,
             key_indices=tuple(self.key_indices),
             value_indices=tuple(self.value_indices),
+            query_table=QueryTable.join(self.queries),
         )
 
     def _step(self, step: int, context: int, *, encoder: bool) -> None:
@@ -209,8 +212,8 @@ class _Synthesis:
             # All values are fetched for the queries of an encoder: some query uses each of them.
             fetched = count if encoder else used
             refetch = bool(self.rng.random() < self.bench.refetch_fraction)
-            passes, elements = quick_select_work(count, used, queries, self.rng)
-            chosen, scanned = quick_select_work(*select, 1, self.rng)
+            passes, elements, beats = quick_select_work(count, used, queries, self.rng)
+            chosen, scanned, rounded = quick_select_work(*select, 1, self.rng)
             row = {
                 "step": step,
                 "layer": layer,
@@ -227,15 +230,27 @@ class _Synthesis:
                 "refetch_lsb": refetch,
                 "topk_size": count if used < count else 0,
                 "topk_target": used if used < count else 0,
-                "topk_passes": passes,
-                "topk_elements": elements,
+                "topk_passes": passes.sum(),
+                "topk_elements": elements.sum(),
+                "topk_beats": beats.sum(),
                 "select_size": select[0],
                 "select_target": select[1],
-                "select_passes": chosen,
-                "select_elements": scanned,
+                "select_passes": chosen[0],
+                "select_elements": scanned[0],
+                "select_beats": rounded[0],
             }
             for column, number in row.items():
                 self.columns[column].append(int(number))
+            self.queries.append(
+                {
+                    "position": kept if encoder else np.array([context - 1]),
+                    "keys": np.full(queries, count),
+                    "values": np.full(queries, used),
+                    "refetch": np.full(queries, refetch),
+                    "topk_passes": passes,
+                    "topk_beats": beats,
+                }
+            )
             picked = kept
             if fetched < count:
                 picked = np.sort(kept[self.rng.permutation(count)[:fetched]])
@@ -245,24 +260,37 @@ class _Synthesis:
 
 
 def quick_select_work(
-    size: int, target: int, queries: int, rng: np.random.Generator
-) -> tuple[int, int]:
-    """Passes and elements read by quick selects of the ``target`` largest of ``size`` values.
+    size: int, target: int, queries: int, rng: np.random.Generator, parallelism: int = BEAT
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Work of quick selects of the ``target`` largest of ``size`` values, for each of ``queries``.
 
     The values are distinct and in random order, so only the rank of each random pivot matters; all
-    ``queries`` selections go on together. No selection (0, 0) where nothing is dropped.
+    selections go on together. No selection (zeros) where nothing is dropped.
+
+    Args:
+        size: values given to each selection.
+        target: values that stay.
+        queries: selections.
+        rng: of the pivots.
+        parallelism: values read in a cycle.
+
+    Returns:
+        Passes, values read in them, and cycles of reading with each pass rounded up; each
+        int64 [queries].
     """
+    passes, elements, beats = np.zeros((3, queries), np.int64)
     if target >= size:
-        return 0, 0
+        return passes, elements, beats
     low, high = np.zeros(queries, np.int64), np.full(queries, size, np.int64)
-    passes = elements = 0
-    while len(low):
-        passes += len(low)
-        elements += int((high - low).sum())
-        pivot = low + (rng.random(len(low)) * (high - low)).astype(np.int64)
+    at = np.arange(queries)
+    while len(at):
+        passes[at] += 1
+        elements[at] += high - low
+        beats[at] += -(-(high - low) // parallelism)
+        pivot = low + (rng.random(len(at)) * (high - low)).astype(np.int64)
         wanted = target - 1
         low = np.where(pivot < wanted, pivot + 1, low)
         high = np.where(pivot > wanted, pivot, high)
         going = pivot != wanted
-        low, high = low[going], high[going]
-    return passes, elements
+        low, high, at = low[going], high[going], at[going]
+    return passes, elements, beats

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -31,7 +31,7 @@ def test_topk_engine_is_the_stable_topk(
     top = topk_engine(values, k, lanes, seed)
     assert top.indices.tolist() == reference.stable_topk(values, k).tolist()
     expected = reference.quick_select(values, k, lanes, seed)
-    assert (top.kth_value, top.equal_kept, top.passes, top.elements) == expected
+    assert (top.kth_value, top.equal_kept, top.passes, top.elements, top.beats) == expected
     assert top.kth_value == np.sort(values)[-k]
 
 
@@ -92,7 +92,7 @@ def test_layer_kernel_equals_reference(
     alive = rng.random(heads) < 0.8
     budget = np.array([max(1, int(np.ceil(ratio * n))) for n in range(tokens + 1)])
     token_importance, head_importance = np.zeros(tokens), np.zeros(heads)
-    stats, used, outputs, sums = kernels.attend_layer(
+    stats, per_query, used, outputs, sums = kernels.attend_layer(
         query, key, value, first, both, stored, kept, kept, alive, tokens, causal, 0.5, threshold,
         budget, 16, 3, token_importance, head_importance,
     )  # fmt: skip
@@ -110,6 +110,7 @@ def test_layer_kernel_equals_reference(
         if not alive[head]:
             assert not outputs[head].any()
             assert head_importance[head] == 0
+            assert not per_query[head].any()
             error += float((dense**2).sum())
             continue
         result = reference.attention(
@@ -120,6 +121,20 @@ def test_layer_kernel_equals_reference(
         assert head_importance[head] == pytest.approx(np.abs(result.output).sum())
         expected_tokens[kept] += result.probabilities.sum(axis=0)
         expected_used[kv] |= result.used.any(axis=0)
+        detail = dict(zip(kernels.PER_QUERY, per_query[head].T, strict=True))
+        assert detail["keys"].tolist() == mask.sum(axis=1).tolist()
+        assert detail["values"].tolist() == result.used.sum(axis=1).tolist()
+        assert detail["refetch"].tolist() == result.refetched.tolist()
+        for row, position in enumerate(kept):
+            seen = result.probabilities[row, mask[row]]
+            limit, seed_of_row = budget[len(seen)], 3 + head * 8191 + int(position)
+            work = (0, 0)
+            if limit < len(seen):
+                # Rounding could order two close probabilities differently in kernel and reference.
+                assume(np.diff(np.sort(seen)).min() > 1e-12)
+                selected = reference.quick_select(seen, int(limit), 16, seed_of_row)
+                work = (selected[2], selected[4])
+            assert (detail["topk_passes"][row], detail["topk_beats"][row]) == work
         counts[kv] += [len(kept), mask.sum(), result.used.sum(), result.refetched.sum()]
         error += float(((result.output - dense) ** 2).sum())
     np.testing.assert_allclose(token_importance, expected_tokens, atol=1e-12)

@@ -43,10 +43,44 @@ def test_savings_are_near_the_published_averages() -> None:
 
 def test_quick_select_work() -> None:
     rng = np.random.default_rng(0)
-    assert quick_select_work(8, 8, 3, rng) == (0, 0)
-    passes, elements = quick_select_work(1000, 300, 200, rng)
-    assert 5 < passes / 200 < 20  # about 2 ln n passes, about 3 n elements
-    assert 2 < elements / 200 / 1000 < 4
+    assert not any(counts.any() for counts in quick_select_work(8, 8, 3, rng))
+    passes, elements, beats = quick_select_work(1000, 300, 200, rng)
+    assert 5 < passes.mean() < 20  # about 2 ln n passes, about 3 n elements
+    assert 2 < elements.mean() / 1000 < 4
+    assert (beats >= -(-elements // 16)).all()
+    assert (beats < elements / 16 + passes).all()
+
+
+def test_work_of_a_query_is_that_of_a_selection_alone() -> None:
+    one = [quick_select_work(300, 40, 1, np.random.default_rng(i)) for i in range(50)]
+    for i, counts in enumerate(one):
+        low, high, rng = 0, 300, np.random.default_rng(i)
+        sizes = []
+        while True:
+            sizes.append(high - low)
+            pivot = low + int(rng.random(1)[0] * (high - low))
+            if pivot == 39:
+                break
+            low, high = (pivot + 1, high) if pivot < 39 else (low, pivot)
+        expected = (len(sizes), sum(sizes), sum(-(-size // 16) for size in sizes))
+        assert tuple(int(count[0]) for count in counts) == expected
+
+
+@pytest.mark.parametrize("name", ["bert-base-cola", "gpt2-small-ptb"])
+def test_queries_of_a_benchmark(name: str) -> None:
+    work = load_benchmark(name, every=16)
+    table = work.query_table
+    assert table is not None
+    assert work.key_indices is not None
+    row = table.row_of()
+    assert np.array_equal(table.keys, work["keys"][row])
+    # Each query prunes, although an encoder's queries together use every value.
+    assert ((table.values < table.keys) == (work["topk_size"][row] > 0)).all()
+    assert (table.topk_passes > 0).any()
+    for i in (0, work.rows - 1):
+        own = table.position[table.start[i] : table.start[i + 1]].tolist()
+        kept = work.key_indices[i].tolist()
+        assert own == (kept if work["queries"][i] > 1 else [work["context_tokens"][i] - 1])
 
 
 def test_unknown_name_gives_the_nearest() -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from accelsim.functional._stored import Stored, value_budgets
 from accelsim.functional.closed_loop._traffic import traffic_bytes
 from accelsim.functional.selection import Block, Shape, selector_for
-from accelsim.functional.selection._kernels import prune_values
+from accelsim.functional.selection._kernels import WORK, prune_values
 from accelsim.policies import Policy
 from accelsim.traces.capture import Attend, Floats
 
@@ -117,7 +117,7 @@ class PolicyAttention:
         else:
             if self._policy.values is not None:
                 used = np.zeros_like(kept)
-                work = np.zeros((*kept.shape[:2], 4), dtype=np.int64)
+                work = np.zeros((*kept.shape[:2], len(WORK)), dtype=np.int64)
                 prune_values(weights, kept, self._budgets[layer], 1, used, work)
                 weights = np.where(used, weights, 0.0)
             output = stored.output(weights, positions)

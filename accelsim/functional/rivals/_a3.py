@@ -109,8 +109,8 @@ def run_a3(trace: AttentionTrace, rule: A3Rule) -> PolicyRun:
                 "candidates": list(grouped[:, :, 0]),
                 "kept": list(grouped[:, :, 1]),
             },
-            grouped[:, :, 0].sum(axis=1),
-            grouped[:, :, 1].sum(axis=1),
+            counts[:, :, 0],
+            counts[:, :, 1],
             used_values.sum(axis=1),
             sums,
         )

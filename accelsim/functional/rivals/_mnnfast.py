@@ -63,7 +63,7 @@ def run_mnnfast(trace: AttentionTrace, rule: MnnFastRule) -> PolicyRun:
 
     def attend(layer: int, positions: NDArray[np.int64], context: int) -> Outcome:
         visible = positions + 1 if trace.causal else np.full(len(positions), context)
-        chunks, used_values, sums = _attend(
+        chunks, used, used_values, sums = _attend(
             *layers[layer],
             *held[layer],
             positions,
@@ -75,8 +75,8 @@ def run_mnnfast(trace: AttentionTrace, rule: MnnFastRule) -> PolicyRun:
         )
         return Outcome(
             {"scored": list(chunks[:, :, 0]), "kept": list(chunks[:, :, 1])},
-            chunks[:, :, 0].sum(axis=1),
-            chunks[:, :, 1].sum(axis=1),
+            np.tile(visible, (trace.num_query_heads, 1)),
+            used,
             used_values.sum(axis=1),
             sums,
         )
@@ -120,13 +120,19 @@ def _attend(
     scale: float,
     threshold: float,
     chunk_rows: int,
-) -> tuple[NDArray[np.int64], NDArray[np.bool_], Float]:
-    """One layer: counts [kv_heads, chunks, (scored, kept)], values used, sums of METRICS."""
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_], Float]:
+    """One layer.
+
+    Returns:
+        Counts [kv_heads, chunks, (scored, kept)], values used by each query [heads, rows], by any
+        query [kv_heads, context], sums of METRICS.
+    """
     heads, _, dim = query.shape
     kv_heads = key.shape[0]
     group = heads // kv_heads
     chunks = (context + chunk_rows - 1) // chunk_rows
     counts = np.zeros((kv_heads, chunks, 2), dtype=np.int64)
+    query_values = np.zeros((heads, len(positions)), dtype=np.int64)
     used_values = np.zeros((kv_heads, context), dtype=np.bool_)
     sums = np.zeros(8)
     log_dense = np.empty(context)
@@ -151,8 +157,9 @@ def _attend(
                 counts[kv, j // chunk_rows, 0] += 1
                 if used[j]:
                     counts[kv, j // chunk_rows, 1] += 1
+                    query_values[head, r] += 1
                     used_values[kv, j] = True
                     for d in range(dim):
                         output[d] += weights[j] * value[kv, j, d]
             account(n, log_dense, dense_output, weights, scored, used, output, sums)
-    return counts, used_values, sums
+    return counts, query_values, used_values, sums

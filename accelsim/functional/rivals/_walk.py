@@ -15,6 +15,7 @@ from accelsim.functional.kernels import METRICS, scores_of_row, softmax_row, wei
 from accelsim.functional.rivals._workload import rival_workload
 from accelsim.jit import kernel
 from accelsim.traces import AttentionTrace
+from accelsim.workloads import QueryTable
 
 Float = NDArray[np.float64]
 
@@ -38,8 +39,8 @@ class Outcome(NamedTuple):
 
     Attributes:
         counts: name to per-KV-head lists of int64 arrays, as in :class:`RivalWorkload`.
-        scored: [kv_heads], exact dot products summed over the queries.
-        used: [kv_heads], values multiplied, summed over the queries.
+        scored: [query_heads, rows], keys that got an exact dot product.
+        used: [query_heads, rows], values multiplied.
         used_values: [kv_heads], values that at least one query used.
         sums: [len(METRICS)], as :func:`accelsim.functional.kernels.attend_layer` gives them.
     """
@@ -89,6 +90,7 @@ def walk(trace: AttentionTrace, attend: Attend, bits: int, fetch_values: str) ->
         fetch_values: ``all``, or ``used`` where unused values are not fetched.
     """
     columns: dict[str, list[int]] = defaultdict(list)
+    queries: list[dict[str, NDArray[np.int64]]] = []
     counts: dict[str, list[NDArray[np.int64]]] = defaultdict(list)
     sums = np.zeros((trace.num_layers, len(METRICS)))
     used = np.zeros((trace.num_layers, 2), dtype=np.int64)
@@ -105,14 +107,23 @@ def walk(trace: AttentionTrace, attend: Attend, bits: int, fetch_values: str) ->
                     "layer": layer,
                     "head": kv_head,
                     "context_tokens": context,
-                    "queries": trace.group * len(positions),
                     "keys": context,
                     "values": context if fetch_values == "all" else got.used_values[kv_head],
-                    "query_keys": got.scored[kv_head],
-                    "query_values": got.used[kv_head],
                     "key_bits": bits,
                     "value_bits": bits,
+                    # No machine here has a top-k engine.
+                    "topk_size": 0,
+                    "topk_target": 0,
                 }
+                group = slice(kv_head * trace.group, (kv_head + 1) * trace.group)
+                detail = {
+                    "position": np.repeat(positions, trace.group),
+                    "keys": got.scored[group].T.ravel(),
+                    "values": got.used[group].T.ravel(),
+                }
+                none = np.zeros_like(detail["keys"])
+                absent = dict.fromkeys(("refetch", "topk_passes", "topk_beats"), none)
+                queries.append(detail | absent)
                 for name, value in row.items():
                     columns[name].append(int(value))
                 for name, lists in got.counts.items():
@@ -122,6 +133,7 @@ def walk(trace: AttentionTrace, attend: Attend, bits: int, fetch_values: str) ->
         {name: np.concatenate(lists) for name, lists in counts.items()},
         trace.head_dim,
         trace.model,
+        QueryTable.join(queries),
     )
     per_layer = [
         {"layer": i, **_figures(sums[i], used[i]), "token_keep_ratio": 1.0}

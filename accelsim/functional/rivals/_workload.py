@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.errors import WorkloadError
-from accelsim.workloads import Workload
+from accelsim.workloads import QueryTable, Workload
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,18 @@ def undecided(workload: Workload, machine: str) -> None:
 
 
 def rival_workload(
-    columns: Mapping[str, Any], counts: Mapping[str, Any], head_dim: int, name: str
+    columns: Mapping[str, Any],
+    counts: Mapping[str, Any],
+    head_dim: int,
+    name: str,
+    query_table: QueryTable,
 ) -> RivalWorkload:
     """Build the table of a rival from columns and per-query (or per-chunk) counts."""
     table = RivalWorkload.from_columns(
         columns,
         head_dim=head_dim,
         name=name,
+        query_table=query_table,
         counts={key: np.asarray(value, dtype=np.int64) for key, value in counts.items()},
     )
     assert isinstance(table, RivalWorkload)

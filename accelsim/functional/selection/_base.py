@@ -90,8 +90,8 @@ class Decision:
     Attributes:
         kept: [query_heads, rows, context].
         refetched: [query_heads, rows], rows computed from both bit planes.
-        work: [kv_heads, rows, 4] as :data:`~accelsim.functional.selection._kernels.WORK`: largest
-            selection and summed passes and elements of the heads that a KV head answers for.
+        work: [kv_heads, rows, 5] as :data:`~accelsim.functional.selection._kernels.WORK`: largest
+            selection and summed passes, elements and beats of the heads that a KV head answers for.
         score_updates: [kv_heads, rows], accumulators read and written.
         metadata_vectors: [kv_heads, rows], vectors of head_dim read to rank pages or chunks.
         written_vectors: [kv_heads, rows], vectors of head_dim written back.
@@ -169,7 +169,7 @@ def heads_per_decision(shape: Shape, share: str) -> int:
 
 
 def work_by_kv_head(work: NDArray[np.int64], shape: Shape) -> NDArray[np.int64]:
-    """Give the work of the deciding groups [groups, rows, 4] to KV heads.
+    """Give the work of the deciding groups [groups, rows, 5] to KV heads.
 
     Query heads that decide alone add up in their KV head (the size is that of the largest); a
     decision of the whole layer is charged to its first KV head.

@@ -138,7 +138,7 @@ def _keep_pages(
             if allowed[r] < 1:
                 continue
             values = bounds[g, r, :full].copy()
-            kth, equal, passes, elements = quick_select(
+            kth, equal, passes, elements, beats = quick_select(
                 values, allowed[r], 16, seed + seen * 31 + g
             )
             chosen = np.empty(full, dtype=np.bool_)
@@ -147,7 +147,7 @@ def _keep_pages(
                 if chosen[p]:
                     kept[first:last, r, p * size : (p + 1) * size] = True
             work[g, r, 0], work[g, r, 1] = full, allowed[r]
-            work[g, r, 2], work[g, r, 3] = passes, elements
+            work[g, r, 2], work[g, r, 3], work[g, r, 4] = passes, elements, beats
 
 
 @kernel
@@ -186,8 +186,10 @@ def _keep_chunks(
                             left -= 1
                 values = similarity[g, r, :full].copy()
                 target = min(-(-budgets[r] // size), full)
-                _, _, passes, elements = quick_select(values, target, 16, seed + seen * 31 + g)
+                _, _, passes, elements, beats = quick_select(
+                    values, target, 16, seed + seen * 31 + g
+                )
                 work[g, r, 0], work[g, r, 1] = full, target
-                work[g, r, 2], work[g, r, 3] = passes, elements
+                work[g, r, 2], work[g, r, 3], work[g, r, 4] = passes, elements, beats
             for h in range(first + 1, first + heads):
                 kept[h, r, :seen] = mine[:seen]

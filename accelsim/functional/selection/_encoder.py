@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from accelsim.functional._cascade import Cascade
 from accelsim.functional.selection._base import Block, Decision, Floats, Selector, Shape
+from accelsim.functional.topk import PARALLELISM
 from accelsim.policies import Policy, ZeroTPrune
 
 
@@ -47,7 +48,7 @@ class ZeroTPruneSelector(_EncoderSelector):
             self.alive[alive[~kept]] = False
             # The sort reads each token once; every product reads and writes all scores.
             size = len(alive)
-            decision.work[0, 0] = (size, int(kept.sum()), 1, size)
+            decision.work[0, 0] = (size, int(kept.sum()), 1, size, -(-size // PARALLELISM))
             decision.score_updates[0, 0] = products * size
         return decision
 

@@ -39,7 +39,7 @@ class _Evicting(Selector):
         return self._state[layer]
 
     def prepared(self, block: Block) -> tuple[Decision, NDArray[np.int64]]:
-        """Return an empty decision and the work [groups, rows, 4] to fill."""
+        """Return an empty decision and the work [groups, rows, 5] to fill."""
         decision = Decision.empty(block, self.shape.num_kv_heads)
         return decision, np.zeros((self._size[0], len(block.positions), len(WORK)), dtype=np.int64)
 

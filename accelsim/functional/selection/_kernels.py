@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from accelsim.functional.kernels import filter_top, quick_select
 from accelsim.jit import kernel
 
-WORK = ("select_size", "select_target", "select_passes", "select_elements")
-"""What :func:`shrink` writes: candidates, how many stay, passes and elements read in them."""
+WORK = ("select_size", "select_target", "select_passes", "select_elements", "select_beats")
+"""What :func:`shrink` writes: candidates, how many stay, passes, elements read in them, and the
+beats of 16 comparators that this takes, each pass rounded up."""
 
 _PARALLELISM = 16
 """Comparators of the top-k engine: :data:`accelsim.functional.PARALLELISM`, as a literal."""
@@ -117,7 +118,7 @@ def shrink(
         budget: keys that may stay.
         drop: keys that leave together at least.
         seed: of the pivots of the top-k engine.
-        work: [4], written as :data:`WORK` says; an arg-min is one pass.
+        work: [len(WORK)], written as :data:`WORK` says; an arg-min is one pass.
     """
     count = 0
     for j in range(visible):
@@ -141,20 +142,20 @@ def shrink(
             if score[candidates[c]] <= score[worst]:
                 worst = candidates[c]
         alive[worst] = False
-        work[2], work[3] = 1, size
+        work[2], work[3], work[4] = 1, size, (size + _PARALLELISM - 1) // _PARALLELISM
         return
     if target == 0:
         for c in range(size):
             alive[candidates[c]] = False
         return
     values = score[candidates[:size]]
-    kth, equal, passes, elements = quick_select(values, target, _PARALLELISM, seed)
+    kth, equal, passes, elements, beats = quick_select(values, target, _PARALLELISM, seed)
     stays = np.empty(size, dtype=np.bool_)
     filter_top(values, kth, equal, stays)
     for c in range(size):
         if not stays[c]:
             alive[candidates[c]] = False
-    work[2], work[3] = passes, elements
+    work[2], work[3], work[4] = passes, elements, beats
 
 
 @kernel
@@ -174,7 +175,7 @@ def prune_values(
         budget_of: values kept of n keys, indexed by n.
         seed: of the pivots.
         used: [heads, rows, keys], written.
-        work: [heads, rows, 4]: size, target, passes, elements.
+        work: [heads, rows, 5]: size, target, passes, elements, beats.
     """
     heads, rows, keys = probabilities.shape
     place = np.empty(keys, dtype=np.int64)
@@ -190,7 +191,7 @@ def prune_values(
             if budget >= size:
                 continue
             values = probabilities[h, r][place[:size]]
-            kth, equal, passes, elements = quick_select(
+            kth, equal, passes, elements, beats = quick_select(
                 values, budget, _PARALLELISM, seed + h * 8191 + r
             )
             stays = np.empty(size, dtype=np.bool_)
@@ -198,7 +199,7 @@ def prune_values(
             for c in range(size):
                 used[h, r, place[c]] = stays[c]
             work[h, r, 0], work[h, r, 1] = size, budget
-            work[h, r, 2], work[h, r, 3] = passes, elements
+            work[h, r, 2], work[h, r, 3], work[h, r, 4] = passes, elements, beats
 
 
 def dense_mask(heads: int, visible: NDArray[np.int64], keys: int) -> NDArray[np.bool_]:

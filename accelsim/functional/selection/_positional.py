@@ -71,7 +71,7 @@ class SnapKVSelector(Selector):
         return decision
 
     def _select(self, layer: int) -> NDArray[np.int64]:
-        """Compress the prompt of a layer; returns work [groups, 1, 4]."""
+        """Compress the prompt of a layer; returns work [groups, 1, len(WORK)]."""
         rule, prompt = self.rule, self.shape.prompt_tokens
         heads = self.shape.num_query_heads
         window = min(rule.window, prompt)
@@ -87,7 +87,7 @@ class SnapKVSelector(Selector):
             for g in range(groups if target else 0):
                 top = topk_engine(pooled[g], target, PARALLELISM, self.seed + layer * 977 + g)
                 kept[g * self.heads : (g + 1) * self.heads, top.indices] = True
-                work[g, 0] = (older, target, top.passes, top.elements)
+                work[g, 0] = (older, target, top.passes, top.elements, top.beats)
         self._prefix[layer] = kept
         return work
 

@@ -1,0 +1,468 @@
+"""Matrix fetcher: ports, crossbar and DRAM channels, as one compiled service.
+
+A matrix is a list of transactions. Each fetch beat takes one of them for every port; addresses wait
+in a FIFO at each port, the crossbar gives each DRAM channel the lowest waiting port, and a beat is
+joined when all its responses are there (SpAtten IV-D; SpAtten's release, sections 2.6, 5.2, 5.3).
+Matrices are fetched in the order in which they are asked for. :func:`advance` runs until a matrix is
+complete or a given cycle is reached, so that all that is outstanding competes for the channels.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accelsim.hardware.memories._channel import (
+    DONE_HEAD,
+    DONE_TAIL,
+    NEVER,
+    NEXT_EVENT,
+    TICK,
+    Channels,
+    channel_can_push,
+    channel_next_response,
+    channel_pop,
+    channel_push,
+    channel_tick,
+    new_channels,
+)
+from accelsim.hardware.memories._timing import (
+    H_READ_LATENCY,
+    Organisation,
+    organisation,
+    ticks_per_1024_cycles,
+)
+from accelsim.hardware.simulation import Milestone, Module, Stream
+from accelsim.jit import in_place, inlined
+
+if TYPE_CHECKING:
+    import simpy
+
+    from accelsim.hardware.config import MemoryConfig
+    from accelsim.hardware.simulation._module import Process
+
+Ints = NDArray[np.int64]
+
+TRANSACTION_BYTES = 32
+"""Of the bus, and of a burst (release, section 2.1)."""
+RING = 1 << 15
+"""Fetch beats that are kept: those outstanding, and those whose times are still asked for."""
+_LOOKED_BACK = 1 << 13
+ADDRESS_LATENCY = 2
+"""Cycles from an address FIFO's input to its output; the read-address register adds one more."""
+FILL = 11
+"""Cycles from a joined beat to the first use of its vectors (release, section 2.6: x + 3 to x + 14)."""
+LOOKAHEAD = 4
+"""Cycles after any event within which no request that it brings about reaches the address FIFOs, so
+that the fetcher may lead all other blocks by as much (release, section 2.5)."""
+PADDING = -1
+_FOREVER = int(NEVER)
+_MAP_RING = 1024
+
+STATE = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "cycle",  # the present one
+            "tail",  # beats queued
+            "pushed",  # beats in the address FIFOs or past them
+            "loaded",  # beats whose addresses all left the FIFOs
+            "joined",  # beats returned
+            "waiting",  # addresses in the read-address registers
+            "refused",  # DRAM ports with a parked address
+            "address_fifo",  # depth
+            "response_fifo",  # depth
+            "address_mark",  # most entries seen in an address FIFO
+            "response_mark",  # most responses seen in a response FIFO
+        )
+    ]
+)
+"""Of the whole fetcher; one record."""
+
+# Columns of a beat, then the byte address for each port.
+B_READY, B_PUSHED, B_LOADED, B_ARRIVED, B_LAST, B_JOINED, B_ADDRESS = range(7)
+# Columns of a port: next beat of its address FIFO, beats returned, the DRAM channel (-1: empty) and
+# address in its read-address register, and the cycle of its last response.
+F_HEAD, F_RETURNED, F_CHANNEL, F_ADDRESS, F_SERVED = range(5)
+# Columns of a DRAM port: address that the memory refused (-1: none), fetch port that waits behind
+# it (-1: none), scratch of the crossbar, whether the response register is full, then the ring of
+# fetch ports in the order of accepted requests.
+D_PARKED, D_LOCK, D_CHOICE, D_RESPONSE, D_ORDER_HEAD, D_ORDER_TAIL, D_ORDER = range(7)
+
+
+@in_place
+def queue_matrix(
+    s: Any, beats: Ints, transactions: Ints, ready: int, spread: int
+) -> None:
+    """Append a matrix.
+
+    Args:
+        s, beats: state and beats of the fetcher.
+        transactions: byte addresses in order; each beat takes one for each port.
+        ready: cycle in which the first beat may enter the address FIFOs.
+        spread: cycles over which the beats become ready, evenly.
+    """
+    width = beats.shape[1] - B_ADDRESS
+    count = -(-len(transactions) // width)
+    tail = s[0].tail
+    for beat in range(count):
+        row = beats[(tail + beat) % RING]
+        row[B_READY] = ready + beat * spread // count
+        row[B_LAST] = beat == count - 1
+        for k in range(width):
+            at = beat * width + k
+            row[B_ADDRESS + k] = transactions[at] if at < len(transactions) else PADDING
+    s[0].tail = tail + count
+
+
+@inlined
+def _push_beat(s: Any, beats: Ints, ports: int) -> None:
+    """Put the next beat into the address FIFOs; its padding bypasses DRAM."""
+    slot = s[0].pushed % RING
+    padding = 0
+    for k in range(ports):
+        padding += beats[slot, B_ADDRESS + k] == PADDING
+    beats[slot, B_PUSHED] = s[0].cycle
+    beats[slot, B_LOADED] = padding
+    beats[slot, B_ARRIVED] = padding
+    s[0].pushed += 1
+    s[0].address_mark = max(s[0].address_mark, s[0].pushed - s[0].loaded)
+
+
+@inlined
+def _load_addresses(s: Any, beats: Ints, fetch: Ints, channels: int, shift: int) -> None:
+    """Each free read-address register takes the output of its address FIFO."""
+    pushed, now = s[0].pushed, s[0].cycle
+    for k in range(len(fetch)):
+        head = fetch[k, F_HEAD]
+        if fetch[k, F_CHANNEL] >= 0 or head >= pushed:
+            continue
+        while head < pushed and beats[head % RING, B_ADDRESS + k] == PADDING:
+            head += 1
+        fetch[k, F_HEAD] = head
+        if head >= pushed:
+            continue
+        slot = head % RING
+        if beats[slot, B_PUSHED] + ADDRESS_LATENCY > now:
+            continue
+        address = beats[slot, B_ADDRESS + k]
+        fetch[k, F_CHANNEL] = (address >> 5) & (channels - 1)
+        fetch[k, F_ADDRESS] = (address >> (5 + shift)) << 5
+        fetch[k, F_HEAD] = head + 1
+        s[0].waiting += 1
+        beats[slot, B_LOADED] += 1
+    while s[0].loaded < pushed and beats[s[0].loaded % RING, B_LOADED] == len(fetch):
+        s[0].loaded += 1
+
+
+@inlined
+def _crossbar(s: Any, fetch: Ints, drams: Ints, state: Channels, org: Organisation) -> None:
+    """Each DRAM channel takes the address of the lowest waiting port.
+
+    What the memory refuses is parked at the channel and keeps its turn; the port behind it is
+    chosen, and waits (release, section 5.2).
+    """
+    for d in range(len(drams)):
+        drams[d, D_CHOICE] = drams[d, D_LOCK]
+    for k in range(len(fetch)):
+        d = fetch[k, F_CHANNEL]
+        if d >= 0 and drams[d, D_CHOICE] < 0:
+            drams[d, D_CHOICE] = k
+    for d in range(len(drams)):
+        k, address = drams[d, D_CHOICE], drams[d, D_PARKED]
+        if address >= 0:
+            drams[d, D_LOCK] = k
+        elif k >= 0:
+            address = fetch[k, F_ADDRESS]
+            drams[d, D_ORDER + drams[d, D_ORDER_TAIL] % _MAP_RING] = k
+            drams[d, D_ORDER_TAIL] += 1
+            drams[d, D_LOCK] = -1
+            fetch[k, F_CHANNEL] = -1
+            s[0].waiting -= 1
+            s[0].refused += 1
+        else:
+            continue
+        if channel_can_push(state, org, d):
+            channel_push(state, org, d, address, 0, False)
+            address = -1
+            s[0].refused -= 1
+        drams[d, D_PARKED] = address
+
+
+@inlined
+def _clock_channels(
+    s: Any, beats: Ints, fetch: Ints, drams: Ints, state: Channels, org: Organisation, rate: int
+) -> None:
+    """Return responses, then let the memory clock run to the end of the cycle.
+
+    A port takes one response a cycle, of the lowest DRAM channel; the others wait in their response
+    registers, and keep the next ones in the memory (release, sections 5.2, 5.3).
+    """
+    target = (s[0].cycle + 1) * rate >> 10
+    for d in range(len(drams)):
+        if drams[d, D_RESPONSE]:
+            # Responses are attributed in the order of the requests (section 5.2).
+            k = drams[d, D_ORDER + drams[d, D_ORDER_HEAD] % _MAP_RING]
+            beat = fetch[k, F_RETURNED]
+            while beats[beat % RING, B_ADDRESS + k] == PADDING:
+                beat += 1
+            if fetch[k, F_SERVED] != s[0].cycle and beat - s[0].joined < s[0].response_fifo:
+                fetch[k, F_SERVED] = s[0].cycle
+                drams[d, D_RESPONSE] = 0
+                drams[d, D_ORDER_HEAD] += 1
+                beats[beat % RING, B_ARRIVED] += 1
+                fetch[k, F_RETURNED] = beat + 1
+                s[0].response_mark = max(s[0].response_mark, beat + 1 - s[0].joined)
+        if not drams[d, D_RESPONSE] and state[d, DONE_HEAD] != state[d, DONE_TAIL]:
+            channel_pop(state, d)
+            drams[d, D_RESPONSE] = 1
+        while state[d, TICK] < target:
+            # Most ticks only count; it is worth a look before the call.
+            if state[d, TICK] + 1 >= state[d, NEXT_EVENT]:
+                channel_tick(state, org, d)
+            else:
+                state[d, TICK] = min(target, state[d, NEXT_EVENT] - 1)
+
+
+@inlined
+def _idle_until(state: Channels, org: Organisation, tick: int) -> None:
+    """Let the channels run on their own, while nothing is pushed or popped."""
+    for d in range(len(state)):
+        while state[d, TICK] < tick:
+            free = min(tick, state[d, NEXT_EVENT] - 1) - state[d, TICK]
+            if free > 0:
+                state[d, TICK] += free
+            else:
+                channel_tick(state, org, d)
+
+
+@inlined
+def _quiet_until(
+    s: Any, beats: Ints, drams: Ints, state: Channels, org: Organisation, rate: int, limit: int
+) -> int:
+    """Next cycle in which the front end has work; until then channels run independently."""
+    until = np.int64(limit)
+    if s[0].pushed < s[0].tail:
+        until = min(until, np.int64(beats[s[0].pushed % RING, B_READY]))
+    for d in range(len(state)):
+        if drams[d, D_RESPONSE] or state[d, DONE_HEAD] != state[d, DONE_TAIL]:
+            return int(s[0].cycle)
+        response = channel_next_response(state, org, d)
+        if response < NEVER:
+            # The cycle whose ticks reach it: (cycle + 1) * rate >> 10 >= response.
+            until = min(until, np.int64(((response << 10) - 1) // rate))
+    return int(max(until, s[0].cycle))
+
+
+@in_place
+def advance(
+    s: Any,
+    beats: Ints,
+    fetch: Ints,
+    drams: Ints,
+    state: Channels,
+    org: Organisation,
+    shift: int,
+    rate: int,
+    limit: int,
+) -> int:
+    """Run until a matrix is complete or the cycle reaches ``limit``.
+
+    Args:
+        s: state of the fetcher.
+        beats: [RING, B_ADDRESS + ports].
+        fetch: [ports, 5].
+        drams: [channels, D_ORDER + ring].
+        state: of the DRAM channels.
+        org: of one DRAM channel.
+        shift: log2 of the number of channels (32-byte interleave, release, section 5.1).
+        rate: memory clock ticks in 1024 core cycles.
+        limit: cycle to stop at.
+
+    Returns:
+        1 if a matrix was completed, else 0.
+    """
+    while s[0].cycle < limit:
+        if s[0].joined == s[0].tail:
+            _idle_until(state, org, limit * rate >> 10)
+            s[0].cycle = limit
+            return 0
+        slot = s[0].joined % RING
+        complete = s[0].joined < s[0].pushed and beats[slot, B_ARRIVED] == len(fetch)
+        if s[0].waiting == s[0].refused == 0 and s[0].loaded == s[0].pushed and not complete:
+            s[0].cycle = _quiet_until(s, beats, drams, state, org, rate, limit)
+            _idle_until(state, org, s[0].cycle * rate >> 10)
+            if s[0].cycle == limit:
+                return 0
+        now = s[0].cycle
+        pushed = s[0].pushed
+        room = pushed < s[0].tail and pushed - s[0].loaded < s[0].address_fifo
+        if room and beats[pushed % RING, B_READY] <= now:
+            _push_beat(s, beats, len(fetch))
+        if s[0].waiting or s[0].refused:
+            _crossbar(s, fetch, drams, state, org)
+        if s[0].loaded != s[0].pushed:
+            _load_addresses(s, beats, fetch, len(drams), shift)
+        _clock_channels(s, beats, fetch, drams, state, org, rate)
+        s[0].cycle = now + 1
+        if s[0].joined < s[0].pushed and beats[slot, B_ARRIVED] == len(fetch):
+            beats[slot, B_JOINED] = now
+            s[0].joined += 1
+            if beats[slot, B_LAST]:
+                return 1
+    return 0
+
+
+class Matrix(Milestone):
+    """A matrix that was asked for; reached in the cycle in which its last beat is joined.
+
+    Args:
+        env: clock.
+        code: its name in a timeline.
+        asked: cycle in which it was asked for.
+
+    Attributes:
+        begin, end: its first fetch beat, and that after its last.
+        before: transactions in front of its vectors.
+        transactions: of the vectors.
+    """
+
+    __slots__ = ("asked", "before", "begin", "code", "end", "transactions")
+
+    def __init__(self, env: simpy.Environment, code: int, asked: int) -> None:
+        super().__init__(env)
+        self.code, self.asked = code, asked
+        self.begin = self.end = self.before = self.transactions = 0
+
+
+class MatrixFetcher(Module):
+    """Fetches matrices from DRAM, one after the other.
+
+    Args:
+        env: clock.
+        ports: transactions of a beat.
+        channels: of DRAM.
+        memory: of each channel.
+        frequency_hz: core clock.
+        address_fifo, response_fifo: entries at each port.
+        recorder: takes the timeline, if given.
+
+    Attributes:
+        requests: matrices that were asked for, in order.
+        state, beats: of the compiled service, for whoever looks at arrival times.
+    """
+
+    peak_operations_per_cycle: int
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        ports: int,
+        channels: int,
+        memory: MemoryConfig,
+        frequency_hz: float,
+        address_fifo: int,
+        response_fifo: int,
+        recorder: Any = None,
+    ) -> None:
+        super().__init__(env, "fetcher", recorder)
+        self.requests = Stream(env)
+        self.ports = ports
+        self.state = np.zeros(1, STATE)
+        self.state[0]["address_fifo"], self.state[0]["response_fifo"] = address_fifo, response_fifo
+        self.beats = np.zeros((RING, B_ADDRESS + ports), np.int64)
+        fetch = np.zeros((ports, 5), np.int64)
+        fetch[:, [F_CHANNEL, F_SERVED]] = -1
+        drams = np.zeros((channels, D_ORDER + _MAP_RING), np.int64)
+        drams[:, [D_PARKED, D_LOCK]] = -1
+        org = organisation(memory, writes=False)
+        self.channels = new_channels(channels, org)
+        rate = ticks_per_1024_cycles(memory, frequency_hz)
+        self._service = (
+            self.state,
+            self.beats,
+            fetch,
+            drams,
+            self.channels,
+            org,
+            channels.bit_length() - 1,
+            rate,
+        )
+        self._read = self.state[0]
+        self.round_trip = ADDRESS_LATENCY + int(org[H_READ_LATENCY]) * 1024 // rate
+        self.peak_operations_per_cycle = ports
+        self.operations = 0
+        self.watch: Any = None
+
+    def ask(self, matrix: Matrix, transactions: Ints, ready: int, spread: int = 0) -> None:
+        """Queue a matrix.
+
+        Args:
+            matrix: what is asked for.
+            transactions: byte addresses, in order.
+            ready: cycle in which its first beat may enter the address FIFOs.
+            spread: cycles over which its beats become ready.
+        """
+        state = self._read
+        beats = -(-len(transactions) // self.ports)
+        matrix.begin = int(state["tail"])
+        matrix.end = matrix.begin + beats
+        if matrix.end - int(state["joined"]) > RING - _LOOKED_BACK:
+            raise OverflowError("more fetch beats outstanding than are kept")
+        if self.watch is not None:
+            self.watch.queue(len(transactions), matrix.code)
+        queue_matrix(self.state, self.beats, transactions, ready, spread)
+        self.operations += len(transactions)
+        # An idle fetcher need not look before it can be there.
+        self.requests.put(matrix, ready + self.round_trip - LOOKAHEAD)
+
+    def run(self) -> Process:
+        """Advance the compiled service when it must be: it may lead the other blocks by
+        ``LOOKAHEAD`` cycles, and lag until a matrix that it cannot have finished would be missed."""
+        env, asked, state = self.env, self.requests.items, self._read
+        charged = 0
+        while True:
+            if not asked:
+                yield self.requests.filled()
+            matrix: Matrix = asked[0]
+            self.turn_to(matrix.code, charged, matrix.asked, "no_request")
+            charged = max(charged, matrix.asked)
+            # A beat enters and one returns a cycle at most.
+            joined = int(state["joined"])
+            awaited = matrix.end - joined
+            unsent = matrix.end - int(state["pushed"])
+            if unsent > 0:
+                awaited = max(awaited, unsent + self.round_trip)
+            # Nothing depends on a matrix before its last beat is in the buffer.
+            sleep = charged + awaited - 1 + FILL - 3 - int(env.now)
+            if sleep > 0:
+                yield env.timeout(sleep)
+            limit = int(min(env.peek(), _FOREVER)) + LOOKAHEAD
+            done = (self.watch or self).advance(limit)
+            reached = max(int(state["cycle"]), charged)
+            self.worked(charged, reached - charged)
+            charged = reached
+            if done:
+                self.requests.pop()
+                matrix.announce(reached - 1)
+
+    def advance(self, limit: int) -> int:
+        """Run the compiled service; 1 if a matrix was completed."""
+        return int(advance(*self._service, limit))
+
+    def queues(self) -> dict[str, tuple[float, float]]:
+        """Depth and high-water mark of each queue, in entries."""
+        return {
+            f"{name}_fifo": (int(self._read[f"{name}_fifo"]), int(self._read[f"{name}_mark"]))
+            for name in ("address", "response")
+        }
+
+
+def bytes_per_cycle(memory: MemoryConfig, channels: int, frequency_hz: float) -> float:
+    """Peak of all channels at their nominal rate, bytes a core cycle."""
+    return channels * memory.bytes_per_tick * memory.clock_hz / frequency_hz if math.isfinite(
+        memory.bytes_per_tick
+    ) else math.inf

@@ -1,0 +1,90 @@
+"""Top-k engine: quick-select over a row, then a filter pass that keeps the order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from accelsim.jit import inlined
+
+STATE = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "free",  # first cycle in which a search can begin
+            "busy",  # cycles of searching
+            "no_scores",  # cycles without a row to search
+            "filter_free",  # first cycle in which the filter can begin
+            "rows",  # rows that ever came in
+            "high_water",  # most rows inside
+        )
+    ]
+)
+STALLS = ("no_scores",)
+
+
+@dataclass(frozen=True)
+class TopK:
+    """Quick-select with two arrays of comparators (SpAtten IV-B, Table I).
+
+    Attributes:
+        parallelism: scores examined in a cycle.
+        rows: row buffers.
+    """
+
+    parallelism: int
+    rows: int
+
+    @property
+    def peak_operations_per_cycle(self) -> int:
+        """Comparisons a cycle: every score against the pivot in both arrays."""
+        return 2 * self.parallelism
+
+    def new_state(self) -> tuple[Any, Any]:
+        """State of an idle engine, and the cycles in which its row buffers are free, [rows]."""
+        return np.zeros(1, STATE), np.zeros(self.rows, np.int64)
+
+
+@inlined
+def row_free(s: Any, rows: Any) -> int:
+    """Cycle in which a buffer for the next row is free."""
+    return int(rows[s[0].rows % len(rows)])
+
+
+@inlined
+def search(s: Any, ready: int, cycles: int) -> int:
+    """Search the next row.
+
+    Args:
+        s: of the engine.
+        ready: cycle in which its last score is there, and one.
+        cycles: of the passes.
+
+    Returns:
+        Cycle after the search.
+    """
+    start = max(s[0].free, ready)
+    s[0].no_scores += start - s[0].free
+    s[0].busy += cycles
+    s[0].free = start + cycles
+    return int(s[0].free)
+
+
+@inlined
+def filtered(s: Any, rows: Any, came: int, start: int, beats: int) -> None:
+    """Filter the row that was searched, and free its buffer.
+
+    Args:
+        s, rows: of the engine.
+        came: cycle of its first score.
+        start: of the filter pass.
+        beats: of it.
+    """
+    inside = 1
+    for row in range(len(rows)):
+        inside += rows[row] > came
+    s[0].high_water = max(s[0].high_water, min(inside, len(rows)))
+    rows[s[0].rows % len(rows)] = s[0].filter_free = start + beats
+    s[0].rows += 1

@@ -42,7 +42,7 @@ def run(
     lsb: Ints,
     asked: Ints,
     key_ring: Ints,
-    value_ring: Ints,
+    value_pool: Ints,
     qk: Ints,
     pipe: Ints,
     sequence: Ints,
@@ -78,7 +78,7 @@ def run(
     """
     seen, since = s[PROGRESS], s[NOW]
     while s[OUTPUTS] < s[P_OUTPUTS] and s[NOW] < until:
-        free_value_lines(s, requests, tiles, joined, value_ring)
+        free_value_lines(s, requests, tiles, joined, value_pool)
         step_exponents(s, jobs, pipe)
         step_probabilities(
             s,
@@ -92,7 +92,7 @@ def run(
             token,
             slots,
             early_tiles,
-            value_ring,
+            value_pool,
             asks,
             value_jobs,
             weighted,
@@ -109,7 +109,7 @@ def run(
             buffers,
             slots,
             early_tiles,
-            value_ring,
+            value_pool,
             asks,
             value_jobs,
             weighted,
@@ -163,7 +163,7 @@ def run(
             requests,
             slots,
             early_tiles,
-            value_ring,
+            value_pool,
             asks,
             value_requests,
         )

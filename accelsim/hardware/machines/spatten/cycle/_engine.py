@@ -210,7 +210,7 @@ def _build(
         lsb=queue(matrices, True),
         asked=queue(len(plan.rows)),
         key_ring=queue(matrices),
-        value_ring=queue(tiles),
+        value_pool=queue(config.value_prefetch_depth + 1),
         qk=queue(matrices),
         pipe=np.zeros((pipeline, c.N_ENTRY), np.int64),
         sequence=queue(jobs),

@@ -51,6 +51,7 @@ from accelsim.hardware.machines.spatten.cycle._state import (
     P_QUERY_TRAFFIC,
     P_S,
     P_SCORES_AT,
+    P_STREAMED,
     P_TWO_BEFORE,
     PIPE_HEAD,
     PIPE_TAIL,
@@ -138,8 +139,10 @@ def step_key_fork(
             s[BARRIER] = -1
         matrix = s[NEXT_MATRIX]
         piece = matrices[matrix, M_PIECE]
-        if matrices[matrix, M_FIRST] and matrices[matrix, M_TWO] and pieces[piece, P_DECIDE_LEFT]:
-            # Its LSB pass would stand behind those of the rows before, and they behind it.
+        alone = matrices[matrix, M_TWO] and pieces[piece, P_DECIDE_LEFT]
+        fresh = matrix > 0 and matrices[matrix - 1, M_GROUP] != matrices[matrix, M_GROUP]
+        if (alone and matrices[matrix, M_FIRST]) or (fresh and not s[P_STREAMED]):
+            # The LSB passes of rows before would stand behind what cannot go on without them.
             if s[UNDECIDED] or s[LAST_DECIDED] + REISSUE > now:
                 return
         if group_keys(s, groups, matrices[matrix, M_GROUP]) > now:

@@ -62,7 +62,7 @@ def step_filter(
     buffers: Ints,
     slots: Ints,
     early_tiles: Ints,
-    value_ring: Ints,
+    value_pool: Ints,
     asks: Ints,
     value_jobs: Ints,
     weighted: Ints,
@@ -81,7 +81,7 @@ def step_filter(
     elif (
         not pieces[piece, P_TWO]
         and pieces[piece, P_SLOTS] == 0
-        and not take_slot(s, pieces, tiles, slots, early_tiles, value_ring, asks, piece)
+        and not take_slot(s, pieces, tiles, slots, early_tiles, value_pool, asks, piece)
     ):
         return
     s[FILTER_NEXT] += 1

@@ -115,7 +115,7 @@ def step_probabilities(
     token: Ints,
     slots: Ints,
     early_tiles: Ints,
-    value_ring: Ints,
+    value_pool: Ints,
     asks: Ints,
     value_jobs: Ints,
     weighted: Ints,
@@ -148,7 +148,7 @@ def step_probabilities(
                 return
             on_demand = late and not pieces[piece, P_TWO] and pieces[piece, P_SLOTS] == 0
             if on_demand and not take_slot(
-                s, pieces, tiles, slots, early_tiles, value_ring, asks, piece
+                s, pieces, tiles, slots, early_tiles, value_pool, asks, piece
             ):
                 return
             begin_values(s, pieces, tiles, jobs, value_jobs, weighted, job)

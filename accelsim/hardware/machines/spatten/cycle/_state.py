@@ -109,8 +109,6 @@ REISSUE, REUSE = 2, 5
     ASK_COUNT,
     VALUE_USED,
     VALUE_COUNT,
-    VALUE_HEAD,
-    VALUE_TAIL,
     W_HEAD,
     W_TAIL,
     W_FREE,
@@ -140,7 +138,7 @@ REISSUE, REUSE = 2, 5
     BUSY_SELECTOR,
     BUSY_PV,
     N_SCALARS,
-) = range(105)
+) = range(103)
 
 # Groups: the rows of one layer of one step.
 (
@@ -226,9 +224,10 @@ M_HOLD: lines are released by the decision. M_BARRIER: the fork waits behind it 
     P_GRADUAL,
     N_PIECE,
 ) = range(24)
-"""P_LATE: values are asked for on demand, in slots (late rows, and all of two passes). P_MODE: when values are asked for (AT_PROBABILITY, WITH_FILTER, AFTER_FILTERS). P_LSB_0, P_LSB_1:
-matrices of the LSB pass. P_JOB_0, P_JOB_1: in the list of jobs with values. P_TWO_BEFORE: piece
-of the two-pass row two before; -1: none. P_GRADUAL: the job whose filter makes transactions known."""
+"""P_LATE: values are asked for on demand, in slots (late rows, and all of two passes). P_MODE: when
+(AT_PROBABILITY, WITH_FILTER, AFTER_FILTERS). P_LSB_0, P_LSB_1: matrices of the LSB pass. P_JOB_0,
+P_JOB_1: in the list of jobs with values. P_TWO_BEFORE: piece of the two-pass row two before; -1:
+none. P_GRADUAL: the job whose filter makes transactions known."""
 AT_PROBABILITY, WITH_FILTER, AFTER_FILTERS = range(3)
 
 # Value tiles.
@@ -323,7 +322,8 @@ class Queues(NamedTuple):
     Attributes:
         lsb: matrix, first cycle at the fork.
         asked: [rows]; rows whose queries are asked for at the start of their group.
-        key_ring, value_ring: matrices and tiles in the order of allocation.
+        key_ring: matrices in the order of allocation.
+        value_pool: tiles in the value buffer.
         qk: matrices in the order of the fork.
         pipe: ring of score beats: cycle taken, softmax beats completed, job if it is its last.
         sequence: jobs in the order of the softmax.
@@ -344,7 +344,7 @@ class Queues(NamedTuple):
     lsb: Ints
     asked: Ints
     key_ring: Ints
-    value_ring: Ints
+    value_pool: Ints
     qk: Ints
     pipe: Ints
     sequence: Ints

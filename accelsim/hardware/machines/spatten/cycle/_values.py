@@ -62,9 +62,7 @@ from accelsim.hardware.machines.spatten.cycle._state import (
     T_VECTORS,
     VALUE_COUNT,
     VALUE_FORK_TO_FETCHER,
-    VALUE_HEAD,
     VALUE_REQ_TAIL,
-    VALUE_TAIL,
     VALUE_USED,
     W_FREE,
     W_HEAD,
@@ -88,10 +86,11 @@ def unit_is_free(s: Ints) -> bool:
 
 
 @inlined
-def free_value_lines(s: Ints, requests: Ints, tiles: Ints, joined: Ints, value_ring: Ints) -> None:
-    """Take back the lines of released tiles, in the order of allocation."""
-    while s[VALUE_HEAD] != s[VALUE_TAIL]:
-        tile = value_ring[s[VALUE_HEAD]]
+def free_value_lines(s: Ints, requests: Ints, tiles: Ints, joined: Ints, value_pool: Ints) -> None:
+    """Take back the lines of released tiles."""
+    kept = 0
+    for i in range(s[VALUE_COUNT]):
+        tile = value_pool[i]
         if (
             tiles[tile, T_USES] == 0
             and tiles[tile, T_FREE] == NEVER
@@ -101,22 +100,22 @@ def free_value_lines(s: Ints, requests: Ints, tiles: Ints, joined: Ints, value_r
             # Nobody uses it.
             tiles[tile, T_FREE] = s[NOW] + 1
         if tiles[tile, T_FREE] > s[NOW]:
-            return
-        s[VALUE_USED] -= tiles[tile, T_LINES]
-        s[VALUE_COUNT] -= 1
-        s[VALUE_HEAD] += 1
-        s[PROGRESS] += 1
+            value_pool[kept] = tile
+            kept += 1
+        else:
+            s[VALUE_USED] -= tiles[tile, T_LINES]
+            s[PROGRESS] += 1
+    s[VALUE_COUNT] = kept
 
 
 @inlined
-def _allocate(s: Ints, tiles: Ints, value_ring: Ints, tile: int) -> bool:
+def _allocate(s: Ints, tiles: Ints, value_pool: Ints, tile: int) -> bool:
     lines = tiles[tile, T_LINES]
     if s[VALUE_COUNT] > s[P_VALUE_DEPTH] or s[VALUE_USED] + lines > s[P_LINES]:
         return False
     s[VALUE_USED] += lines
+    value_pool[s[VALUE_COUNT]] = tile
     s[VALUE_COUNT] += 1
-    value_ring[s[VALUE_TAIL]] = tile
-    s[VALUE_TAIL] += 1
     s[PROGRESS] += 1
     return True
 
@@ -128,18 +127,17 @@ def take_slot(
     tiles: Ints,
     slots: Ints,
     early_tiles: Ints,
-    value_ring: Ints,
+    value_pool: Ints,
     asks: Ints,
     piece: int,
 ) -> bool:
     """Take a slot in the value buffer for the next tile of a piece, if it is its turn."""
     if s[SLOT_HEAD] == s[SLOT_TAIL] or slots[s[SLOT_HEAD]] != piece:
         return False
-    if s[NEXT_EARLY] < s[P_EARLY_TILES]:
-        if tiles[early_tiles[s[NEXT_EARLY]], T_PIECE] < piece:
-            return False
+    if s[NEXT_EARLY] < s[P_EARLY_TILES] and tiles[early_tiles[s[NEXT_EARLY]], T_PIECE] < piece:
+        return False
     tile = pieces[piece, P_TILE_0] + pieces[piece, P_SLOTS]
-    if not _allocate(s, tiles, value_ring, tile):
+    if not _allocate(s, tiles, value_pool, tile):
         return False
     asks[s[ASK_COUNT]] = tile
     s[ASK_COUNT] += 1
@@ -158,7 +156,7 @@ def step_value_fork(
     requests: Ints,
     slots: Ints,
     early_tiles: Ints,
-    value_ring: Ints,
+    value_pool: Ints,
     asks: Ints,
     value_requests: Ints,
 ) -> None:
@@ -167,7 +165,7 @@ def step_value_fork(
     if s[SLOT_HEAD] != s[SLOT_TAIL]:
         piece = slots[s[SLOT_HEAD]]
         if pieces[piece, P_TWO] and pieces[piece, P_DUE] <= now:
-            take_slot(s, pieces, tiles, slots, early_tiles, value_ring, asks, piece)
+            take_slot(s, pieces, tiles, slots, early_tiles, value_pool, asks, piece)
     for i in range(s[ASK_COUNT]):
         tile = asks[i]
         if pieces[tiles[tile, T_PIECE], P_DUE] <= now:
@@ -187,7 +185,7 @@ def step_value_fork(
         if pieces[late, P_LATE] and pieces[late, P_SLOTS] < pieces[late, P_TILES]:
             return
         s[LATE_DONE] += 1
-    if _allocate(s, tiles, value_ring, tile):
+    if _allocate(s, tiles, value_pool, tile):
         s[NEXT_EARLY] += 1
         _send(s, tiles, requests, value_requests, tile)
 

@@ -141,10 +141,10 @@ def step_key_fork(
         piece = matrices[matrix, M_PIECE]
         alone = matrices[matrix, M_TWO] and pieces[piece, P_DECIDE_LEFT]
         fresh = matrix > 0 and matrices[matrix - 1, M_GROUP] != matrices[matrix, M_GROUP]
-        if (alone and matrices[matrix, M_FIRST]) or (fresh and not s[P_STREAMED]):
-            # The LSB passes of rows before would stand behind what cannot go on without them.
-            if s[UNDECIDED] or s[LAST_DECIDED] + REISSUE > now:
-                return
+        # The LSB passes of rows before would stand behind what cannot go on without them.
+        careful = (alone and matrices[matrix, M_FIRST]) or (fresh and not s[P_STREAMED])
+        if careful and (s[UNDECIDED] or s[LAST_DECIDED] + REISSUE > now):
+            return
         if group_keys(s, groups, matrices[matrix, M_GROUP]) > now:
             return
     if matrices[matrix, M_OWNER] == matrix:

@@ -413,9 +413,9 @@ class _Planner:
         with_values = np.flatnonzero(here & ~flagged)
         again = np.flatnonzero(here & flagged)
         mode = c.AT_PROBABILITY
-        if two or (some and here.sum() > 1):
+        if two or (late and some and here.sum() > 1):
             mode = c.AFTER_FILTERS
-        elif some:
+        elif late and some:
             mode = c.WITH_FILTER
         before = -1
         if two:
@@ -654,7 +654,7 @@ class _Planner:
         self.total_beats = int(beats.sum())
         for tile in tiles:
             piece, request = tile[c.T_PIECE], tile[c.T_REQUEST]
-            if pieces[piece, c.P_MODE] == c.WITH_FILTER and pieces[piece, c.P_LATE]:
+            if pieces[piece, c.P_MODE] == c.WITH_FILTER:
                 requests[request, c.R_PIECE] = piece
                 requests[request, c.R_TX_BASE] = pieces[piece, c.P_TX_TOTAL]
             pieces[piece, c.P_TX_TOTAL] += total[request]

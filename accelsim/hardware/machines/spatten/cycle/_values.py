@@ -5,6 +5,7 @@ from __future__ import annotations
 from accelsim.hardware.machines.spatten.cycle._groups import ask_head_search
 from accelsim.hardware.machines.spatten.cycle._keys import all_there, vector_there
 from accelsim.hardware.machines.spatten.cycle._state import (
+    AFTER_FILTERS,
     ASK_COUNT,
     AT_PROBABILITY,
     BUSY_PV,
@@ -209,19 +210,21 @@ def begin_values(
     weighted: Ints,
     job: int,
 ) -> None:
-    """The filter of a query begins: its weighted sum is next; further tiles after the last."""
+    """The filter of a query begins: its weighted sum is next, or those of its row are."""
     piece = jobs[job, J_PIECE]
-    count, values = pieces[piece, P_TILES], jobs[job, J_VALUES]
+    count = pieces[piece, P_TILES]
     if pieces[piece, P_MODE] == AT_PROBABILITY and pieces[piece, P_DUE] > s[NOW]:
         pieces[piece, P_DUE] = s[NOW]
-    if values == 0 or share(values, 0, count):
-        _queue(s, weighted, job, 0)
     pieces[piece, P_FILTER_LEFT] -= 1
+    if pieces[piece, P_MODE] != AFTER_FILTERS:
+        _queue(s, weighted, job, 0)
+        return
     if pieces[piece, P_FILTER_LEFT]:
         return
-    for tile in range(1, count):
+    for tile in range(count):
         for i in range(pieces[piece, P_JOB_0], pieces[piece, P_JOB_1]):
-            if share(jobs[value_jobs[i], J_VALUES], tile, count):
+            values = jobs[value_jobs[i], J_VALUES]
+            if share(values, tile, count) or (tile == 0 and values == 0):
                 _queue(s, weighted, value_jobs[i], tile)
 
 

@@ -214,12 +214,12 @@ class _Planner:
         outer = self.config.loop_order == "query-outer" and early and len(keys) > self.tile
         if not outer:
             return [_Row(source, group, queries, keys, values, early, True)]
-        found = []
+        found: list[_Row] = []
         for position in np.unique(table.position[queries]).tolist():
             mine = queries[table.position[queries] == position]
             most = int(table.query_keys[mine].max())
             if (table.query_values[mine] < table.query_keys[mine]).any():
-                some = values[: min(len(values), int(table.query_values[mine].sum()))]
+                some = values[: min(most, int(table.query_values[mine].sum()))]
             else:
                 some = values[:most]
             found.append(_Row(source, group, mine, keys[:most], some, False, not found))
@@ -776,7 +776,7 @@ def _transactions(runs: Ints, indexes: Ints, requests: int, room: int) -> tuple[
                 if atom != last:
                     found[count] = base + atom * 32
                     count += 1
-                    last = atom
+                    last = np.int64(atom)
             if part == 1:
                 last_of[n_vectors] = count - 1 - starts[request, 1]
                 n_vectors += 1

@@ -1,0 +1,253 @@
+"""Build the machine for a workload, run it, and read out what it did."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from accelsim.errors import ConfigError, SimulationError
+from accelsim.hardware.activity import Activity, ModuleActivity
+from accelsim.hardware.config import MemoryConfig
+from accelsim.hardware.machines.spatten.config import BITS_ON_CHIP, SpattenConfig
+from accelsim.hardware.machines.spatten.cycle import _state as c
+from accelsim.hardware.machines.spatten.cycle._clock import run
+from accelsim.hardware.machines.spatten.cycle._diagnosis import describe_stall
+from accelsim.hardware.machines.spatten.cycle._plan import ATOM, Plan, make_plan
+from accelsim.hardware.memories._channel import (
+    ACT,
+    CONFLICTS,
+    HITS,
+    MISSES,
+    NEXT_EVENT,
+    PRE,
+    PREA,
+    RD,
+    REFAB,
+    counters,
+    new_channels,
+)
+from accelsim.hardware.memories._timing import organisation
+from accelsim.workloads import Workload
+
+Dependencies = Literal["causal", "streamed"]
+
+WATCHDOG_CYCLES = 100_000
+_FOREVER = 1 << 62
+_MODULES = {
+    "fetcher": c.BUSY_FETCHER,
+    "qk_unit": c.BUSY_QK,
+    "softmax": c.BUSY_SOFTMAX,
+    "topk": c.BUSY_TOPK,
+    "filter": c.BUSY_FILTER,
+    "selector": c.BUSY_SELECTOR,
+    "pv_unit": c.BUSY_PV,
+}
+
+
+class CycleMachine:
+    """The published SpAtten with a workload in front of it.
+
+    Args:
+        workload: what it is asked to do.
+        config: of the machine.
+        memory: of one DRAM channel.
+        dependencies: ``causal``: no layer begins before the one before is done; ``streamed``: rows
+            follow each other as fast as the machine takes them.
+
+    Raises:
+        ConfigError: a memory that cannot be ticked once a core cycle.
+        WorkloadError: what the machine does not take, with the row.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        config: SpattenConfig,
+        memory: MemoryConfig,
+        dependencies: Dependencies = "causal",
+    ) -> None:
+        if memory.clock_hz != config.frequency_hz:
+            raise ConfigError(
+                f"the cycle engine ticks the memory once a core cycle: memory clock_hz is "
+                f"{memory.clock_hz:g}, expected {config.frequency_hz:g} (use --engine event)"
+            )
+        if memory.transaction_bytes != ATOM:
+            raise ConfigError(
+                f"memory: transaction_bytes is {memory.transaction_bytes}; the fetcher takes {ATOM}"
+            )
+        self.workload, self.config = workload, config
+        self.plan = make_plan(workload, config, memory)
+        self.state = _build(workload, config, memory, self.plan, dependencies)
+
+    def run(self, until: int = _FOREVER) -> bool:
+        """Run to the last output, or to clock cycle ``until``; true when all is done.
+
+        Raises:
+            SimulationError: no progress; says which block waits for what.
+        """
+        m = self.state
+        arrays = (*m[1:8], *m.queues, *m.fetch)
+        if not run(m.s, *arrays, until, WATCHDOG_CYCLES):
+            raise SimulationError(describe_stall(m, WATCHDOG_CYCLES))
+        return bool(m.s[c.OUTPUTS] == m.s[c.P_OUTPUTS])
+
+
+def simulate(
+    workload: Workload,
+    config: SpattenConfig,
+    memory: MemoryConfig,
+    dependencies: Dependencies = "causal",
+) -> Activity:
+    """Run a workload through the published SpAtten, cycle by cycle.
+
+    Raises:
+        ConfigError: a memory that cannot be ticked once a core cycle.
+        WorkloadError: what the machine does not take, with the row.
+        SimulationError: the machine stopped.
+    """
+    machine = CycleMachine(workload, config, memory, dependencies)
+    machine.run()
+    return activity_of(machine)
+
+
+def activity_of(machine: CycleMachine) -> Activity:
+    """What a machine that has finished did."""
+    m, plan, config = machine.state, machine.plan, machine.config
+    s = m.s
+    cycles = int(s[c.LAST_OUTPUT]) + config.reset_cycles
+    done = [int(cycle) + config.reset_cycles for cycle in m.queues.outputs]
+    activity = Activity(
+        cycles, config.frequency_hz, dram_read_bytes=dict(plan.bytes), completion_cycles=done
+    )
+    if config.output_traffic:
+        size = machine.workload.head_dim * BITS_ON_CHIP // 8
+        activity.dram_write_bytes = int(s[c.P_OUTPUTS]) * size
+    for name, amount in plan.counters.items():
+        activity.count(name, amount)
+    activity.count("topk_passes", int(s[c.SELECTOR_PASSES]))
+    commands = counters(m.fetch.dram)
+    for name, code in (
+        ("dram_reads", RD),
+        ("dram_activations", ACT),
+        ("dram_precharges", PRE),
+        ("dram_refreshes", REFAB),
+        ("row_hits", HITS),
+        ("row_misses", MISSES),
+        ("row_conflicts", CONFLICTS),
+    ):
+        activity.count(name, int(commands[code]))
+    activity.count("dram_precharges", int(commands[PREA]))
+    activity.counters |= plan.extra
+    activity.modules = {
+        name: ModuleActivity(busy_cycles=int(s[column])) for name, column in _MODULES.items()
+    }
+    return activity
+
+
+def _build(
+    workload: Workload,
+    config: SpattenConfig,
+    memory: MemoryConfig,
+    plan: Plan,
+    dependencies: Dependencies,
+) -> c.Machine:
+    org = organisation(memory, writes=False)
+    channels, ports = config.channels, config.fetch_channels
+    lines = config.multipliers // workload.head_dim
+    scores = min(lines, config.scores_per_cycle)
+    # A port asks for no more than the address FIFOs, the memory and the response FIFOs hold.
+    per_channel = int(memory.inflight_limit) + 4
+    ring = 1 << (config.address_fifo + config.response_fifo + channels * per_channel).bit_length()
+    ids = 1 << per_channel.bit_length()
+    s = np.zeros(c.N_SCALARS, np.int64)
+    pipeline = 2 + (workload.head_dim.bit_length() - 1) + c.EXPONENT
+    for column, value in (
+        (c.P_STREAMED, dependencies == "streamed"),
+        (c.P_V_LINES, lines),
+        (c.P_S, scores),
+        (c.P_S_LOG, (scores - 1).bit_length()),
+        (c.P_D_LOG, workload.head_dim.bit_length() - 1),
+        (c.P_PAR, config.softmax_parallelism),
+        (c.P_FIFO, config.softmax_fifo),
+        (c.P_KEY_DEPTH, config.key_prefetch_depth),
+        (c.P_VALUE_DEPTH, config.value_prefetch_depth),
+        (c.P_LINES, config.buffer_lines),
+        (c.P_ROWS, config.topk.rows),
+        (c.P_PER_QUERY, config.token_selection == "per-query"),
+        (c.P_PORTS, ports),
+        (c.P_CHANNELS, channels),
+        (c.P_CHANNEL_BITS, channels.bit_length() - 1),
+        (c.P_ADDRESS_FIFO, config.address_fifo),
+        (c.P_RESPONSE_FIFO, config.response_fifo),
+        (c.P_RING, ring),
+        (c.P_ID_RING, ids),
+        (c.P_QUERY_TRAFFIC, config.query_traffic),
+        (c.P_OUTPUTS, int(plan.jobs[:, c.J_OUTPUT].sum())),
+        (c.P_MATRICES, int((plan.matrices[:, c.M_LSB] == 0).sum())),
+        (c.P_EARLY_TILES, len(plan.early_tiles)),
+        (c.BARRIER, -1),
+        (c.QK_JOB, -1),
+        (c.READ_EXTRA, -1),
+        (c.LAST_FILTER, -1),
+        (c.LAST_DECIDED, -c.REISSUE),
+        (c.CURRENT, -1),
+    ):
+        s[column] = value
+    fetch_ports = np.zeros((ports, c.N_PORT), np.int64)
+    fetch_ports[:, [c.F_DESTINATION, c.F_SERVED]] = -1
+    dram_ports = np.zeros((channels, c.D_IDS + ids), np.int64)
+    dram_ports[:, [c.D_PARKED, c.D_OFFERED, c.D_LOCK]] = -1
+    dram = new_channels(channels, org)
+    s[c.DRAM_NEXT] = dram[:, NEXT_EVENT].min()
+    matrices, tiles = len(plan.matrices), len(plan.tiles)
+    jobs, pieces, groups = len(plan.jobs), len(plan.pieces), len(plan.groups)
+
+    def queue(length: int, wide: bool = False) -> c.Ints:
+        return np.zeros((length + 1, c.N_ENTRY) if wide else length + 1, np.int64)
+
+    queues = c.Queues(
+        lsb=queue(matrices, True),
+        asked=queue(len(plan.rows)),
+        key_ring=queue(matrices),
+        value_pool=queue(config.value_prefetch_depth + 1),
+        qk=queue(matrices),
+        pipe=np.zeros((pipeline, c.N_ENTRY), np.int64),
+        sequence=queue(jobs),
+        out=np.zeros((c.DIVIDE, c.N_ENTRY), np.int64),
+        decide=queue(jobs, True),
+        topk=queue(jobs),
+        buffers=np.zeros(config.topk.rows, np.int64),
+        token=queue(jobs + groups, True),
+        heads=queue(groups, True),
+        slots=queue(pieces),
+        asks=queue(config.value_prefetch_depth + 2),
+        value_jobs=plan.value_jobs,
+        early_tiles=plan.early_tiles,
+        weighted=queue(plan.weighted, True),
+        key_requests=queue(matrices + len(plan.rows)),
+        value_requests=queue(tiles),
+        outputs=np.zeros(workload.rows, np.int64),
+    )
+    fetch = c.Fetch(
+        plan.transactions,
+        plan.vectors,
+        np.full(plan.beats + 1, c.NEVER, np.int64),
+        np.zeros((ring, c.N_BEAT), np.int64),
+        fetch_ports,
+        dram_ports,
+        dram,
+        org,
+    )
+    return c.Machine(
+        s,
+        plan.groups,
+        plan.rows,
+        plan.matrices,
+        plan.pieces,
+        plan.tiles,
+        plan.jobs,
+        plan.requests,
+        queues,
+        fetch,
+    )

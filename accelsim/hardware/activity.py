@@ -21,6 +21,9 @@ COUNTERS: dict[str, str] = {
     "score_comparisons": "comparisons of a score, or of its weight, with a threshold",
     "sorted_key_reads": "entries (value and row) read from A3's sorted-key buffer",
     "sorted_key_writes": "entries written to it",
+    "spill_read_bytes": "bytes of scores and partial results that came back from DRAM",
+    "spill_write_bytes": "bytes of scores and partial results that went to DRAM",
+    "refetched_bytes": "bytes fetched again because buffers do not hold a whole row",
     "fetcher_bytes": "bytes through crossbar, fetch FIFOs and bit-width converter",
     "dram_activations": "DRAM row activations",
     "dram_precharges": "DRAM precharges",
@@ -42,10 +45,29 @@ class ModuleActivity:
         busy_cycles: cycles in which it worked on an item.
         stall_cycles: cycles in which it waited, by reason. Busy, stalled and ``idle`` (a reason)
             cycles add up to the total.
+        operations: that it did, in the unit of its peak; ``None`` where it counts none.
+        peak_operations_per_cycle: most that it can do in a cycle.
     """
 
     busy_cycles: int = 0
     stall_cycles: dict[str, int] = field(default_factory=dict)
+    operations: int | None = None
+    peak_operations_per_cycle: float | None = None
+
+
+@dataclass(frozen=True)
+class QueueActivity:
+    """One bounded queue or buffer.
+
+    Attributes:
+        depth: entries that it holds.
+        high_water: most entries that were in it.
+        unit: of an entry.
+    """
+
+    depth: float
+    high_water: float
+    unit: str
 
 
 @dataclass
@@ -60,6 +82,10 @@ class Activity:
         counters: one number for each name in :data:`COUNTERS` (absent means zero).
         modules: per block of the block diagram.
         completion_cycles: cycle in which each request's response came out, in row order.
+        queues: bounded queues and buffers, by name.
+        prefill_cycles: of ``cycles``, until the last output of a prompt or encoder pass.
+        decode_steps: steps that decode.
+        dependencies: ``causal`` or ``streamed``.
     """
 
     cycles: int
@@ -69,6 +95,10 @@ class Activity:
     counters: dict[str, int] = field(default_factory=dict)
     modules: dict[str, ModuleActivity] = field(default_factory=dict)
     completion_cycles: list[int] = field(default_factory=list)
+    queues: dict[str, QueueActivity] = field(default_factory=dict)
+    prefill_cycles: int = 0
+    decode_steps: int = 0
+    dependencies: str = "streamed"
 
     @property
     def seconds(self) -> float:

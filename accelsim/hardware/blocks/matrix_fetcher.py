@@ -134,7 +134,11 @@ def _push_beat(s: Any, beats: Ints, ports: int) -> None:
 
 @inlined
 def _load_addresses(s: Any, beats: Ints, fetch: Ints, channels: int, shift: int) -> None:
-    """Each free read-address register takes the output of its address FIFO."""
+    """Each free read-address register takes the output of its address FIFO.
+
+    Only if there will be room for the response: without such a credit a low port, which the crossbar
+    prefers, would run so far ahead that its responses block those of all others.
+    """
     pushed, now = s[0].pushed, s[0].cycle
     for k in range(len(fetch)):
         head = fetch[k, F_HEAD]
@@ -147,6 +151,8 @@ def _load_addresses(s: Any, beats: Ints, fetch: Ints, channels: int, shift: int)
             continue
         slot = head % RING
         if beats[slot, B_PUSHED] + ADDRESS_LATENCY > now:
+            continue
+        if head - s[0].joined >= s[0].response_fifo:
             continue
         address = beats[slot, B_ADDRESS + k]
         fetch[k, F_CHANNEL] = (address >> 5) & (channels - 1)
@@ -209,7 +215,7 @@ def _clock_channels(
             beat = fetch[k, F_RETURNED]
             while beats[beat % RING, B_ADDRESS + k] == PADDING:
                 beat += 1
-            if fetch[k, F_SERVED] != s[0].cycle and beat - s[0].joined < s[0].response_fifo:
+            if fetch[k, F_SERVED] != s[0].cycle:
                 fetch[k, F_SERVED] = s[0].cycle
                 drams[d, D_RESPONSE] = 0
                 drams[d, D_ORDER_HEAD] += 1

@@ -24,6 +24,7 @@ STATE = np.dtype(
             "parallelism",  # scores of a beat
             "depth",  # beats that the FIFO holds
             "entered",  # beats that ever entered
+            "given",  # beats that the unit before ever gave
             "rows_in",  # rows of scores that ever entered
             "rows_out",  # rows whose reading time is known
             "oldest",  # first row that still matters to the FIFO
@@ -36,8 +37,10 @@ STATE = np.dtype(
     ]
 )
 STALLS = ("no_scores", "blocked")
-START, BEATS, READ = range(3)
-"""Columns of a row of scores in the FIFO: its first beat, its beats, the cycle of its first read."""
+START, BEATS, READ, GIVEN, GIVEN_FIRST, GIVEN_BEATS, ENTERED = range(7)
+"""Columns of a row of scores: its first beat and its beats in the FIFO, the cycles of its first read
+and of its first probability; the first of its beats and its beats in the unit before, and the cycle
+in which the last of them enters the FIFO."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,10 @@ class Softmax:
         return self.parallelism
 
     def new_state(self) -> tuple[Any, Any]:
-        """State of an idle unit, and its ring of rows, int64 [rows, 3]."""
+        """State of an idle unit, and its ring of rows, int64 [rows, 7]."""
         state = np.zeros(1, STATE)
         state["parallelism"], state["depth"] = self.parallelism, self.fifo
-        return state, np.zeros((2 * self.fifo + 64, 3), np.int64)
+        return state, np.zeros((2 * self.fifo + 256, 7), np.int64)
 
 
 @inlined
@@ -74,78 +77,115 @@ def room(s: Any, ring: Any, size: int) -> bool:
 
 
 @inlined
-def enter(s: Any, ring: Any, size: int, beats: int, start: int, latency: int) -> int:
-    """Let a row of scores in, and return the cycle in which its first score may be taken before
-    the unit, given that one beat of scores follows the other.
-
-    Args:
-        s, ring: of the softmax.
-        size: beats of the row.
-        beats: cycles in which the unit before gives them.
-        start: cycle in which its first beat could be taken there.
-        latency: from there to the softmax.
-    """
-    first = start
-    index = s[0].entered
-    while s[0].oldest < s[0].rows_out:
-        row = s[0].oldest % len(ring)
-        if ring[row, START] + ring[row, BEATS] > index - s[0].depth:
-            break
-        s[0].oldest += 1
-    for number in range(s[0].oldest, s[0].rows_out):
-        row = number % len(ring)
-        begin, count = ring[row, START], ring[row, BEATS]
-        if begin >= index + size - s[0].depth:
-            break
-        # First beat of ours that needs the place of one of this row's.
-        ours = max(begin + s[0].depth - index, 0)
-        theirs = index + ours - s[0].depth - begin
-        if theirs < count:
-            read = ring[row, READ] + theirs + 1
-            # Cycles from the first beat of the unit before to that which completes it.
-            given = ((ours + 1) * beats + size - 1) // size - 1
-            first = max(first, read - TO_FIFO - latency - given)
-    place = s[0].rows_in % len(ring)
-    ring[place, START], ring[place, BEATS] = index, size
-    s[0].entered += size
-    s[0].rows_in += 1
-    return int(first)
+def _read_at(ring: Any, row: int, beat: int) -> int:
+    """Cycle in which a beat of a row is read: the divider behind holds ``FROM_FIFO`` beats."""
+    return int(max(ring[row, READ], ring[row, GIVEN] - FROM_FIFO) + beat)
 
 
 @inlined
-def mark(s: Any, ring: Any, last: int) -> None:
+def enter(s: Any, ring: Any, size: int, beats: int, last: int, latency: int) -> int:
+    """Let a row of scores in.
+
+    The pipeline between the unit before and the FIFO is elastic: it holds ``latency`` beats more,
+    which wait there while the FIFO is full.
+
+    Args:
+        s, ring: of the softmax.
+        size: beats of the row in the FIFO.
+        beats: beats in which the unit before gives them, one a cycle.
+        last: cycle in which it could give the last one.
+        latency: from the unit before to the FIFO.
+
+    Returns:
+        Cycle in which it gives the last one. The cycle in which that enters the FIFO is the
+        ``ENTERED`` of the row.
+    """
+    index = s[0].entered
+    while s[0].oldest < s[0].rows_out:
+        row = s[0].oldest % len(ring)
+        far = ring[row, START] + ring[row, BEATS] <= index - s[0].depth
+        if not far or ring[row, GIVEN_FIRST] + ring[row, GIVEN_BEATS] > s[0].given - latency:
+            break
+        s[0].oldest += 1
+    entered = last + latency
+    if s[0].rows_in > 0:
+        entered = max(entered, ring[(s[0].rows_in - 1) % len(ring), ENTERED] + beats)
+    given = np.int64(last)
+    for number in range(s[0].oldest, s[0].rows_in):
+        row = number % len(ring)
+        begin, count = ring[row, START], ring[row, BEATS]
+        if number < s[0].rows_out and begin < index + size - s[0].depth:
+            # First beat of ours that needs the place of one of this row's.
+            ours = max(begin + s[0].depth - index, 0)
+            theirs = index + ours - s[0].depth - begin
+            if theirs < count:
+                # Beats of the unit before from the one that completes it on.
+                rest = beats - ((ours + 1) * beats + size - 1) // size
+                entered = max(entered, _read_at(ring, row, theirs) + 1 + rest)
+        # The unit before may be ``latency`` beats ahead of the FIFO.
+        ours = ring[row, GIVEN_FIRST] + ring[row, GIVEN_BEATS] - 1 + latency - s[0].given
+        if ours < beats:
+            given = max(given, ring[row, ENTERED] + beats - 1 - max(ours, 0))
+    if beats > latency:
+        given = max(given, entered - latency)
+    place = s[0].rows_in % len(ring)
+    ring[place, START], ring[place, BEATS], ring[place, ENTERED] = index, size, entered
+    ring[place, GIVEN_FIRST], ring[place, GIVEN_BEATS] = s[0].given, beats
+    s[0].entered += size
+    s[0].given += beats
+    s[0].rows_in += 1
+    return int(given)
+
+
+@inlined
+def mark(s: Any, ring: Any) -> None:
     """Note how full the FIFO is when the last beat that came enters it."""
-    now = last + TO_FIFO
+    now = ring[(s[0].rows_in - 1) % len(ring), ENTERED]
     gone = np.int64(0)
     for number in range(s[0].oldest, s[0].rows_in):
         row = number % len(ring)
         gone = ring[row, START]
         if number >= s[0].rows_out or ring[row, READ] > now:
             break
-        gone += min(ring[row, BEATS], now + 1 - ring[row, READ])
+        gone += min(ring[row, BEATS], max(now + 1 - _read_at(ring, row, 0), 1))
     s[0].high_water = max(s[0].high_water, s[0].entered - gone)
 
 
 @inlined
-def read(s: Any, ring: Any, ready: int, taken: int) -> int:
-    """Read the next row out.
+def read(s: Any, ring: Any, accepted: int) -> int:
+    """Read the next row out, as soon as its sum is known.
+
+    The divider is an elastic pipeline of ``FROM_FIFO`` beats, which wait there while what follows
+    does not accept the row.
 
     Args:
         s, ring: of the softmax.
-        ready: cycle in which its sum is known.
-        taken: cycle from which what follows takes it.
+        accepted: cycle from which what follows accepts its first probability.
 
     Returns:
-        Cycle of the first read; the first probability comes ``FROM_FIFO`` later.
+        Cycle of its first probability; one beat a cycle follows.
     """
     row = s[0].rows_out % len(ring)
-    size = ring[row, BEATS]
-    known = max(s[0].free, ready)
-    start = max(known, taken)
+    index, size = ring[row, START], ring[row, BEATS]
+    known = max(s[0].free, ring[row, ENTERED] + TO_SUM)
+    start, first = known, accepted
+    for back in range(1, FROM_FIFO + 1):
+        if back > s[0].rows_out:
+            break
+        before = (s[0].rows_out - back) % len(ring)
+        theirs = index - FROM_FIFO - ring[before, START]
+        if back == 1:
+            first = max(first, ring[before, GIVEN] + ring[before, BEATS])
+        if theirs >= ring[before, BEATS]:
+            break
+        if theirs > -size:
+            start = max(start, ring[before, GIVEN] + theirs)
+    first = max(first, start + FROM_FIFO)
+    ring[row, READ], ring[row, GIVEN] = start, first
+    end = max(start, first - FROM_FIFO if size > FROM_FIFO else start) + size
     s[0].no_scores += known - s[0].free
-    s[0].blocked += start - known
+    s[0].blocked += end - size - known
     s[0].busy += size
-    s[0].free = start + size
-    ring[row, READ] = start
+    s[0].free = end
     s[0].rows_out += 1
-    return int(start)
+    return int(first)

@@ -47,7 +47,7 @@ class Follower:
         """Run until something is not known yet."""
         for awaited in self._process:
             if not awaited.known:
-                awaited.follower = self
+                awaited.followers.append(self)
                 return
         self.is_alive = False
 
@@ -63,14 +63,14 @@ class Stream:
 
     Attributes:
         items: oldest first.
-        follower: that waits for the next item.
+        followers: that wait for the next item.
     """
 
     def __init__(self, env: simpy.Environment, depth: float = math.inf) -> None:
         self.items: deque[Any] = deque()
         self.depth = depth
         self._env = env
-        self.follower: Follower | None = None
+        self.followers: list[Follower] = []
         self._filled: _Due | None = None
         self._drained: simpy.Event | None = None
 
@@ -90,9 +90,8 @@ class Stream:
         if self._filled is not None:
             self._filled.happen_at(seen)
             self._filled = None
-        if self.follower is not None:
-            follower, self.follower = self.follower, None
-            follower.go_on()
+        if self.followers:
+            self.followers.pop(0).go_on()
 
     def pop(self) -> Any:
         """Take the oldest item."""
@@ -122,15 +121,15 @@ class Milestone:
 
     Attributes:
         cycle: as announced; ``None`` before.
-        follower: that waits for the announcement.
+        followers: that wait for the announcement.
     """
 
-    __slots__ = ("_announced", "_due", "_env", "cycle", "follower")
+    __slots__ = ("_announced", "_due", "_env", "cycle", "followers")
 
     def __init__(self, env: simpy.Environment) -> None:
         self._env = env
         self.cycle: int | None = None
-        self.follower: Follower | None = None
+        self.followers: list[Follower] = []
         self._due: _Due | None = None
         self._announced: simpy.Event | None = None
 
@@ -151,8 +150,10 @@ class Milestone:
             self._due.happen_at(cycle)
         if self._announced is not None:
             self._announced.succeed(cycle)
-        if self.follower is not None:
-            self.follower.go_on()
+        if self.followers:
+            waiting, self.followers = self.followers, []
+            for follower in waiting:
+                follower.go_on()
 
     def announced(self) -> simpy.Event:
         """The event of an announcement to come, with the cycle as its value; asked for once."""

@@ -235,7 +235,7 @@ def _groups(
                 end,
                 bool(late[first:end].all()),
                 alive,
-                int(selects[first:end].max()),
+                int(next((cycles for cycles in selects[first:end].tolist() if cycles), 0)),
                 head_cycles,
                 here in early_steps,
             )

@@ -1,0 +1,203 @@
+"""What one run of the published SpAtten did, counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from accelsim.hardware.activity import Activity, ModuleActivity, QueueActivity
+from accelsim.hardware.blocks import dot_product, softmax, top_k, weighted_sum
+from accelsim.hardware.blocks.matrix_fetcher import TRANSACTION_BYTES
+from accelsim.hardware.machines.spatten.config import BITS_ON_CHIP, SpattenConfig
+from accelsim.hardware.machines.spatten.rows import Rows
+from accelsim.hardware.memories._channel import counters
+from accelsim.hardware.spatten._counts import count_dram
+from accelsim.workloads import Workload
+
+if TYPE_CHECKING:
+    from accelsim.hardware.machines.spatten.machine import Spatten
+
+
+def count_work(
+    activity: Activity,
+    workload: Workload,
+    rows: Rows,
+    config: SpattenConfig,
+    read_bytes: Mapping[str, int],
+    searches: int,
+    spilled: tuple[int, int],
+) -> None:
+    """Add the work that follows from the rows, whichever engine timed them.
+
+    Args:
+        activity: added to.
+        workload, rows: what was run.
+        config: of the machine.
+        read_bytes: bytes of vectors as they were fetched, by tensor.
+        searches: scale of the token selections: searches for each recorded one, see below.
+        spilled: bytes of scores and partial results read and written.
+    """
+    dim = workload.head_dim
+    line = dim * BITS_ON_CHIP // 8
+    again = np.where(rows.query_refetch > 0, rows.query_keys, 0)
+    scored = int(rows.query_keys.sum() + again.sum())
+    weighted = int(rows.query_values.sum())
+    selected, passes = selection_work(workload, rows, config)
+    elements = int(rows.elements.sum()) + selected
+    requant = (rows.refetches > 0).astype(np.int64)
+    read, written = spilled
+    for name, amount in {
+        "qk_macs": scored * dim,
+        "pv_macs": weighted * dim,
+        "exponentials": scored,
+        "divisions": scored,
+        "topk_passes": int(rows.passes.sum()) + passes,
+        "topk_comparisons": 2 * elements,
+        "topk_fifo_bytes": 4 * elements,
+        "key_sram_write_bytes": int((rows.keys * (1 + requant)).sum()) * line,
+        "key_sram_read_bytes": scored * line,
+        "value_sram_write_bytes": int(rows.values.sum()) * line,
+        "value_sram_read_bytes": weighted * line,
+        "fetcher_bytes": 2 * sum(read_bytes.values()),
+        "spill_read_bytes": read,
+        "spill_write_bytes": written,
+    }.items():
+        activity.count(name, amount)
+    activity.dram_read_bytes = dict(read_bytes)
+    # Spilled bytes are charged, and take no turn on the simulated channels.
+    bursts = -(-read // TRANSACTION_BYTES)
+    if read:
+        activity.dram_read_bytes["spill"] = bursts * TRANSACTION_BYTES
+        activity.count("dram_reads", bursts)
+    out = int(workload["write_back_bytes"].sum()) + written
+    if config.output_traffic:
+        out += len(rows.query_keys) * line
+    activity.dram_write_bytes = -(-out // TRANSACTION_BYTES) * TRANSACTION_BYTES
+    activity.count("dram_writes", activity.dram_write_bytes // TRANSACTION_BYTES)
+
+
+def selection_work(workload: Workload, rows: Rows, config: SpattenConfig) -> tuple[int, int]:
+    """Elements read, and passes, of all token selections.
+
+    A workload records the search whose result counts; ``per-query`` searches after every query of
+    the group before, each with the work of that one.
+    """
+    elements = passes = 0
+    before = 0
+    for group in rows.groups:
+        here = slice(group.first, group.end)
+        chosen = np.flatnonzero(workload["select_size"][here] > 0)
+        if chosen.size and before:
+            row = group.first + int(chosen[0])
+            times = before if config.token_selection == "per-query" else 1
+            elements += times * int(workload["select_elements"][row])
+            passes += times * int(workload["select_passes"][row])
+        before = int(rows.start[group.end] - rows.start[group.first])
+    return elements, passes
+
+
+def partial_bytes(rows: Rows, config: SpattenConfig, head_dim: int, tile: int) -> int:
+    """Bytes of partial results written by early rows of one pass; as many are read back."""
+    if config.loop_order != "key-outer":
+        return 0
+    counts = np.diff(rows.start)
+    long = (~rows.late) & (rows.keys > tile) & ~rows.prunes & (rows.lsb_bits == 0)
+    mine = np.repeat(long, counts)
+    tiles = -(-rows.query_keys[mine] // tile)
+    return int(np.maximum(tiles - 1, 0).sum()) * ((head_dim + 2) * config.partial_bits // 8)
+
+
+def activity_of(machine: Spatten) -> Activity:
+    """Close the books of one run of the event engine."""
+    config, rows, workload = machine.config, machine.rows, machine.workload
+    total = max(machine.completions)
+    activity = Activity(total, config.frequency_hz)
+    partial = partial_bytes(rows, config, workload.head_dim, machine.tile)
+    spilled = machine.spilled_reads + partial, machine.spilled_writes + partial
+    count_work(activity, workload, rows, config, machine.layout.bytes, 1, spilled)
+    activity.count("refetched_bytes", machine.refetched)
+    count_dram(activity, counters(machine.fetcher.channels))
+    dim = workload.head_dim
+    selected, _ = selection_work(workload, rows, config)
+    compiled: dict[str, tuple[Any, tuple[str, ...], int, float]] = {
+        "qk_unit": (
+            machine.dot[0],
+            dot_product.STALLS,
+            activity.counters["qk_macs"],
+            machine.dot_product.peak_operations_per_cycle,
+        ),
+        "softmax": (
+            machine.soft[0],
+            softmax.STALLS,
+            activity.counters["exponentials"],
+            machine.softmax.peak_operations_per_cycle,
+        ),
+        "topk": (
+            machine.topk[0],
+            top_k.STALLS,
+            2 * int(rows.elements.sum()),
+            machine.top_k.peak_operations_per_cycle,
+        ),
+        "selector": (
+            machine.selector[0],
+            top_k.STALLS,
+            2 * selected,
+            machine.top_k.peak_operations_per_cycle,
+        ),
+        "pv_unit": (
+            machine.sums[0],
+            weighted_sum.STALLS,
+            activity.counters["pv_macs"],
+            machine.weighted_sum.peak_operations_per_cycle,
+        ),
+    }
+    for name, (state, stalls, operations, peak) in compiled.items():
+        activity.modules[name] = ModuleActivity(
+            int(state["busy"]),
+            {reason: int(state[reason]) for reason in stalls if state[reason]},
+            operations,
+            float(peak),
+        )
+    for name, module in (
+        ("allocator", machine.key_fork),
+        ("fetcher", machine.fetcher),
+        ("value_fork", machine.value_fork),
+    ):
+        activity.modules[name] = module.activity
+    activity.modules["fetcher"].operations = machine.fetcher.operations
+    peak = float(machine.fetcher.peak_operations_per_cycle)
+    activity.modules["fetcher"].peak_operations_per_cycle = peak
+    for module_activity in activity.modules.values():
+        idle = total - module_activity.busy_cycles - sum(module_activity.stall_cycles.values())
+        if idle:
+            module_activity.stall_cycles["idle"] = idle
+    activity.completion_cycles = machine.completions
+    activity.queues = _queues(machine, dim)
+    steps = {group.step: group.prefill for group in rows.groups}
+    early = [group for group in rows.groups if group.prefill]
+    if early:
+        activity.prefill_cycles = max(
+            max(machine.completions[group.first : group.end]) for group in early
+        )
+    activity.decode_steps = sum(not prefill for prefill in steps.values())
+    activity.dependencies = "causal" if machine.causal else "streamed"
+    return activity
+
+
+def _queues(machine: Spatten, dim: int) -> dict[str, QueueActivity]:
+    found = {
+        name: QueueActivity(depth, mark, "beats")
+        for name, (depth, mark) in machine.fetcher.queues().items()
+    }
+    soft, topk, selector = machine.soft[0], machine.topk[0], machine.selector[0]
+    found["softmax_fifo"] = QueueActivity(int(soft["depth"]), int(soft["high_water"]), "beats")
+    found["topk_rows"] = QueueActivity(machine.top_k.rows, int(topk["high_water"]), "rows")
+    found["selector_rows"] = QueueActivity(2, min(int(selector["rows"]), 2), "rows")
+    for name, buffer in (("key", machine.key_buffer), ("value", machine.value_buffer)):
+        found[f"{name}_buffer"] = QueueActivity(buffer.lines, buffer.high_water, "lines")
+        found[f"{name}_matrices"] = QueueActivity(
+            buffer.matrices, buffer.most_matrices, "matrices"
+        )
+    return found

@@ -1,0 +1,369 @@
+"""What happens to the queries of a tile: scores, softmax, top-k, weighted sum, one after the other.
+
+The blocks of :mod:`accelsim.hardware.blocks` hold their own state and rules; here they are put in a
+row. Times follow from those of the query before and of the block before, so a whole tile is one
+call. All functions work on the arrays of :class:`Queries`; sections are those of
+docs/accelerators/spatten-published.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accelsim.hardware.blocks import dot_product, softmax, top_k, weighted_sum
+from accelsim.hardware.blocks.dot_product import stream_end
+from accelsim.hardware.blocks.softmax import FROM_FIFO, TO_FIFO, TO_SUM
+from accelsim.hardware.blocks.top_k import row_free, search
+from accelsim.jit import in_place
+
+Ints = NDArray[np.int64]
+
+SCORED, GIVEN, FILTERED, SIZE, OUT = range(5)
+"""Columns of a query's times: the cycle after its last beat of scores, those of its first
+probability and of the beginning of its filter pass, the beats of that pass, and the cycle of its
+output."""
+
+enter, room, mark, read_out = softmax.enter, softmax.room, softmax.mark, softmax.read
+filtered, weigh = top_k.filtered, weighted_sum.weigh
+
+
+@in_place
+def score(
+    dot: Any,
+    soft: Any,
+    fifo: Ints,
+    beats: Ints,
+    keys: Ints,
+    refetch: Ints,
+    times: Ints,
+    query: int,
+    last: int,
+    offset: int,
+    tile: int,
+    again: bool,
+    stored: bool,
+    begin: int,
+    end: int,
+    before: int,
+    transactions: int,
+    vectors: int,
+    arrived: int,
+    ready: int,
+) -> int:
+    """Multiply queries with the keys of a tile (sections 5 and 2).
+
+    Args:
+        dot, soft, fifo: states of dot product and softmax.
+        beats: of the fetcher.
+        keys, refetch: of the queries.
+        times: [queries, 5].
+        query, last: from which query on, and that after the last.
+        offset, tile: first vector of the tile, and how many it may have.
+        again: the pass with the LSB plane, of the queries that need it.
+        stored: scores are kept and do not enter the softmax.
+        begin, end, before, transactions, vectors: of the matrix, see ``stream_end``.
+        arrived: cycle from which all its vectors can be used.
+        ready: cycle before which no query may begin.
+
+    Returns:
+        The first query of which it is not known yet when the softmax takes it.
+    """
+    while query < last:
+        count = min(keys[query] - offset, tile)
+        if count <= 0 or (again and not refetch[query]):
+            query += 1
+            continue
+        taken = -(-count // dot[0].scores)
+        size = -(-count // soft[0].parallelism)
+        if not stored and not room(soft, fifo, size):
+            break
+        free = dot[0].free
+        first = max(free, ready)
+        with_keys = first + taken - 1
+        if arrived > first:
+            with_keys = stream_end(
+                beats,
+                begin,
+                end,
+                before,
+                transactions,
+                vectors,
+                count,
+                dot[0].scores,
+                first,
+            )
+        final = np.int64(with_keys)
+        if not stored:
+            final = np.int64(
+                enter(soft, fifo, size, taken, with_keys, dot[0].latency + TO_FIFO)
+            )
+        dot[0].no_keys += with_keys + 1 - free - taken
+        dot[0].softmax_full += final - with_keys
+        dot[0].busy += taken
+        dot[0].free = final + 1
+        times[query, SCORED] = final + 1
+        times[query, SIZE] = size
+        if not stored:
+            mark(soft, fifo)
+        query += 1
+    return query
+
+
+@in_place
+def select(
+    soft: Any,
+    fifo: Ints,
+    topk: Any,
+    buffers: Ints,
+    selector: Any,
+    begun: Ints,
+    sums: Any,
+    keys: Ints,
+    values: Ints,
+    refetch: Ints,
+    searches: Ints,
+    times: Ints,
+    query: int,
+    last: int,
+    offset: int,
+    tile: int,
+    drops: bool,
+    again: bool,
+    early: bool,
+    slot: int,
+    values_at: int,
+    extra: int,
+    spill: int,
+    selects: int,
+) -> int:
+    """Read queries out of the softmax, through top-k; early rows through the weighted sum too.
+
+    Args:
+        soft, fifo, topk, buffers, sums: states of the blocks.
+        selector, begun: state of the second top-k engine, and when its last two searches began.
+        keys, values, refetch, searches: of the queries.
+        times: [queries, 5].
+        query, last: from which query on, and that after the last.
+        offset, tile: of the keys.
+        drops: queries that need the LSB plane are dropped here.
+        again: the pass with the LSB plane.
+        early: values are in the buffer from ``values_at`` on.
+        slot: of a late row, cycle from which it has a value slot.
+        values_at: see ``early``.
+        extra, spill: cycles of the weighted sum for rescaling and for partial results.
+        selects: cycles of the token selection after every query; 0 if there is none.
+
+    Returns:
+        Cycle after the last read.
+    """
+    for q in range(query, last):
+        count = min(keys[q] - offset, tile)
+        if count <= 0 or (again and not refetch[q]):
+            continue
+        size = times[q, SIZE]
+        if drops and refetch[q]:
+            times[q, GIVEN] = read_out(soft, fifo, 0)
+            continue
+        prunes = values[q] < keys[q]
+        taken = np.int64(0)
+        if selects:
+            taken = begun[selector[0].rows % 2]
+        if prunes:
+            taken = max(taken, np.int64(row_free(topk, buffers)))
+        else:
+            taken = max(taken, topk[0].filter_free)
+            taken = max(taken, sums[0].free if early else np.int64(slot))
+        came = read_out(soft, fifo, taken)
+        at = np.int64(came)
+        if prunes:
+            at = max(search(topk, came + size - 1, searches[q]), topk[0].filter_free)
+            at = max(at, sums[0].free if early else np.int64(slot))
+            filtered(topk, buffers, came, at, size)
+        else:
+            topk[0].filter_free = came + size
+        if selects and offset + tile >= keys[q]:
+            done = search(selector, came + size - 1, selects)
+            begun[selector[0].rows % 2] = done - selects
+            selector[0].rows += 1
+        times[q, GIVEN], times[q, FILTERED] = came, at
+        if early:
+            amount = values[q] if prunes else count
+            parts = max(-(-amount // sums[0].scores), 1)
+            end = weigh(sums, at, values_at, at + size - 1, parts, extra, spill)
+            times[q, OUT] = end + sums[0].latency
+    return int(soft[0].free)
+
+
+@in_place
+def select_kept(
+    soft: Any,
+    topk: Any,
+    buffers: Ints,
+    selector: Any,
+    begun: Ints,
+    keys: Ints,
+    values: Ints,
+    refetch: Ints,
+    searches: Ints,
+    times: Ints,
+    query: int,
+    last: int,
+    drops: bool,
+    again: bool,
+    ready: int,
+    on_chip: int,
+    score_bits: int,
+    peak: float,
+    selects: int,
+) -> int:
+    """As :func:`select`, for rows whose scores were kept (section 2, two passes).
+
+    Args:
+        soft, topk, buffers, selector, begun, keys, values, refetch, searches, times: as there.
+        query, last, drops, again, selects: as there.
+        ready: cycle in which the last score of the row is there.
+        on_chip: scores of a query that stay on chip.
+        score_bits: of a score.
+        peak: bytes of all channels a cycle.
+
+    Returns:
+        Bytes of scores that were written; half or a third of what went over the channels.
+    """
+    written = np.int64(0)
+    for q in range(query, last):
+        if again and not refetch[q]:
+            continue
+        size = -(-keys[q] // soft[0].parallelism)
+        came_in = max(soft[0].free, ready)
+        known = came_in + size - 1 + TO_FIFO + TO_SUM
+        away = -(-max(keys[q] - on_chip, 0) * score_bits // 8)
+        dropped = drops and refetch[q]
+        prunes = values[q] < keys[q] and not dropped
+        moved = away * (3 if prunes else 2)
+        spill = np.int64(np.ceil(moved / peak)) if away else np.int64(0)
+        written += away
+        taken = np.int64(0)
+        if selects and not dropped:
+            taken = begun[selector[0].rows % 2]
+        if prunes:
+            taken = max(taken, np.int64(row_free(topk, buffers)))
+        elif not dropped:
+            taken = max(taken, topk[0].filter_free)
+        # What waits for its buffer waits in the divider (as in `softmax.read`).
+        start = max(known, taken - FROM_FIFO)
+        soft[0].no_scores += known - soft[0].free
+        soft[0].blocked += start - known + spill
+        soft[0].busy += size
+        soft[0].free = start + size + spill
+        came = start + FROM_FIFO
+        times[q, GIVEN], times[q, SIZE] = came, size
+        if dropped:
+            continue
+        at = np.int64(came)
+        if prunes:
+            ended = search(topk, came + size - 1 + spill, searches[q])
+            at = max(ended, topk[0].filter_free)
+            filtered(topk, buffers, came, at, size)
+        else:
+            topk[0].filter_free = came + size + spill
+        if selects:
+            done = search(selector, came + size - 1 + spill, selects)
+            begun[selector[0].rows % 2] = done - selects
+            selector[0].rows += 1
+        times[q, FILTERED] = at
+    return int(written)
+
+
+@in_place
+def weigh_late(
+    sums: Any,
+    beats: Ints,
+    keys: Ints,
+    values: Ints,
+    refetch: Ints,
+    times: Ints,
+    query: int,
+    last: int,
+    offset: int,
+    tile: int,
+    part: int,
+    parts: int,
+    single: bool,
+    which: int,
+    begin: int,
+    end: int,
+    transactions: int,
+    vectors: int,
+    arrived: int,
+) -> int:
+    """Multiply the queries of a late row with a tile of values (section 8).
+
+    Args:
+        sums: state of the weighted sum.
+        beats: of the fetcher.
+        keys, values, refetch: of the queries.
+        times: [queries, 5].
+        query, last: queries of the row.
+        offset, tile: of the keys, where values follow them.
+        part, parts: tile of the values and how many, if the row is a two-pass row; else 0, 0.
+        single: one query, so its values can be multiplied as they come.
+        which: 0: queries that do not need the LSB plane, 1: those that do, 2: both.
+        begin, end, transactions, vectors: of the matrix, see ``stream_end``.
+        arrived: cycle from which all its vectors can be used.
+
+    Returns:
+        Cycle of the last beat.
+    """
+    extra = 1 if (offset > 0 or part > 0) else 0
+    # Queries go on in the order of their filters: those of the pass with the LSB plane come later.
+    for again in range(2):
+        for q in range(query, last):
+            if refetch[q] != again or which == 1 - again:
+                continue
+            count = min(keys[q] - offset, tile)
+            if count <= 0:
+                continue
+            amount = count
+            if parts:
+                amount = values[q] * (part + 1) // parts - values[q] * part // parts
+            elif values[q] < keys[q]:
+                amount = values[q]
+            work = max(-(-amount // sums[0].scores), 1)
+            at, size = times[q, FILTERED], times[q, SIZE]
+            first = max(sums[0].free, at)
+            final = at + size - 1
+            ready = np.int64(arrived)
+            if single and arrived > first and amount > 0:
+                ready = np.int64(0)
+                end_of_stream = stream_end(
+                    beats,
+                    begin,
+                    end,
+                    0,
+                    transactions,
+                    vectors,
+                    amount,
+                    sums[0].scores,
+                    first,
+                )
+                final = max(final, end_of_stream)
+            finished = weigh(sums, at, ready, final, work, extra, 0)
+            times[q, OUT] = finished + sums[0].latency
+    return int(sums[0].free - 1)
+
+
+__all__ = [
+    "FILTERED",
+    "GIVEN",
+    "OUT",
+    "SCORED",
+    "SIZE",
+    "dot_product",
+    "score",
+    "select",
+    "select_kept",
+    "weigh_late",
+]

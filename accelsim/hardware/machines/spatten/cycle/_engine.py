@@ -125,7 +125,6 @@ def activity_of(machine: CycleMachine) -> Activity:
         activity.dram_write_bytes = int(s[c.P_OUTPUTS]) * size
     for name, amount in plan.counters.items():
         activity.count(name, amount)
-    activity.count("topk_passes", int(s[c.SELECTOR_PASSES]))
     commands = counters(m.fetch.dram)
     for name, code in (
         ("dram_reads", RD),

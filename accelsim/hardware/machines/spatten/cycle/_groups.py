@@ -9,9 +9,7 @@ from accelsim.hardware.machines.spatten.cycle._state import (
     G_DONE,
     G_HEADS,
     G_HEADS_END,
-    G_HEADS_PASSES,
     G_SELECT,
-    G_SELECT_PASSES,
     G_STEP_FIRST,
     G_TOKENS,
     G_TOKENS_END,
@@ -23,7 +21,6 @@ from accelsim.hardware.machines.spatten.cycle._state import (
     Q_A,
     Q_B,
     SELECTOR_FREE,
-    SELECTOR_PASSES,
     TOKEN_HEAD,
     TOKEN_TAIL,
     Ints,
@@ -84,7 +81,6 @@ def step_selector(s: Ints, groups: Ints, token: Ints, heads: Ints) -> None:
             group = token[s[TOKEN_HEAD], Q_B]
             s[TOKEN_HEAD] += 1
             cycles = groups[group, G_SELECT]
-            s[SELECTOR_PASSES] += groups[group, G_SELECT_PASSES]
             groups[group, G_BEGUN] += 1
             if groups[group, G_BEGUN] == groups[group, G_TOKENS]:
                 groups[group, G_TOKENS_END] = now + cycles
@@ -92,7 +88,6 @@ def step_selector(s: Ints, groups: Ints, token: Ints, heads: Ints) -> None:
             group = heads[s[HEADS_HEAD], Q_B]
             s[HEADS_HEAD] += 1
             cycles = groups[group, G_HEADS]
-            s[SELECTOR_PASSES] += groups[group, G_HEADS_PASSES]
             groups[group, G_HEADS_END] = now + cycles
         s[SELECTOR_FREE] = now + cycles
         s[BUSY_SELECTOR] += cycles

@@ -164,7 +164,7 @@ class _Planner:
             "qk_macs": self.qk_vectors * self.dim,
             "pv_macs": self.pv_vectors * self.dim,
             "exponentials": self.exponentials,
-            "topk_passes": self.passes,
+            "topk_passes": self.passes + _selector_passes(groups),
         }
         extra = {
             "spill_read_bytes": self.spill_read,
@@ -729,6 +729,12 @@ class _Planner:
                 )
                 total += len(np.unique(atoms)) * ATOM
         return total
+
+
+def _selector_passes(groups: Ints) -> int:
+    """Passes of all token and head searches, also of those that end after the last output."""
+    tokens = groups[:, c.G_TOKENS] * groups[:, c.G_SELECT_PASSES]
+    return int((tokens + groups[:, c.G_HEADS_PASSES]).sum())
 
 
 def _array(rows: Sequence[Sequence[int]], columns: int) -> Ints:

@@ -100,7 +100,6 @@ REISSUE, REUSE = 2, 5
     HEADS_HEAD,
     HEADS_TAIL,
     SELECTOR_FREE,
-    SELECTOR_PASSES,
     # values
     NEXT_EARLY,
     LATE_DONE,
@@ -138,7 +137,7 @@ REISSUE, REUSE = 2, 5
     BUSY_SELECTOR,
     BUSY_PV,
     N_SCALARS,
-) = range(103)
+) = range(102)
 
 # Groups: the rows of one layer of one step.
 (

@@ -53,8 +53,8 @@ RING = 1 << 15
 _LOOKED_BACK = 1 << 13
 ADDRESS_LATENCY = 2
 """Cycles from an address FIFO's input to its output; the read-address register adds one more."""
-FILL = 11
-"""Cycles from a joined beat to the first use of its vectors (release, section 2.6: x + 3 to x + 14)."""
+FILL = 14
+"""Cycles from the last response of a beat to the first use of its vectors (release, section 2.6)."""
 LOOKAHEAD = 4
 """Cycles after any event within which no request that it brings about reaches the address FIFOs, so
 that the fetcher may lead all other blocks by as much (release, section 2.5)."""
@@ -103,14 +103,18 @@ def queue_matrix(
         s, beats: state and beats of the fetcher.
         transactions: byte addresses in order; each beat takes one for each port.
         ready: cycle in which the first beat may enter the address FIFOs.
-        spread: cycles over which the beats become ready, evenly.
+        spread: cycles over which the transactions become known, evenly, the first ones in
+            ``ready``; a beat waits for its last one.
     """
     width = beats.shape[1] - B_ADDRESS
-    count = -(-len(transactions) // width)
+    size = len(transactions)
+    count = -(-size // width)
     tail = s[0].tail
     for beat in range(count):
         row = beats[(tail + beat) % RING]
-        row[B_READY] = ready + beat * spread // count
+        row[B_READY] = ready
+        if spread:
+            row[B_READY] += -(-min((beat + 1) * width, size) * spread // size) - 1
         row[B_LAST] = beat == count - 1
         for k in range(width):
             at = beat * width + k

@@ -88,6 +88,7 @@ class Row:
         first, last: queries.
         keys, values: vectors.
         late, two_pass, planes: what it is.
+        streams: its queries use the first of its values, and need not wait for all.
         tiles, value_tiles: how many.
         refetches: queries that need the LSB plane.
         queries: request of the query vectors, if they are not read with the first keys.
@@ -113,6 +114,7 @@ class Row:
         "released",
         "slots",
         "slotted",
+        "streams",
         "tiles",
         "two_pass",
         "value_tiles",
@@ -122,7 +124,7 @@ class Row:
     def __init__(self, index: int, layer: Layer, first: int, last: int) -> None:
         self.index, self.layer, self.first, self.last = index, layer, first, last
         self.keys = self.values = self.refetches = 0
-        self.late = self.two_pass = self.planes = False
+        self.late = self.two_pass = self.planes = self.streams = False
         self.reread = False
         self.tiles = self.value_tiles = 1
         self.queries: Matrix | None = None
@@ -142,14 +144,18 @@ class Keys:
         again: the pass with the LSB plane.
         matrix: in memory.
         released: its lines are free.
+        scored: cycle in which its last score is there.
+        values: tile of values that goes with it, once it is known that it is needed.
     """
 
-    __slots__ = ("again", "matrix", "released", "row", "tile")
+    __slots__ = ("again", "matrix", "released", "row", "scored", "tile", "values")
 
     def __init__(self, row: Row, tile: int, again: bool = False) -> None:
         self.row, self.tile, self.again = row, tile, again
         self.matrix: Any = None
         self.released: Any = None
+        self.scored = 0
+        self.values: Values | None = None
 
 
 class Values:
@@ -160,6 +166,7 @@ class Values:
         tile: which.
         slot: cycle from which it has lines; ``None`` if not known yet.
         phases: 1 if queries of the LSB pass will come on their own, else 2.
+        given: times of the queries over this tile, if those over the next would overwrite them.
         ready, spread: cycle in which it is asked for, and cycles over which it becomes known.
         filtered: of a late row: it is known when its queries are filtered; of an early one: the
             matrix is asked for.
@@ -169,6 +176,7 @@ class Values:
 
     __slots__ = (
         "filtered",
+        "given",
         "matrix",
         "phases",
         "ready",
@@ -183,6 +191,7 @@ class Values:
         self.row, self.tile = row, tile
         self.slot: int | None = None
         self.phases = 2
+        self.given: Ints | None = None
         self.ready = self.spread = 0
         self.matrix: Any = None
         self.released = Milestone(env)
@@ -255,6 +264,8 @@ class Spatten:
         # What flows between them.
         self.lsb_passes = Stream(env)
         self.key_tiles = Stream(env)
+        self.scored = Stream(env)
+        self.read = Stream(env)
         self.kept_rows = Stream(env)
         self.early_values = Stream(env)
         self.late_values = Stream(env)
@@ -265,7 +276,7 @@ class Spatten:
         self.topk, self.row_buffers = self.top_k.new_state()
         self.selector, self.begun = TopK(config.topk.parallelism, 2).new_state()
         self.sums = self.weighted_sum.new_state()
-        self.times = np.zeros((len(rows.query_keys), 5), np.int64)
+        self.times = np.zeros((len(rows.query_keys), 4), np.int64)
         self.line = self.dot_product.vectors_per_line
         self.tile = min(
             config.buffer_lines // 2 * self.line,
@@ -275,13 +286,13 @@ class Spatten:
         self.all_rows = self._rows()
         self.rows_left = len(self.all_rows)
         self.finished = env.event()
-        self.waiting_early: simpy.Event | None = None
+        self.slot_taken: simpy.Event | None = None
         self.next_layer = dict(zip(self.layers, self.layers[1:], strict=False))
         self.completions = [0] * workload.rows
         self.spilled_reads = self.spilled_writes = self.refetched = 0
         # Late tiles whose weighted sum is not known yet, and two-pass rows likewise.
         self.unweighed: deque[Values] = deque()
-        self.keeping: deque[Row] = deque()
+        self.kept_row: Row | None = None
         self.slotless: deque[Values] = deque()
         # Rows with an LSB plane that are not decided, as far as is known.
         self.undecided: deque[Milestone] = deque()
@@ -319,6 +330,7 @@ class Spatten:
                         if prunes:
                             row.values = min(column["values"][index], int(used.sum()))
                         row.reread = begin > first
+                    row.streams = not prunes or end - begin == 1
                     row.tiles = -(-row.keys // self.tile)
                     row.two_pass = row.tiles > 1 and (prunes or row.planes)
                     row.value_tiles = -(-row.values // self.tile) if row.two_pass else row.tiles
@@ -344,7 +356,8 @@ class Spatten:
             self.layers[0].keys.announce(0)
         followers = [
             Follower(self.multiply_keys()),
-            Follower(self.select_kept()),
+            Follower(self.select()),
+            Follower(self.place_kept()),
             Follower(self.multiply_values()),
         ]
         issue = env.process(self.issue_keys())
@@ -513,9 +526,9 @@ class Spatten:
     # -- scores, top-k ----------------------------------------------------------------------
 
     def multiply_keys(self) -> Following:
-        """Dot product, softmax, decision, top-k of key tiles, in the order of the fork."""
+        """Dot product: key tiles in the order of the fork, as the softmax takes their scores."""
         rows, tile = self.rows, self.tile
-        keys, refetch = rows.query_keys, rows.query_refetch
+        keeping: deque[Row] = deque()
         while True:
             yield self.key_tiles
             item: Keys = self.key_tiles.pop()
@@ -528,32 +541,27 @@ class Spatten:
                 yield row.queries
                 ready = (row.queries.cycle or 0) + FILL
             elif self.causal:
-                yield row.layer.start
                 ready = row.layer.start.cycle or 0
             if row.two_pass and item.tile == 0 and not item.again:
                 # The scores of two rows are kept at most.
-                while len(self.keeping) > 1:
-                    before = self.keeping.popleft()
+                while len(keeping) > 1:
+                    before = keeping.popleft()
                     yield before.kept
                     ready = max(ready, before.kept.cycle or 0)
-                self.keeping.append(row)
-            offset = item.tile * tile
-            # Values or a pass that go first keep what is read behind them.
-            query = scored = row.first
-            released = False
-            values: Values | None = None
+                keeping.append(row)
+            scored = row.first
             while True:
+                query = scored
                 scored = pipeline.score(
                     self.dot,
                     self.soft,
                     self.fifo,
                     self.fetcher.beats,
-                    keys,
-                    refetch,
-                    self.times,
-                    scored,
+                    rows.query_keys,
+                    rows.query_refetch,
+                    query,
                     row.last,
-                    offset,
+                    item.tile * tile,
                     tile,
                     item.again,
                     row.two_pass,
@@ -565,31 +573,42 @@ class Spatten:
                     arrived,
                     ready,
                 )
-                if scored == row.last and not released:
-                    released = True
-                    self._release_keys(item, max(int(self.dot[0]["free"]), arrived))
-                if row.two_pass:
-                    break
-                if not (row.late or (row.refetches == row.last - row.first and not item.again)):
-                    if values is None:
-                        values = yield from self._early_values(row, item.tile)
-                elif row.late and values is None:
-                    drops = row.planes and not item.again
-                    if not drops or row.refetches < row.last - row.first:
-                        values = row.slots[item.tile]
-                        yield from self._take_slot(values)
-                while self.keeping:
-                    yield self.keeping[0].slotted
-                    self.keeping.popleft()
-                self._select(item, values, query, scored)
-                query = scored
                 if scored == row.last:
                     break
+                self.scored.put((item, query, scored))
+                while scored < row.last and not self.read.items:
+                    yield self.read
+                self.read.items.clear()
+            free = int(self.dot[0]["free"])
+            self._release_keys(item, max(free, arrived))
+            item.scored = free - 1 + self.dot_product.latency
+            self.scored.put((item, query, scored))
+
+    def select(self) -> Following:
+        """Softmax, decision, top-k, in the order of the scores; early rows go on to the weighted
+        sum."""
+        while True:
+            yield self.scored
+            item, query, scored = self.scored.pop()
+            row = item.row
             if row.two_pass:
                 if item.tile == row.tiles - 1:
-                    self.kept_rows.put(item)
-            else:
-                self._selected(item, values)
+                    self._select_kept(item)
+                continue
+            drops = row.planes and not item.again
+            if item.values is None and not (drops and row.refetches == row.last - row.first):
+                values = item.values = row.slots[item.tile]
+                if self.kept_row is not None and not self.kept_row.slotted.known:
+                    yield self.kept_row.slotted
+                if row.late:
+                    yield from self._take_slot(values)
+                else:
+                    yield from self._early_values(values)
+            self._select(item, item.values, query, scored)
+            if not self.read.items:
+                self.read.put(None)
+            if scored == row.last:
+                self._selected(item, item.values)
 
     def _release_keys(self, item: Keys, used: int) -> None:
         row = item.row
@@ -602,18 +621,16 @@ class Spatten:
         else:
             item.released.announce(used)
 
-    def _early_values(self, row: Row, tile: int) -> Generator[Any, None, Values]:
-        """The value tile of an early row, once it is known when it is there, and the weighted sum
-        of all late rows before."""
+    def _early_values(self, values: Values) -> Generator[Any, None, None]:
+        """Wait until it is known when the values of an early row are there, and the weighted sum of
+        all late rows before."""
         while self.unweighed:
             before = self.unweighed[0]
             yield before.released
             if self.unweighed and self.unweighed[0] is before:
                 self.unweighed.popleft()
-        values = row.slots[tile]
         yield values.filtered
         yield values.matrix
-        return values
 
     def _take_slot(self, values: Values) -> Generator[Any, None, None]:
         """Lines of the value buffer for a late row (section 8)."""
@@ -625,8 +642,8 @@ class Spatten:
         self.unweighed.append(values)
         if values in self.slotless:
             self.slotless.remove(values)
-            if self.waiting_early is not None and not self.slotless:
-                waiting, self.waiting_early = self.waiting_early, None
+            if self.slot_taken is not None:
+                waiting, self.slot_taken = self.slot_taken, None
                 waiting.succeed()
 
     def _select(self, item: Keys, values: Values | None, query: int, scored: int) -> None:
@@ -638,9 +655,12 @@ class Spatten:
             # Written after every tile but the last, read before every one but the first.
             moved = 2 * self._partial_bytes()
             spill = math.ceil(moved / self.peak)
-        at = 0
+        begin = end = transactions = vectors = at = 0
         if early and values is not None:
-            at = values.matrix.cycle + FILL
+            matrix = values.matrix
+            begin, end, transactions = matrix.begin, matrix.end, matrix.transactions
+            vectors = self._tile_size(row.values, item.tile)
+            at = matrix.cycle + FILL
         pipeline.select(
             self.soft,
             self.fifo,
@@ -662,7 +682,13 @@ class Spatten:
             item.again,
             early,
             (values.slot or 0) if values is not None and row.late else 0,
+            self.fetcher.beats,
+            begin,
+            end,
+            transactions,
+            vectors,
             at,
+            row.streams,
             extra,
             spill,
             self._selects(layer),
@@ -726,6 +752,8 @@ class Spatten:
         times = self.times[queries]
         now_known = ~(self.rows.query_refetch[queries].astype(bool)) if drops else slice(None)
         fresh = values.ready == 0
+        if row.tiles > 1:
+            values.given = times.copy()
         if not prunes:
             here = times[now_known] if fresh else times[self.rows.query_refetch[queries] > 0]
             used = (keys[now_known] if fresh else keys[self.rows.query_refetch[queries] > 0]) > (
@@ -753,57 +781,59 @@ class Spatten:
         values.ready = max(values.ready, values.slot or 0)
         self.late_values.put(values)
 
-    def select_kept(self) -> Following:
-        """Softmax, decision, top-k of rows whose scores were kept (section 2, two passes)."""
-        rows, config = self.rows, self.config
+    def _select_kept(self, item: Keys) -> None:
+        """Softmax, decision, top-k of a row whose scores were kept (section 2, two passes)."""
+        row, rows, config = item.row, self.rows, self.config
+        on_chip = config.softmax_fifo * config.softmax_parallelism if row.late else 0
+        written = pipeline.select_kept(
+            self.soft,
+            self.topk,
+            self.row_buffers,
+            self.selector,
+            self.begun,
+            rows.query_keys,
+            rows.query_values,
+            rows.query_refetch,
+            rows.search,
+            self.times,
+            row.first,
+            row.last,
+            row.planes and not item.again,
+            item.again,
+            item.scored,
+            on_chip,
+            BITS_ON_CHIP,
+            self.peak,
+            self._selects(row.layer),
+        )
+        self.spilled_writes += written
+        self.spilled_reads += self._kept_reads(row, item, on_chip)
+        if row.planes and not item.again:
+            decided = int(self.times[row.first : row.last, GIVEN].max())
+            if row.refetches:
+                for tile in range(row.tiles):
+                    self._reissue(Keys(row, tile, True), decided)
+            row.decision.announce(decided)
+            if row.refetches:
+                return
+        self.kept_row = row
+        times = self.times[row.first : row.last]
+        row.kept.announce(int((times[:, FILTERED] + times[:, SIZE]).max()))
+        self._row_read(row)
+        self.kept_rows.put(row)
+
+    def place_kept(self) -> Following:
+        """Slots of the value tiles of two-pass rows."""
         while True:
             yield self.kept_rows
-            item: Keys = self.kept_rows.pop()
-            row = item.row
-            scored = int(self.dot[0]["free"]) - 1 + self.dot_product.latency
-            on_chip = config.softmax_fifo * config.softmax_parallelism if row.late else 0
-            written = pipeline.select_kept(
-                self.soft,
-                self.topk,
-                self.row_buffers,
-                self.selector,
-                self.begun,
-                rows.query_keys,
-                rows.query_values,
-                rows.query_refetch,
-                rows.search,
-                self.times,
-                row.first,
-                row.last,
-                row.planes and not item.again,
-                item.again,
-                scored,
-                on_chip,
-                BITS_ON_CHIP,
-                self.peak,
-                self._selects(row.layer),
-            )
-            self.spilled_writes += written
-            self.spilled_reads += self._kept_reads(row, item, on_chip)
-            if row.planes and not item.again:
-                decided = int(self.times[row.first : row.last, GIVEN].max())
-                if row.refetches:
-                    for tile in range(row.tiles):
-                        self._reissue(Keys(row, tile, True), decided)
-                row.decision.announce(decided)
-                if row.refetches:
-                    continue
-            times = self.times[row.first : row.last]
-            finished = int((times[:, FILTERED] + times[:, SIZE]).max())
-            row.kept.announce(finished)
-            self._row_read(row)
+            row: Row = self.kept_rows.pop()
             for tile in range(row.value_tiles):
                 values = row.slots.setdefault(tile, Values(self.env, row, tile))
                 yield from self._take_slot(values)
-                values.ready = finished
+                values.ready = row.kept.cycle
                 values.filtered.announce(0)
                 self._put_late(values)
-            row.slotted.announce(finished)
+            row.slotted.announce(row.kept.cycle)
 
     def _kept_reads(self, row: Row, item: Keys, on_chip: int) -> int:
         queries = slice(row.first, row.last)
@@ -824,9 +854,10 @@ class Spatten:
                 yield self.early_values.filled()
             values: Values = self.early_values.pop()
             row = values.row
-            if self.slotless:
-                self.waiting_early = env.event()
-                yield self.waiting_early
+            while self.slotless and self.slotless[0].row.index < row.index:
+                # A late row before it must find a slot first.
+                self.slot_taken = env.event()
+                yield self.slot_taken
             size = self._tile_size(row.values, values.tile)
             lines = -(-size // self.line)
             while not self.value_buffer.fits(lines):
@@ -884,7 +915,6 @@ class Spatten:
             # Queries of the LSB pass come on their own, if the others did not wait for them.
             which = 1 if again else (0 if values.phases == 1 else 2)
             part, parts = (values.tile, row.value_tiles) if row.two_pass else (0, 0)
-            single = row.last - row.first == 1
             arrived = matrix.cycle + FILL
             final = pipeline.weigh_late(
                 self.sums,
@@ -892,6 +922,7 @@ class Spatten:
                 rows.query_keys,
                 rows.query_values,
                 rows.query_refetch,
+                self.times[row.first : row.last] if values.given is None else values.given,
                 self.times,
                 row.first,
                 row.last,
@@ -899,7 +930,7 @@ class Spatten:
                 1 << 40 if row.two_pass else self.tile,
                 part,
                 parts,
-                single,
+                row.streams,
                 which,
                 matrix.begin,
                 matrix.end,

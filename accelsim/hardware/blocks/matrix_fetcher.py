@@ -124,13 +124,13 @@ def queue_matrix(
 
 @inlined
 def _push_beat(s: Any, beats: Ints, ports: int) -> None:
-    """Put the next beat into the address FIFOs; its padding bypasses DRAM."""
+    """Put the next beat into the address FIFOs; its padding takes its turn there and nowhere else."""
     slot = s[0].pushed % RING
     padding = 0
     for k in range(ports):
         padding += beats[slot, B_ADDRESS + k] == PADDING
     beats[slot, B_PUSHED] = s[0].cycle
-    beats[slot, B_LOADED] = padding
+    beats[slot, B_LOADED] = 0
     beats[slot, B_ARRIVED] = padding
     s[0].pushed += 1
     s[0].address_mark = max(s[0].address_mark, s[0].pushed - s[0].loaded)
@@ -148,22 +148,19 @@ def _load_addresses(s: Any, beats: Ints, fetch: Ints, channels: int, shift: int)
         head = fetch[k, F_HEAD]
         if fetch[k, F_CHANNEL] >= 0 or head >= pushed:
             continue
-        while head < pushed and beats[head % RING, B_ADDRESS + k] == PADDING:
-            head += 1
-        fetch[k, F_HEAD] = head
-        if head >= pushed:
-            continue
         slot = head % RING
         if beats[slot, B_PUSHED] + ADDRESS_LATENCY > now:
             continue
         if head - s[0].joined >= s[0].response_fifo:
             continue
+        fetch[k, F_HEAD] = head + 1
+        beats[slot, B_LOADED] += 1
         address = beats[slot, B_ADDRESS + k]
+        if address == PADDING:
+            continue
         fetch[k, F_CHANNEL] = (address >> 5) & (channels - 1)
         fetch[k, F_ADDRESS] = (address >> (5 + shift)) << 5
-        fetch[k, F_HEAD] = head + 1
         s[0].waiting += 1
-        beats[slot, B_LOADED] += 1
     while s[0].loaded < pushed and beats[s[0].loaded % RING, B_LOADED] == len(fetch):
         s[0].loaded += 1
 

@@ -35,7 +35,7 @@ from accelsim.hardware.config import MemoryConfig
 from accelsim.hardware.machines.spatten import pipeline
 from accelsim.hardware.machines.spatten.config import BITS_ON_CHIP, SpattenConfig
 from accelsim.hardware.machines.spatten.layout import Layout
-from accelsim.hardware.machines.spatten.pipeline import FILTERED, GIVEN, OUT, SIZE
+from accelsim.hardware.machines.spatten.pipeline import DECIDED, FILTERED, GIVEN, OUT, SIZE
 from accelsim.hardware.machines.spatten.rows import Group, Rows, rows_of
 from accelsim.hardware.simulation import Follower, Milestone, Module, Stream
 from accelsim.hardware.simulation._module import Following, Process
@@ -55,6 +55,11 @@ REISSUE = 2
 """From the decision to the key fork (release, section 2.16)."""
 RELEASE = 5
 """From a decision to usable lines (release, section 2.16)."""
+
+
+def _ahead(before: Group, group: Group) -> bool:
+    """Whether keys of a group may be fetched before the group before it is done (section 3)."""
+    return group.late and before.late and group.step == before.step
 
 
 class Layer:
@@ -276,7 +281,7 @@ class Spatten:
         self.topk, self.row_buffers = self.top_k.new_state()
         self.selector, self.begun = TopK(config.topk.parallelism, 2).new_state()
         self.sums = self.weighted_sum.new_state()
-        self.times = np.zeros((len(rows.query_keys), 4), np.int64)
+        self.times = np.zeros((len(rows.query_keys), 5), np.int64)
         self.line = self.dot_product.vectors_per_line
         self.tile = min(
             config.buffer_lines // 2 * self.line,
@@ -352,8 +357,7 @@ class Spatten:
                 layer.start.announce(0)
                 layer.keys.announce(0)
         else:
-            self.layers[0].start.announce(0)
-            self.layers[0].keys.announce(0)
+            self._start(self.layers[0], 0)
         followers = [
             Follower(self.multiply_keys()),
             Follower(self.select()),
@@ -714,8 +718,7 @@ class Spatten:
         first, last = row.first, row.last
         drops = row.planes and not item.again and row.refetches > 0
         if row.planes and not item.again:
-            given = self.times[first:last, GIVEN]
-            decided = int(given.max())
+            decided = int(self.times[first:last, DECIDED].max())
             row.decision.announce(decided)
             if drops:
                 self._reissue(Keys(row, 0, True), decided)
@@ -809,7 +812,7 @@ class Spatten:
         self.spilled_writes += written
         self.spilled_reads += self._kept_reads(row, item, on_chip)
         if row.planes and not item.again:
-            decided = int(self.times[row.first : row.last, GIVEN].max())
+            decided = int(self.times[row.first : row.last, DECIDED].max())
             if row.refetches:
                 for tile in range(row.tiles):
                     self._reissue(Keys(row, tile, True), decided)
@@ -867,9 +870,9 @@ class Spatten:
                 yield from module.sleep_until(self.value_buffer.returned.items[0][1])
                 self.value_buffer.take_back()
             self.value_buffer.allocate(lines)
+            yield from self._to_fetcher()
             self._ask_values(module, values)
             values.filtered.announce(0)
-            yield env.timeout(1)
 
     def ask_late_values(self) -> Process:
         """Value fork of late rows: when it is known which values are needed."""
@@ -882,8 +885,14 @@ class Spatten:
             if isinstance(values, Again):
                 self.value_tiles.put(values)
                 continue
+            yield from self._to_fetcher()
             self._ask_values(module, values)
-            yield env.timeout(1)
+
+    def _to_fetcher(self) -> Process:
+        """Go the way that the value fork is farther from the fetcher than the key fork; keys that
+        arrive in the same cycle go first."""
+        yield self.env.timeout(VALUES_TO_FETCH - FORK_TO_FETCH)
+        yield self.env.timeout(0)
 
     def _ask_values(self, module: Module, values: Values) -> None:
         row = values.row
@@ -896,7 +905,7 @@ class Spatten:
         if row.reread:
             self.refetched += len(transactions) * 32
         matrix.transactions = len(transactions)
-        self.fetcher.ask(matrix, transactions, now + VALUES_TO_FETCH, values.spread)
+        self.fetcher.ask(matrix, transactions, now + FORK_TO_FETCH, values.spread)
         module.activity.busy_cycles += 1
         if row.late or row.two_pass:
             self.value_tiles.put(values)
@@ -962,9 +971,22 @@ class Spatten:
             self._search(last - 1, group.token_cycles)
         if not self.causal:
             return
-        ahead = group.late and layer.group.late and group.step == layer.group.step
-        if ahead and not group.head_cycles:
+        if _ahead(layer.group, group) and group.token_cycles and not group.head_cycles:
             following.keys.announce(max(self._tokens_known(group), layer.step_start))
+
+    def _start(self, layer: Layer, cycle: int) -> None:
+        """A group starts; keys of groups behind it that are known by then may be asked for."""
+        layer.start.announce(cycle)
+        if not layer.keys.known:
+            layer.keys.announce(cycle)
+        behind = self._after(layer)
+        while behind is not None and _ahead(layer.group, behind.group):
+            behind.step_start = layer.step_start
+            group = behind.group
+            if group.token_cycles or group.head_cycles or behind.keys.known:
+                break
+            behind.keys.announce(layer.step_start)
+            layer, behind = behind, self._after(behind)
 
     def _search(self, ready: int, cycles: int) -> int:
         """One search of the selector."""
@@ -1004,14 +1026,11 @@ class Spatten:
         following.step_start = layer.step_start
         if group.step != layer.group.step:
             following.step_start = start
-        following.start.announce(start)
-        if not following.keys.known:
-            ahead = group.late and layer.group.late and group.step == layer.group.step
-            keys = start
-            if ahead:
-                # Which heads are left is known before all outputs are needed.
-                keys = max(self._tokens_known(group), start if group.head_cycles else 0)
-            following.keys.announce(keys)
+        if not following.keys.known and _ahead(layer.group, group):
+            # Which heads are left is known before all outputs are needed.
+            keys = max(self._tokens_known(group), start if group.head_cycles else 0)
+            following.keys.announce(max(keys, layer.step_start))
+        self._start(following, start)
 
     # -- results ----------------------------------------------------------------------------
 

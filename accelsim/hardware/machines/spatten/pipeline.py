@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from accelsim.hardware.blocks import dot_product, softmax, top_k, weighted_sum
 from accelsim.hardware.blocks.dot_product import stream_end
 from accelsim.hardware.blocks.softmax import BEATS, FROM_FIFO, TO_FIFO, TO_SUM
+from accelsim.hardware.blocks.softmax import READ as FIRST_READ
 from accelsim.hardware.blocks.top_k import row_free, search
 from accelsim.jit import in_place
 
 Ints = NDArray[np.int64]
 
-GIVEN, FILTERED, SIZE, OUT = range(4)
+GIVEN, FILTERED, SIZE, OUT, DECIDED = range(5)
 """Columns of a query's times: the cycles of its first probability and of the beginning of its filter
-pass, the beats of that pass, and the cycle of its output."""
+pass, the beats of that pass, and the cycles of its output and of its decision."""
 
 enter, room, mark, read_out = softmax.enter, softmax.room, softmax.mark, softmax.read
 filtered, weigh = top_k.filtered, weighted_sum.weigh
@@ -146,7 +147,7 @@ def select(
         soft, fifo, topk, buffers, sums: states of the blocks.
         selector, begun: state of the second top-k engine, and when its last two searches began.
         keys, values, refetch, searches: of the queries.
-        times: [queries, 4].
+        times: [queries, 5].
         query, last: from which query on, and that after the last.
         offset, tile: of the keys.
         drops: queries that need the LSB plane are dropped here.
@@ -167,10 +168,12 @@ def select(
         count = min(keys[q] - offset, tile)
         if count <= 0 or (again and not refetch[q]):
             continue
-        size = fifo[soft[0].rows_out % len(fifo), BEATS]
+        row = soft[0].rows_out % len(fifo)
+        size = fifo[row, BEATS]
         times[q, SIZE] = size
         if drops and refetch[q]:
             times[q, GIVEN] = read_out(soft, fifo, 0)
+            times[q, DECIDED] = fifo[row, FIRST_READ] + FROM_FIFO
             continue
         prunes = values[q] < keys[q]
         taken = np.int64(0)
@@ -182,6 +185,7 @@ def select(
             taken = max(taken, topk[0].filter_free)
             taken = max(taken, sums[0].free if early else np.int64(slot))
         came = read_out(soft, fifo, taken)
+        times[q, DECIDED] = fifo[row, FIRST_READ] + FROM_FIFO
         at = np.int64(came)
         if prunes:
             at = max(search(topk, came + size - 1, searches[q]), topk[0].filter_free)
@@ -272,7 +276,7 @@ def select_kept(
         soft[0].busy += size
         soft[0].free = start + size + spill
         came = start + FROM_FIFO
-        times[q, GIVEN], times[q, SIZE] = came, size
+        times[q, GIVEN], times[q, DECIDED], times[q, SIZE] = came, came, size
         if dropped:
             continue
         at = np.int64(came)
@@ -319,8 +323,8 @@ def weigh_late(
         sums: state of the weighted sum.
         beats: of the fetcher.
         keys, values, refetch: of the queries.
-        given: times of the row's queries as they were read over this tile, [row's queries, 4].
-        times: [queries, 4]; takes the outputs.
+        given: times of the row's queries as they were read over this tile, [row's queries, 5].
+        times: [queries, 5]; takes the outputs.
         query, last: queries of the row.
         offset, tile: of the keys, where values follow them.
         part, parts: tile of the values and how many, if the row is a two-pass row; else 0, 0.
@@ -371,6 +375,7 @@ def weigh_late(
 
 
 __all__ = [
+    "DECIDED",
     "FILTERED",
     "GIVEN",
     "OUT",

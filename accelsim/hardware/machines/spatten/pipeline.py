@@ -177,7 +177,8 @@ def select(
             continue
         prunes = values[q] < keys[q]
         taken = np.int64(0)
-        if selects:
+        searches_tokens = selects > 0 and offset + tile >= keys[q]
+        if searches_tokens:
             taken = begun[selector[0].rows % 2]
         if prunes:
             taken = max(taken, np.int64(row_free(topk, buffers)))
@@ -193,7 +194,7 @@ def select(
             filtered(topk, buffers, came, at, size)
         else:
             topk[0].filter_free = came + size
-        if selects and offset + tile >= keys[q]:
+        if searches_tokens:
             done = search(selector, came + size - 1, selects)
             begun[selector[0].rows % 2] = done - selects
             selector[0].rows += 1

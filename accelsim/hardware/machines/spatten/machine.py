@@ -176,7 +176,8 @@ class Values:
         filtered: of a late row: it is known when its queries are filtered; of an early one: the
             matrix is asked for.
         matrix: in memory.
-        released: its lines are free.
+        weighed: of a late row: it is known when its queries are multiplied, but for those of an
+            LSB pass that come on their own.
     """
 
     __slots__ = (
@@ -185,11 +186,11 @@ class Values:
         "matrix",
         "phases",
         "ready",
-        "released",
         "row",
         "slot",
         "spread",
         "tile",
+        "weighed",
     )
 
     def __init__(self, env: simpy.Environment, row: Row, tile: int) -> None:
@@ -199,7 +200,7 @@ class Values:
         self.given: Ints | None = None
         self.ready = self.spread = 0
         self.matrix: Any = None
-        self.released = Milestone(env)
+        self.weighed = Milestone(env)
         self.filtered = Milestone(env)
 
 
@@ -209,12 +210,14 @@ class Again:
     Attributes:
         values: the tile.
         ready: cycle in which the first of them reaches the weighted sum.
+        weighed: it is known when they are multiplied.
     """
 
-    __slots__ = ("ready", "values")
+    __slots__ = ("ready", "values", "weighed")
 
-    def __init__(self, values: Values, ready: int) -> None:
+    def __init__(self, env: simpy.Environment, values: Values, ready: int) -> None:
         self.values, self.ready = values, ready
+        self.weighed = Milestone(env)
 
 
 class Spatten:
@@ -296,7 +299,7 @@ class Spatten:
         self.completions = [0] * workload.rows
         self.spilled_reads = self.spilled_writes = self.refetched = 0
         # Late tiles whose weighted sum is not known yet, and two-pass rows likewise.
-        self.unweighed: deque[Values] = deque()
+        self.unweighed: deque[Values | Again] = deque()
         self.kept_row: Row | None = None
         self.slotless: deque[Values] = deque()
         # Rows with an LSB plane that are not decided, as far as is known.
@@ -629,10 +632,8 @@ class Spatten:
         """Wait until it is known when the values of an early row are there, and the weighted sum of
         all late rows before."""
         while self.unweighed:
-            before = self.unweighed[0]
-            yield before.released
-            if self.unweighed and self.unweighed[0] is before:
-                self.unweighed.popleft()
+            yield self.unweighed[0].weighed
+            self.unweighed.popleft()
         yield values.filtered
         yield values.matrix
 
@@ -643,7 +644,6 @@ class Spatten:
         size = self._tile_size(values.row.values, values.tile)
         lines = -(-size // self.line)
         values.slot = yield from self.value_buffer.reserve(lines)
-        self.unweighed.append(values)
         if values in self.slotless:
             self.slotless.remove(values)
             if self.slot_taken is not None:
@@ -738,7 +738,6 @@ class Spatten:
     def _release_values(self, values: Values, cycle: int) -> None:
         size = self._tile_size(values.row.values, values.tile)
         self.value_buffer.release(-(-size // self.line), cycle)
-        values.released.announce(cycle)
 
     def _reissue(self, item: Keys, decided: int) -> None:
         event = self.env.timeout(max(decided + REISSUE - int(self.env.now), 0))
@@ -768,7 +767,7 @@ class Spatten:
                 values.phases = 1 if drops else 2
                 self._put_late(values)
             else:
-                self.late_values.put(Again(values, max(ready, values.slot or 0)))
+                self._put_late(Again(self.env, values, ready))
         elif not drops:
             values.phases = 2
             filtered, size = int(times[:, FILTERED].max()), int(times[:, SIZE].max())
@@ -780,9 +779,11 @@ class Spatten:
         if not values.filtered.known and values.ready:
             values.filtered.announce(0)
 
-    def _put_late(self, values: Values) -> None:
-        values.ready = max(values.ready, values.slot or 0)
-        self.late_values.put(values)
+    def _put_late(self, item: Values | Again) -> None:
+        slot = item.slot if isinstance(item, Values) else item.values.slot
+        item.ready = max(item.ready, slot or 0)
+        self.unweighed.append(item)
+        self.late_values.put(item)
 
     def _select_kept(self, item: Keys) -> None:
         """Softmax, decision, top-k of a row whose scores were kept (section 2, two passes)."""
@@ -947,6 +948,7 @@ class Spatten:
                 self._tile_size(row.values, values.tile),
                 arrived,
             )
+            item.weighed.announce(final + 1)
             if which == 0:
                 continue
             last = values.tile == row.value_tiles - 1

@@ -287,6 +287,7 @@ def select_kept(
             filtered(topk, buffers, came, at, size)
         else:
             topk[0].filter_free = came + size + spill
+            times[q, SIZE] = size + spill
         if selects:
             done = search(selector, came + size - 1 + spill, selects)
             begun[selector[0].rows % 2] = done - selects

@@ -132,6 +132,13 @@ class Workload:
         """Number of requests."""
         return len(self.columns["step"])
 
+    @property
+    def dependencies(self) -> str:
+        """Order in which it runs if nothing else is asked for: ``causal``, a layer after the layer
+        before and a token after the token before; ``streamed`` for the rows of a foreign file,
+        which are requests without an order."""
+        return "streamed" if self.extra else "causal"
+
     def __getitem__(self, column: str) -> NDArray[Any]:
         return self.columns[column]
 

@@ -84,6 +84,15 @@ class SpattenConfig(AcceleratorConfig):
         """Bytes of both buffers: elements are 12 bit on chip (SpAtten Table I)."""
         return 2 * self.multipliers * self.buffer_lines * BITS_ON_CHIP / 8
 
+    @property
+    def sizes(self) -> dict[str, float]:
+        """See :attr:`AcceleratorConfig.sizes`."""
+        return super().sizes | {
+            "fetch_channel": self.fetch_channels,
+            "softmax_lane": self.softmax_parallelism,
+            "topk_comparator": 2 * self.topk.parallelism,
+        }
+
     @model_validator(mode="after")
     def _can_be_built(self) -> SpattenConfig:
         if self.multipliers & (self.multipliers - 1):

@@ -6,14 +6,16 @@ from typing import Literal
 
 import numpy as np
 
-from accelsim.errors import ConfigError, SimulationError
+from accelsim.errors import ConfigError, InvariantError, SimulationError
 from accelsim.hardware.activity import Activity, ModuleActivity
 from accelsim.hardware.config import MemoryConfig
-from accelsim.hardware.machines.spatten.config import BITS_ON_CHIP, SpattenConfig
+from accelsim.hardware.machines.spatten.config import SpattenConfig
+from accelsim.hardware.machines.spatten.counts import count_work, finish
 from accelsim.hardware.machines.spatten.cycle import _state as c
 from accelsim.hardware.machines.spatten.cycle._clock import run
 from accelsim.hardware.machines.spatten.cycle._diagnosis import describe_stall
 from accelsim.hardware.machines.spatten.cycle._plan import ATOM, Plan, make_plan
+from accelsim.hardware.machines.spatten.rows import rows_of
 from accelsim.hardware.memories._channel import (
     ACT,
     CONFLICTS,
@@ -77,6 +79,7 @@ class CycleMachine:
                 f"memory: transaction_bytes is {memory.transaction_bytes}; the fetcher takes {ATOM}"
             )
         self.workload, self.config = workload, config
+        self.dependencies: Dependencies = dependencies
         self.plan = make_plan(workload, config, memory)
         self.state = _build(workload, config, memory, self.plan, dependencies)
 
@@ -117,14 +120,19 @@ def activity_of(machine: CycleMachine) -> Activity:
     s = m.s
     cycles = int(s[c.LAST_OUTPUT]) + config.reset_cycles
     done = [int(cycle) + config.reset_cycles for cycle in m.queues.outputs]
-    activity = Activity(
-        cycles, config.frequency_hz, dram_read_bytes=dict(plan.bytes), completion_cycles=done
-    )
-    if config.output_traffic:
-        size = machine.workload.head_dim * BITS_ON_CHIP // 8
-        activity.dram_write_bytes = int(s[c.P_OUTPUTS]) * size
-    for name, amount in plan.counters.items():
-        activity.count(name, amount)
+    activity = Activity(cycles, config.frequency_hz)
+    workload = machine.workload
+    rows = rows_of(workload, config)
+    own = plan.counters | plan.extra
+    spilled = own.get("spill_read_bytes", 0), own.get("spill_write_bytes", 0)
+    count_work(activity, workload, rows, config, plan.bytes, spilled)
+    activity.count("refetched_bytes", own.get("refetched_bytes", 0))
+    for name, amount in own.items():
+        if activity.counters.get(name, 0) != amount:
+            raise InvariantError(
+                f"workload '{workload.name}': the cycle engine counts {amount} {name}; the rows "
+                f"say {activity.counters.get(name, 0)}"
+            )
     commands = counters(m.fetch.dram)
     for name, code in (
         ("dram_reads", RD),
@@ -137,10 +145,11 @@ def activity_of(machine: CycleMachine) -> Activity:
     ):
         activity.count(name, int(commands[code]))
     activity.count("dram_precharges", int(commands[PREA]))
-    activity.counters |= plan.extra
-    activity.modules = {
-        name: ModuleActivity(busy_cycles=int(s[column])) for name, column in _MODULES.items()
-    }
+    for name, column in _MODULES.items():
+        busy = int(s[column])
+        activity.modules[name] = ModuleActivity(busy, {"idle": cycles - busy})
+    activity.dependencies = machine.dependencies
+    finish(activity, workload, rows, done)
     return activity
 
 

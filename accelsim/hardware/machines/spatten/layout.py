@@ -102,7 +102,7 @@ class Layout:
         return self._in_order if indices is None else indices[row]
 
     def _base(self, plane: int, row: int) -> int:
-        return self._plane[plane] + self._slot[row] * self._region
+        return int(self._plane[plane] + self._slot[row] * self._region)
 
     def _block(self, plane: int, row: int, atoms: int) -> Ints:
         base = self._base(plane, row)

@@ -97,6 +97,12 @@ class SpattenConfig(AcceleratorConfig):
     def _can_be_built(self) -> SpattenConfig:
         if self.multipliers & (self.multipliers - 1):
             raise ValueError(f"multipliers must be a power of two, got {self.multipliers}")
+        if self.value_prefetch_depth < self.key_prefetch_depth:
+            raise ValueError(
+                f"value_prefetch_depth ({self.value_prefetch_depth}) must not be below "
+                f"key_prefetch_depth ({self.key_prefetch_depth}): rows whose LSBs are awaited keep "
+                "their place in the value buffer"
+            )
         if self.channels & (self.channels - 1):
             raise ValueError(f"channels must be a power of two, got {self.channels}")
         return self

@@ -53,8 +53,8 @@ RING = 1 << 15
 _LOOKED_BACK = 1 << 13
 ADDRESS_LATENCY = 2
 """Cycles from an address FIFO's input to its output; the read-address register adds one more."""
-FILL = 11
-"""Cycles from a joined beat to the first use of its vectors (release, section 2.6: x + 3 to x + 14)."""
+FILL = 14
+"""Cycles from the last response of a beat to the first use of its vectors (release, section 2.6)."""
 LOOKAHEAD = 4
 """Cycles after any event within which no request that it brings about reaches the address FIFOs, so
 that the fetcher may lead all other blocks by as much (release, section 2.5)."""
@@ -103,14 +103,18 @@ def queue_matrix(
         s, beats: state and beats of the fetcher.
         transactions: byte addresses in order; each beat takes one for each port.
         ready: cycle in which the first beat may enter the address FIFOs.
-        spread: cycles over which the beats become ready, evenly.
+        spread: cycles over which the transactions become known, evenly, the first ones in
+            ``ready``; a beat waits for its last one.
     """
     width = beats.shape[1] - B_ADDRESS
-    count = -(-len(transactions) // width)
+    size = len(transactions)
+    count = -(-size // width)
     tail = s[0].tail
     for beat in range(count):
         row = beats[(tail + beat) % RING]
-        row[B_READY] = ready + beat * spread // count
+        row[B_READY] = ready
+        if spread:
+            row[B_READY] += -(-min((beat + 1) * width, size) * spread // size) - 1
         row[B_LAST] = beat == count - 1
         for k in range(width):
             at = beat * width + k
@@ -120,13 +124,13 @@ def queue_matrix(
 
 @inlined
 def _push_beat(s: Any, beats: Ints, ports: int) -> None:
-    """Put the next beat into the address FIFOs; its padding bypasses DRAM."""
+    """Put the next beat into the address FIFOs; its padding takes its turn there and nowhere else."""
     slot = s[0].pushed % RING
     padding = 0
     for k in range(ports):
         padding += beats[slot, B_ADDRESS + k] == PADDING
     beats[slot, B_PUSHED] = s[0].cycle
-    beats[slot, B_LOADED] = padding
+    beats[slot, B_LOADED] = 0
     beats[slot, B_ARRIVED] = padding
     s[0].pushed += 1
     s[0].address_mark = max(s[0].address_mark, s[0].pushed - s[0].loaded)
@@ -144,22 +148,19 @@ def _load_addresses(s: Any, beats: Ints, fetch: Ints, channels: int, shift: int)
         head = fetch[k, F_HEAD]
         if fetch[k, F_CHANNEL] >= 0 or head >= pushed:
             continue
-        while head < pushed and beats[head % RING, B_ADDRESS + k] == PADDING:
-            head += 1
-        fetch[k, F_HEAD] = head
-        if head >= pushed:
-            continue
         slot = head % RING
         if beats[slot, B_PUSHED] + ADDRESS_LATENCY > now:
             continue
         if head - s[0].joined >= s[0].response_fifo:
             continue
+        fetch[k, F_HEAD] = head + 1
+        beats[slot, B_LOADED] += 1
         address = beats[slot, B_ADDRESS + k]
+        if address == PADDING:
+            continue
         fetch[k, F_CHANNEL] = (address >> 5) & (channels - 1)
         fetch[k, F_ADDRESS] = (address >> (5 + shift)) << 5
-        fetch[k, F_HEAD] = head + 1
         s[0].waiting += 1
-        beats[slot, B_LOADED] += 1
     while s[0].loaded < pushed and beats[s[0].loaded % RING, B_LOADED] == len(fetch):
         s[0].loaded += 1
 

@@ -79,7 +79,7 @@ def count_work(
 
 
 def selection_work(workload: Workload, rows: Rows, config: SpattenConfig) -> tuple[int, int]:
-    """Elements read, and passes, of all token selections.
+    """Elements read, and passes, of all selections of tokens and heads.
 
     A workload records the search whose result counts; ``per-query`` searches after every query of
     the group before, each with the work of that one.
@@ -94,6 +94,8 @@ def selection_work(workload: Workload, rows: Rows, config: SpattenConfig) -> tup
             times = before if config.token_selection == "per-query" else 1
             elements += times * int(workload["select_elements"][row])
             passes += times * int(workload["select_passes"][row])
+        elements += group.head_work[0]
+        passes += group.head_work[1]
         before = int(rows.start[group.end] - rows.start[group.first])
     return elements, passes
 

@@ -35,7 +35,7 @@ from accelsim.hardware.config import MemoryConfig
 from accelsim.hardware.machines.spatten import pipeline
 from accelsim.hardware.machines.spatten.config import BITS_ON_CHIP, SpattenConfig
 from accelsim.hardware.machines.spatten.layout import Layout
-from accelsim.hardware.machines.spatten.pipeline import FILTERED, GIVEN, OUT, SIZE
+from accelsim.hardware.machines.spatten.pipeline import DECIDED, FILTERED, GIVEN, OUT, SIZE
 from accelsim.hardware.machines.spatten.rows import Group, Rows, rows_of
 from accelsim.hardware.simulation import Follower, Milestone, Module, Stream
 from accelsim.hardware.simulation._module import Following, Process
@@ -55,6 +55,11 @@ REISSUE = 2
 """From the decision to the key fork (release, section 2.16)."""
 RELEASE = 5
 """From a decision to usable lines (release, section 2.16)."""
+
+
+def _ahead(before: Group, group: Group) -> bool:
+    """Whether keys of a group may be fetched before the group before it is done (section 3)."""
+    return group.late and before.late and group.step == before.step
 
 
 class Layer:
@@ -88,6 +93,7 @@ class Row:
         first, last: queries.
         keys, values: vectors.
         late, two_pass, planes: what it is.
+        streams: its queries use the first of its values, and need not wait for all.
         tiles, value_tiles: how many.
         refetches: queries that need the LSB plane.
         queries: request of the query vectors, if they are not read with the first keys.
@@ -113,6 +119,7 @@ class Row:
         "released",
         "slots",
         "slotted",
+        "streams",
         "tiles",
         "two_pass",
         "value_tiles",
@@ -122,7 +129,7 @@ class Row:
     def __init__(self, index: int, layer: Layer, first: int, last: int) -> None:
         self.index, self.layer, self.first, self.last = index, layer, first, last
         self.keys = self.values = self.refetches = 0
-        self.late = self.two_pass = self.planes = False
+        self.late = self.two_pass = self.planes = self.streams = False
         self.reread = False
         self.tiles = self.value_tiles = 1
         self.queries: Matrix | None = None
@@ -142,14 +149,18 @@ class Keys:
         again: the pass with the LSB plane.
         matrix: in memory.
         released: its lines are free.
+        scored: cycle in which its last score is there.
+        values: tile of values that goes with it, once it is known that it is needed.
     """
 
-    __slots__ = ("again", "matrix", "released", "row", "tile")
+    __slots__ = ("again", "matrix", "released", "row", "scored", "tile", "values")
 
     def __init__(self, row: Row, tile: int, again: bool = False) -> None:
         self.row, self.tile, self.again = row, tile, again
         self.matrix: Any = None
         self.released: Any = None
+        self.scored = 0
+        self.values: Values | None = None
 
 
 class Values:
@@ -160,32 +171,36 @@ class Values:
         tile: which.
         slot: cycle from which it has lines; ``None`` if not known yet.
         phases: 1 if queries of the LSB pass will come on their own, else 2.
+        given: times of the queries over this tile, if those over the next would overwrite them.
         ready, spread: cycle in which it is asked for, and cycles over which it becomes known.
         filtered: of a late row: it is known when its queries are filtered; of an early one: the
             matrix is asked for.
         matrix: in memory.
-        released: its lines are free.
+        weighed: of a late row: it is known when its queries are multiplied, but for those of an
+            LSB pass that come on their own.
     """
 
     __slots__ = (
         "filtered",
+        "given",
         "matrix",
         "phases",
         "ready",
-        "released",
         "row",
         "slot",
         "spread",
         "tile",
+        "weighed",
     )
 
     def __init__(self, env: simpy.Environment, row: Row, tile: int) -> None:
         self.row, self.tile = row, tile
         self.slot: int | None = None
         self.phases = 2
+        self.given: Ints | None = None
         self.ready = self.spread = 0
         self.matrix: Any = None
-        self.released = Milestone(env)
+        self.weighed = Milestone(env)
         self.filtered = Milestone(env)
 
 
@@ -195,12 +210,14 @@ class Again:
     Attributes:
         values: the tile.
         ready: cycle in which the first of them reaches the weighted sum.
+        weighed: it is known when they are multiplied.
     """
 
-    __slots__ = ("ready", "values")
+    __slots__ = ("ready", "values", "weighed")
 
-    def __init__(self, values: Values, ready: int) -> None:
+    def __init__(self, env: simpy.Environment, values: Values, ready: int) -> None:
         self.values, self.ready = values, ready
+        self.weighed = Milestone(env)
 
 
 class Spatten:
@@ -255,6 +272,8 @@ class Spatten:
         # What flows between them.
         self.lsb_passes = Stream(env)
         self.key_tiles = Stream(env)
+        self.scored = Stream(env)
+        self.read = Stream(env)
         self.kept_rows = Stream(env)
         self.early_values = Stream(env)
         self.late_values = Stream(env)
@@ -275,13 +294,13 @@ class Spatten:
         self.all_rows = self._rows()
         self.rows_left = len(self.all_rows)
         self.finished = env.event()
-        self.waiting_early: simpy.Event | None = None
+        self.slot_taken: simpy.Event | None = None
         self.next_layer = dict(zip(self.layers, self.layers[1:], strict=False))
         self.completions = [0] * workload.rows
         self.spilled_reads = self.spilled_writes = self.refetched = 0
         # Late tiles whose weighted sum is not known yet, and two-pass rows likewise.
-        self.unweighed: deque[Values] = deque()
-        self.keeping: deque[Row] = deque()
+        self.unweighed: deque[Values | Again] = deque()
+        self.kept_row: Row | None = None
         self.slotless: deque[Values] = deque()
         # Rows with an LSB plane that are not decided, as far as is known.
         self.undecided: deque[Milestone] = deque()
@@ -319,6 +338,7 @@ class Spatten:
                         if prunes:
                             row.values = min(column["values"][index], int(used.sum()))
                         row.reread = begin > first
+                    row.streams = not prunes or end - begin == 1
                     row.tiles = -(-row.keys // self.tile)
                     row.two_pass = row.tiles > 1 and (prunes or row.planes)
                     row.value_tiles = -(-row.values // self.tile) if row.two_pass else row.tiles
@@ -340,11 +360,11 @@ class Spatten:
                 layer.start.announce(0)
                 layer.keys.announce(0)
         else:
-            self.layers[0].start.announce(0)
-            self.layers[0].keys.announce(0)
+            self._start(self.layers[0], 0)
         followers = [
             Follower(self.multiply_keys()),
-            Follower(self.select_kept()),
+            Follower(self.select()),
+            Follower(self.place_kept()),
             Follower(self.multiply_values()),
         ]
         issue = env.process(self.issue_keys())
@@ -513,9 +533,9 @@ class Spatten:
     # -- scores, top-k ----------------------------------------------------------------------
 
     def multiply_keys(self) -> Following:
-        """Dot product, softmax, decision, top-k of key tiles, in the order of the fork."""
+        """Dot product: key tiles in the order of the fork, as the softmax takes their scores."""
         rows, tile = self.rows, self.tile
-        keys, refetch = rows.query_keys, rows.query_refetch
+        keeping: deque[Row] = deque()
         while True:
             yield self.key_tiles
             item: Keys = self.key_tiles.pop()
@@ -528,32 +548,27 @@ class Spatten:
                 yield row.queries
                 ready = (row.queries.cycle or 0) + FILL
             elif self.causal:
-                yield row.layer.start
                 ready = row.layer.start.cycle or 0
             if row.two_pass and item.tile == 0 and not item.again:
                 # The scores of two rows are kept at most.
-                while len(self.keeping) > 1:
-                    before = self.keeping.popleft()
+                while len(keeping) > 1:
+                    before = keeping.popleft()
                     yield before.kept
                     ready = max(ready, before.kept.cycle or 0)
-                self.keeping.append(row)
-            offset = item.tile * tile
-            # Values or a pass that go first keep what is read behind them.
-            query = scored = row.first
-            released = False
-            values: Values | None = None
+                keeping.append(row)
+            scored = row.first
             while True:
+                query = scored
                 scored = pipeline.score(
                     self.dot,
                     self.soft,
                     self.fifo,
                     self.fetcher.beats,
-                    keys,
-                    refetch,
-                    self.times,
-                    scored,
+                    rows.query_keys,
+                    rows.query_refetch,
+                    query,
                     row.last,
-                    offset,
+                    item.tile * tile,
                     tile,
                     item.again,
                     row.two_pass,
@@ -565,31 +580,42 @@ class Spatten:
                     arrived,
                     ready,
                 )
-                if scored == row.last and not released:
-                    released = True
-                    self._release_keys(item, max(int(self.dot[0]["free"]), arrived))
-                if row.two_pass:
-                    break
-                if not (row.late or (row.refetches == row.last - row.first and not item.again)):
-                    if values is None:
-                        values = yield from self._early_values(row, item.tile)
-                elif row.late and values is None:
-                    drops = row.planes and not item.again
-                    if not drops or row.refetches < row.last - row.first:
-                        values = row.slots[item.tile]
-                        yield from self._take_slot(values)
-                while self.keeping:
-                    yield self.keeping[0].slotted
-                    self.keeping.popleft()
-                self._select(item, values, query, scored)
-                query = scored
                 if scored == row.last:
                     break
+                self.scored.put((item, query, scored))
+                while scored < row.last and not self.read.items:
+                    yield self.read
+                self.read.items.clear()
+            free = int(self.dot[0]["free"])
+            self._release_keys(item, max(free, arrived))
+            item.scored = free - 1 + self.dot_product.latency
+            self.scored.put((item, query, scored))
+
+    def select(self) -> Following:
+        """Softmax, decision, top-k, in the order of the scores; early rows go on to the weighted
+        sum."""
+        while True:
+            yield self.scored
+            item, query, scored = self.scored.pop()
+            row = item.row
             if row.two_pass:
                 if item.tile == row.tiles - 1:
-                    self.kept_rows.put(item)
-            else:
-                self._selected(item, values)
+                    self._select_kept(item)
+                continue
+            drops = row.planes and not item.again
+            if item.values is None and not (drops and row.refetches == row.last - row.first):
+                values = item.values = row.slots[item.tile]
+                if self.kept_row is not None and not self.kept_row.slotted.known:
+                    yield self.kept_row.slotted
+                if row.late:
+                    yield from self._take_slot(values)
+                else:
+                    yield from self._early_values(values)
+            self._select(item, item.values, query, scored)
+            if not self.read.items:
+                self.read.put(None)
+            if scored == row.last:
+                self._selected(item, item.values)
 
     def _release_keys(self, item: Keys, used: int) -> None:
         row = item.row
@@ -602,18 +628,14 @@ class Spatten:
         else:
             item.released.announce(used)
 
-    def _early_values(self, row: Row, tile: int) -> Generator[Any, None, Values]:
-        """The value tile of an early row, once it is known when it is there, and the weighted sum
-        of all late rows before."""
+    def _early_values(self, values: Values) -> Generator[Any, None, None]:
+        """Wait until it is known when the values of an early row are there, and the weighted sum of
+        all late rows before."""
         while self.unweighed:
-            before = self.unweighed[0]
-            yield before.released
-            if self.unweighed and self.unweighed[0] is before:
-                self.unweighed.popleft()
-        values = row.slots[tile]
+            yield self.unweighed[0].weighed
+            self.unweighed.popleft()
         yield values.filtered
         yield values.matrix
-        return values
 
     def _take_slot(self, values: Values) -> Generator[Any, None, None]:
         """Lines of the value buffer for a late row (section 8)."""
@@ -622,11 +644,10 @@ class Spatten:
         size = self._tile_size(values.row.values, values.tile)
         lines = -(-size // self.line)
         values.slot = yield from self.value_buffer.reserve(lines)
-        self.unweighed.append(values)
         if values in self.slotless:
             self.slotless.remove(values)
-            if self.waiting_early is not None and not self.slotless:
-                waiting, self.waiting_early = self.waiting_early, None
+            if self.slot_taken is not None:
+                waiting, self.slot_taken = self.slot_taken, None
                 waiting.succeed()
 
     def _select(self, item: Keys, values: Values | None, query: int, scored: int) -> None:
@@ -638,9 +659,12 @@ class Spatten:
             # Written after every tile but the last, read before every one but the first.
             moved = 2 * self._partial_bytes()
             spill = math.ceil(moved / self.peak)
-        at = 0
+        begin = end = transactions = vectors = at = 0
         if early and values is not None:
-            at = values.matrix.cycle + FILL
+            matrix = values.matrix
+            begin, end, transactions = matrix.begin, matrix.end, matrix.transactions
+            vectors = self._tile_size(row.values, item.tile)
+            at = matrix.cycle + FILL
         pipeline.select(
             self.soft,
             self.fifo,
@@ -662,7 +686,13 @@ class Spatten:
             item.again,
             early,
             (values.slot or 0) if values is not None and row.late else 0,
+            self.fetcher.beats,
+            begin,
+            end,
+            transactions,
+            vectors,
             at,
+            row.streams,
             extra,
             spill,
             self._selects(layer),
@@ -688,8 +718,7 @@ class Spatten:
         first, last = row.first, row.last
         drops = row.planes and not item.again and row.refetches > 0
         if row.planes and not item.again:
-            given = self.times[first:last, GIVEN]
-            decided = int(given.max())
+            decided = int(self.times[first:last, DECIDED].max())
             row.decision.announce(decided)
             if drops:
                 self._reissue(Keys(row, 0, True), decided)
@@ -709,7 +738,6 @@ class Spatten:
     def _release_values(self, values: Values, cycle: int) -> None:
         size = self._tile_size(values.row.values, values.tile)
         self.value_buffer.release(-(-size // self.line), cycle)
-        values.released.announce(cycle)
 
     def _reissue(self, item: Keys, decided: int) -> None:
         event = self.env.timeout(max(decided + REISSUE - int(self.env.now), 0))
@@ -726,6 +754,8 @@ class Spatten:
         times = self.times[queries]
         now_known = ~(self.rows.query_refetch[queries].astype(bool)) if drops else slice(None)
         fresh = values.ready == 0
+        if row.tiles > 1:
+            values.given = times.copy()
         if not prunes:
             here = times[now_known] if fresh else times[self.rows.query_refetch[queries] > 0]
             used = (keys[now_known] if fresh else keys[self.rows.query_refetch[queries] > 0]) > (
@@ -737,7 +767,7 @@ class Spatten:
                 values.phases = 1 if drops else 2
                 self._put_late(values)
             else:
-                self.late_values.put(Again(values, max(ready, values.slot or 0)))
+                self._put_late(Again(self.env, values, ready))
         elif not drops:
             values.phases = 2
             filtered, size = int(times[:, FILTERED].max()), int(times[:, SIZE].max())
@@ -749,61 +779,65 @@ class Spatten:
         if not values.filtered.known and values.ready:
             values.filtered.announce(0)
 
-    def _put_late(self, values: Values) -> None:
-        values.ready = max(values.ready, values.slot or 0)
-        self.late_values.put(values)
+    def _put_late(self, item: Values | Again) -> None:
+        slot = item.slot if isinstance(item, Values) else item.values.slot
+        item.ready = max(item.ready, slot or 0)
+        self.unweighed.append(item)
+        self.late_values.put(item)
 
-    def select_kept(self) -> Following:
-        """Softmax, decision, top-k of rows whose scores were kept (section 2, two passes)."""
-        rows, config = self.rows, self.config
+    def _select_kept(self, item: Keys) -> None:
+        """Softmax, decision, top-k of a row whose scores were kept (section 2, two passes)."""
+        row, rows, config = item.row, self.rows, self.config
+        on_chip = config.softmax_fifo * config.softmax_parallelism if row.late else 0
+        written = pipeline.select_kept(
+            self.soft,
+            self.topk,
+            self.row_buffers,
+            self.selector,
+            self.begun,
+            rows.query_keys,
+            rows.query_values,
+            rows.query_refetch,
+            rows.search,
+            self.times,
+            row.first,
+            row.last,
+            row.planes and not item.again,
+            item.again,
+            item.scored,
+            on_chip,
+            BITS_ON_CHIP,
+            self.peak,
+            self._selects(row.layer),
+        )
+        self.spilled_writes += written
+        self.spilled_reads += self._kept_reads(row, item, on_chip)
+        if row.planes and not item.again:
+            decided = int(self.times[row.first : row.last, DECIDED].max())
+            if row.refetches:
+                for tile in range(row.tiles):
+                    self._reissue(Keys(row, tile, True), decided)
+            row.decision.announce(decided)
+            if row.refetches:
+                return
+        self.kept_row = row
+        times = self.times[row.first : row.last]
+        row.kept.announce(int((times[:, FILTERED] + times[:, SIZE]).max()))
+        self._row_read(row)
+        self.kept_rows.put(row)
+
+    def place_kept(self) -> Following:
+        """Slots of the value tiles of two-pass rows."""
         while True:
             yield self.kept_rows
-            item: Keys = self.kept_rows.pop()
-            row = item.row
-            scored = int(self.dot[0]["free"]) - 1 + self.dot_product.latency
-            on_chip = config.softmax_fifo * config.softmax_parallelism if row.late else 0
-            written = pipeline.select_kept(
-                self.soft,
-                self.topk,
-                self.row_buffers,
-                self.selector,
-                self.begun,
-                rows.query_keys,
-                rows.query_values,
-                rows.query_refetch,
-                rows.search,
-                self.times,
-                row.first,
-                row.last,
-                row.planes and not item.again,
-                item.again,
-                scored,
-                on_chip,
-                BITS_ON_CHIP,
-                self.peak,
-                self._selects(row.layer),
-            )
-            self.spilled_writes += written
-            self.spilled_reads += self._kept_reads(row, item, on_chip)
-            if row.planes and not item.again:
-                decided = int(self.times[row.first : row.last, GIVEN].max())
-                if row.refetches:
-                    for tile in range(row.tiles):
-                        self._reissue(Keys(row, tile, True), decided)
-                row.decision.announce(decided)
-                if row.refetches:
-                    continue
-            times = self.times[row.first : row.last]
-            finished = int((times[:, FILTERED] + times[:, SIZE]).max())
-            row.kept.announce(finished)
-            self._row_read(row)
+            row: Row = self.kept_rows.pop()
             for tile in range(row.value_tiles):
                 values = row.slots.setdefault(tile, Values(self.env, row, tile))
                 yield from self._take_slot(values)
-                values.ready = finished
+                values.ready = row.kept.cycle
                 values.filtered.announce(0)
                 self._put_late(values)
-            row.slotted.announce(finished)
+            row.slotted.announce(row.kept.cycle)
 
     def _kept_reads(self, row: Row, item: Keys, on_chip: int) -> int:
         queries = slice(row.first, row.last)
@@ -824,9 +858,10 @@ class Spatten:
                 yield self.early_values.filled()
             values: Values = self.early_values.pop()
             row = values.row
-            if self.slotless:
-                self.waiting_early = env.event()
-                yield self.waiting_early
+            while self.slotless and self.slotless[0].row.index < row.index:
+                # A late row before it must find a slot first.
+                self.slot_taken = env.event()
+                yield self.slot_taken
             size = self._tile_size(row.values, values.tile)
             lines = -(-size // self.line)
             while not self.value_buffer.fits(lines):
@@ -836,9 +871,9 @@ class Spatten:
                 yield from module.sleep_until(self.value_buffer.returned.items[0][1])
                 self.value_buffer.take_back()
             self.value_buffer.allocate(lines)
+            yield from self._to_fetcher()
             self._ask_values(module, values)
             values.filtered.announce(0)
-            yield env.timeout(1)
 
     def ask_late_values(self) -> Process:
         """Value fork of late rows: when it is known which values are needed."""
@@ -851,8 +886,14 @@ class Spatten:
             if isinstance(values, Again):
                 self.value_tiles.put(values)
                 continue
+            yield from self._to_fetcher()
             self._ask_values(module, values)
-            yield env.timeout(1)
+
+    def _to_fetcher(self) -> Process:
+        """Go the way that the value fork is farther from the fetcher than the key fork; keys that
+        arrive in the same cycle go first."""
+        yield self.env.timeout(VALUES_TO_FETCH - FORK_TO_FETCH)
+        yield self.env.timeout(0)
 
     def _ask_values(self, module: Module, values: Values) -> None:
         row = values.row
@@ -865,7 +906,7 @@ class Spatten:
         if row.reread:
             self.refetched += len(transactions) * 32
         matrix.transactions = len(transactions)
-        self.fetcher.ask(matrix, transactions, now + VALUES_TO_FETCH, values.spread)
+        self.fetcher.ask(matrix, transactions, now + FORK_TO_FETCH, values.spread)
         module.activity.busy_cycles += 1
         if row.late or row.two_pass:
             self.value_tiles.put(values)
@@ -884,7 +925,6 @@ class Spatten:
             # Queries of the LSB pass come on their own, if the others did not wait for them.
             which = 1 if again else (0 if values.phases == 1 else 2)
             part, parts = (values.tile, row.value_tiles) if row.two_pass else (0, 0)
-            single = row.last - row.first == 1
             arrived = matrix.cycle + FILL
             final = pipeline.weigh_late(
                 self.sums,
@@ -892,6 +932,7 @@ class Spatten:
                 rows.query_keys,
                 rows.query_values,
                 rows.query_refetch,
+                self.times[row.first : row.last] if values.given is None else values.given,
                 self.times,
                 row.first,
                 row.last,
@@ -899,7 +940,7 @@ class Spatten:
                 1 << 40 if row.two_pass else self.tile,
                 part,
                 parts,
-                single,
+                row.streams,
                 which,
                 matrix.begin,
                 matrix.end,
@@ -907,6 +948,7 @@ class Spatten:
                 self._tile_size(row.values, values.tile),
                 arrived,
             )
+            item.weighed.announce(final + 1)
             if which == 0:
                 continue
             last = values.tile == row.value_tiles - 1
@@ -931,9 +973,22 @@ class Spatten:
             self._search(last - 1, group.token_cycles)
         if not self.causal:
             return
-        ahead = group.late and layer.group.late and group.step == layer.group.step
-        if ahead and not group.head_cycles:
+        if _ahead(layer.group, group) and group.token_cycles and not group.head_cycles:
             following.keys.announce(max(self._tokens_known(group), layer.step_start))
+
+    def _start(self, layer: Layer, cycle: int) -> None:
+        """A group starts; keys of groups behind it that are known by then may be asked for."""
+        layer.start.announce(cycle)
+        if not layer.keys.known:
+            layer.keys.announce(cycle)
+        behind = self._after(layer)
+        while behind is not None and _ahead(layer.group, behind.group):
+            behind.step_start = layer.step_start
+            group = behind.group
+            if group.token_cycles or group.head_cycles or behind.keys.known:
+                break
+            behind.keys.announce(layer.step_start)
+            layer, behind = behind, self._after(behind)
 
     def _search(self, ready: int, cycles: int) -> int:
         """One search of the selector."""
@@ -973,14 +1028,11 @@ class Spatten:
         following.step_start = layer.step_start
         if group.step != layer.group.step:
             following.step_start = start
-        following.start.announce(start)
-        if not following.keys.known:
-            ahead = group.late and layer.group.late and group.step == layer.group.step
-            keys = start
-            if ahead:
-                # Which heads are left is known before all outputs are needed.
-                keys = max(self._tokens_known(group), start if group.head_cycles else 0)
-            following.keys.announce(keys)
+        if not following.keys.known and _ahead(layer.group, group):
+            # Which heads are left is known before all outputs are needed.
+            keys = max(self._tokens_known(group), start if group.head_cycles else 0)
+            following.keys.announce(max(keys, layer.step_start))
+        self._start(following, start)
 
     # -- results ----------------------------------------------------------------------------
 

@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 
 from accelsim.hardware.blocks import dot_product, softmax, top_k, weighted_sum
 from accelsim.hardware.blocks.dot_product import stream_end
-from accelsim.hardware.blocks.softmax import FROM_FIFO, TO_FIFO, TO_SUM
+from accelsim.hardware.blocks.softmax import BEATS, FROM_FIFO, TO_FIFO, TO_SUM
+from accelsim.hardware.blocks.softmax import READ as FIRST_READ
 from accelsim.hardware.blocks.top_k import row_free, search
 from accelsim.jit import in_place
 
 Ints = NDArray[np.int64]
 
-SCORED, GIVEN, FILTERED, SIZE, OUT = range(5)
-"""Columns of a query's times: the cycle after its last beat of scores, those of its first
-probability and of the beginning of its filter pass, the beats of that pass, and the cycle of its
-output."""
+GIVEN, FILTERED, SIZE, OUT, DECIDED = range(5)
+"""Columns of a query's times: the cycles of its first probability and of the beginning of its filter
+pass, the beats of that pass, and the cycles of its output and of its decision."""
 
 enter, room, mark, read_out = softmax.enter, softmax.room, softmax.mark, softmax.read
 filtered, weigh = top_k.filtered, weighted_sum.weigh
@@ -38,7 +38,6 @@ def score(
     beats: Ints,
     keys: Ints,
     refetch: Ints,
-    times: Ints,
     query: int,
     last: int,
     offset: int,
@@ -59,7 +58,6 @@ def score(
         dot, soft, fifo: states of dot product and softmax.
         beats: of the fetcher.
         keys, refetch: of the queries.
-        times: [queries, 5].
         query, last: from which query on, and that after the last.
         offset, tile: first vector of the tile, and how many it may have.
         again: the pass with the LSB plane, of the queries that need it.
@@ -104,8 +102,6 @@ def score(
         dot[0].softmax_full += final - with_keys
         dot[0].busy += taken
         dot[0].free = final + 1
-        times[query, SCORED] = final + 1
-        times[query, SIZE] = size
         if not stored:
             mark(soft, fifo)
         query += 1
@@ -134,7 +130,13 @@ def select(
     again: bool,
     early: bool,
     slot: int,
+    beats: Ints,
+    begin: int,
+    end: int,
+    transactions: int,
+    vectors: int,
     values_at: int,
+    streams: bool,
     extra: int,
     spill: int,
     selects: int,
@@ -150,9 +152,12 @@ def select(
         offset, tile: of the keys.
         drops: queries that need the LSB plane are dropped here.
         again: the pass with the LSB plane.
-        early: values are in the buffer from ``values_at`` on.
+        early: the row goes on to the weighted sum.
         slot: of a late row, cycle from which it has a value slot.
-        values_at: see ``early``.
+        beats, begin, end, transactions, vectors: of the values of an early row, see
+            ``stream_end``.
+        values_at: cycle from which all of them can be used.
+        streams: queries use the first of the values, and so need not wait for all.
         extra, spill: cycles of the weighted sum for rescaling and for partial results.
         selects: cycles of the token selection after every query; 0 if there is none.
 
@@ -163,13 +168,17 @@ def select(
         count = min(keys[q] - offset, tile)
         if count <= 0 or (again and not refetch[q]):
             continue
-        size = times[q, SIZE]
+        row = soft[0].rows_out % len(fifo)
+        size = fifo[row, BEATS]
+        times[q, SIZE] = size
         if drops and refetch[q]:
             times[q, GIVEN] = read_out(soft, fifo, 0)
+            times[q, DECIDED] = fifo[row, FIRST_READ] + FROM_FIFO
             continue
         prunes = values[q] < keys[q]
         taken = np.int64(0)
-        if selects:
+        searches_tokens = selects > 0 and offset + tile >= keys[q]
+        if searches_tokens:
             taken = begun[selector[0].rows % 2]
         if prunes:
             taken = max(taken, np.int64(row_free(topk, buffers)))
@@ -177,6 +186,7 @@ def select(
             taken = max(taken, topk[0].filter_free)
             taken = max(taken, sums[0].free if early else np.int64(slot))
         came = read_out(soft, fifo, taken)
+        times[q, DECIDED] = fifo[row, FIRST_READ] + FROM_FIFO
         at = np.int64(came)
         if prunes:
             at = max(search(topk, came + size - 1, searches[q]), topk[0].filter_free)
@@ -184,7 +194,7 @@ def select(
             filtered(topk, buffers, came, at, size)
         else:
             topk[0].filter_free = came + size
-        if selects and offset + tile >= keys[q]:
+        if searches_tokens:
             done = search(selector, came + size - 1, selects)
             begun[selector[0].rows % 2] = done - selects
             selector[0].rows += 1
@@ -192,8 +202,16 @@ def select(
         if early:
             amount = values[q] if prunes else count
             parts = max(-(-amount // sums[0].scores), 1)
-            end = weigh(sums, at, values_at, at + size - 1, parts, extra, spill)
-            times[q, OUT] = end + sums[0].latency
+            final, ready = at + size - 1, np.int64(values_at)
+            first = max(sums[0].free, at)
+            if streams and values_at > first and amount > 0:
+                ready = np.int64(0)
+                come = stream_end(
+                    beats, begin, end, 0, transactions, vectors, amount, sums[0].scores, first
+                )
+                final = max(final, np.int64(come))
+            final = weigh(sums, at, ready, final, parts, extra, spill)
+            times[q, OUT] = final + sums[0].latency
     return int(soft[0].free)
 
 
@@ -259,7 +277,7 @@ def select_kept(
         soft[0].busy += size
         soft[0].free = start + size + spill
         came = start + FROM_FIFO
-        times[q, GIVEN], times[q, SIZE] = came, size
+        times[q, GIVEN], times[q, DECIDED], times[q, SIZE] = came, came, size
         if dropped:
             continue
         at = np.int64(came)
@@ -269,6 +287,7 @@ def select_kept(
             filtered(topk, buffers, came, at, size)
         else:
             topk[0].filter_free = came + size + spill
+            times[q, SIZE] = size + spill
         if selects:
             done = search(selector, came + size - 1 + spill, selects)
             begun[selector[0].rows % 2] = done - selects
@@ -284,6 +303,7 @@ def weigh_late(
     keys: Ints,
     values: Ints,
     refetch: Ints,
+    given: Ints,
     times: Ints,
     query: int,
     last: int,
@@ -291,7 +311,7 @@ def weigh_late(
     tile: int,
     part: int,
     parts: int,
-    single: bool,
+    streams: bool,
     which: int,
     begin: int,
     end: int,
@@ -305,11 +325,12 @@ def weigh_late(
         sums: state of the weighted sum.
         beats: of the fetcher.
         keys, values, refetch: of the queries.
-        times: [queries, 5].
+        given: times of the row's queries as they were read over this tile, [row's queries, 5].
+        times: [queries, 5]; takes the outputs.
         query, last: queries of the row.
         offset, tile: of the keys, where values follow them.
         part, parts: tile of the values and how many, if the row is a two-pass row; else 0, 0.
-        single: one query, so its values can be multiplied as they come.
+        streams: queries use the first of the values, and so need not wait for all.
         which: 0: queries that do not need the LSB plane, 1: those that do, 2: both.
         begin, end, transactions, vectors: of the matrix, see ``stream_end``.
         arrived: cycle from which all its vectors can be used.
@@ -332,11 +353,11 @@ def weigh_late(
             elif values[q] < keys[q]:
                 amount = values[q]
             work = max(-(-amount // sums[0].scores), 1)
-            at, size = times[q, FILTERED], times[q, SIZE]
+            at, size = given[q - query, FILTERED], given[q - query, SIZE]
             first = max(sums[0].free, at)
             final = at + size - 1
             ready = np.int64(arrived)
-            if single and arrived > first and amount > 0:
+            if streams and arrived > first and amount > 0:
                 ready = np.int64(0)
                 end_of_stream = stream_end(
                     beats,
@@ -345,7 +366,7 @@ def weigh_late(
                     0,
                     transactions,
                     vectors,
-                    amount,
+                    min(amount, vectors),
                     sums[0].scores,
                     first,
                 )
@@ -356,10 +377,10 @@ def weigh_late(
 
 
 __all__ = [
+    "DECIDED",
     "FILTERED",
     "GIVEN",
     "OUT",
-    "SCORED",
     "SIZE",
     "dot_product",
     "score",

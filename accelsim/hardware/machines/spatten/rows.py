@@ -34,6 +34,7 @@ class Group:
         token_cycles: of the search that selects the tokens of this group; 0 if there is none.
         head_cycles: of the search that selects its heads; 0 if there is none.
         prefill: it belongs to a step with early rows.
+        head_work: elements read and passes of the search for heads.
     """
 
     step: int
@@ -45,6 +46,7 @@ class Group:
     token_cycles: int
     head_cycles: int
     prefill: bool
+    head_work: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -215,9 +217,10 @@ def _groups(
     for first, end in zip(edges[:-1], edges[1:], strict=True):
         here, of = int(step[first]), int(layer[first])
         alive = int(heads[first:end].sum())
-        head_cycles = 0
+        head_cycles, head_work = 0, (0, 0)
         if groups and groups[-1].step == here and alive < groups[-1].heads:
             passes, beats, elements = head_selection(groups[-1].heads, alive, here, of)
+            head_work = elements, passes
             head_cycles = int(
                 search_cycles(
                     np.asarray([passes]),
@@ -238,6 +241,7 @@ def _groups(
                 int(next((cycles for cycles in selects[first:end].tolist() if cycles), 0)),
                 head_cycles,
                 here in early_steps,
+                head_work,
             )
         )
     return groups

@@ -252,9 +252,7 @@ def test_random_workloads_finish_within_their_queues_and_bytes(seed: int) -> Non
     for dependencies in ("causal", "streamed"):
         built, activity = run(workload, config, HBM2, dependencies)
         s = built.state.s
-        assert s[c.FIFO_MOST] <= config.softmax_fifo
-        assert s[c.ADDRESS_MOST] <= config.address_fifo
-        assert s[c.RESPONSE_MOST] <= config.response_fifo
+        assert all(0 <= queue.high_water <= queue.depth for queue in activity.queues.values())
         assert s[c.FIFO_IN] == s[c.FIFO_OUT]
         assert activity.counters["dram_reads"] * ATOM == sum(activity.dram_read_bytes.values())
         assert min(activity.completion_cycles) > 0
@@ -271,6 +269,22 @@ def test_random_workloads_finish_within_their_queues_and_bytes(seed: int) -> Non
                 runs = 2 * int(workload["keys"].sum())
                 found = activity.dram_read_bytes[tensor]
                 assert size <= found <= size + runs * (ATOM - 1)
+
+
+def test_prompt_and_decoding_are_told_apart() -> None:
+    kinds = set()
+    for seed in range(40):
+        workload = random_published_workload(seed)
+        activity = simulate(workload, machine(), FLAT)
+        steps = len(np.unique(workload["step"]))
+        table = workload.query_table
+        assert table is not None
+        prompt = len(np.unique(table.position[table.start[0] : table.start[1]])) > 1
+        kinds.add((prompt, steps > 1))
+        first = np.asarray(activity.completion_cycles)[workload["step"] == workload["step"][0]]
+        assert activity.prefill_cycles == (first.max() if prompt else 0)
+        assert activity.decode_steps == steps - prompt
+    assert len(kinds) == 4
 
 
 def test_bytes_are_those_of_the_policy_where_transactions_are_whole() -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from accelsim.errors import ConfigError, SimulationError
-from accelsim.hardware.activity import Activity, ModuleActivity
+from accelsim.hardware.activity import Activity, ModuleActivity, QueueActivity
 from accelsim.hardware.config import MemoryConfig
 from accelsim.hardware.machines.spatten.config import BITS_ON_CHIP, SpattenConfig
 from accelsim.hardware.machines.spatten.cycle import _state as c
@@ -43,6 +43,13 @@ _MODULES = {
     "selector": c.BUSY_SELECTOR,
     "pv_unit": c.BUSY_PV,
 }
+_QUEUES = (
+    ("address_fifo", c.P_ADDRESS_FIFO, c.ADDRESS_MOST, "addresses of a port"),
+    ("response_fifo", c.P_RESPONSE_FIFO, c.RESPONSE_MOST, "responses of a port"),
+    ("softmax_fifo", c.P_FIFO, c.FIFO_MOST, "beats"),
+    ("key_buffer", c.P_LINES, c.KEY_MOST, "lines"),
+    ("value_buffer", c.P_LINES, c.VALUE_MOST, "lines"),
+)
 
 
 class CycleMachine:
@@ -118,7 +125,11 @@ def activity_of(machine: CycleMachine) -> Activity:
     cycles = int(s[c.LAST_OUTPUT]) + config.reset_cycles
     done = [int(cycle) + config.reset_cycles for cycle in m.queues.outputs]
     activity = Activity(
-        cycles, config.frequency_hz, dram_read_bytes=dict(plan.bytes), completion_cycles=done
+        cycles,
+        config.frequency_hz,
+        dram_read_bytes=dict(plan.bytes),
+        completion_cycles=done,
+        dependencies="streamed" if s[c.P_STREAMED] else "causal",
     )
     if config.output_traffic:
         size = machine.workload.head_dim * BITS_ON_CHIP // 8
@@ -137,11 +148,27 @@ def activity_of(machine: CycleMachine) -> Activity:
     ):
         activity.count(name, int(commands[code]))
     activity.count("dram_precharges", int(commands[PREA]))
-    activity.counters |= plan.extra
-    activity.modules = {
-        name: ModuleActivity(busy_cycles=int(s[column])) for name, column in _MODULES.items()
+    for name, column in _MODULES.items():
+        busy = min(int(s[column]), cycles)
+        activity.modules[name] = ModuleActivity(busy, {"idle or stalled": cycles - busy})
+    for name, macs in (("qk_unit", "qk_macs"), ("pv_unit", "pv_macs")):
+        activity.modules[name].operations = activity.counters[macs]
+        activity.modules[name].peak_operations_per_cycle = config.multipliers
+    activity.queues = {
+        name: QueueActivity(int(s[depth]), int(s[most]), unit)
+        for name, depth, most, unit in _QUEUES
     }
+    _split(machine, activity)
     return activity
+
+
+def _split(machine: CycleMachine, activity: Activity) -> None:
+    """Tell the prompt, or encoder pass, from the steps that decode."""
+    step = machine.workload["step"]
+    early = np.isin(step, step[~machine.plan.late])
+    done = np.asarray(activity.completion_cycles)
+    activity.prefill_cycles = int(done[early].max(initial=0))
+    activity.decode_steps = len(np.unique(step[~early]))
 
 
 def _build(

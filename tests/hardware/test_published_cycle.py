@@ -129,8 +129,12 @@ def test_search_bounds_rows_that_prune() -> None:
     columns = {"keys": [keys] * count, "values": [40] * count}
     columns |= {"key_bits": [4] * count, "value_bits": [4] * count}
     workload = Workload.from_columns(columns, query_table=table)
-    done = simulate(workload, machine(), flat(20)).completion_cycles
-    assert set(np.diff(done[5:])) == {300 + 10 * 3}
+    built, activity = run(workload, machine(), flat(20))
+    assert set(np.diff(activity.completion_cycles[5:])) == {300 + 10 * 3}
+    # Two rows of scores inside: the first probability takes the place of the query two before.
+    jobs, beats = built.state.jobs, 50
+    first = jobs[:, c.J_LAST] - beats + 1
+    assert (first[4:] == jobs[2:-2, c.J_FILTER] + beats).all()
 
 
 def test_memory_bounds_large_rows() -> None:
@@ -245,6 +249,68 @@ def test_fewer_heads_are_selected_before_the_layer() -> None:
     assert built.state.matrices[2, c.M_ASKED] >= groups[0, c.G_HEADS_END]
 
 
+def most_at_once(begin: Any, end: Any, weight: Any) -> int:
+    """Largest sum of weights of half-open intervals that hold a cycle."""
+    times = np.concatenate((end, begin))
+    order = np.argsort(times, kind="stable")
+    return int(np.cumsum(np.concatenate((-weight, weight))[order]).max())
+
+
+def test_keys_are_asked_for_when_lines_and_slots_are_free() -> None:
+    few, _ = run(rows(8, 8), machine(), flat(20))
+    asked, free = few.state.matrices[:, c.M_ASKED], few.state.matrices[:, c.M_FREE]
+    assert (asked[3:] == free[:-3]).all()
+    assert (asked[:3] == [2, 3, 4]).all()
+    # 1,024 keys fill half of the buffer.
+    large, _ = run(rows(5, 1024, key_bits=4, value_bits=4), machine(), flat(20))
+    asked, free = large.state.matrices[:, c.M_ASKED], large.state.matrices[:, c.M_FREE]
+    assert (asked[2:] == free[:-2]).all()
+    planes, _ = run(rows(5, 1024, key_bits=4, key_lsb_bits=4), machine(), flat(20))
+    asked, decided = planes.state.matrices[:, c.M_ASKED], planes.state.pieces[:, c.P_DECIDED]
+    assert (asked[2:] == decided[:-2] + 5).all()
+
+
+def test_a_query_that_keeps_its_values_does_not_pass_one_that_is_filtered() -> None:
+    built, _ = run(rows(8, 400, values=[40, 400], key_bits=4), machine(), flat(20))
+    jobs, due = built.state.jobs, built.state.pieces[:, c.P_DUE]
+    end = jobs[0::2, c.J_FILTER] + jobs[0::2, c.J_BEATS]
+    assert (due[1::2] == end).all()
+
+
+def check_stamps(built: CycleMachine) -> None:
+    """What may not overlap does not."""
+    config, state = built.config, built.state
+    matrices, tiles, jobs = state.matrices, state.tiles, state.jobs
+    own = matrices[matrices[:, c.M_OWNER] == np.arange(len(matrices))]
+    asked, free = own[:, c.M_ASKED], np.maximum.accumulate(own[:, c.M_FREE])
+    if not matrices[:, c.M_LSB].any():
+        # A ring: lines come back in order.
+        assert most_at_once(asked, free, np.ones_like(asked)) <= 1 + config.key_prefetch_depth
+        assert most_at_once(asked, free, own[:, c.M_LINES]) <= config.buffer_lines
+    free = np.minimum(tiles[:, c.T_FREE], state.s[c.NOW])
+    asked = np.minimum(tiles[:, c.T_ASKED], free)
+    assert most_at_once(asked, free, np.ones_like(asked)) <= 1 + config.value_prefetch_depth
+    assert most_at_once(asked, free, tiles[:, c.T_LINES]) <= config.buffer_lines
+    order = state.queues.topk[: state.s[c.TOPK_TAIL]]
+    filters, beats = jobs[order, c.J_FILTER], jobs[order, c.J_BEATS]
+    last, searched = jobs[order, c.J_LAST], jobs[order, c.J_SEARCHED]
+    search = jobs[order, c.J_SEARCH]
+    assert (searched >= last + search).all()
+    assert (searched[1:] >= searched[:-1] + search[1:]).all()
+    assert (filters >= searched).all()
+    assert (filters[1:] >= filters[:-1] + beats[:-1]).all()
+    rows_inside = config.topk.rows
+    entered = last - beats + 1
+    assert (entered[rows_inside:] >= (filters + beats)[:-rows_inside]).all()
+    groups = state.groups
+    if not state.s[c.P_STREAMED]:
+        start = np.concatenate(([0], groups[:-1, c.G_DONE]))[matrices[:, c.M_GROUP]]
+        first = matrices[matrices[:, c.M_FIRST] == 1]
+        ahead = groups[first[:, c.M_GROUP], c.G_AHEAD] == 1
+        began = start[matrices[:, c.M_FIRST] == 1]
+        assert (first[~ahead, c.M_ASKED] >= began[~ahead]).all()
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_random_workloads_finish_within_their_queues_and_bytes(seed: int) -> None:
     workload = random_published_workload(seed)
@@ -254,6 +320,7 @@ def test_random_workloads_finish_within_their_queues_and_bytes(seed: int) -> Non
         s = built.state.s
         assert all(0 <= queue.high_water <= queue.depth for queue in activity.queues.values())
         assert s[c.FIFO_IN] == s[c.FIFO_OUT]
+        check_stamps(built)
         assert activity.counters["dram_reads"] * ATOM == sum(activity.dram_read_bytes.values())
         assert min(activity.completion_cycles) > 0
         assert max(activity.completion_cycles) == activity.cycles

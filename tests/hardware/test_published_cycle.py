@@ -47,11 +47,12 @@ def rows(count: int, keys: int, values: int | None = None, **columns: Any) -> Wo
 def queries(keys: list[int], values: list[int], *, position: list[int], **columns: Any) -> Workload:
     """One row."""
     none = np.zeros(len(keys), np.int64)
+    refetch = columns.pop("refetch", none)
     details = {
         "position": position,
         "keys": keys,
         "values": values,
-        "refetch": none,
+        "refetch": refetch,
         "topk_passes": none,
         "topk_beats": none,
     }
@@ -171,6 +172,18 @@ def test_scores_of_two_passes_go_to_memory_beyond_1024(early: bool) -> None:
     assert activity.counters["spill_read_bytes"] == sum(sizes) + sizes[0] + sizes[1]
 
 
+def test_lsb_pass_over_several_tiles_fetches_both_planes_and_scores_again() -> None:
+    columns = {"refetch": [True], "key_lsb_bits": 4, "key_bits": 8}
+    workload = queries([1500], [15], position=[0], **columns)
+    activity = simulate(workload, machine(), HBM2)
+    size = (1500 - 1024) * 12 // 8
+    assert activity.counters["spill_write_bytes"] == 2 * size
+    # No filter reads the scores of the first pass.
+    assert activity.counters["spill_read_bytes"] == 3 * size
+    assert activity.dram_read_bytes["key_msb"] == 2 * 1500 * 64
+    assert activity.dram_read_bytes["key_lsb"] == 1500 * 32
+
+
 def test_query_outer_fetches_a_long_prompt_for_each_position() -> None:
     keys = [1201, 1202, 1203, 1204]
     workload = queries(keys, keys, position=[1200, 1201, 1202, 1203])
@@ -217,6 +230,17 @@ def test_no_key_of_a_token_is_asked_for_before_the_token_before_is_done() -> Non
     streamed, fast = run(decoding(), machine(), HBM2, "streamed")
     assert (streamed.state.matrices[3:, c.M_ASKED] < streamed.state.groups[2:8, c.G_DONE]).all()
     assert fast.cycles < activity_of(built).cycles
+
+
+@pytest.mark.parametrize("traffic", [True, False])
+def test_no_query_begins_before_the_layer_before_is_done(traffic: bool) -> None:
+    built, _ = run(decoding(), machine(query_traffic=traffic), HBM2)
+    # 25 beats, the first one in the cycle of the start if the keys are there.
+    known = built.state.jobs[1:, c.J_SUM] - 24 - (2 + 6 + 28) - 23
+    start = built.state.groups[:-1, c.G_DONE]
+    assert (known >= start).all()
+    ahead = np.array([0, 1, 3, 4, 6, 7])
+    assert (known[ahead] == start[ahead]).all() == (not traffic)
 
 
 @pytest.mark.parametrize("cost", [100, 400])

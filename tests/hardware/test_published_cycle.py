@@ -47,11 +47,12 @@ def rows(count: int, keys: int, values: int | None = None, **columns: Any) -> Wo
 def queries(keys: list[int], values: list[int], *, position: list[int], **columns: Any) -> Workload:
     """One row."""
     none = np.zeros(len(keys), np.int64)
+    refetch = columns.pop("refetch", none)
     details = {
         "position": position,
         "keys": keys,
         "values": values,
-        "refetch": none,
+        "refetch": refetch,
         "topk_passes": none,
         "topk_beats": none,
     }
@@ -129,8 +130,12 @@ def test_search_bounds_rows_that_prune() -> None:
     columns = {"keys": [keys] * count, "values": [40] * count}
     columns |= {"key_bits": [4] * count, "value_bits": [4] * count}
     workload = Workload.from_columns(columns, query_table=table)
-    done = simulate(workload, machine(), flat(20)).completion_cycles
-    assert set(np.diff(done[5:])) == {300 + 10 * 3}
+    built, activity = run(workload, machine(), flat(20))
+    assert set(np.diff(activity.completion_cycles[5:])) == {300 + 10 * 3}
+    # Two rows of scores inside: the first probability takes the place of the query two before.
+    jobs, beats = built.state.jobs, 50
+    first = jobs[:, c.J_LAST] - beats + 1
+    assert (first[4:] == jobs[2:-2, c.J_FILTER] + beats).all()
 
 
 def test_memory_bounds_large_rows() -> None:
@@ -165,6 +170,18 @@ def test_scores_of_two_passes_go_to_memory_beyond_1024(early: bool) -> None:
     assert activity.counters["spill_write_bytes"] == sum(sizes)
     # The last one keeps all its values: no filter reads its scores again.
     assert activity.counters["spill_read_bytes"] == sum(sizes) + sizes[0] + sizes[1]
+
+
+def test_lsb_pass_over_several_tiles_fetches_both_planes_and_scores_again() -> None:
+    columns = {"refetch": [True], "key_lsb_bits": 4, "key_bits": 8}
+    workload = queries([1500], [15], position=[0], **columns)
+    activity = simulate(workload, machine(), HBM2)
+    size = (1500 - 1024) * 12 // 8
+    assert activity.counters["spill_write_bytes"] == 2 * size
+    # No filter reads the scores of the first pass.
+    assert activity.counters["spill_read_bytes"] == 3 * size
+    assert activity.dram_read_bytes["key_msb"] == 2 * 1500 * 64
+    assert activity.dram_read_bytes["key_lsb"] == 1500 * 32
 
 
 def test_query_outer_fetches_a_long_prompt_for_each_position() -> None:
@@ -215,6 +232,17 @@ def test_no_key_of_a_token_is_asked_for_before_the_token_before_is_done() -> Non
     assert fast.cycles < activity_of(built).cycles
 
 
+@pytest.mark.parametrize("traffic", [True, False])
+def test_no_query_begins_before_the_layer_before_is_done(traffic: bool) -> None:
+    built, _ = run(decoding(), machine(query_traffic=traffic), HBM2)
+    # 25 beats, the first one in the cycle of the start if the keys are there.
+    known = built.state.jobs[1:, c.J_SUM] - 24 - (2 + 6 + 28) - 23
+    start = built.state.groups[:-1, c.G_DONE]
+    assert (known >= start).all()
+    ahead = np.array([0, 1, 3, 4, 6, 7])
+    assert (known[ahead] == start[ahead]).all() == (not traffic)
+
+
 @pytest.mark.parametrize("cost", [100, 400])
 def test_tokens_of_the_next_layer_are_searched_before_its_keys_are_read(cost: int) -> None:
     workload = decoding(1, 2, keys=8, values=8, key_bits=12, value_bits=12)
@@ -245,6 +273,68 @@ def test_fewer_heads_are_selected_before_the_layer() -> None:
     assert built.state.matrices[2, c.M_ASKED] >= groups[0, c.G_HEADS_END]
 
 
+def most_at_once(begin: Any, end: Any, weight: Any) -> int:
+    """Largest sum of weights of half-open intervals that hold a cycle."""
+    times = np.concatenate((end, begin))
+    order = np.argsort(times, kind="stable")
+    return int(np.cumsum(np.concatenate((-weight, weight))[order]).max())
+
+
+def test_keys_are_asked_for_when_lines_and_slots_are_free() -> None:
+    few, _ = run(rows(8, 8), machine(), flat(20))
+    asked, free = few.state.matrices[:, c.M_ASKED], few.state.matrices[:, c.M_FREE]
+    assert (asked[3:] == free[:-3]).all()
+    assert (asked[:3] == [2, 3, 4]).all()
+    # 1,024 keys fill half of the buffer.
+    large, _ = run(rows(5, 1024, key_bits=4, value_bits=4), machine(), flat(20))
+    asked, free = large.state.matrices[:, c.M_ASKED], large.state.matrices[:, c.M_FREE]
+    assert (asked[2:] == free[:-2]).all()
+    planes, _ = run(rows(5, 1024, key_bits=4, key_lsb_bits=4), machine(), flat(20))
+    asked, decided = planes.state.matrices[:, c.M_ASKED], planes.state.pieces[:, c.P_DECIDED]
+    assert (asked[2:] == decided[:-2] + 5).all()
+
+
+def test_a_query_that_keeps_its_values_does_not_pass_one_that_is_filtered() -> None:
+    built, _ = run(rows(8, 400, values=[40, 400], key_bits=4), machine(), flat(20))
+    jobs, due = built.state.jobs, built.state.pieces[:, c.P_DUE]
+    end = jobs[0::2, c.J_FILTER] + jobs[0::2, c.J_BEATS]
+    assert (due[1::2] == end).all()
+
+
+def check_stamps(built: CycleMachine) -> None:
+    """What may not overlap does not."""
+    config, state = built.config, built.state
+    matrices, tiles, jobs = state.matrices, state.tiles, state.jobs
+    own = matrices[matrices[:, c.M_OWNER] == np.arange(len(matrices))]
+    asked, free = own[:, c.M_ASKED], np.maximum.accumulate(own[:, c.M_FREE])
+    if not matrices[:, c.M_LSB].any():
+        # A ring: lines come back in order.
+        assert most_at_once(asked, free, np.ones_like(asked)) <= 1 + config.key_prefetch_depth
+        assert most_at_once(asked, free, own[:, c.M_LINES]) <= config.buffer_lines
+    free = np.minimum(tiles[:, c.T_FREE], state.s[c.NOW])
+    asked = np.minimum(tiles[:, c.T_ASKED], free)
+    assert most_at_once(asked, free, np.ones_like(asked)) <= 1 + config.value_prefetch_depth
+    assert most_at_once(asked, free, tiles[:, c.T_LINES]) <= config.buffer_lines
+    order = state.queues.topk[: state.s[c.TOPK_TAIL]]
+    filters, beats = jobs[order, c.J_FILTER], jobs[order, c.J_BEATS]
+    last, searched = jobs[order, c.J_LAST], jobs[order, c.J_SEARCHED]
+    search = jobs[order, c.J_SEARCH]
+    assert (searched >= last + search).all()
+    assert (searched[1:] >= searched[:-1] + search[1:]).all()
+    assert (filters >= searched).all()
+    assert (filters[1:] >= filters[:-1] + beats[:-1]).all()
+    rows_inside = config.topk.rows
+    entered = last - beats + 1
+    assert (entered[rows_inside:] >= (filters + beats)[:-rows_inside]).all()
+    groups = state.groups
+    if not state.s[c.P_STREAMED]:
+        start = np.concatenate(([0], groups[:-1, c.G_DONE]))[matrices[:, c.M_GROUP]]
+        first = matrices[matrices[:, c.M_FIRST] == 1]
+        ahead = groups[first[:, c.M_GROUP], c.G_AHEAD] == 1
+        began = start[matrices[:, c.M_FIRST] == 1]
+        assert (first[~ahead, c.M_ASKED] >= began[~ahead]).all()
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_random_workloads_finish_within_their_queues_and_bytes(seed: int) -> None:
     workload = random_published_workload(seed)
@@ -252,10 +342,9 @@ def test_random_workloads_finish_within_their_queues_and_bytes(seed: int) -> Non
     for dependencies in ("causal", "streamed"):
         built, activity = run(workload, config, HBM2, dependencies)
         s = built.state.s
-        assert s[c.FIFO_MOST] <= config.softmax_fifo
-        assert s[c.ADDRESS_MOST] <= config.address_fifo
-        assert s[c.RESPONSE_MOST] <= config.response_fifo
+        assert all(0 <= queue.high_water <= queue.depth for queue in activity.queues.values())
         assert s[c.FIFO_IN] == s[c.FIFO_OUT]
+        check_stamps(built)
         assert activity.counters["dram_reads"] * ATOM == sum(activity.dram_read_bytes.values())
         assert min(activity.completion_cycles) > 0
         assert max(activity.completion_cycles) == activity.cycles
@@ -271,6 +360,22 @@ def test_random_workloads_finish_within_their_queues_and_bytes(seed: int) -> Non
                 runs = 2 * int(workload["keys"].sum())
                 found = activity.dram_read_bytes[tensor]
                 assert size <= found <= size + runs * (ATOM - 1)
+
+
+def test_prompt_and_decoding_are_told_apart() -> None:
+    kinds = set()
+    for seed in range(40):
+        workload = random_published_workload(seed)
+        activity = simulate(workload, machine(), FLAT)
+        steps = len(np.unique(workload["step"]))
+        table = workload.query_table
+        assert table is not None
+        prompt = len(np.unique(table.position[table.start[0] : table.start[1]])) > 1
+        kinds.add((prompt, steps > 1))
+        first = np.asarray(activity.completion_cycles)[workload["step"] == workload["step"][0]]
+        assert activity.prefill_cycles == (first.max() if prompt else 0)
+        assert activity.decode_steps == steps - prompt
+    assert len(kinds) == 4
 
 
 def test_bytes_are_those_of_the_policy_where_transactions_are_whole() -> None:

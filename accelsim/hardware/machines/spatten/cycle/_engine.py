@@ -6,8 +6,13 @@ from typing import Literal
 
 import numpy as np
 
+<<<<<<< HEAD
 from accelsim.errors import ConfigError, InvariantError, SimulationError
 from accelsim.hardware.activity import Activity, ModuleActivity
+=======
+from accelsim.errors import ConfigError, SimulationError
+from accelsim.hardware.activity import Activity, ModuleActivity, QueueActivity
+>>>>>>> reference
 from accelsim.hardware.config import MemoryConfig
 from accelsim.hardware.machines.spatten.config import SpattenConfig
 from accelsim.hardware.machines.spatten.counts import count_work, finish
@@ -45,6 +50,13 @@ _MODULES = {
     "selector": c.BUSY_SELECTOR,
     "pv_unit": c.BUSY_PV,
 }
+_QUEUES = (
+    ("address_fifo", c.P_ADDRESS_FIFO, c.ADDRESS_MOST, "addresses of a port"),
+    ("response_fifo", c.P_RESPONSE_FIFO, c.RESPONSE_MOST, "responses of a port"),
+    ("softmax_fifo", c.P_FIFO, c.FIFO_MOST, "beats"),
+    ("key_buffer", c.P_LINES, c.KEY_MOST, "lines"),
+    ("value_buffer", c.P_LINES, c.VALUE_MOST, "lines"),
+)
 
 
 class CycleMachine:
@@ -120,6 +132,7 @@ def activity_of(machine: CycleMachine) -> Activity:
     s = m.s
     cycles = int(s[c.LAST_OUTPUT]) + config.reset_cycles
     done = [int(cycle) + config.reset_cycles for cycle in m.queues.outputs]
+<<<<<<< HEAD
     activity = Activity(cycles, config.frequency_hz)
     workload = machine.workload
     rows = rows_of(workload, config)
@@ -133,6 +146,20 @@ def activity_of(machine: CycleMachine) -> Activity:
                 f"workload '{workload.name}': the cycle engine counts {amount} {name}; the rows "
                 f"say {activity.counters.get(name, 0)}"
             )
+=======
+    activity = Activity(
+        cycles,
+        config.frequency_hz,
+        dram_read_bytes=dict(plan.bytes),
+        completion_cycles=done,
+        dependencies="streamed" if s[c.P_STREAMED] else "causal",
+    )
+    if config.output_traffic:
+        size = machine.workload.head_dim * BITS_ON_CHIP // 8
+        activity.dram_write_bytes = int(s[c.P_OUTPUTS]) * size
+    for name, amount in plan.counters.items():
+        activity.count(name, amount)
+>>>>>>> reference
     commands = counters(m.fetch.dram)
     for name, code in (
         ("dram_reads", RD),
@@ -146,11 +173,33 @@ def activity_of(machine: CycleMachine) -> Activity:
         activity.count(name, int(commands[code]))
     activity.count("dram_precharges", int(commands[PREA]))
     for name, column in _MODULES.items():
+<<<<<<< HEAD
         busy = int(s[column])
         activity.modules[name] = ModuleActivity(busy, {"idle": cycles - busy})
     activity.dependencies = machine.dependencies
     finish(activity, workload, rows, done)
+=======
+        busy = min(int(s[column]), cycles)
+        activity.modules[name] = ModuleActivity(busy, {"idle or stalled": cycles - busy})
+    for name, macs in (("qk_unit", "qk_macs"), ("pv_unit", "pv_macs")):
+        activity.modules[name].operations = activity.counters[macs]
+        activity.modules[name].peak_operations_per_cycle = config.multipliers
+    activity.queues = {
+        name: QueueActivity(int(s[depth]), int(s[most]), unit)
+        for name, depth, most, unit in _QUEUES
+    }
+    _split(machine, activity)
+>>>>>>> reference
     return activity
+
+
+def _split(machine: CycleMachine, activity: Activity) -> None:
+    """Tell the prompt, or encoder pass, from the steps that decode."""
+    step = machine.workload["step"]
+    early = np.isin(step, step[~machine.plan.late])
+    done = np.asarray(activity.completion_cycles)
+    activity.prefill_cycles = int(done[early].max(initial=0))
+    activity.decode_steps = len(np.unique(step[~early]))
 
 
 def _build(
@@ -188,8 +237,8 @@ def _build(
         (c.P_CHANNEL_BITS, channels.bit_length() - 1),
         (c.P_ADDRESS_FIFO, config.address_fifo),
         (c.P_RESPONSE_FIFO, config.response_fifo),
-        (c.P_RING, ring),
-        (c.P_ID_RING, ids),
+        (c.P_RING_MASK, ring - 1),
+        (c.P_ID_MASK, ids - 1),
         (c.P_QUERY_TRAFFIC, config.query_traffic),
         (c.P_OUTPUTS, int(plan.jobs[:, c.J_OUTPUT].sum())),
         (c.P_MATRICES, int((plan.matrices[:, c.M_LSB] == 0).sum())),

@@ -43,10 +43,10 @@ from accelsim.hardware.machines.spatten.cycle._state import (
     P_CHANNEL_BITS,
     P_CHANNELS,
     P_GRADUAL,
-    P_ID_RING,
+    P_ID_MASK,
     P_PORTS,
     P_RESPONSE_FIFO,
-    P_RING,
+    P_RING_MASK,
     P_TX_TOTAL,
     PROGRESS,
     PUSHED,
@@ -174,7 +174,7 @@ def _push_beat(
     count = min(s[P_PORTS], length - first)
     if _known(s, requests, pieces, jobs, request) < first + count:
         return
-    slot = s[PUSHED] % s[P_RING]
+    slot = s[PUSHED] & s[P_RING_MASK]
     beats[slot, B_TIME] = s[NOW]
     beats[slot, B_REQUEST] = request
     beats[slot, B_FIRST] = first
@@ -199,13 +199,14 @@ def _load_addresses(s: Ints, requests: Ints, transactions: Ints, beats: Ints, po
     A port asks for no more than its response FIFO holds: else what runs ahead would stand in
     front of the response that the oldest beat waits for.
     """
-    width, now = s[P_PORTS], s[NOW]
+    width, now, mask = s[P_PORTS], s[NOW], s[P_RING_MASK]
+    mine, shift = s[P_CHANNELS] - 1, 5 + s[P_CHANNEL_BITS]
     pushed = min(s[PUSHED], s[JOINED] + s[P_RESPONSE_FIFO])
     for k in range(width):
         head = ports[k, F_HEAD]
         if ports[k, F_DESTINATION] >= 0 or head >= pushed:
             continue
-        slot = head % s[P_RING]
+        slot = head & mask
         if beats[slot, B_TIME] + FIFO_LATENCY > now:
             continue
         ports[k, F_HEAD] = head + 1
@@ -222,8 +223,8 @@ def _load_addresses(s: Ints, requests: Ints, transactions: Ints, beats: Ints, po
         else:
             at = requests[request, R_START_2] + x - requests[request, R_LENGTH]
             address = transactions[at]
-        ports[k, F_DESTINATION] = (address >> 5) & (s[P_CHANNELS] - 1)
-        ports[k, F_ADDRESS] = (address >> (5 + s[P_CHANNEL_BITS])) << 5
+        ports[k, F_DESTINATION] = (address >> 5) & mine
+        ports[k, F_ADDRESS] = (address >> shift) << 5
         s[ADDRESSES_WAITING] += 1
 
 
@@ -249,14 +250,14 @@ def _crossbar(s: Ints, ports: Ints, channels: Ints) -> None:
         ports[k, F_DESTINATION] = -1
         s[ADDRESSES_WAITING] -= 1
         s[IN_DRAM] += 1
-        channels[d, D_IDS + channels[d, D_ID_TAIL] % s[P_ID_RING]] = k
+        channels[d, D_IDS + (channels[d, D_ID_TAIL] & s[P_ID_MASK])] = k
         channels[d, D_ID_TAIL] += 1
 
 
 @inlined
 def _join(s: Ints, joined: Ints, beats: Ints) -> None:
     """The oldest beat is whole: it leaves the response FIFOs for the register behind."""
-    slot = s[JOINED] % s[P_RING]
+    slot = s[JOINED] & s[P_RING_MASK]
     if beats[slot, B_ARRIVED] != beats[slot, B_COUNT]:
         return
     if beats[slot, B_LATEST] + FIFO_LATENCY > s[NOW]:
@@ -273,15 +274,15 @@ def _take_responses(s: Ints, beats: Ints, ports: Ints, channels: Ints, joined: i
     for d in range(s[P_CHANNELS]):
         if channels[d, D_RESPONSE] == 0:
             continue
-        k = channels[d, D_IDS + channels[d, D_ID_HEAD] % s[P_ID_RING]]
+        k = channels[d, D_IDS + (channels[d, D_ID_HEAD] & s[P_ID_MASK])]
         if ports[k, F_SERVED] == now:
             continue
         # Padding in front of the response needs nothing.
         arrived = max(ports[k, F_ARRIVED], s[JOINED])
-        while beats[arrived % s[P_RING], B_COUNT] <= k:
+        while beats[arrived & s[P_RING_MASK], B_COUNT] <= k:
             arrived += 1
         ports[k, F_ARRIVED] = arrived
-        slot = arrived % s[P_RING]
+        slot = arrived & s[P_RING_MASK]
         ports[k, F_SERVED] = now
         ports[k, F_ARRIVED] = arrived + 1
         beats[slot, B_ARRIVED] += 1

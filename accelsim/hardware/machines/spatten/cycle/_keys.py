@@ -13,6 +13,7 @@ from accelsim.hardware.machines.spatten.cycle._state import (
     J_KEYS,
     KEY_COUNT,
     KEY_HEAD,
+    KEY_MOST,
     KEY_REQ_TAIL,
     KEY_TAIL,
     KEY_USED,
@@ -152,6 +153,7 @@ def step_key_fork(
         if s[KEY_COUNT] > s[P_KEY_DEPTH] or s[KEY_USED] + lines > s[P_LINES]:
             return
         s[KEY_USED] += lines
+        s[KEY_MOST] = max(s[KEY_MOST], s[KEY_USED])
         s[KEY_COUNT] += 1
         key_ring[s[KEY_TAIL]] = matrix
         s[KEY_TAIL] += 1

@@ -38,7 +38,7 @@ class Plan:
         weighted: items of the weighted sum.
         bytes: read, by tensor.
         counters: of the activity.
-        extra: counters that the activity does not know.
+        late: [rows of the workload]; all queries of the row have one position.
     """
 
     groups: Ints
@@ -56,7 +56,7 @@ class Plan:
     weighted: int
     bytes: dict[str, int]
     counters: dict[str, int]
-    extra: dict[str, int]
+    late: NDArray[np.bool_]
 
 
 @dataclass
@@ -165,8 +165,6 @@ class _Planner:
             "pv_macs": self.pv_vectors * self.dim,
             "exponentials": self.exponentials,
             "topk_passes": self.passes + _selector_passes(groups),
-        }
-        extra = {
             "spill_read_bytes": self.spill_read,
             "spill_write_bytes": self.spill_write,
             "refetched_bytes": self._refetched(),
@@ -187,7 +185,7 @@ class _Planner:
             self.weighted,
             self.bytes,
             counters,
-            extra,
+            self.table.late,
         )
 
     # Rows -----------------------------------------------------------------------------------

@@ -46,8 +46,8 @@ REISSUE, REUSE = 2, 5
     P_CHANNEL_BITS,
     P_ADDRESS_FIFO,
     P_RESPONSE_FIFO,
-    P_RING,
-    P_ID_RING,
+    P_RING_MASK,
+    P_ID_MASK,
     P_QUERY_TRAFFIC,
     P_OUTPUTS,
     P_MATRICES,
@@ -64,6 +64,7 @@ REISSUE, REUSE = 2, 5
     UNDECIDED,
     LAST_DECIDED,
     KEY_USED,
+    KEY_MOST,
     KEY_COUNT,
     KEY_HEAD,
     KEY_TAIL,
@@ -107,6 +108,7 @@ REISSUE, REUSE = 2, 5
     SLOT_TAIL,
     ASK_COUNT,
     VALUE_USED,
+    VALUE_MOST,
     VALUE_COUNT,
     W_HEAD,
     W_TAIL,
@@ -137,7 +139,7 @@ REISSUE, REUSE = 2, 5
     BUSY_SELECTOR,
     BUSY_PV,
     N_SCALARS,
-) = range(102)
+) = range(104)
 
 # Groups: the rows of one layer of one step.
 (

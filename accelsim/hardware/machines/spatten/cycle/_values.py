@@ -63,6 +63,7 @@ from accelsim.hardware.machines.spatten.cycle._state import (
     T_VECTORS,
     VALUE_COUNT,
     VALUE_FORK_TO_FETCHER,
+    VALUE_MOST,
     VALUE_REQ_TAIL,
     VALUE_USED,
     W_FREE,
@@ -115,6 +116,7 @@ def _allocate(s: Ints, tiles: Ints, value_pool: Ints, tile: int) -> bool:
     if s[VALUE_COUNT] > s[P_VALUE_DEPTH] or s[VALUE_USED] + lines > s[P_LINES]:
         return False
     s[VALUE_USED] += lines
+    s[VALUE_MOST] = max(s[VALUE_MOST], s[VALUE_USED])
     value_pool[s[VALUE_COUNT]] = tile
     s[VALUE_COUNT] += 1
     s[PROGRESS] += 1

@@ -178,7 +178,7 @@ class _Runner:
         self.columns: dict[str, list[int]] = defaultdict(list)
         self.key_indices: list[NDArray[np.int32]] = []
         self.value_indices: list[NDArray[np.int32]] = []
-        self.queries: list[dict[str, NDArray[Any]]] = []
+        self.queries: list[NDArray[np.int32]] = []
         self.sums = np.zeros((trace.num_layers, len(kernels.METRICS)))
         self.stats = np.zeros((trace.num_layers, len(kernels.STATS)), dtype=np.int64)
         # Head rows and query rows that dense attention would have computed.
@@ -241,6 +241,7 @@ class _Runner:
         self.stats[layer] += stats.sum(axis=0)
         self.dense_rows[layer] += (len(heads), context if step == 0 else 1)
         self.kept_rows[layer] += (int(heads.sum()), len(positions))
+        self.queries.append(per_query)
         key_indices = kept.astype(np.int32)
         for kv in np.flatnonzero(stats[:, 0]):
             value_indices = key_indices[used[kv]]
@@ -253,13 +254,6 @@ class _Runner:
             self.columns["metadata_bytes"].append(scales)
             accumulates = self.policy.tokens is not None
             self.columns["score_updates"].append(int(stats[kv, 1]) if accumulates else 0)
-            group = slice(kv * trace.group, (kv + 1) * trace.group)
-            # Query-major: the living heads of the group for a position, then for the next one.
-            counts = per_query[group][heads[group]].swapaxes(0, 1)
-            detail = dict(
-                zip(kernels.PER_QUERY, counts.reshape(-1, counts.shape[2]).T, strict=True)
-            )
-            self.queries.append(detail | {"position": np.repeat(positions, counts.shape[1])})
             if self.indices:
                 self.key_indices.append(key_indices)
                 self.value_indices.append(value_indices)
@@ -289,7 +283,10 @@ class _Runner:
             name=self.trace.model,
             key_indices=tuple(self.key_indices) if self.indices else None,
             value_indices=tuple(self.value_indices) if self.indices else None,
-            query_table=QueryTable.join(self.queries),
+            query_table=QueryTable.of(
+                self.columns["queries"],
+                dict(zip(kernels.PER_QUERY, np.concatenate(self.queries).T, strict=True)),
+            ),
         )
         every = range(self.trace.num_layers)
         per_layer = [{"layer": i, **self._figures(slice(i, i + 1))} for i in every]

@@ -12,9 +12,16 @@ from numpy.typing import NDArray
 from accelsim.errors import TraceError
 from accelsim.functional import kernels
 from accelsim.functional._stored import Stored
-from accelsim.functional.selection import Block, Decision, Selector, Shape, selector_for
+from accelsim.functional.selection import (
+    Block,
+    Decision,
+    Selector,
+    Shape,
+    selector_for,
+    stage_of,
+)
 from accelsim.functional.selection._kernels import WORK, prune_values
-from accelsim.policies import KiviQuantization, Policy
+from accelsim.policies import KiviQuantization, Policy, Stage
 from accelsim.traces import AttentionTrace
 from accelsim.workloads import QueryTable, Workload
 
@@ -65,7 +72,9 @@ def run_selection(
     stats = np.zeros((trace.num_layers, 4), dtype=np.int64)
     for layer in range(trace.num_layers):
         prompt: list[_Part] = []
-        here = policy.at_layer(layer, trace.num_layers)
+        here = {
+            stage: own.at_layer(layer, trace.num_layers) for stage, own in policy.by_stage().items()
+        }
         for part, figures in _blocks(trace, here, selector, layer, seed):
             sums[layer] += figures
             stats[layer] += (
@@ -78,9 +87,9 @@ def run_selection(
                 prompt.append(part)
             else:
                 for row in range(len(part.steps)):
-                    rows += _requests(trace, here, layer, [_only(part, row)])
+                    rows += _requests(trace, here["decode"], layer, [_only(part, row)])
         if prompt:
-            rows += _requests(trace, here, layer, prompt)
+            rows += _requests(trace, here["prefill"], layer, prompt)
     rows.sort(key=lambda r: (r["step"], r["layer"], r["head"]))
     keys = tuple(r.pop("key_indices") for r in rows)
     values = tuple(r.pop("value_indices") for r in rows)
@@ -103,7 +112,11 @@ def run_selection(
 
 
 def _blocks(
-    trace: AttentionTrace, policy: Policy, selector: Selector, layer: int, seed: int
+    trace: AttentionTrace,
+    policies: dict[Stage, Policy],
+    selector: Selector,
+    layer: int,
+    seed: int,
 ) -> Iterator[tuple[_Part, NDArray[np.float64]]]:
     """Yield the blocks of a layer with the sums of their accuracy figures."""
     query, key, value = trace.query(layer), trace.key(layer), trace.value(layer)
@@ -113,11 +126,15 @@ def _blocks(
                 f"{trace.path}: tensor 'layer.{layer}.{name}' holds NaN or infinity; "
                 "expected finite numbers"
             )
-    stored = Stored(policy, key, value, trace.prefill_tokens)
     exact = (key.astype(np.float64), value.astype(np.float64))
     counts = range(trace.tokens + 1)
-    budgets = [n if policy.values is None else policy.values.budget(n) for n in counts]
+    stored, policy = None, policies["prefill"]
     for positions in _row_blocks(trace, selector.rows(layer, np.arange(trace.tokens))):
+        here = policies[stage_of(positions, selector.shape)]
+        if stored is None or here.quantization != policy.quantization:
+            stored = Stored(here, key, value, trace.prefill_tokens)
+        policy = here
+        budgets = [n if policy.values is None else policy.values.budget(n) for n in counts]
         context = int(positions[-1]) + 1 if trace.causal else trace.tokens
         wide = query[:, positions].astype(np.float64)
         scores, both = stored.scores(wide, positions, context, trace.scale)

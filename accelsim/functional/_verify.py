@@ -13,7 +13,7 @@ from accelsim.functional import _fixed_kernels
 from accelsim.functional import fixed_point as fp
 from accelsim.functional._run import LayerStep, finite_tensors, run_policy
 from accelsim.functional._stored import value_budgets
-from accelsim.policies import Policy, ProgressiveQuantization
+from accelsim.policies import Policy, ProgressiveQuantization, Stage
 from accelsim.traces import AttentionTrace
 
 _SUMS = _fixed_kernels.SUMS
@@ -110,15 +110,25 @@ class _Checker:
     ) -> None:
         self.trace, self.datapath, self.on_layer = trace, datapath, on_layer
         self.path = _fixed_kernels.settings(datapath)
+        self.policy = policy
+        self.stage: Stage | None = None
+        self.sums = np.zeros((trace.num_layers, trace.num_query_heads, len(_SUMS)))
+
+    def enter(self, stage: Stage) -> None:
+        """Take operands, threshold and budgets of one stage."""
+        trace, policy = self.trace, self.policy.at_stage(stage)
+        self.stage = stage
         self.layers = [_Layer(trace, i, policy) for i in range(trace.num_layers)]
         q = policy.quantization
         threshold = q.threshold if isinstance(q, ProgressiveQuantization) else 0.0
         self.threshold = fp.threshold_code(threshold)
         self.budgets = value_budgets(policy, trace.num_layers, trace.tokens)
-        self.sums = np.zeros((trace.num_layers, trace.num_query_heads, len(_SUMS)))
 
     def observe(self, at: LayerStep) -> None:
         self.on_layer(at.step, at.layer)
+        stage: Stage = "decode" if at.step else "prefill"
+        if stage != self.stage:
+            self.enter(stage)
         trace, layer = self.trace, self.layers[at.layer]
         seen = at.positions + 1 if trace.causal else np.full(len(at.positions), at.context)
         visible = np.searchsorted(at.kept, seen)

@@ -88,9 +88,10 @@ def run_policy(
     ``relative_output_error`` (Frobenius, pruned heads count as zero output), ``mean_cosine``,
     ``mean_kl`` (nats, KL of the policy's probabilities from the dense ones, before value pruning),
     ``kept_mass`` and ``kept_value_mass`` (dense probability on the kept keys, on the used values),
-    ``lsb_refetch_fraction`` (of query-head rows), ``kept_token_fraction`` and
-    ``kept_value_fraction`` (of the keys that dense attention would read for these rows),
-    ``kept_head_fraction`` and ``kept_query_fraction`` (of all).
+    ``lsb_refetch_fraction`` (of the query-head rows whose stage reads keys in two planes; 0 where
+    none does), ``kept_token_fraction`` and ``kept_value_fraction`` (of the keys that dense
+    attention would read for these rows), ``kept_head_fraction`` and ``kept_query_fraction`` (of
+    all).
 
     Args:
         trace: recorded queries, keys and values.
@@ -192,6 +193,7 @@ class _Stage:
 
     Attributes:
         policy: of the stage.
+        progressive: whether keys are read in two planes.
         threshold: of the refetch; 0 for none.
         value_budgets: [num_layers, tokens + 1], values kept of n visible keys.
         bits: see :attr:`Policy.fetched_bits`, by layer.
@@ -202,6 +204,7 @@ class _Stage:
     def __init__(self, trace: AttentionTrace, policy: Policy, later: list[Policy]) -> None:
         self.policy = policy
         q = policy.quantization
+        self.progressive = isinstance(q, ProgressiveQuantization)
         self.threshold = q.threshold if isinstance(q, ProgressiveQuantization) else 0.0
         self.value_budgets = value_budgets(policy, trace.num_layers, trace.tokens)
         self.bits = [
@@ -235,6 +238,7 @@ class _Runner:
         # Head rows and query rows that dense attention would have computed.
         self.dense_rows = np.zeros((trace.num_layers, 2), dtype=np.int64)
         self.kept_rows = np.zeros((trace.num_layers, 2), dtype=np.int64)
+        self.two_plane_rows = np.zeros(trace.num_layers, dtype=np.int64)
 
     def _enter(self, stage: Stage) -> None:
         """Load the layers as the stage reads them, unless they are loaded already."""
@@ -294,6 +298,7 @@ class _Runner:
             self.observe(LayerStep(step, layer, context, positions, kept, heads, outputs))
         self.sums[layer] += sums
         self.stats[layer] += stats.sum(axis=0)
+        self.two_plane_rows[layer] += len(per_query) if stage.progressive else 0
         self.dense_rows[layer] += (len(heads), context if step == 0 else 1)
         self.kept_rows[layer] += (int(heads.sum()), len(positions))
         self.queries.append(per_query)
@@ -359,6 +364,7 @@ class _Runner:
         dense_heads, dense_queries = self.dense_rows[layers].sum(axis=0).tolist()
         kept_heads, kept_queries = self.kept_rows[layers].sum(axis=0).tolist()
         rows, reference = sums["rows"], sums["reference_square"]
+        two_planes = int(self.two_plane_rows[layers].sum())
         error = sums["error_square"] / reference if reference > 0 else 0.0
         return {
             "relative_output_error": float(np.sqrt(error)),
@@ -367,7 +373,7 @@ class _Runner:
             # Summed probabilities may end a rounding error above 1.
             "kept_mass": min(sums["kept_mass"] / rows, 1.0),
             "kept_value_mass": min(sums["kept_value_mass"] / rows, 1.0),
-            "lsb_refetch_fraction": stats["refetch_queries"] / rows,
+            "lsb_refetch_fraction": stats["refetch_queries"] / two_planes if two_planes else 0.0,
             "kept_token_fraction": stats["query_keys"] / sums["visible"],
             "kept_value_fraction": stats["query_values"] / sums["visible"],
             "kept_head_fraction": kept_heads / dense_heads,

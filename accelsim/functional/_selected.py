@@ -21,7 +21,7 @@ from accelsim.functional.selection import (
     stage_of,
 )
 from accelsim.functional.selection._kernels import WORK, prune_values
-from accelsim.policies import KiviQuantization, Policy, Stage
+from accelsim.policies import KiviQuantization, Policy, ProgressiveQuantization, Stage
 from accelsim.traces import AttentionTrace
 from accelsim.workloads import QueryTable, Workload
 
@@ -39,6 +39,7 @@ class _Part:
         keys, values: how many of them, [kv_heads, group, rows].
         decision: of the selector.
         topk: [query_heads, rows, 5], work of local value pruning.
+        two_planes: whether its stage reads keys in two planes.
     """
 
     steps: NDArray[np.int64]
@@ -49,6 +50,7 @@ class _Part:
     values: NDArray[np.int64]
     decision: Decision
     topk: NDArray[np.int64]
+    two_planes: bool
 
 
 def run_selection(
@@ -69,7 +71,7 @@ def run_selection(
     selector = selector_for(policy, shape, seed)
     rows: list[dict[str, Any]] = []
     sums = np.zeros((trace.num_layers, len(kernels.METRICS)))
-    stats = np.zeros((trace.num_layers, 4), dtype=np.int64)
+    stats = np.zeros((trace.num_layers, 5), dtype=np.int64)
     for layer in range(trace.num_layers):
         prompt: list[_Part] = []
         here = {
@@ -82,6 +84,7 @@ def run_selection(
                 part.values.sum(),
                 len(part.positions),
                 part.keys.sum(),
+                part.decision.refetched.size if part.two_planes else 0,
             )
             if part.steps[0] == 0:
                 prompt.append(part)
@@ -155,8 +158,9 @@ def _blocks(
         split = (trace.num_kv_heads, trace.group, *kept.shape[1:])
         steps = np.maximum(positions - trace.prefill_tokens + 1, 0)
         kept, used = kept.reshape(split), used.reshape(split)
+        two_planes = isinstance(policy.quantization, ProgressiveQuantization)
         keys, values = kept.sum(axis=3, dtype=np.int64), used.sum(axis=3, dtype=np.int64)
-        yield _Part(steps, positions, kept, used, keys, values, decision, topk), figures
+        yield _Part(steps, positions, kept, used, keys, values, decision, topk, two_planes), figures
 
 
 def _row_blocks(trace: AttentionTrace, positions: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
@@ -183,7 +187,7 @@ def _only(part: _Part, row: int) -> _Part:
     return _Part(
         part.steps[one], part.positions[one], part.kept[:, :, one, :seen],
         part.used[:, :, one, :seen], part.keys[:, :, one], part.values[:, :, one], decision,
-        part.topk[:, one],
+        part.topk[:, one], part.two_planes,
     )  # fmt: skip
 
 
@@ -324,7 +328,7 @@ def _figures(
     trace: AttentionTrace, sums: NDArray[np.float64], stats: NDArray[np.int64]
 ) -> dict[str, float]:
     total = dict(zip(kernels.METRICS, sums.sum(axis=0).tolist(), strict=True))
-    refetched, values, queries, keys = stats.sum(axis=0).tolist()
+    refetched, values, queries, keys, two_planes = stats.sum(axis=0).tolist()
     rows = total["rows"]
     error = total["error_square"] / total["reference_square"] if total["reference_square"] else 0.0
     return {
@@ -333,7 +337,7 @@ def _figures(
         "mean_kl": total["kl_nats"] / rows,
         "kept_mass": min(total["kept_mass"] / rows, 1.0),
         "kept_value_mass": min(total["kept_value_mass"] / rows, 1.0),
-        "lsb_refetch_fraction": refetched / rows,
+        "lsb_refetch_fraction": refetched / two_planes if two_planes else 0.0,
         "kept_token_fraction": keys / total["visible"],
         "kept_value_fraction": values / total["visible"],
         "kept_head_fraction": 1.0,

@@ -112,8 +112,11 @@ PARTS = tuple(StageParts.model_fields)
 def resolve_stages(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return a policy's mapping with ``none`` read as off and each stage's parts filled in."""
     full = {name: _off(value) if name in PARTS else value for name, value in data.items()}
-    if full.get("quantization", 0) is None:
+    q = full.get("quantization", {})
+    if q is None:
         del full["quantization"]
+    elif isinstance(q, Mapping) and q:
+        full["quantization"] = {"kind": "static", **q}
     for stage in STAGES:
         given = full.get(stage)
         changes = given.model_dump() if isinstance(given, StageParts) else given
@@ -137,7 +140,7 @@ def _overridden(name: str, common: Any, change: Any) -> Any:
         common = common.model_dump(exclude_unset=True)
     base = dict(common) if isinstance(common, Mapping) else {}
     if name == "quantization":
-        base.setdefault("kind", "static")
+        base = {"kind": "static", **base}
     kind = change.get("kind", base.get("kind"))
     if kind != base.get("kind"):
         shared = _FIELDS.get(kind, frozenset()) if name == "quantization" else frozenset()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from accelsim.errors import TraceError
 from accelsim.functional import fixed_point, run_policy, verify_fixed_point
 from accelsim.functional.closed_loop import policy_attention
+from accelsim.functional.selection import Block, Shape, selector_for
 from accelsim.policies import Policy, applicable, load_policy, load_policy_spec
 from accelsim.traces import AttentionTrace, synthetic_trace
 from accelsim.traces.capture import ModelShape
@@ -282,6 +283,50 @@ def test_values_wait_for_min_keys(least: int, seed: int) -> None:
     assert not table.topk_beats[few].any()
     assert np.array_equal(table.values[~few], -(-table.keys[~few] // 2))
     assert (table.topk_passes[~few & (table.keys > 1)] > 0).all()
+
+
+def streamed(policy: Policy, prompt: int) -> np.ndarray:
+    """Keys kept by each query head, [layers, heads, positions], of the cascade in a closed loop."""
+    shape = Shape(4, 6, 2, 8, DECODER.tokens, prompt)
+    selector = selector_for(policy, shape)
+    counts = np.zeros((4, 6, DECODER.tokens), dtype=int)
+    for layer in range(4):
+        for rows in (np.arange(prompt), np.arange(prompt, DECODER.tokens)):
+            if not len(rows):
+                continue
+            context = int(rows[-1]) + 1
+            query = DECODER.query(layer)[:, rows].astype(np.float64)
+            key, value = (
+                t[:, :context].astype(np.float64)
+                for t in (DECODER.key(layer), DECODER.value(layer))
+            )
+            scores = np.ascontiguousarray(query @ np.repeat(key, 3, axis=0).transpose(0, 2, 1))
+            block = Block(layer, rows, query, key, value, scores, scores, 0.0, True, 1.0)
+            kept = selector.run(block).kept
+            selector.learn(block, scores @ np.repeat(value, 3, axis=0))
+            counts[layer][:, rows] = kept.sum(axis=2)
+    return counts
+
+
+def test_a_streamed_cascade_follows_stages_and_min_keys() -> None:
+    seen = np.arange(DECODER.tokens) + 1
+    plain = streamed(load_policy_spec(CASCADE), 0)
+    assert (plain[3][:, 30:] < seen[30:]).all()
+    least = streamed(load_policy_spec(f"{CASCADE},tokens.min_keys=33,heads.min_keys=45"), 0)
+    assert (least[:, :, :32] == seen[:32]).all()
+    last = least[3]
+    assert (last[:, 32:44] < seen[32:44]).all()
+    assert (last[:, 32:44] > 0).all()
+    assert (np.count_nonzero(last[:, 44:], axis=0) < 6).all()
+    late = streamed(load_policy_spec(f"{CASCADE},prefill.tokens=none,prefill.heads=none"), 40)
+    assert (late[:, :, :40] == seen[:40]).all()
+    assert (late[3][:, 40:] < seen[40:]).all()
+    early = streamed(load_policy_spec(f"{CASCADE},decode.tokens=none,decode.heads=none"), 40)
+    assert np.array_equal(early[:, :, :40], streamed(load_policy_spec(CASCADE), 40)[:, :, :40])
+    assert (np.count_nonzero(early[3][:, 40:], axis=0) == 6).all()
+    # One more key a step, and none that the prompt removed.
+    assert (np.diff(early[3][:, 40:], axis=1) == 1).all()
+    assert (early[3][:, 40:] < seen[40:]).all()
 
 
 def test_the_datapath_follows_the_stages() -> None:

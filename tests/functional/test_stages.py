@@ -285,6 +285,27 @@ def test_values_wait_for_min_keys(least: int, seed: int) -> None:
     assert (table.topk_passes[~few & (table.keys > 1)] > 0).all()
 
 
+def outputs(spec: str) -> np.ndarray:
+    """Output of the first layer in a closed loop, [heads, tokens, head_dim]."""
+    attend = policy_attention(
+        load_policy_spec(spec), ModelShape(4, 6, 2, 8, 512), DECODER.tokens, causal=True,
+        prompt_tokens=40,
+    )  # fmt: skip
+    return attend(0, DECODER.query(0), DECODER.key(0), DECODER.value(0), np.arange(DECODER.tokens))
+
+
+def test_a_closed_loop_reads_values_and_widths_by_stage() -> None:
+    first = "values.keep=0.2,quantization.key_bits=4"
+    then = "values.keep=0.6,quantization.key_bits=6"
+    staged = outputs(
+        "dense:" + ",".join(f"prefill.{c}" for c in first.split(","))
+        + "," + ",".join(f"decode.{c}" for c in then.split(","))
+    )  # fmt: skip
+    assert np.array_equal(staged[:, :40], outputs(f"dense:{first}")[:, :40])
+    assert np.array_equal(staged[:, 40:], outputs(f"dense:{then}")[:, 40:])
+    assert not np.array_equal(staged[:, :40], outputs(f"dense:{then}")[:, :40])
+
+
 def streamed(policy: Policy, prompt: int) -> np.ndarray:
     """Keys kept by each query head, [layers, heads, positions], of the cascade in a closed loop."""
     shape = Shape(4, 6, 2, 8, DECODER.tokens, prompt)

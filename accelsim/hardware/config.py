@@ -113,9 +113,6 @@ class MemoryConfig(Config):
     """Reads accepted and not yet handed back, per channel."""
     queue_entries: PositiveInt = 33
     """Entries of the controller's read queue, per channel."""
-    withheld_precharge: Literal["loses-tick", "passed-over"] = "loses-tick"
-    """What becomes of a tick whose command would be the precharge of a row that a request opened
-    and has not used: nothing goes (Ramulator 2.0), or the next command that can (Ramulator 2.1)."""
     command_buses: Literal[1, 2] = 1
     """1: one command a tick; 2: rows (ACT, PRE, PREA, REFab) and columns (RD, WR) have a bus each,
     as in HBM (JESD235D, JESD238), and a command on each may go in one tick."""
@@ -158,11 +155,6 @@ class MemoryConfig(Config):
             raise ValueError("half_clock_ticks needs command_buses 2")
         if self.split_activation and self.command_buses != 1:
             raise ValueError("split_activation needs command_buses 1")
-        more = self.command_buses == 2 or self.split_activation > 0
-        if more and self.withheld_precharge != "passed-over":
-            raise ValueError(
-                "two command_buses or a split_activation need withheld_precharge 'passed-over'"
-            )
         return self
 
 

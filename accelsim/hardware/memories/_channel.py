@@ -17,7 +17,7 @@ first, then the queue; in each, commands that are ready now first, then the olde
 would close the row of a request of the first class is withheld. A refresh (all banks of a
 pseudo-channel) goes before the queue. :func:`_schedule` issues one command a tick and channel, and
 loses the tick of a withheld precharge, as SpAtten's release does; :func:`_schedule_passing_over`
-knows the command buses of the standards.
+is for devices with a bus each for rows and columns, or with an ACT in two commands.
 """
 
 from __future__ import annotations
@@ -574,7 +574,7 @@ def _schedule_passing_over(state: Channels, org: Organisation, channel: int, now
     column, row, queue_wake = _first_ready(state, org, channel, chosen < 0, two, now)
     if column >= 0:
         _serve(state, org, channel, column, now)
-        row -= row > column
+        row -= int(row > column)
         if row >= 0 and not _is_ready(state, org, channel, row, now):
             # The read holds back the precharge of its own bank.
             _, row, _ = _first_ready(state, org, channel, False, two, now)
@@ -584,7 +584,7 @@ def _schedule_passing_over(state: Channels, org: Organisation, channel: int, now
         if state[channel, ACT_2_DUE] != NEVER:
             state[channel, ACT_2_DUE] = NEVER
         else:
-            state[channel, NEXT_TRY] = min(wake, queue_wake)
+            state[channel, NEXT_TRY] = min(int(wake), queue_wake)
 
 
 @in_place
@@ -617,17 +617,17 @@ def _first_ready(
         if tick > now:
             wake = min(wake, tick)
             continue
-        if not is_row:
-            column = i
-        elif command == PRE and _row_in_use(state, channel, bank):
+        if command == PRE and _row_in_use(state, channel, bank):
             continue
-        elif command == ACT and state[channel, ACT_2_DUE] != NEVER:
+        if command == ACT and state[channel, ACT_2_DUE] != NEVER:
             continue
-        else:
+        if is_row:
             row = i
+        else:
+            column = i
         if not two or (row >= 0 and (column >= 0 or not columns)):
             break
-    return column, row, wake
+    return column, row, int(wake)
 
 
 @inlined

@@ -104,7 +104,7 @@ def organisation(memory: MemoryConfig, writes: bool = True) -> Organisation:
     header[H_REFRESH_INTERVAL] = memory.refresh_ticks if memory.refresh else 0
     header[H_FLAT] = is_flat
     header[H_FLAT_UNITS] = round(FLAT_UNIT * memory.transaction_bytes / memory.bytes_per_tick)
-    header[H_PASS_OVER] = memory.withheld_precharge == "passed-over"
+    header[H_PASS_OVER] = memory.command_buses == 2 or memory.split_activation > 0
     header[H_TWO_BUSES] = memory.command_buses == 2
     header[H_HALF_CLOCKS] = memory.half_clock_ticks
     header[H_SPLIT_ACT] = memory.split_activation

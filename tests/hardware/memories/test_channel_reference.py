@@ -88,7 +88,7 @@ class PlainChannel:
             self.first_recent += 1
         if self.arrivals and self.arrivals[0][0] <= self.now:
             self.done.append(self.arrivals.pop(0)[1])
-        if self.memory.withheld_precharge == "passed-over":
+        if self.memory.command_buses == 2 or self.memory.split_activation:
             self.issue_passing_over()
         elif not self.serve_active() and not (self.memory.refresh and self.refresh()):
             self.serve_queue()

@@ -31,13 +31,13 @@ from numpy.typing import NDArray
 
 from accelsim.hardware.memories._timing import (
     COMMANDS,
+    FLAT,
     FLAT_UNIT,
     H_BANK_SHIFT,
     H_BANKS,
     H_BEFORE_REFRESH,
     H_COLUMN_SHIFT,
     H_FIRST_RULE,
-    H_FLAT,
     H_FLAT_UNITS,
     H_GROUP_SHIFT,
     H_HALF_CLOCKS,
@@ -45,7 +45,6 @@ from accelsim.hardware.memories._timing import (
     H_INFLIGHT,
     H_INTERLEAVE_SHIFT,
     H_NODES,
-    H_PASS_OVER,
     H_PSEUDO_BANKS_SHIFT,
     H_PSEUDO_SHIFT,
     H_QUEUE,
@@ -53,11 +52,13 @@ from accelsim.hardware.memories._timing import (
     H_REFRESH_INTERVAL,
     H_REFRESH_RULE,
     H_ROW_MASK,
+    H_SCHEDULER,
     H_SPLIT_ACT,
     H_TWO_BUSES,
     MAX_ENTRIES,
     MAX_WINDOW,
     RULE,
+    SINGLE_BUS,
     Organisation,
 )
 from accelsim.jit import in_place, inlined
@@ -240,7 +241,7 @@ def channel_push(
         state[channel, LOG_NEXT] = log + 1
     # The others' earliest ticks have not changed, so only the new request can be ready sooner.
     command = _next_command(state, channel, bank, state[channel, _QUEUE + queued])
-    tick = 0 if org[H_FLAT] else _earliest(state, org, channel, command, bank)
+    tick = 0 if org[H_SCHEDULER] == FLAT else _earliest(state, org, channel, command, bank)
     state[channel, _WAKE + slot] = tick
     if tick < state[channel, NEXT_TRY]:
         state[channel, NEXT_TRY] = tick
@@ -292,12 +293,10 @@ def channel_tick(state: Channels, org: Organisation, channel: int) -> None:
             state[channel, _FREE + free] = slot
             state[channel, FREE_SLOTS] = free + 1
     if now >= state[channel, NEXT_TRY] or now >= state[channel, REFRESH_DUE]:
-        if org[H_FLAT]:
-            _serve_flat(state, org, channel, now)
-        elif org[H_PASS_OVER]:
-            _schedule_passing_over(state, org, channel, now)
-        else:
+        if org[H_SCHEDULER] == SINGLE_BUS:
             _schedule(state, org, channel, now)
+        else:
+            _schedule_otherwise(state, org, channel, now)
     event = min(state[channel, NEXT_TRY], state[channel, REFRESH_DUE])
     if head != state[channel, PENDING_TAIL]:
         event = min(event, state[channel, _PENDING_DEPART + head % ENTRIES])
@@ -391,6 +390,15 @@ def _refresh(state: Channels, org: Organisation, channel: int, now: int) -> bool
         state[channel, REFRESH_MASK] = mask & ~(1 << pseudo)
     _issue(state, org, channel, first, command, now)
     return True
+
+
+@in_place
+def _schedule_otherwise(state: Channels, org: Organisation, channel: int, now: int) -> None:
+    """Schedule a channel of another kind than most."""
+    if org[H_SCHEDULER] == FLAT:
+        _serve_flat(state, org, channel, now)
+    else:
+        _schedule_passing_over(state, org, channel, now)
 
 
 @inlined

@@ -6,13 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-<<<<<<< HEAD
 from accelsim.errors import ConfigError, InvariantError, SimulationError
-from accelsim.hardware.activity import Activity, ModuleActivity
-=======
-from accelsim.errors import ConfigError, SimulationError
 from accelsim.hardware.activity import Activity, ModuleActivity, QueueActivity
->>>>>>> reference
 from accelsim.hardware.config import MemoryConfig
 from accelsim.hardware.machines.spatten.config import SpattenConfig
 from accelsim.hardware.machines.spatten.counts import count_work, finish
@@ -132,7 +127,6 @@ def activity_of(machine: CycleMachine) -> Activity:
     s = m.s
     cycles = int(s[c.LAST_OUTPUT]) + config.reset_cycles
     done = [int(cycle) + config.reset_cycles for cycle in m.queues.outputs]
-<<<<<<< HEAD
     activity = Activity(cycles, config.frequency_hz)
     workload = machine.workload
     rows = rows_of(workload, config)
@@ -146,20 +140,6 @@ def activity_of(machine: CycleMachine) -> Activity:
                 f"workload '{workload.name}': the cycle engine counts {amount} {name}; the rows "
                 f"say {activity.counters.get(name, 0)}"
             )
-=======
-    activity = Activity(
-        cycles,
-        config.frequency_hz,
-        dram_read_bytes=dict(plan.bytes),
-        completion_cycles=done,
-        dependencies="streamed" if s[c.P_STREAMED] else "causal",
-    )
-    if config.output_traffic:
-        size = machine.workload.head_dim * BITS_ON_CHIP // 8
-        activity.dram_write_bytes = int(s[c.P_OUTPUTS]) * size
-    for name, amount in plan.counters.items():
-        activity.count(name, amount)
->>>>>>> reference
     commands = counters(m.fetch.dram)
     for name, code in (
         ("dram_reads", RD),
@@ -173,12 +153,6 @@ def activity_of(machine: CycleMachine) -> Activity:
         activity.count(name, int(commands[code]))
     activity.count("dram_precharges", int(commands[PREA]))
     for name, column in _MODULES.items():
-<<<<<<< HEAD
-        busy = int(s[column])
-        activity.modules[name] = ModuleActivity(busy, {"idle": cycles - busy})
-    activity.dependencies = machine.dependencies
-    finish(activity, workload, rows, done)
-=======
         busy = min(int(s[column]), cycles)
         activity.modules[name] = ModuleActivity(busy, {"idle or stalled": cycles - busy})
     for name, macs in (("qk_unit", "qk_macs"), ("pv_unit", "pv_macs")):
@@ -188,18 +162,9 @@ def activity_of(machine: CycleMachine) -> Activity:
         name: QueueActivity(int(s[depth]), int(s[most]), unit)
         for name, depth, most, unit in _QUEUES
     }
-    _split(machine, activity)
->>>>>>> reference
+    activity.dependencies = machine.dependencies
+    finish(activity, workload, rows, done)
     return activity
-
-
-def _split(machine: CycleMachine, activity: Activity) -> None:
-    """Tell the prompt, or encoder pass, from the steps that decode."""
-    step = machine.workload["step"]
-    early = np.isin(step, step[~machine.plan.late])
-    done = np.asarray(activity.completion_cycles)
-    activity.prefill_cycles = int(done[early].max(initial=0))
-    activity.decode_steps = len(np.unique(step[~early]))
 
 
 def _build(

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 import simpy
+from simpy.events import EventPriority
 from numpy.typing import NDArray
 
 from accelsim.errors import SimulationError
@@ -51,7 +52,7 @@ FORK_TO_FETCH = 4
 """From the key fork to the address FIFOs (release, section 2.5)."""
 VALUES_TO_FETCH = 5
 """From the value fork to the address FIFOs (release, section 2.14)."""
-_AFTER_KEYS = 2
+_AFTER_KEYS = EventPriority(2)
 """Priority of SimPy events that come after all others of their cycle."""
 REISSUE = 2
 """From the decision to the key fork (release, section 2.16)."""

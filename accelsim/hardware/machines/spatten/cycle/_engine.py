@@ -130,7 +130,7 @@ def activity_of(machine: CycleMachine) -> Activity:
     activity = Activity(cycles, config.frequency_hz)
     workload = machine.workload
     rows = rows_of(workload, config)
-    own = plan.counters | plan.extra
+    own = plan.counters
     spilled = own.get("spill_read_bytes", 0), own.get("spill_write_bytes", 0)
     count_work(activity, workload, rows, config, plan.bytes, spilled)
     activity.count("refetched_bytes", own.get("refetched_bytes", 0))

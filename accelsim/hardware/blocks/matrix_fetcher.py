@@ -61,7 +61,7 @@ LOOKAHEAD = 4
 that the fetcher may lead all other blocks by as much (release, section 2.5)."""
 PADDING = -1
 _FOREVER = int(NEVER)
-_MAP_RING = 1024
+MAP_RING = 1024
 
 STATE = np.dtype(
     [
@@ -183,7 +183,7 @@ def _crossbar(s: Any, fetch: Ints, drams: Ints, state: Channels, org: Organisati
             drams[d, D_LOCK] = k
         elif k >= 0:
             address = fetch[k, F_ADDRESS]
-            drams[d, D_ORDER + drams[d, D_ORDER_TAIL] % _MAP_RING] = k
+            drams[d, D_ORDER + drams[d, D_ORDER_TAIL] % MAP_RING] = k
             drams[d, D_ORDER_TAIL] += 1
             drams[d, D_LOCK] = -1
             fetch[k, F_CHANNEL] = -1
@@ -211,7 +211,7 @@ def _clock_channels(
     for d in range(len(drams)):
         if drams[d, D_RESPONSE]:
             # Responses are attributed in the order of the requests (section 5.2).
-            k = drams[d, D_ORDER + drams[d, D_ORDER_HEAD] % _MAP_RING]
+            k = drams[d, D_ORDER + drams[d, D_ORDER_HEAD] % MAP_RING]
             beat = fetch[k, F_RETURNED]
             while beats[beat % RING, B_ADDRESS + k] == PADDING:
                 beat += 1
@@ -359,6 +359,8 @@ class MatrixFetcher(Module):
     Attributes:
         requests: matrices that were asked for, in order.
         state, beats: of the compiled service, for whoever looks at arrival times.
+        service: all arguments of the compiled service but the last.
+        watch: sees what the channels do, if set.
     """
 
     peak_operations_per_cycle: int
@@ -382,12 +384,12 @@ class MatrixFetcher(Module):
         self.beats = np.zeros((RING, B_ADDRESS + ports), np.int64)
         fetch = np.zeros((ports, 5), np.int64)
         fetch[:, [F_CHANNEL, F_SERVED]] = -1
-        drams = np.zeros((channels, D_ORDER + _MAP_RING), np.int64)
+        drams = np.zeros((channels, D_ORDER + MAP_RING), np.int64)
         drams[:, [D_PARKED, D_LOCK]] = -1
         org = organisation(memory, writes=False)
         self.channels = new_channels(channels, org)
         rate = ticks_per_1024_cycles(memory, frequency_hz)
-        self._service = (
+        self.service = (
             self.state,
             self.beats,
             fetch,
@@ -421,7 +423,7 @@ class MatrixFetcher(Module):
                 f"{RING - _LOOKED_BACK}"
             )
         if self.watch is not None:
-            self.watch.queue(len(transactions), matrix.code)
+            self.watch.queue(matrix.begin, beats, matrix.code)
         queue_matrix(self.state, self.beats, transactions, ready, spread)
         self.operations += len(transactions)
         # An idle fetcher need not look before it can be there.
@@ -462,7 +464,7 @@ class MatrixFetcher(Module):
 
     def advance(self, limit: int) -> int:
         """Run the compiled service; 1 if a matrix was completed."""
-        return int(advance(*self._service, limit))
+        return int(advance(*self.service, limit))
 
     def queues(self) -> dict[str, tuple[float, float]]:
         """Depth and high-water mark of each queue, in entries."""

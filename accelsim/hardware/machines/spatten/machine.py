@@ -12,16 +12,17 @@ ahead of simulated time, by :mod:`.pipeline`. Sections: docs/accelerators/spatte
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, Literal
 
 import numpy as np
 import simpy
-from simpy.events import EventPriority
 from numpy.typing import NDArray
+from simpy.events import EventPriority
 
 from accelsim.errors import SimulationError
 from accelsim.hardware.activity import Activity
@@ -38,9 +39,18 @@ from accelsim.hardware.machines.spatten.config import BITS_ON_CHIP, SpattenConfi
 from accelsim.hardware.machines.spatten.layout import Layout
 from accelsim.hardware.machines.spatten.pipeline import DECIDED, FILTERED, GIVEN, OUT, SIZE
 from accelsim.hardware.machines.spatten.rows import Group, rows_of
+from accelsim.hardware.machines.spatten.tracks import Tracks
 from accelsim.hardware.simulation import Follower, Milestone, Module, Stream
 from accelsim.hardware.simulation._module import Following, Process
-from accelsim.hardware.timeline import KEYS_LSB, KEYS_MSB, VALUES, Recorder, item_code
+from accelsim.hardware.timeline import (
+    KEYS_LSB,
+    KEYS_MSB,
+    NO_ITEM,
+    SCORES,
+    VALUES,
+    Recorder,
+    item_code,
+)
 from accelsim.workloads import Workload
 
 Ints = NDArray[np.int64]
@@ -266,7 +276,7 @@ class Spatten:
             config.response_fifo,
             recorder,
         )
-        self.key_fork = Module(env, "key_fork", recorder)
+        self.key_fork = Module(env, "allocator", recorder)
         self.value_fork = Module(env, "value_fork", recorder)
         self.key_buffer = RingBuffer(config.buffer_lines, 1 + config.key_prefetch_depth)
         self.value_buffer = BufferPool(env, config.buffer_lines, 1 + config.value_prefetch_depth)
@@ -284,6 +294,7 @@ class Spatten:
         self.topk, self.row_buffers = self.top_k.new_state()
         self.selector, self.begun = TopK(config.topk.parallelism, 2).new_state()
         self.sums = self.weighted_sum.new_state()
+        self.tracks = Tracks(self, recorder) if recorder is not None else None
         self.times = np.zeros((len(rows.query_keys), 5), np.int64)
         self.line = self.dot_product.vectors_per_line
         self.tile = min(
@@ -533,7 +544,6 @@ class Spatten:
 
     def multiply_keys(self) -> Following:
         """Dot product: key tiles in the order of the fork, as the softmax takes their scores."""
-        rows, tile = self.rows, self.tile
         keeping: deque[Row] = deque()
         while True:
             yield self.key_tiles
@@ -556,29 +566,12 @@ class Spatten:
                     ready = max(ready, before.kept.cycle or 0)
                 keeping.append(row)
             scored = row.first
+            code = item_code(row.index, KEYS_LSB if item.again else KEYS_MSB)
+
+            score = functools.partial(self._score, item, ready)
             while True:
                 query = scored
-                scored = pipeline.score(
-                    self.dot,
-                    self.soft,
-                    self.fifo,
-                    self.fetcher.beats,
-                    rows.query_keys,
-                    rows.query_refetch,
-                    query,
-                    row.last,
-                    item.tile * tile,
-                    tile,
-                    item.again,
-                    row.two_pass,
-                    matrix.begin,
-                    matrix.end,
-                    matrix.before,
-                    matrix.transactions,
-                    self._tile_size(row.keys, item.tile),
-                    arrived,
-                    ready,
-                )
+                scored = self._observed(score, query, row.last, code)
                 if scored == row.last:
                     break
                 self.scored.put((item, query, scored))
@@ -589,6 +582,31 @@ class Spatten:
             self._release_keys(item, max(free, arrived))
             item.scored = free - 1 + self.dot_product.latency
             self.scored.put((item, query, scored))
+
+    def _score(self, item: Keys, ready: int, query: int, last: int) -> int:
+        """Multiply queries with a key tile; the first that the softmax may not take yet."""
+        row, rows, matrix = item.row, self.rows, item.matrix
+        return pipeline.score(
+            self.dot,
+            self.soft,
+            self.fifo,
+            self.fetcher.beats,
+            rows.query_keys,
+            rows.query_refetch,
+            query,
+            last,
+            item.tile * self.tile,
+            self.tile,
+            item.again,
+            row.two_pass,
+            matrix.begin,
+            matrix.end,
+            matrix.before,
+            matrix.transactions,
+            self._tile_size(row.keys, item.tile),
+            matrix.cycle + FILL,
+            ready,
+        )
 
     def select(self) -> Following:
         """Softmax, decision, top-k, in the order of the scores; early rows go on to the weighted
@@ -664,38 +682,56 @@ class Spatten:
             begin, end, transactions = matrix.begin, matrix.end, matrix.transactions
             vectors = self._tile_size(row.values, item.tile)
             at = matrix.cycle + FILL
-        pipeline.select(
-            self.soft,
-            self.fifo,
-            self.topk,
-            self.row_buffers,
-            self.selector,
-            self.begun,
-            self.sums,
-            rows.query_keys,
-            rows.query_values,
-            rows.query_refetch,
-            rows.search,
-            self.times,
-            query,
-            scored,
-            item.tile * self.tile,
-            self.tile,
-            row.planes and not item.again,
-            item.again,
-            early,
-            (values.slot or 0) if values is not None and row.late else 0,
-            self.fetcher.beats,
-            begin,
-            end,
-            transactions,
-            vectors,
-            at,
-            row.streams,
-            extra,
-            spill,
-            self._selects(layer),
-        )
+
+        def select(first: int, last: int) -> int:
+            pipeline.select(
+                self.soft,
+                self.fifo,
+                self.topk,
+                self.row_buffers,
+                self.selector,
+                self.begun,
+                self.sums,
+                rows.query_keys,
+                rows.query_values,
+                rows.query_refetch,
+                rows.search,
+                self.times,
+                first,
+                last,
+                item.tile * self.tile,
+                self.tile,
+                row.planes and not item.again,
+                item.again,
+                early,
+                (values.slot or 0) if values is not None and row.late else 0,
+                self.fetcher.beats,
+                begin,
+                end,
+                transactions,
+                vectors,
+                at,
+                row.streams,
+                extra,
+                spill,
+                self._selects(layer),
+            )
+            return last
+
+        self._observed(select, query, scored, item_code(row.index, SCORES))
+
+    def _observed(self, call: Callable[[int, int], int], query: int, last: int, code: int) -> int:
+        """Run a call for some queries; one by one for a timeline."""
+        if self.tracks is None:
+            return call(query, last)
+        while query < last:
+            before = self.tracks.look()
+            reached = call(query, query + 1)
+            self.tracks.add(before, code)
+            if reached == query:
+                break
+            query = reached
+        return query
 
     def _partial_bytes(self) -> int:
         """Of one query: its result so far, maximum and sum (section 2)."""
@@ -790,6 +826,7 @@ class Spatten:
         """Softmax, decision, top-k of a row whose scores were kept (section 2, two passes)."""
         row, rows, config = item.row, self.rows, self.config
         on_chip = config.softmax_fifo * config.softmax_parallelism if row.late else 0
+        before = None if self.tracks is None else self.tracks.look()
         written = pipeline.select_kept(
             self.soft,
             self.topk,
@@ -811,6 +848,7 @@ class Spatten:
             self.peak,
             self._selects(row.layer),
         )
+        self._note(before, item_code(row.index, SCORES))
         self.spilled_writes += written
         self.spilled_reads += self._kept_reads(row, item, on_chip)
         if row.planes and not item.again:
@@ -904,7 +942,7 @@ class Spatten:
             self.refetched += len(transactions) * 32
         matrix.transactions = len(transactions)
         self.fetcher.ask(matrix, transactions, now + FORK_TO_FETCH, values.spread)
-        module.activity.busy_cycles += 1
+        module.worked(now, 1)
         if row.late or row.two_pass:
             self.value_tiles.put(values)
 
@@ -923,6 +961,7 @@ class Spatten:
             which = 1 if again else (0 if values.phases == 1 else 2)
             part, parts = (values.tile, row.value_tiles) if row.two_pass else (0, 0)
             arrived = matrix.cycle + FILL
+            before = None if self.tracks is None else self.tracks.look()
             final = pipeline.weigh_late(
                 self.sums,
                 self.fetcher.beats,
@@ -945,6 +984,7 @@ class Spatten:
                 self._tile_size(row.values, values.tile),
                 arrived,
             )
+            self._note(before, item_code(row.index, VALUES))
             item.weighed.announce(final + 1)
             if which == 0:
                 continue
@@ -989,12 +1029,18 @@ class Spatten:
 
     def _search(self, ready: int, cycles: int) -> int:
         """One search of the selector."""
+        before = None if self.tracks is None else self.tracks.look()
         state = self.selector[0]
         begin = max(int(state["free"]), ready)
         state["no_scores"] += begin - state["free"]
         state["busy"] += cycles
         state["free"] = begin + cycles
+        self._note(before, NO_ITEM)
         return begin + cycles
+
+    def _note(self, before: dict[str, Any] | None, code: int) -> None:
+        if before is not None and self.tracks is not None:
+            self.tracks.add(before, code)
 
     def _tokens_known(self, group: Group) -> int:
         return int(self.selector[0]["free"]) if group.token_cycles else 0
@@ -1052,4 +1098,9 @@ def simulate(
         WorkloadError: rows that the machine refuses.
         SimulationError: the blocks wait for one another.
     """
-    return Spatten(workload, config, memory, dependencies, recorder).run()
+    machine = Spatten(workload, config, memory, dependencies, recorder)
+    activity = machine.run()
+    if recorder is not None and machine.tracks is not None:
+        machine.tracks.watch.finish()
+        recorder.finish(workload, config.frequency_hz, activity.cycles, config.reset_cycles)
+    return activity

@@ -1,46 +1,104 @@
-"""The event engine against the cycle engine, on seeded random workloads of the released SpAtten.
+"""The event engine against the cycle engine, on seeded random workloads of both SpAttens.
 
-Cycles may differ within the bars of the event engine; bytes, read bursts, multiply-accumulates and
-top-k passes must not differ at all.
+The released machine runs streams of its kinds of requests; the published one runs encoders, prompts
+and decoding of all shapes, causal and streamed in turn. Cycles may differ within the bars of the
+event engine; bytes, read bursts, multiply-accumulates and top-k passes must not differ at all.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from accelsim.configs import load
 from accelsim.errors import AccelsimError
-from accelsim.hardware import load_accelerator, simulate
+from accelsim.hardware import DEPENDENCIES, load_accelerator, simulate
 from accelsim.hardware.activity import Activity
-from accelsim.hardware.config import MemoryConfig
-from accelsim.validation._base import Case, Failure, Options, Report, event_bars
+from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
+from accelsim.validation._base import (
+    Bar,
+    Case,
+    Failure,
+    Options,
+    Report,
+    event_bars,
+    mean_error,
+    worst_error,
+)
+from accelsim.validation._published_workloads import random_published_workload
 from accelsim.workloads import Workload
 
 TAKES = ("count",)
 _WORKLOADS = 40
+"""Of each of the two machines."""
 _SCALES = ("spatten-rtl-eighth", "spatten-rtl")
-_EQUAL = ("dram_reads", "qk_macs", "pv_macs", "topk_passes")
+_EQUAL = (
+    "dram_reads",
+    "qk_macs",
+    "pv_macs",
+    "exponentials",
+    "topk_passes",
+    "spill_read_bytes",
+    "spill_write_bytes",
+    "refetched_bytes",
+)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One workload on one machine."""
+
+    group: str
+    workload: Workload
+    machine: AcceleratorConfig
+    dependencies: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.workload.name}, {self.dependencies}"
 
 
 def run(options: Options) -> Report:
     """Run both engines on every workload."""
-    memory = load(MemoryConfig, "hbm2-spatten", "memories")
-    machines = [load_accelerator(name) for name in _SCALES]
-    total = options.count or _WORKLOADS
+    count = options.count or _WORKLOADS
     cases, failed = [], []
-    for number in range(total):
-        workload = random_workload(number)
-        options.on_case(number + 1, total, workload.name)
-        machine = machines[number % len(machines)]
+    for number, each in enumerate(_runs(count)):
+        options.on_case(number + 1, 2 * count, each.name)
+        machine = each.machine
+        memory = load(MemoryConfig, machine.memory, "memories")
         try:
-            exact = simulate(workload, machine, memory, engine="cycle")
-            event = simulate(workload, machine, memory, engine="event")
+            exact, event = (
+                simulate(each.workload, machine, memory, engine, dependencies=each.dependencies)
+                for engine in ("cycle", "event")
+            )
         except AccelsimError as error:
-            failed.append(Failure(workload.name, str(error)))
+            failed.append(Failure(each.name, str(error)))
             continue
-        cases.append(Case(workload.name, exact.cycles, event.cycles, workload.rows))
-        failed += [Failure(workload.name, text) for text in _differences(exact, event)]
-    return Report("engines", "event", "cycles", cases, failed, event_bars(cases))
+        rows = each.workload.rows
+        cases.append(Case(each.name, exact.cycles, event.cycles, rows, each.group))
+        failed += [Failure(each.name, text) for text in _differences(exact, event)]
+    released = [case for case in cases if case.group == "released"]
+    published = [case for case in cases if case.group == "published"]
+    bars = [Bar(f"released, {bar.name}", bar.value, bar.limit) for bar in event_bars(released)]
+    if published:
+        bars += [
+            Bar("published, mean", mean_error(published) or 0.0, 0.02),
+            Bar("published, worst", worst_error(published), 0.05),
+        ]
+    return Report("engines", "event", "cycles", cases, failed, bars)
+
+
+def _runs(count: int) -> Iterator[_Run]:
+    machines = [load_accelerator(name) for name in _SCALES]
+    for number in range(count):
+        machine = machines[number % len(machines)]
+        yield _Run("released", random_workload(number), machine, "streamed")
+    paper = load_accelerator("spatten-paper")
+    for number in range(count):
+        workload = random_published_workload(number)
+        yield _Run("published", workload, paper, DEPENDENCIES[number % len(DEPENDENCIES)])
 
 
 def random_workload(seed: int) -> Workload:

@@ -33,6 +33,10 @@ class SimulationError(AccelsimError):
     """The simulated machine cannot make progress, or refuses its parameters."""
 
 
+class InvariantError(AccelsimError):
+    """A result that cannot be: the model, and not its input, is wrong."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest of ``known``, or an empty string."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

@@ -19,6 +19,8 @@ import numba
 from numba.core import caching
 
 F = TypeVar("F", bound=Callable[..., Any])
+Int = Any
+"""An integer inside a kernel: NumPy's and Python's are the same there."""
 _PACKAGE = Path(__file__).parent
 
 

@@ -17,7 +17,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def hardware_options(function: F) -> F:
-    """Add ``--accelerator``, ``--engine``, ``--set`` and ``--baseline``."""
+    """Add ``--accelerator``, ``--engine``, ``--dependencies``, ``--set`` and ``--baseline``."""
     for option in (
         click.option(
             "--baseline",
@@ -40,8 +40,15 @@ def hardware_options(function: F) -> F:
             type=click.Choice(["event", "cycle"]),
             default="event",
             show_default=True,
-            help="event: the SimPy model; cycle: the released SpAtten, cycle by cycle "
-            "(spatten-rtl presets).",
+            help="event: the SimPy model; cycle: SpAtten clock cycle by clock cycle "
+            "(spatten-rtl and spatten-paper presets).",
+        ),
+        click.option(
+            "--dependencies",
+            type=click.Choice(["causal", "streamed"]),
+            help="causal: a layer waits for the layer before, a token for the token before "
+            "(default for traces and benchmarks); streamed: as fast as the machine takes rows "
+            "(default for CSV files).",
         ),
         click.option(
             "--accelerator",

@@ -47,6 +47,7 @@ def command(
     family: str | None,
     accelerator: str,
     engine: str,
+    dependencies: str | None,
     settings: tuple[str, ...],
     baselines: tuple[str, ...],
     json_file: str | None,
@@ -75,6 +76,7 @@ def command(
             overrides(settings),
             list(baselines) or None,
             on_stage,
+            dependencies,
         )
     text = results.to_json()
     if json_file != "-":

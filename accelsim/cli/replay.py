@@ -28,6 +28,9 @@ from accelsim.cli._options import (
 @json_option
 @click.option("--out", metavar="DIR", help="Also write result.json and report.html there.")
 @click.option(
+    "--streamed", is_flag=True, help="Also run it streamed, and report the cycles beside."
+)
+@click.option(
     "--export-ramulator",
     "ramulator",
     metavar="DIR",
@@ -51,10 +54,12 @@ def command(
     policy: str | None,
     accelerator: str,
     engine: str,
+    dependencies: str | None,
     settings: tuple[str, ...],
     baselines: tuple[str, ...],
     json_file: str | None,
     out: str | None,
+    streamed: bool,
     ramulator: str | None,
     timeline: str | None,
     window: str | None,
@@ -102,6 +107,8 @@ def command(
             on_stage,
             record_dram=traces is not None,
             timeline=cycles,
+            dependencies=dependencies,
+            streamed=streamed,
         )
     if json_file != "-":
         to_text({policy or name: result})

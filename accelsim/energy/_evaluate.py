@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim import configs
-from accelsim.energy._sizes import machine_sizes
 from accelsim.energy._table import EnergyTable
 from accelsim.hardware.activity import COUNTERS, Activity
 from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
@@ -118,7 +117,7 @@ def evaluate(
     counts["dram_read_bits"] = 8 * sum(activity.dram_read_bytes.values())
     counts["dram_write_bits"] = 8 * activity.dram_write_bytes
     counts["dram_io_bits"] = counts["dram_read_bits"] + counts["dram_write_bits"]
-    sizes = machine_sizes(machine)
+    sizes = {} if machine is None else machine.sizes
     lines: list[_Line] = []
     assumed: list[str] = []
     for each in tables:

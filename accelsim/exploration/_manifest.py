@@ -20,14 +20,21 @@ _DATA_FAMILIES = ("baselines", "energy", "models")
 """Presets that a run reads by name, beyond the configurations that its manifest holds in full."""
 
 
-def manifest(setup: Setup, source_sha256: str) -> dict[str, Any]:
-    """Versions, hashes and the command of a run."""
+def manifest(setup: Setup, source_sha256: str, dependencies: str | None = None) -> dict[str, Any]:
+    """Versions, hashes and the command of a run.
+
+    Args:
+        setup: what was run.
+        source_sha256: contents of its source.
+        dependencies: order in which it ran; that asked for if not given.
+    """
     return {
         "versions": dict(versions()),
         "code_sha256": code_sha256(),
         "source": str(setup.source),
         "source_sha256": source_sha256,
         "engine": setup.engine,
+        "dependencies": dependencies or setup.dependencies,
         "configs": {name: json.loads(part.text) for name, part in setup.parts.items()},
         "config_sha256": {name: part.sha256 for name, part in setup.parts.items()},
         "command": " ".join(sys.argv),

@@ -38,6 +38,7 @@ class Point:
         texts: section to canonical JSON.
         baselines: platforms to compare with.
         code: digest of the modelling code that the point is for.
+        dependencies: as in :class:`Setup`.
     """
 
     key: str
@@ -47,6 +48,7 @@ class Point:
     texts: Mapping[str, str]
     baselines: tuple[str, ...] = ()
     code: str = ""
+    dependencies: str | None = None
 
     @classmethod
     def of(cls, setup: Setup, source_sha256: str, baselines: tuple[str, ...] = ()) -> Point:
@@ -55,13 +57,23 @@ class Point:
             "configs": {name: part.sha256 for name, part in setup.parts.items()},
             "source": source_sha256,
             "engine": setup.engine,
+            "dependencies": setup.dependencies,
             "baselines": baselines,
             "code": code_sha256(),
         }
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         texts = {name: part.text for name, part in setup.parts.items()}
         source = str(setup.source.absolute())
-        return cls(key, source, source_sha256, setup.engine, texts, baselines, str(content["code"]))
+        return cls(
+            key,
+            source,
+            source_sha256,
+            setup.engine,
+            texts,
+            baselines,
+            str(content["code"]),
+            setup.dependencies,
+        )
 
     @property
     def group(self) -> str:
@@ -110,9 +122,8 @@ class Worker:
         if self.session.source_sha256(source) != point.source_sha256:
             raise AccelsimError(f"{source}: has changed since the sweep began, or differs here")
         parts = {name: self._parse(name, text) for name, text in point.texts.items()}
-        return run(
-            Setup(source, point.engine, parts), self.session, baselines=point.baselines
-        ).to_row()
+        setup = Setup(source, point.engine, parts, point.dependencies)
+        return run(setup, self.session, baselines=point.baselines).to_row()
 
     def _parse(self, section: str, text: str) -> Resolved:
         known = self._parsed.get(text)

@@ -32,6 +32,8 @@ def replay(
     on_stage: Callable[[str], None] = lambda stage: None,
     record_dram: bool = False,
     timeline: tuple[int | None, int | None] | None = None,
+    dependencies: str | None = None,
+    streamed: bool = False,
 ) -> RunResult:
     """Run one source through one accelerator.
 
@@ -50,6 +52,10 @@ def replay(
             Ramulator 2 (:attr:`RunResult.ramulator_files`); simulates twice.
         timeline: record what modules and DRAM channels do between these cycles (``None`` in
             either place: from the beginning, to the end); costs time and memory.
+        dependencies: ``causal``, a layer waits for the layer before and a token for the token
+            before, or ``streamed``; causal for traces, benchmarks and shapes, streamed for the rows
+            of a CSV file and for machines that know no other order, if not given.
+        streamed: run it streamed too, for ``metrics["streamed_cycles"]``.
 
     Raises:
         AccelsimError: bad input, explained.
@@ -59,8 +65,8 @@ def replay(
     if record_dram and timeline is not None:
         raise AccelsimError("ask for the timeline and for the Ramulator files in two runs")
     recorder = None if timeline is None else Recorder(timeline)
-    setup = resolve(source, accelerator, policy, engine, overrides or {}, Library())
-    return run(setup, Session(), baselines, on_stage, record_dram, recorder)
+    setup = resolve(source, accelerator, policy, engine, overrides or {}, Library(), dependencies)
+    return run(setup, Session(), baselines, on_stage, record_dram, recorder, streamed)
 
 
 def compare(
@@ -71,6 +77,7 @@ def compare(
     overrides: Mapping[str, Any] | None = None,
     baselines: Sequence[str] | None = None,
     on_stage: Callable[[str], None] = lambda stage: None,
+    dependencies: str | None = None,
 ) -> Comparison:
     """Run one trace under several policies; see :func:`replay` for the other arguments.
 
@@ -82,7 +89,7 @@ def compare(
     results = Comparison()
     for policy in dict.fromkeys(policies):
         on_stage(policy)
-        setup = resolve(source, accelerator, policy, engine, overrides or {}, library)
+        setup = resolve(source, accelerator, policy, engine, overrides or {}, library, dependencies)
         results[policy] = run(setup, session, baselines, on_stage)
     return results
 
@@ -94,6 +101,7 @@ def run(
     on_stage: Callable[[str], None] = lambda stage: None,
     record_dram: bool = False,
     recorder: Recorder | None = None,
+    streamed: bool = False,
 ) -> RunResult:
     """Run what :func:`resolve` prepared.
 
@@ -115,11 +123,23 @@ def run(
     prepared = session.prepare(setup, on_stage)
     shape = prepared.shape
     on_stage("simulation")
-    simulation = partial(simulate, prepared.workload, machine, memory, setup.engine, recorder)
+    simulation = partial(
+        simulate,
+        prepared.workload,
+        machine,
+        memory,
+        setup.engine,
+        recorder,
+        setup.dependencies,
+    )
     activity, files = _recorded(simulation, machine, memory) if record_dram else (simulation(), {})
     on_stage("energy")
     energy = evaluate(activity, table, machine, memory)
     metrics = _metrics(prepared.workload, activity, shape)
+    if streamed:
+        on_stage("streamed")
+        again = simulate(prepared.workload, machine, memory, setup.engine, dependencies="streamed")
+        metrics["streamed_cycles"] = again.cycles
     metrics["energy_j"] = energy.total_j
     metrics["energy_j_low"], metrics["energy_j_high"] = energy.low_j, energy.high_j
     if energy.area_mm2 is not None:
@@ -135,11 +155,20 @@ def run(
         energy_j_by_part=energy.energy_j_by_part,
         accuracy=prepared.accuracy,
         modules={
-            name: {"busy_cycles": m.busy_cycles, "stall_cycles": m.stall_cycles}
+            name: {
+                "busy_cycles": m.busy_cycles,
+                "stall_cycles": m.stall_cycles,
+                "operations": m.operations,
+                "peak_operations_per_cycle": m.peak_operations_per_cycle,
+            }
             for name, m in activity.modules.items()
         },
+        queues={
+            name: {"depth": q.depth, "high_water": q.high_water, "unit": q.unit}
+            for name, q in activity.queues.items()
+        },
         baselines=_against(shape, baselines, activity.seconds, energy),
-        manifest=manifest(setup, session.source_sha256(setup.source)),
+        manifest=manifest(setup, session.source_sha256(setup.source), activity.dependencies),
         per_layer=prepared.per_layer,
         activity=activity,
         warnings=list(energy.warnings),
@@ -162,13 +191,23 @@ def _recorded(
 
 def _metrics(
     workload: Workload, activity: Activity, shape: AttentionShape
-) -> dict[str, float | int]:
+) -> dict[str, float | int | None]:
     reads = sum(activity.dram_read_bytes.values())
     counters = activity.counters
     rows = [counters.get(name, 0) for name in ("row_hits", "row_misses", "row_conflicts")]
-    metrics: dict[str, float | int] = {
+    prefill, steps = workload.stages()
+    done = [
+        cycle for cycle, early in zip(activity.completion_cycles, prefill, strict=True) if early
+    ]
+    prompt = min(max(done, default=0), activity.cycles)
+    decode = activity.cycles - prompt if steps else 0
+    metrics: dict[str, float | int | None] = {
         "latency_cycles": activity.cycles,
         "latency_s": activity.seconds,
+        "prefill_latency_cycles": activity.cycles - decode,
+        "decode_latency_cycles": decode,
+        "decode_cycles_per_token": decode / steps if steps else None,
+        "streamed_cycles": None,
         "dram_read_bytes": reads,
         "dram_write_bytes": activity.dram_write_bytes,
         "dram_read_bytes_per_s": reads / activity.seconds,

@@ -28,7 +28,9 @@ class RunResult:
         energy_j_by_part: dram, sram, logic, leakage.
         accuracy: open-loop error of the policy against dense attention, or ``None`` where the
             source has no tensors.
-        modules: busy and stall cycles of each block.
+        modules: busy and stall cycles of each block, its operations and the most that it can do
+            in a cycle.
+        queues: depth, high-water mark and unit of each bounded queue.
         baselines: platform/reading to latency_s, energy_j, dram_bytes, speedup, energy_ratio, kind.
         manifest: versions, configuration and source hashes, the command.
         per_layer: one record per layer, for plots.
@@ -42,7 +44,7 @@ class RunResult:
         timeline: spans of modules and channels, where they were asked for.
     """
 
-    metrics: dict[str, float | int]
+    metrics: dict[str, Any]
     dram_read_bytes_by_tensor: dict[str, int]
     energy_j_by_part: dict[str, float]
     accuracy: dict[str, Any] | None
@@ -55,6 +57,7 @@ class RunResult:
     policy_read_bytes_by_head: list[dict[str, int]] = field(default_factory=list)
     ramulator_files: dict[str, str] = field(default_factory=dict)
     timeline: Timeline | None = None
+    queues: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the ``accelsim.result/1`` document: plain JSON values, never NaN."""
@@ -65,6 +68,7 @@ class RunResult:
             "energy_j_by_part": self.energy_j_by_part,
             "accuracy": self.accuracy,
             "modules": self.modules,
+            "queues": self.queues,
             "baselines": self.baselines,
             "counters": self.activity.counters,
             "per_layer": self.per_layer,
@@ -92,6 +96,7 @@ class RunResult:
             "energy_j_by_part": self.energy_j_by_part,
             "accuracy": self.accuracy or {},
             "modules": self.modules,
+            "queues": self.queues,
             "baselines": self.baselines,
         }.items():
             _flatten(name, section, row)

@@ -65,11 +65,14 @@ class Setup:
         engine: name of the timing engine.
         parts: section to configuration; ``policy`` only where the source is a trace and the
             accelerator has no pruning rule of its own.
+        dependencies: ``causal`` or ``streamed``; the source's and the machine's default if not
+            given.
     """
 
     source: Path
     engine: str
     parts: Mapping[str, Resolved]
+    dependencies: str | None = None
 
     @property
     def is_trace(self) -> bool:
@@ -115,6 +118,7 @@ def resolve(
     engine: str,
     overrides: Mapping[str, Any],
     library: Library,
+    dependencies: str | None = None,
 ) -> Setup:
     """Find, override and validate every configuration of one run.
 
@@ -131,7 +135,7 @@ def resolve(
         "memory": library.load("memory", config.memory, "memories", split["memory"]),
         "energy": library.load("energy", config.energy, "energy", split["energy"]),
     }
-    setup = Setup(path, engine, parts)
+    setup = Setup(path, engine, parts, dependencies)
     if setup.is_trace and accelerator_of(config.kind).decide is not None:
         if split["policy"] or policy not in (None, DEFAULT_POLICY):
             raise ConfigError(

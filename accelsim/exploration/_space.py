@@ -53,7 +53,7 @@ class Axis(Config):
 
     key: Annotated[str, Field(min_length=1)] | None = None
     """Dotted key (``accelerator.topk.parallelism``), or ``accelerator``, ``memory``, ``energy``,
-    ``policy``, ``source``, ``engine`` for the name of a preset or file."""
+    ``policy``, ``source``, ``engine``, ``dependencies`` for the name of a preset or file."""
     values: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
     """The values themselves."""
     range: Range | None = None

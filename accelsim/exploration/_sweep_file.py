@@ -26,7 +26,7 @@ from accelsim.exploration._setup import (
 )
 from accelsim.exploration._space import Axis, Sampling, Settings, points
 
-NAMES = ("accelerator", "memory", "energy", "policy", "source", "engine")
+NAMES = ("accelerator", "memory", "energy", "policy", "source", "engine", "dependencies")
 """Keys whose values are names of presets or files."""
 
 S = TypeVar("S", bound=Config)
@@ -45,6 +45,7 @@ class SpaceConfig(Config):
     accelerator: str = DEFAULT_ACCELERATOR
     policy: str | None = None
     engine: str = "event"
+    dependencies: str | None = None
     set: dict[str, Any] = Field(default_factory=dict)
     """Dotted key to value, for every point."""
     axes: tuple[Axis, ...]
@@ -136,6 +137,7 @@ class Plan:
             str(settings.get("engine", self.config.engine)),
             overrides,
             self.library,
+            settings.get("dependencies", self.config.dependencies),
         )
         digest = self.session.source_sha256(setup.source)
         return Point.of(setup, digest, self.config.baselines)

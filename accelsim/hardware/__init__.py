@@ -1,6 +1,7 @@
 """Hardware: a workload becomes activity, on an accelerator and its memory."""
 
 from accelsim.hardware._registry import (
+    DEPENDENCIES,
     ENGINES,
     Accelerator,
     accelerator_kinds,
@@ -11,6 +12,7 @@ from accelsim.hardware._registry import (
 )
 
 __all__ = [
+    "DEPENDENCIES",
     "ENGINES",
     "Accelerator",
     "accelerator_kinds",

@@ -1,6 +1,6 @@
-"""Accelerators by kind: a kind is a module of this package that defines ``ACCELERATOR``.
+"""Accelerators by kind: a kind is a module of ``machines`` that defines ``ACCELERATOR``.
 
-``kind: spatten-e2e`` in a YAML file is the module ``accelsim/hardware/spatten_e2e.py``, so a new
+``kind: spatten-e2e`` in a YAML file is ``accelsim/hardware/machines/spatten_e2e.py``, so a new
 accelerator is one new file plus one YAML and nothing else has to know it. One that lives outside
 this package is made known with :func:`register_accelerator`.
 """
@@ -32,25 +32,33 @@ ENGINES = ("event", "cycle")
 and follows the released hardware cycle by cycle."""
 
 
+DEPENDENCIES = ("causal", "streamed")
+"""``causal``: a layer waits for the layer before, a token for the token before; ``streamed``: rows
+follow each other as fast as the machine takes them."""
+
+
 @dataclass(frozen=True)
 class Accelerator:
     """How accelsim reads, and runs, one kind of accelerator.
 
     Attributes:
         config: schema of its YAML files.
-        simulate: (workload, config, memory, engine) to what the machine did.
+        simulate: (workload, config, memory, engine) to what the machine did; a machine of
+            ``dependencies`` takes them as a fifth argument.
         decide: (trace, config) to decisions and their accuracy, for a machine that brings its own
             pruning rule; ``None`` where the user's policy decides.
         engines: engines that it runs on.
+        dependencies: rules of order that it knows; a machine without knows ``streamed`` only.
         record: as ``simulate``, and tells a recorder what its modules do; ``None`` where there is
             no timeline.
     """
 
     config: type[AcceleratorConfig]
-    simulate: Callable[[Workload, Any, MemoryConfig, str], Activity]
+    simulate: Callable[..., Activity]
     decide: Callable[[AttentionTrace, Any], PolicyRun] | None = None
     engines: tuple[str, ...] = ("event",)
-    record: Callable[[Workload, Any, MemoryConfig, str, Recorder], Activity] | None = None
+    dependencies: tuple[str, ...] = ("streamed",)
+    record: Callable[..., Activity] | None = None
 
 
 _REGISTERED: dict[str, Accelerator] = {}
@@ -129,8 +137,9 @@ def simulate(
     memory: MemoryConfig,
     engine: str = "event",
     recorder: Recorder | None = None,
+    dependencies: str | None = None,
 ) -> Activity:
-    """Run a workload on an accelerator.
+    """Run a workload on an accelerator, and check what must hold of every run.
 
     Args:
         workload: requests.
@@ -138,12 +147,17 @@ def simulate(
         memory: of each of its channels.
         engine: ``event`` or ``cycle``.
         recorder: takes a timeline of the run, if given.
+        dependencies: one of :data:`DEPENDENCIES`; the default of the workload and the machine if
+            not given.
 
     Raises:
-        ConfigError: no such engine, one that this accelerator does not run on, or an accelerator
-            without a timeline.
+        ConfigError: no such engine, one that this accelerator does not run on, an accelerator
+            without a timeline, or dependencies that it does not know.
         WorkloadError: rows that the machine refuses.
+        InvariantError: a result that cannot be; names the module.
     """
+    from accelsim.hardware.invariants import check
+
     if engine not in ENGINES:
         raise ConfigError(
             f"unknown engine '{engine}'{did_you_mean(engine, ENGINES)} "
@@ -155,22 +169,47 @@ def simulate(
             f"engine '{engine}' does not run '{accelerator.kind}' "
             f"(engines of it: {', '.join(machine.engines)})"
         )
+    order = _order(machine, accelerator.kind, workload, dependencies)
     if recorder is None:
-        return machine.simulate(workload, accelerator, memory, engine)
+        activity = machine.simulate(workload, accelerator, memory, engine, *order)
+        check(activity, workload)
+        return activity
     if machine.record is None:
         known = [kind for kind in accelerator_kinds() if accelerator_of(kind).record is not None]
         raise ConfigError(
             f"accelerator kind '{accelerator.kind}' records no timeline (kinds that do: "
             f"{', '.join(known)})"
         )
-    return machine.record(workload, accelerator, memory, engine, recorder)
+    activity = machine.record(workload, accelerator, memory, engine, *order, recorder)
+    check(activity, workload)
+    return activity
+
+
+def _order(
+    machine: Accelerator, kind: str, workload: Workload, dependencies: str | None
+) -> tuple[str, ...]:
+    """The fifth argument of a machine that knows dependencies; none for the others."""
+    known = machine.dependencies
+    if dependencies is None:
+        dependencies = workload.dependencies if workload.dependencies in known else known[0]
+    if dependencies not in DEPENDENCIES:
+        raise ConfigError(
+            f"unknown dependencies '{dependencies}'{did_you_mean(dependencies, DEPENDENCIES)} "
+            f"(known: {', '.join(DEPENDENCIES)})"
+        )
+    if dependencies not in known:
+        raise ConfigError(
+            f"accelerator kind '{kind}' runs {', '.join(known)} only; dependencies "
+            f"'{dependencies}' need one that knows layers and tokens"
+        )
+    return (dependencies,) if len(known) > 1 else ()
 
 
 @functools.cache
 def _modules() -> list[str]:
-    package = importlib.import_module("accelsim.hardware")
+    package = importlib.import_module("accelsim.hardware.machines")
     return [m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
 
 
 def _module(name: str) -> Any:
-    return importlib.import_module(f"accelsim.hardware.{name}")
+    return importlib.import_module(f"accelsim.hardware.machines.{name}")

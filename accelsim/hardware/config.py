@@ -126,11 +126,25 @@ class AcceleratorConfig(Config):
         """Bytes of all key and value buffers; static power may grow with them."""
         raise NotImplementedError
 
+    @property
+    def sizes(self) -> dict[str, float]:
+        """How large the machine is, by name of a unit that leakage and area may grow with.
+
+        A size that an accelerator does not have is absent; entries that grow with it then stand for
+        the machine that the table was made for.
+        """
+        return {
+            "machine": 1.0,
+            "multiplier": float(self.multiplier_count),
+            "buffer_byte": self.buffer_bytes,
+            "dram_channel": float(self.channels),
+        }
+
 
 class SpattenConfig(AcceleratorConfig):
-    """One SpAtten accelerator; every field that differs between interpretations is here."""
+    """SpAtten as its authors released it, and variants of it."""
 
-    kind: Literal["spatten"]
+    kind: Literal["spatten-rtl"]
     frequency_hz: Annotated[float, Field(gt=0)] = 1e9
     """Core clock (SpAtten Table III: 1 GHz)."""
     multipliers: PositiveInt = 512
@@ -178,6 +192,15 @@ class SpattenConfig(AcceleratorConfig):
     def buffer_bytes(self) -> float:
         """Bytes of both buffers: elements are 12 bit on chip (SpAtten Table I)."""
         return 2 * self.multipliers * self.buffer_lines * 1.5
+
+    @property
+    def sizes(self) -> dict[str, float]:
+        """See :attr:`AcceleratorConfig.sizes`."""
+        return super().sizes | {
+            "fetch_channel": self.fetch_channels,
+            "softmax_lane": self.softmax_parallelism,
+            "topk_comparator": self.topk.parallelism * self.topk.engines,
+        }
 
     @property
     def vectors_per_line(self) -> int:

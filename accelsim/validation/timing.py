@@ -244,7 +244,7 @@ def _config(line: Line) -> SpattenConfig:
         )
     try:
         return SpattenConfig(
-            kind="spatten",
+            kind="spatten-rtl",
             description=f"validation case {line['id']}",
             source=line.where,
             multipliers=multipliers,

@@ -132,6 +132,29 @@ class Workload:
         """Number of requests."""
         return len(self.columns["step"])
 
+    @property
+    def dependencies(self) -> str:
+        """Order in which it runs if nothing else is asked for: ``causal``, a layer after the layer
+        before and a token after the token before; ``streamed`` for the rows of a foreign file,
+        which are requests without an order."""
+        return "streamed" if self.extra else "causal"
+
+    def stages(self) -> tuple[NDArray[np.bool_], int]:
+        """Which rows belong to a prompt or encoder pass, bool [rows], and the decoding steps.
+
+        A step is one of a prompt or encoder if a row of it has queries at several positions;
+        without a query table, if it has several queries and is the first.
+        """
+        step = self["step"]
+        if self.query_table is not None:
+            position, start = self.query_table.position, self.query_table.start[:-1]
+            low = np.minimum.reduceat(position, start)
+            several = low != np.maximum.reduceat(position, start)
+        else:
+            several = (self["queries"] > 1) & (step == step[0])
+        early = np.isin(step, step[several])
+        return early, len(np.unique(step[~early]))
+
     def __getitem__(self, column: str) -> NDArray[Any]:
         return self.columns[column]
 

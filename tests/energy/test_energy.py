@@ -113,7 +113,7 @@ def test_a_range_must_hold_its_value(tmp_path: Path) -> None:
 def test_leakage_follows_buffers_and_multipliers() -> None:
     table = load(EnergyTable, "spatten-40nm", "energy")
     activity = Activity(1000, 1e9)
-    paper = SpattenConfig(kind="spatten", description="", source="")
+    paper = SpattenConfig(kind="spatten-rtl", description="", source="")
     small = paper.model_copy(update={"multipliers": 64})  # SpAtten1/8: 128 multipliers in all
     full = evaluate(activity, table, paper).energy_j_by_entry
     eighth = evaluate(activity, table, small).energy_j_by_entry

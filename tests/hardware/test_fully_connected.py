@@ -9,7 +9,7 @@ from accelsim.errors import ConfigError, WorkloadError
 from accelsim.hardware import load_accelerator, simulate
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.config import MemoryConfig
-from accelsim.hardware.fully_connected import FcMachine, fully_connected, weight_stream
+from accelsim.hardware.machines._fully_connected import FcMachine, fully_connected, weight_stream
 from accelsim.workloads import Workload
 from accelsim.workloads.models import dense_workload, load_model
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from accelsim.errors import WorkloadError
 from accelsim.hardware.blocks.matrix_fetcher import B_JOINED, FILL, RING
-from accelsim.jit import inlined
+from accelsim.jit import Int, inlined
 
 STATE = np.dtype(
     [
@@ -42,6 +42,11 @@ class DotProduct:
     scores_per_cycle: int
 
     def __post_init__(self) -> None:
+        """Refuse a head that does not fit the line.
+
+        Raises:
+            WorkloadError: ``head_dim`` does not divide ``multipliers``.
+        """
         if self.multipliers % self.head_dim:
             raise WorkloadError(
                 f"head_dim {self.head_dim} does not divide the line of {self.multipliers} "
@@ -79,15 +84,15 @@ class DotProduct:
 @inlined
 def stream_end(
     beats: Any,
-    begin: int,
-    end: int,
-    before: int,
-    transactions: int,
-    vectors: int,
-    wanted: int,
-    per_beat: int,
-    start: int,
-) -> int:
+    begin: Int,
+    end: Int,
+    before: Int,
+    transactions: Int,
+    vectors: Int,
+    wanted: Int,
+    per_beat: Int,
+    start: Int,
+) -> Int:
     """Last cycle in which a beat is taken of vectors that are still arriving.
 
     Args:

@@ -3,8 +3,8 @@
 A matrix is a list of transactions. Each fetch beat takes one of them for every port; addresses wait
 in a FIFO at each port, the crossbar gives each DRAM channel the lowest waiting port, and a beat is
 joined when all its responses are there (SpAtten IV-D; SpAtten's release, sections 2.6, 5.2, 5.3).
-Matrices are fetched in the order in which they are asked for. :func:`advance` runs until a matrix is
-complete or a given cycle is reached, so that all that is outstanding competes for the channels.
+Matrices are fetched in the order in which they are asked for. :func:`advance` runs until a matrix
+is complete or a given cycle is reached, so that all that is outstanding competes for the channels.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _LOOKED_BACK = 1 << 13
 ADDRESS_LATENCY = 2
 """Cycles from an address FIFO's input to its output; the read-address register adds one more."""
 FILL = 14
-"""Cycles from the last response of a beat to the first use of its vectors (release, section 2.6)."""
+"""Cycles from the last response of a beat to the first use of its vectors (release, 2.6)."""
 LOOKAHEAD = 4
 """Cycles after any event within which no request that it brings about reaches the address FIFOs, so
 that the fetcher may lead all other blocks by as much (release, section 2.5)."""
@@ -94,9 +94,7 @@ D_PARKED, D_LOCK, D_CHOICE, D_RESPONSE, D_ORDER_HEAD, D_ORDER_TAIL, D_ORDER = ra
 
 
 @in_place
-def queue_matrix(
-    s: Any, beats: Ints, transactions: Ints, ready: int, spread: int
-) -> None:
+def queue_matrix(s: Any, beats: Ints, transactions: Ints, ready: int, spread: int) -> None:
     """Append a matrix.
 
     Args:
@@ -124,7 +122,7 @@ def queue_matrix(
 
 @inlined
 def _push_beat(s: Any, beats: Ints, ports: int) -> None:
-    """Put the next beat into the address FIFOs; its padding takes its turn there and nowhere else."""
+    """Put the next beat into the address FIFOs; padding takes its turn there and nowhere else."""
     slot = s[0].pushed % RING
     padding = 0
     for k in range(ports):
@@ -140,8 +138,8 @@ def _push_beat(s: Any, beats: Ints, ports: int) -> None:
 def _load_addresses(s: Any, beats: Ints, fetch: Ints, channels: int, shift: int) -> None:
     """Each free read-address register takes the output of its address FIFO.
 
-    Only if there will be room for the response: without such a credit a low port, which the crossbar
-    prefers, would run so far ahead that its responses block those of all others.
+    Only if there will be room for the response: without such a credit a low port, which the
+    crossbar prefers, would run so far ahead that its responses block those of all others.
     """
     pushed, now = s[0].pushed, s[0].cycle
     for k in range(len(fetch)):
@@ -427,8 +425,11 @@ class MatrixFetcher(Module):
         self.requests.put(matrix, ready + self.round_trip - LOOKAHEAD)
 
     def run(self) -> Process:
-        """Advance the compiled service when it must be: it may lead the other blocks by
-        ``LOOKAHEAD`` cycles, and lag until a matrix that it cannot have finished would be missed."""
+        """Advance the compiled service when it must be.
+
+        It may lead the other blocks by ``LOOKAHEAD`` cycles, and lag until a matrix that it cannot
+        have finished would be missed.
+        """
         env, asked, state = self.env, self.requests.items, self._read
         charged = 0
         while True:
@@ -470,6 +471,8 @@ class MatrixFetcher(Module):
 
 def bytes_per_cycle(memory: MemoryConfig, channels: int, frequency_hz: float) -> float:
     """Peak of all channels at their nominal rate, bytes a core cycle."""
-    return channels * memory.bytes_per_tick * memory.clock_hz / frequency_hz if math.isfinite(
-        memory.bytes_per_tick
-    ) else math.inf
+    return (
+        channels * memory.bytes_per_tick * memory.clock_hz / frequency_hz
+        if math.isfinite(memory.bytes_per_tick)
+        else math.inf
+    )

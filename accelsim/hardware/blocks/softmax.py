@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from accelsim.jit import inlined
+from accelsim.jit import Int, inlined
 
 TO_FIFO = 28
 """Cycles from a score to its exponential in the FIFO: dequantize 7, exponential 21 (release,
@@ -38,9 +38,9 @@ STATE = np.dtype(
 )
 STALLS = ("no_scores", "blocked")
 START, BEATS, READ, GIVEN, GIVEN_FIRST, GIVEN_BEATS, ENTERED = range(7)
-"""Columns of a row of scores: its first beat and its beats in the FIFO, the cycles of its first read
-and of its first probability; the first of its beats and its beats in the unit before, and the cycle
-in which the last of them enters the FIFO."""
+"""Columns of a row of scores: its first beat and its beats in the FIFO, the cycles of its first
+read and of its first probability; the first of its beats and its beats in the unit before, and the
+cycle in which the last of them enters the FIFO."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Softmax:
 
 
 @inlined
-def room(s: Any, ring: Any, size: int) -> bool:
+def room(s: Any, ring: Any, size: Int) -> bool:
     """Whether it is known when ``size`` further beats find room."""
     unread = s[0].entered
     if s[0].rows_out < s[0].rows_in:
@@ -77,13 +77,13 @@ def room(s: Any, ring: Any, size: int) -> bool:
 
 
 @inlined
-def _read_at(ring: Any, row: int, beat: int) -> int:
+def _read_at(ring: Any, row: Int, beat: Int) -> Int:
     """Cycle in which a beat of a row is read: the divider behind holds ``FROM_FIFO`` beats."""
     return int(max(ring[row, READ], ring[row, GIVEN] - FROM_FIFO) + beat)
 
 
 @inlined
-def enter(s: Any, ring: Any, size: int, beats: int, last: int, latency: int) -> int:
+def enter(s: Any, ring: Any, size: Int, beats: Int, last: Int, latency: Int) -> Int:
     """Let a row of scores in.
 
     The pipeline between the unit before and the FIFO is elastic: it holds ``latency`` beats more,
@@ -152,7 +152,7 @@ def mark(s: Any, ring: Any) -> None:
 
 
 @inlined
-def read(s: Any, ring: Any, accepted: int) -> int:
+def read(s: Any, ring: Any, accepted: Int) -> Int:
     """Read the next row out, as soon as its sum is known.
 
     The divider is an elastic pipeline of ``FROM_FIFO`` beats, which wait there while what follows

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from accelsim.jit import inlined
+from accelsim.jit import Int, inlined
 
 STATE = np.dtype(
     [
@@ -48,13 +48,13 @@ class TopK:
 
 
 @inlined
-def row_free(s: Any, rows: Any) -> int:
+def row_free(s: Any, rows: Any) -> Int:
     """Cycle in which a buffer for the next row is free."""
     return int(rows[s[0].rows % len(rows)])
 
 
 @inlined
-def search(s: Any, ready: int, cycles: int) -> int:
+def search(s: Any, ready: Int, cycles: Int) -> Int:
     """Search the next row.
 
     Args:
@@ -73,7 +73,7 @@ def search(s: Any, ready: int, cycles: int) -> int:
 
 
 @inlined
-def filtered(s: Any, rows: Any, came: int, start: int, beats: int) -> None:
+def filtered(s: Any, rows: Any, came: Int, start: Int, beats: Int) -> None:
     """Filter the row that was searched, and free its buffer.
 
     Args:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from accelsim.jit import inlined
+from accelsim.jit import Int, inlined
 
 STATE = np.dtype(
     [
@@ -57,7 +57,7 @@ class WeightedSum:
 
 
 @inlined
-def weigh(s: Any, came: int, ready: int, last: int, beats: int, extra: int, spill: int) -> int:
+def weigh(s: Any, came: Int, ready: Int, last: Int, beats: Int, extra: Int, spill: Int) -> Int:
     """Multiply one row of probabilities.
 
     Args:

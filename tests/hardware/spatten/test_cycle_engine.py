@@ -36,7 +36,7 @@ def machine_of(row: dict[str, str]) -> SpattenConfig:
     multipliers, divisor = int(row["multipliers"]), int(row["bandwidth_divisor"])
     return SpattenConfig.model_validate(
         {
-            "kind": "spatten",
+            "kind": "spatten-rtl",
             "description": row["id"],
             "source": "RTL test bench parameters",
             "multipliers": multipliers,

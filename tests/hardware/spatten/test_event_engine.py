@@ -27,7 +27,7 @@ def test_streams_are_within_15_percent_of_the_rtl(row: dict[str, str]) -> None:
     multipliers, divisor = int(row["multipliers"]), int(row["bandwidth_divisor"])
     machine = SpattenConfig.model_validate(
         {
-            "kind": "spatten",
+            "kind": "spatten-rtl",
             "description": row["id"],
             "source": "RTL test bench parameters",
             "multipliers": multipliers,

@@ -1,1 +1,46 @@
-"""SpAtten as published (Wang, Zhang, Han, HPCA 2021)."""
+"""SpAtten as published (Wang, Zhang, Han, HPCA 2021), kind ``spatten``.
+
+``machine.py`` wires the blocks, ``cycle`` is the same machine clock cycle by clock cycle; both
+follow docs/accelerators/spatten-published.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from accelsim.hardware._registry import DEPENDENCIES, Accelerator
+from accelsim.hardware.activity import Activity
+from accelsim.hardware.config import MemoryConfig
+from accelsim.hardware.machines.spatten.config import SpattenConfig, TopKConfig
+from accelsim.hardware.timeline import Recorder
+from accelsim.workloads import Workload
+
+
+def _simulate(
+    workload: Workload,
+    config: SpattenConfig,
+    memory: MemoryConfig,
+    engine: str,
+    dependencies: Any = "causal",
+    recorder: Recorder | None = None,
+) -> Activity:
+    # Numba and SimPy are imported only when a machine runs.
+    if engine == "cycle":
+        from accelsim.hardware.machines.spatten.cycle import simulate as cycle
+
+        return cycle(workload, config, memory, dependencies)
+    from accelsim.hardware.machines.spatten.machine import simulate
+
+    return simulate(workload, config, memory, dependencies, recorder)
+
+
+ACCELERATOR = Accelerator(
+    SpattenConfig,
+    _simulate,
+    engines=("event", "cycle"),
+    dependencies=DEPENDENCIES,
+    record=_simulate,
+)
+"""See :class:`accelsim.hardware.Accelerator`."""
+
+__all__ = ["ACCELERATOR", "SpattenConfig", "TopKConfig"]

@@ -84,10 +84,25 @@ class SpattenConfig(AcceleratorConfig):
         """Bytes of both buffers: elements are 12 bit on chip (SpAtten Table I)."""
         return 2 * self.multipliers * self.buffer_lines * BITS_ON_CHIP / 8
 
+    @property
+    def sizes(self) -> dict[str, float]:
+        """See :attr:`AcceleratorConfig.sizes`."""
+        return super().sizes | {
+            "fetch_channel": self.fetch_channels,
+            "softmax_lane": self.softmax_parallelism,
+            "topk_comparator": 2 * self.topk.parallelism,
+        }
+
     @model_validator(mode="after")
     def _can_be_built(self) -> SpattenConfig:
         if self.multipliers & (self.multipliers - 1):
             raise ValueError(f"multipliers must be a power of two, got {self.multipliers}")
+        if self.value_prefetch_depth < self.key_prefetch_depth:
+            raise ValueError(
+                f"value_prefetch_depth ({self.value_prefetch_depth}) must not be below "
+                f"key_prefetch_depth ({self.key_prefetch_depth}): rows whose LSBs are awaited keep "
+                "their place in the value buffer"
+            )
         if self.channels & (self.channels - 1):
             raise ValueError(f"channels must be a power of two, got {self.channels}")
         return self

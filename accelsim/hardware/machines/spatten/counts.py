@@ -10,6 +10,7 @@ import numpy as np
 from accelsim.hardware.activity import Activity, ModuleActivity, QueueActivity
 from accelsim.hardware.blocks import dot_product, softmax, top_k, weighted_sum
 from accelsim.hardware.blocks.matrix_fetcher import TRANSACTION_BYTES
+from accelsim.hardware.invariants import check_bytes
 from accelsim.hardware.machines.spatten.config import BITS_ON_CHIP, SpattenConfig
 from accelsim.hardware.machines.spatten.rows import Rows
 from accelsim.hardware.memories._channel import counters
@@ -26,7 +27,6 @@ def count_work(
     rows: Rows,
     config: SpattenConfig,
     read_bytes: Mapping[str, int],
-    searches: int,
     spilled: tuple[int, int],
 ) -> None:
     """Add the work that follows from the rows, whichever engine timed them.
@@ -36,7 +36,6 @@ def count_work(
         workload, rows: what was run.
         config: of the machine.
         read_bytes: bytes of vectors as they were fetched, by tensor.
-        searches: scale of the token selections: searches for each recorded one, see below.
         spilled: bytes of scores and partial results read and written.
     """
     dim = workload.head_dim
@@ -118,7 +117,7 @@ def activity_of(machine: Spatten) -> Activity:
     activity = Activity(total, config.frequency_hz)
     partial = partial_bytes(rows, config, workload.head_dim, machine.tile)
     spilled = machine.spilled_reads + partial, machine.spilled_writes + partial
-    count_work(activity, workload, rows, config, machine.layout.bytes, 1, spilled)
+    count_work(activity, workload, rows, config, machine.layout.bytes, spilled)
     activity.count("refetched_bytes", machine.refetched)
     count_dram(activity, counters(machine.fetcher.channels))
     dim = workload.head_dim
@@ -175,17 +174,27 @@ def activity_of(machine: Spatten) -> Activity:
         idle = total - module_activity.busy_cycles - sum(module_activity.stall_cycles.values())
         if idle:
             module_activity.stall_cycles["idle"] = idle
-    activity.completion_cycles = machine.completions
     activity.queues = _queues(machine, dim)
+    finish(activity, workload, rows, machine.completions)
+    activity.dependencies = "causal" if machine.causal else "streamed"
+    return activity
+
+
+def finish(activity: Activity, workload: Workload, rows: Rows, completions: list[int]) -> None:
+    """Tell prompts from decoding, and check the bytes.
+
+    Args:
+        activity: to be completed.
+        workload, rows: what was run.
+        completions: cycle of the last output of each row.
+    """
+    activity.completion_cycles = completions
     steps = {group.step: group.prefill for group in rows.groups}
     early = [group for group in rows.groups if group.prefill]
     if early:
-        activity.prefill_cycles = max(
-            max(machine.completions[group.first : group.end]) for group in early
-        )
+        activity.prefill_cycles = max(max(completions[g.first : g.end]) for g in early)
     activity.decode_steps = sum(not prefill for prefill in steps.values())
-    activity.dependencies = "causal" if machine.causal else "streamed"
-    return activity
+    check_bytes(activity, workload)
 
 
 def _queues(machine: Spatten, dim: int) -> dict[str, QueueActivity]:
@@ -199,7 +208,5 @@ def _queues(machine: Spatten, dim: int) -> dict[str, QueueActivity]:
     found["selector_rows"] = QueueActivity(2, min(int(selector["rows"]), 2), "rows")
     for name, buffer in (("key", machine.key_buffer), ("value", machine.value_buffer)):
         found[f"{name}_buffer"] = QueueActivity(buffer.lines, buffer.high_water, "lines")
-        found[f"{name}_matrices"] = QueueActivity(
-            buffer.matrices, buffer.most_matrices, "matrices"
-        )
+        found[f"{name}_matrices"] = QueueActivity(buffer.matrices, buffer.most_matrices, "matrices")
     return found

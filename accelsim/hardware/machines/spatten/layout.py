@@ -37,7 +37,9 @@ class Layout:
         self._workload, self._rows = workload, rows
         self._dim = workload.head_dim
         heads = int(workload["head"].max()) + 1
-        self._slot = (workload["layer"].astype(np.int64) * heads + workload["head"]).tolist()
+        self._slot: list[int] = (
+            workload["layer"].astype(np.int64) * heads + workload["head"]
+        ).tolist()
         slots = max(self._slot) + 1
         context = int(max(workload["context_tokens"].max(), workload["keys"].max()))
         self._in_order = np.arange(context, dtype=np.int32)
@@ -100,15 +102,13 @@ class Layout:
         return self._in_order if indices is None else indices[row]
 
     def _base(self, plane: int, row: int) -> int:
-        return self._plane[plane] + self._slot[row] * self._region
+        return int(self._plane[plane] + self._slot[row] * self._region)
 
     def _block(self, plane: int, row: int, atoms: int) -> Ints:
         base = self._base(plane, row)
         return np.arange(base, base + atoms * TRANSACTION_BYTES, TRANSACTION_BYTES, dtype=np.int64)
 
-    def _cover(
-        self, plane: int, indices: Any, row: int, first: int, end: int, bits: int
-    ) -> Ints:
+    def _cover(self, plane: int, indices: Any, row: int, first: int, end: int, bits: int) -> Ints:
         base = self._base(plane, row)
         found: Ints = cover(indices, first, end, bits * self._dim // 8, base)
         return found
@@ -134,9 +134,7 @@ def cover(indices: Any, first: int, end: int, size: int, base: int) -> Any:
     count, last = 0, -1
     for i in range(first, end):
         begin = np.int64(indices[i]) * size
-        for atom in range(
-            begin // TRANSACTION_BYTES, (begin + size - 1) // TRANSACTION_BYTES + 1
-        ):
+        for atom in range(begin // TRANSACTION_BYTES, (begin + size - 1) // TRANSACTION_BYTES + 1):
             if atom != last:
                 found[count] = base + atom * TRANSACTION_BYTES
                 count += 1

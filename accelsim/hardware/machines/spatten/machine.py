@@ -12,6 +12,7 @@ ahead of simulated time, by :mod:`.pipeline`. Sections: docs/accelerators/spatte
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Generator
@@ -23,12 +24,11 @@ from numpy.typing import NDArray
 
 from accelsim.errors import SimulationError
 from accelsim.hardware.activity import Activity
-from accelsim.hardware.blocks import dot_product, softmax, top_k, weighted_sum
 from accelsim.hardware.blocks.buffer_pool import BufferPool
 from accelsim.hardware.blocks.dot_product import DotProduct
 from accelsim.hardware.blocks.matrix_fetcher import FILL, Matrix, MatrixFetcher, bytes_per_cycle
 from accelsim.hardware.blocks.ring_buffer import RingBuffer
-from accelsim.hardware.blocks.softmax import FROM_FIFO, Softmax
+from accelsim.hardware.blocks.softmax import Softmax
 from accelsim.hardware.blocks.top_k import TopK
 from accelsim.hardware.blocks.weighted_sum import WeightedSum
 from accelsim.hardware.config import MemoryConfig
@@ -36,10 +36,10 @@ from accelsim.hardware.machines.spatten import pipeline
 from accelsim.hardware.machines.spatten.config import BITS_ON_CHIP, SpattenConfig
 from accelsim.hardware.machines.spatten.layout import Layout
 from accelsim.hardware.machines.spatten.pipeline import DECIDED, FILTERED, GIVEN, OUT, SIZE
-from accelsim.hardware.machines.spatten.rows import Group, Rows, rows_of
+from accelsim.hardware.machines.spatten.rows import Group, rows_of
 from accelsim.hardware.simulation import Follower, Milestone, Module, Stream
 from accelsim.hardware.simulation._module import Following, Process
-from accelsim.hardware.timeline import KEYS_LSB, KEYS_MSB, VALUES, item_code
+from accelsim.hardware.timeline import KEYS_LSB, KEYS_MSB, VALUES, Recorder, item_code
 from accelsim.workloads import Workload
 
 Ints = NDArray[np.int64]
@@ -115,8 +115,8 @@ class Row:
         "planes",
         "queries",
         "refetches",
-        "reread",
         "released",
+        "reread",
         "slots",
         "slotted",
         "streams",
@@ -238,7 +238,7 @@ class Spatten:
         config: SpattenConfig,
         memory: MemoryConfig,
         dependencies: Dependencies = "causal",
-        recorder: Any = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.workload, self.config = workload, config
         self.causal = dependencies == "causal"
@@ -266,9 +266,7 @@ class Spatten:
         self.key_fork = Module(env, "key_fork", recorder)
         self.value_fork = Module(env, "value_fork", recorder)
         self.key_buffer = RingBuffer(config.buffer_lines, 1 + config.key_prefetch_depth)
-        self.value_buffer = BufferPool(
-            env, config.buffer_lines, 1 + config.value_prefetch_depth
-        )
+        self.value_buffer = BufferPool(env, config.buffer_lines, 1 + config.value_prefetch_depth)
         # What flows between them.
         self.lsb_passes = Stream(env)
         self.key_tiles = Stream(env)
@@ -321,7 +319,7 @@ class Spatten:
                     position = rows.position[first:last]
                     edges = np.flatnonzero(np.diff(position)) + 1 + first
                     ends = [first, *edges.tolist(), last]
-                    split = list(zip(ends[:-1], ends[1:], strict=True))
+                    split = list(itertools.pairwise(ends))
                 for begin, end in split:
                     row = Row(index, layer, begin, end)
                     row.keys, row.values = column["keys"][index], column["values"][index]
@@ -394,12 +392,11 @@ class Spatten:
         """Key fork: LSB passes first, then key tiles in order (section 4)."""
         module, env = self.key_fork, self.env
         new = deque(Keys(row, tile) for row in self.all_rows for tile in range(row.tiles))
-        passes = sum(
-            (row.tiles if row.two_pass else 1) for row in self.all_rows if row.refetches
-        )
+        passes = sum((row.tiles if row.two_pass else 1) for row in self.all_rows if row.refetches)
         yield from module.busy(FORK)
         for _ in range(len(new) + passes):
             while True:
+                blocked: Any
                 if self.lsb_passes.items:
                     item: Keys = self.lsb_passes.items[0]
                     needed = self._lines(item) if item.row.two_pass else 0
@@ -877,7 +874,7 @@ class Spatten:
 
     def ask_late_values(self) -> Process:
         """Value fork of late rows: when it is known which values are needed."""
-        module, env = self.value_fork, self.env
+        module = self.value_fork
         while True:
             if not self.late_values.items:
                 yield self.late_values.filled()
@@ -1042,4 +1039,17 @@ class Spatten:
         return activity_of(self)
 
 
-__all__ = ["FROM_FIFO", "Rows", "Spatten", "dot_product", "softmax", "top_k", "weighted_sum"]
+def simulate(
+    workload: Workload,
+    config: SpattenConfig,
+    memory: MemoryConfig,
+    dependencies: Dependencies = "causal",
+    recorder: Recorder | None = None,
+) -> Activity:
+    """Run a workload through the published SpAtten with the event engine.
+
+    Raises:
+        WorkloadError: rows that the machine refuses.
+        SimulationError: the blocks wait for one another.
+    """
+    return Spatten(workload, config, memory, dependencies, recorder).run()

@@ -23,8 +23,8 @@ from accelsim.jit import in_place
 Ints = NDArray[np.int64]
 
 GIVEN, FILTERED, SIZE, OUT, DECIDED = range(5)
-"""Columns of a query's times: the cycles of its first probability and of the beginning of its filter
-pass, the beats of that pass, and the cycles of its output and of its decision."""
+"""Columns of a query's times: the cycles of its first probability and of the beginning of its
+filter pass, the beats of that pass, and the cycles of its output and of its decision."""
 
 enter, room, mark, read_out = softmax.enter, softmax.room, softmax.mark, softmax.read
 filtered, weigh = top_k.filtered, weighted_sum.weigh
@@ -95,9 +95,7 @@ def score(
             )
         final = np.int64(with_keys)
         if not stored:
-            final = np.int64(
-                enter(soft, fifo, size, taken, with_keys, dot[0].latency + TO_FIFO)
-            )
+            final = np.int64(enter(soft, fifo, size, taken, with_keys, dot[0].latency + TO_FIFO))
         dot[0].no_keys += with_keys + 1 - free - taken
         dot[0].softmax_full += final - with_keys
         dot[0].busy += taken

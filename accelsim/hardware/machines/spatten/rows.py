@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -214,7 +215,7 @@ def _groups(
     positions = np.add.reduceat(moved.astype(np.int64), start[:-1])
     heads = np.maximum(counts // positions, 1)
     groups: list[Group] = []
-    for first, end in zip(edges[:-1], edges[1:], strict=True):
+    for first, end in itertools.pairwise(edges):
         here, of = int(step[first]), int(layer[first])
         alive = int(heads[first:end].sum())
         head_cycles, head_work = 0, (0, 0)

@@ -6,14 +6,16 @@ from typing import Literal
 
 import numpy as np
 
-from accelsim.errors import ConfigError, SimulationError
+from accelsim.errors import ConfigError, InvariantError, SimulationError
 from accelsim.hardware.activity import Activity, ModuleActivity, QueueActivity
 from accelsim.hardware.config import MemoryConfig
-from accelsim.hardware.machines.spatten.config import BITS_ON_CHIP, SpattenConfig
+from accelsim.hardware.machines.spatten.config import SpattenConfig
+from accelsim.hardware.machines.spatten.counts import count_work, finish
 from accelsim.hardware.machines.spatten.cycle import _state as c
 from accelsim.hardware.machines.spatten.cycle._clock import run
 from accelsim.hardware.machines.spatten.cycle._diagnosis import describe_stall
 from accelsim.hardware.machines.spatten.cycle._plan import ATOM, Plan, make_plan
+from accelsim.hardware.machines.spatten.rows import rows_of
 from accelsim.hardware.memories._channel import (
     ACT,
     CONFLICTS,
@@ -84,6 +86,7 @@ class CycleMachine:
                 f"memory: transaction_bytes is {memory.transaction_bytes}; the fetcher takes {ATOM}"
             )
         self.workload, self.config = workload, config
+        self.dependencies: Dependencies = dependencies
         self.plan = make_plan(workload, config, memory)
         self.state = _build(workload, config, memory, self.plan, dependencies)
 
@@ -124,18 +127,19 @@ def activity_of(machine: CycleMachine) -> Activity:
     s = m.s
     cycles = int(s[c.LAST_OUTPUT]) + config.reset_cycles
     done = [int(cycle) + config.reset_cycles for cycle in m.queues.outputs]
-    activity = Activity(
-        cycles,
-        config.frequency_hz,
-        dram_read_bytes=dict(plan.bytes),
-        completion_cycles=done,
-        dependencies="streamed" if s[c.P_STREAMED] else "causal",
-    )
-    if config.output_traffic:
-        size = machine.workload.head_dim * BITS_ON_CHIP // 8
-        activity.dram_write_bytes = int(s[c.P_OUTPUTS]) * size
-    for name, amount in plan.counters.items():
-        activity.count(name, amount)
+    activity = Activity(cycles, config.frequency_hz)
+    workload = machine.workload
+    rows = rows_of(workload, config)
+    own = plan.counters
+    spilled = own.get("spill_read_bytes", 0), own.get("spill_write_bytes", 0)
+    count_work(activity, workload, rows, config, plan.bytes, spilled)
+    activity.count("refetched_bytes", own.get("refetched_bytes", 0))
+    for name, amount in own.items():
+        if activity.counters.get(name, 0) != amount:
+            raise InvariantError(
+                f"workload '{workload.name}': the cycle engine counts {amount} {name}; the rows "
+                f"say {activity.counters.get(name, 0)}"
+            )
     commands = counters(m.fetch.dram)
     for name, code in (
         ("dram_reads", RD),
@@ -150,7 +154,7 @@ def activity_of(machine: CycleMachine) -> Activity:
     activity.count("dram_precharges", int(commands[PREA]))
     for name, column in _MODULES.items():
         busy = min(int(s[column]), cycles)
-        activity.modules[name] = ModuleActivity(busy, {"idle or stalled": cycles - busy})
+        activity.modules[name] = ModuleActivity(busy, {"idle": cycles - busy})
     for name, macs in (("qk_unit", "qk_macs"), ("pv_unit", "pv_macs")):
         activity.modules[name].operations = activity.counters[macs]
         activity.modules[name].peak_operations_per_cycle = config.multipliers
@@ -158,17 +162,9 @@ def activity_of(machine: CycleMachine) -> Activity:
         name: QueueActivity(int(s[depth]), int(s[most]), unit)
         for name, depth, most, unit in _QUEUES
     }
-    _split(machine, activity)
+    activity.dependencies = machine.dependencies
+    finish(activity, workload, rows, done)
     return activity
-
-
-def _split(machine: CycleMachine, activity: Activity) -> None:
-    """Tell the prompt, or encoder pass, from the steps that decode."""
-    step = machine.workload["step"]
-    early = np.isin(step, step[~machine.plan.late])
-    done = np.asarray(activity.completion_cycles)
-    activity.prefill_cycles = int(done[early].max(initial=0))
-    activity.decode_steps = len(np.unique(step[~early]))
 
 
 def _build(

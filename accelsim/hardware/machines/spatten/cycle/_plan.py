@@ -38,7 +38,6 @@ class Plan:
         weighted: items of the weighted sum.
         bytes: read, by tensor.
         counters: of the activity.
-        late: [rows of the workload]; all queries of the row have one position.
     """
 
     groups: Ints
@@ -56,7 +55,6 @@ class Plan:
     weighted: int
     bytes: dict[str, int]
     counters: dict[str, int]
-    late: NDArray[np.bool_]
 
 
 @dataclass
@@ -185,7 +183,6 @@ class _Planner:
             self.weighted,
             self.bytes,
             counters,
-            self.table.late,
         )
 
     # Rows -----------------------------------------------------------------------------------

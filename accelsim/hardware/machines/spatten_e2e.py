@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 from accelsim.errors import ConfigError
-from accelsim.hardware._registry import Accelerator, accelerator_of
+from accelsim.hardware._registry import DEPENDENCIES, Accelerator, accelerator_of
 from accelsim.hardware.activity import Activity
-from accelsim.hardware.config import MemoryConfig, SpattenConfig
-from accelsim.hardware.fully_connected import FcMachine, fully_connected, in_series
+from accelsim.hardware.config import MemoryConfig
+from accelsim.hardware.machines._fully_connected import FcMachine, fully_connected, in_series
+from accelsim.hardware.machines.spatten.config import SpattenConfig
 from accelsim.workloads import Workload
 
 
@@ -23,7 +24,11 @@ class SpattenE2eConfig(SpattenConfig):
 
 
 def _simulate(
-    workload: Workload, config: SpattenE2eConfig, memory: MemoryConfig, engine: str
+    workload: Workload,
+    config: SpattenE2eConfig,
+    memory: MemoryConfig,
+    engine: str,
+    dependencies: str = "causal",
 ) -> Activity:
     from accelsim.configs import preset_names
     from accelsim.workloads.models import load_model
@@ -38,9 +43,14 @@ def _simulate(
         config.multiplier_count, config.buffer_bytes, config.channels, config.weight_bits
     )
     layers = fully_connected(workload, shape, machine, memory, config.frequency_hz)
-    attention = accelerator_of("spatten").simulate(workload, config, memory, engine)
+    attention = accelerator_of("spatten").simulate(workload, config, memory, engine, dependencies)
     return in_series(attention, layers)
 
 
-ACCELERATOR = Accelerator(SpattenE2eConfig, _simulate, engines=accelerator_of("spatten").engines)
+ACCELERATOR = Accelerator(
+    SpattenE2eConfig,
+    _simulate,
+    engines=accelerator_of("spatten").engines,
+    dependencies=DEPENDENCIES,
+)
 """See :class:`accelsim.hardware.Accelerator`."""

@@ -126,7 +126,7 @@ class _A3:
     """One run."""
 
     def __init__(self, workload: RivalWorkload, config: A3Config, memory: MemoryConfig) -> None:
-        from accelsim.hardware._bulk_reads import BulkReads, matrix_slots
+        from accelsim.hardware.blocks.bulk_reads import BulkReads, matrix_slots
 
         self.workload, self.config = workload, config
         self.env = simpy.Environment()

@@ -74,7 +74,7 @@ class _MnnFast:
     def __init__(
         self, workload: RivalWorkload, config: MnnFastConfig, memory: MemoryConfig
     ) -> None:
-        from accelsim.hardware._bulk_reads import BulkReads, matrix_slots
+        from accelsim.hardware.blocks.bulk_reads import BulkReads, matrix_slots
 
         self.workload, self.config = workload, config
         self.env = simpy.Environment()

@@ -81,7 +81,7 @@ def weight_stream(
 def _simulated_stream(
     memory: MemoryConfig, channels: int, hz: float, size: int
 ) -> tuple[int, dict[str, int]]:
-    from accelsim.hardware._bulk_reads import BulkReads
+    from accelsim.hardware.blocks.bulk_reads import BulkReads
 
     dram = BulkReads(channels, memory, hz)
     cycles, _ = dram.read(0, size, 0)

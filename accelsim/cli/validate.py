@@ -46,7 +46,7 @@ def command(
     \b
     Suites:
       timing      cycles of streams and requests against the authors' RTL
-      dram        cycles of read streams against Ramulator 2.0
+      dram        cycles of read streams against Ramulator, memory by memory
       traffic     DRAM bytes of the released workloads against the RTL's rules
       engines     event engine against cycle engine on random workloads
       functional  compiled kernels against plain references
@@ -95,7 +95,12 @@ def _print_cases(report: Report) -> None:
     table.add_column("case", no_wrap=True)
     for title in ("reference", "simulated", "error %"):
         table.add_column(title, justify="right", no_wrap=True)
+    group = ""
     for case in report.cases:
+        if case.group != group:
+            group = case.group
+            table.add_section()
+            table.add_row(group, style="bold")
         error = case.relative_error
         shown = "0" if error == 0 else f"{100 * error:+.3g}"
         table.add_row(case.id, _number(case.reference), _number(case.simulated), shown)

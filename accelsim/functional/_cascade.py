@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.functional.topk import PARALLELISM, topk_engine
-from accelsim.policies import CascadeHeads, CascadeTokens, Policy
+from accelsim.policies import CascadeHeads, Policy, Stage
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,18 @@ class Cascade:
         self.token_importance: NDArray[np.float64] = np.zeros(tokens)
         self.head_importance: NDArray[np.float64] = np.zeros(heads)
         self._layers, self._seed = layers, seed
-        self._tokens: CascadeTokens | None = policy.tokens
-        self._heads: CascadeHeads | None = policy.heads
+        self._stages = policy.by_stage()
         self._tokens_alive = np.ones((layers, tokens), dtype=np.bool_)
         self._heads_alive = np.ones((layers, heads), dtype=np.bool_)
-        self._heads_selected = np.zeros(layers, dtype=np.bool_)
+        self._heads_selected: set[tuple[int, CascadeHeads]] = set()
 
     def select_tokens(
-        self, layer: int, survivors: NDArray[np.bool_], context: int, own: int | None
+        self, stage: Stage, layer: int, survivors: NDArray[np.bool_], context: int, own: int | None
     ) -> tuple[NDArray[np.bool_], Selection]:
         """Prune the tokens of a layer.
 
         Args:
+            stage: whose rule holds.
             layer: where.
             survivors: [tokens], those of the previous layer in this step.
             context: tokens so far.
@@ -56,16 +56,17 @@ class Cascade:
             The new survivors [tokens], and the top-k work.
         """
         candidates: NDArray[np.bool_] = survivors & self._tokens_alive[layer]
-        if self._tokens is None:
+        rule = self._stages[stage].tokens
+        if rule is None:
             return candidates, Selection()
-        first, recent = self._tokens.protected_ranges()
+        first, recent = rule.protected_ranges()
         forced = np.zeros_like(candidates)
         forced[:first] = True
         forced[max(0, context - recent) : context] = True
         if own is not None:
             forced[own] = True
         forced &= candidates
-        budget = self._tokens.budget(layer, self._layers, context)
+        budget = rule.budget(layer, self._layers, context)
         target = max(budget - int(forced.sum()), 0)
         free = np.flatnonzero(candidates & ~forced)
         if len(free) <= target:
@@ -75,25 +76,33 @@ class Cascade:
         if target:
             seed = self._seed + 1 + layer * 104729 + context * 31
             importance = self.token_importance[free]
-            if self._tokens.per_query:
+            if rule.per_query:
                 importance = importance / (context - free if own is not None else context)
             top = topk_engine(importance, target, PARALLELISM, seed)
             kept[free[top.indices]] = True
             work = Selection(len(free), target, top.passes, top.elements, top.beats)
-        if self._tokens.permanent:
+        if rule.permanent:
             self._tokens_alive[layer, candidates & ~kept] = False
         return kept, work
 
-    def select_heads(self, layer: int, survivors: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Prune the query heads of a layer, the first time it runs; later steps repeat it."""
-        if self._heads is None:
-            return survivors
+    def select_heads(
+        self, stage: Stage, layer: int, survivors: NDArray[np.bool_], context: int
+    ) -> NDArray[np.bool_]:
+        """Prune the query heads of a layer, the first time a rule acts; later steps repeat it.
+
+        Args:
+            stage: whose rule holds.
+            layer: where.
+            survivors: [query_heads], those of the previous layer in this step.
+            context: tokens so far.
+        """
         candidates: NDArray[np.bool_] = survivors & self._heads_alive[layer]
-        if self._heads_selected[layer]:
+        rule = self._stages[stage].heads
+        if rule is None or context < rule.min_keys or (layer, rule) in self._heads_selected:
             return candidates
-        self._heads_selected[layer] = True
+        self._heads_selected.add((layer, rule))
         alive = np.flatnonzero(candidates)
-        budget = self._heads.budget(layer, self._layers, len(candidates))
+        budget = rule.budget(layer, self._layers, len(candidates))
         if len(alive) > budget:
             order = np.argsort(-self.head_importance[alive], kind="stable")
             candidates[alive[order[budget:]]] = False

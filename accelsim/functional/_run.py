@@ -16,7 +16,15 @@ from accelsim.functional._cascade import Cascade, Selection
 from accelsim.functional._stored import value_budgets
 from accelsim.functional.quantization import progressive_planes, quantize_dequantize
 from accelsim.functional.topk import PARALLELISM
-from accelsim.policies import KiviQuantization, Policy, ProgressiveQuantization, why_not
+from accelsim.policies import (
+    STAGES,
+    KiviQuantization,
+    Policy,
+    ProgressiveQuantization,
+    Quantization,
+    Stage,
+    why_not,
+)
 from accelsim.traces import AttentionTrace
 from accelsim.workloads import QueryTable, Workload
 
@@ -80,9 +88,10 @@ def run_policy(
     ``relative_output_error`` (Frobenius, pruned heads count as zero output), ``mean_cosine``,
     ``mean_kl`` (nats, KL of the policy's probabilities from the dense ones, before value pruning),
     ``kept_mass`` and ``kept_value_mass`` (dense probability on the kept keys, on the used values),
-    ``lsb_refetch_fraction`` (of query-head rows), ``kept_token_fraction`` and
-    ``kept_value_fraction`` (of the keys that dense attention would read for these rows),
-    ``kept_head_fraction`` and ``kept_query_fraction`` (of all).
+    ``lsb_refetch_fraction`` (of the query-head rows whose stage reads keys in two planes; 0 where
+    none does), ``kept_token_fraction`` and ``kept_value_fraction`` (of the keys that dense
+    attention would read for these rows), ``kept_head_fraction`` and ``kept_query_fraction`` (of
+    all).
 
     Args:
         trace: recorded queries, keys and values.
@@ -99,7 +108,7 @@ def run_policy(
     explain = why_not(policy, trace)
     if explain:
         raise TraceError(f"{trace.path}: {explain}")
-    if policy.selection is not None or isinstance(policy.quantization, KiviQuantization):
+    if _selects(policy, trace):
         if observe is not None:
             raise AccelsimError(
                 f"{trace.path}: the fixed-point datapath follows SpAtten's own policies; "
@@ -118,7 +127,7 @@ def run_policy(
 
 @dataclass(frozen=True)
 class _Layer:
-    """Tensors of a layer: as recorded, and as read back from memory."""
+    """Tensors of a layer: as recorded, and as one stage reads them back from memory."""
 
     query: NDArray[np.float32]
     raw_key: NDArray[np.float32]
@@ -146,6 +155,19 @@ def finite_tensors(
     return tensors
 
 
+def _selects(policy: Policy, trace: AttentionTrace) -> bool:
+    """Whether another rule than SpAtten's decides in a stage that the trace has."""
+    stages = [policy.at_stage(stage) for stage in _stages(trace)]
+    kivi = any(isinstance(p.quantization, KiviQuantization) for p in stages)
+    return kivi or any(p.selection is not None for p in stages)
+
+
+def _stages(trace: AttentionTrace) -> list[Stage]:
+    """Stages that a trace has."""
+    present = {"prefill": trace.prefill_tokens > 0, "decode": trace.decode_tokens > 0}
+    return [stage for stage in STAGES if present[stage]]
+
+
 def _load_layer(trace: AttentionTrace, policy: Policy, layer: int) -> _Layer:
     query, key, value = finite_tensors(trace, layer)
     q = policy.at_layer(layer, trace.num_layers).quantization
@@ -166,42 +188,78 @@ def _load_layer(trace: AttentionTrace, policy: Policy, layer: int) -> _Layer:
     )
 
 
+class _Stage:
+    """What holds in one stage: rules and bit widths by layer.
+
+    Attributes:
+        policy: of the stage.
+        progressive: whether keys are read in two planes.
+        threshold: of the refetch; 0 for none.
+        value_budgets: [num_layers, tokens + 1], values kept of n visible keys.
+        bits: see :attr:`Policy.fetched_bits`, by layer.
+        scale_bytes: with every vector that has a scale of its own, 16 bits.
+        accumulates: whether this stage or a later one ranks tokens by what they received.
+    """
+
+    def __init__(self, trace: AttentionTrace, policy: Policy, later: list[Policy]) -> None:
+        self.policy = policy
+        q = policy.quantization
+        self.progressive = isinstance(q, ProgressiveQuantization)
+        self.threshold = q.threshold if isinstance(q, ProgressiveQuantization) else 0.0
+        self.value_budgets = value_budgets(policy, trace.num_layers, trace.tokens)
+        self.bits = [
+            policy.at_layer(i, trace.num_layers).fetched_bits for i in range(trace.num_layers)
+        ]
+        per_token = not isinstance(q, KiviQuantization) and q.scale == "per_token"
+        self.scale_bytes = 2 if per_token else 0
+        self.accumulates = any(p.tokens is not None for p in (policy, *later))
+
+
 class _Runner:
     """Walks steps and layers, and gathers rows and sums."""
 
     def __init__(self, trace: AttentionTrace, policy: Policy, indices: bool, seed: int) -> None:
-        self.trace, self.policy, self.indices, self.seed = trace, policy, indices, seed
+        self.trace, self.indices, self.seed = trace, indices, seed
         self.observe: Observer | None = None
         self.cascade = Cascade(trace.num_layers, trace.tokens, trace.num_query_heads, policy, seed)
-        self.layers = [_load_layer(trace, policy, i) for i in range(trace.num_layers)]
-        self.value_budgets = value_budgets(policy, trace.num_layers, trace.tokens)
+        policies = [policy.at_stage(stage) for stage in _stages(trace)]
+        self.stages = {
+            stage: _Stage(trace, policies[i], policies[i + 1 :])
+            for i, stage in enumerate(_stages(trace))
+        }
+        self.layers: list[_Layer] = []
+        self.stored: Quantization | None = None
         self.columns: dict[str, list[int]] = defaultdict(list)
         self.key_indices: list[NDArray[np.int32]] = []
         self.value_indices: list[NDArray[np.int32]] = []
-        self.queries: list[dict[str, NDArray[Any]]] = []
+        self.queries: list[NDArray[np.int32]] = []
         self.sums = np.zeros((trace.num_layers, len(kernels.METRICS)))
         self.stats = np.zeros((trace.num_layers, len(kernels.STATS)), dtype=np.int64)
         # Head rows and query rows that dense attention would have computed.
         self.dense_rows = np.zeros((trace.num_layers, 2), dtype=np.int64)
         self.kept_rows = np.zeros((trace.num_layers, 2), dtype=np.int64)
-        q = policy.quantization
-        self.threshold = q.threshold if isinstance(q, ProgressiveQuantization) else 0.0
-        self.bits = [
-            policy.at_layer(i, trace.num_layers).fetched_bits for i in range(trace.num_layers)
-        ]
-        # A scale of 16 bits goes with every vector that has one of its own.
-        per_token = not isinstance(q, KiviQuantization) and q.scale == "per_token"
-        self.scale_bytes = 2 if per_token else 0
+        self.two_plane_rows = np.zeros(trace.num_layers, dtype=np.int64)
+
+    def _enter(self, stage: Stage) -> None:
+        """Load the layers as the stage reads them, unless they are loaded already."""
+        policy = self.stages[stage].policy
+        if self.stored != policy.quantization:
+            self.layers = []  # never two copies of a long trace
+            every = range(self.trace.num_layers)
+            self.layers = [_load_layer(self.trace, policy, i) for i in every]
+            self.stored = policy.quantization
 
     def run_step(self, step: int) -> None:
         trace = self.trace
+        stage: Stage = "decode" if step else "prefill"
+        self._enter(stage)
         context = trace.prefill_tokens + step
         survivors = np.arange(trace.tokens) < context
         heads = np.ones(trace.num_query_heads, dtype=np.bool_)
         own = context - 1 if step or trace.causal else None
         for layer in range(trace.num_layers):
-            survivors, work = self.cascade.select_tokens(layer, survivors, context, own)
-            heads = self.cascade.select_heads(layer, heads)
+            survivors, work = self.cascade.select_tokens(stage, layer, survivors, context, own)
+            heads = self.cascade.select_heads(stage, layer, heads, context)
             self._run_layer(step, layer, context, np.flatnonzero(survivors), heads, work)
 
     def _run_layer(
@@ -214,6 +272,7 @@ class _Runner:
         work: Selection,
     ) -> None:
         trace, tensors = self.trace, self.layers[layer]
+        stage = self.stages["decode" if step else "prefill"]
         positions = kept if step == 0 else np.array([context - 1], dtype=np.int64)
         stats, per_query, used, outputs, sums = kernels.attend_layer(
             tensors.query,
@@ -228,8 +287,8 @@ class _Runner:
             context,
             trace.causal,
             trace.scale,
-            self.threshold,
-            self.value_budgets[layer],
+            stage.threshold,
+            stage.value_budgets[layer],
             PARALLELISM,
             self.seed + 1 + layer * 15485863 + step * 32452843,
             self.cascade.token_importance,
@@ -239,27 +298,21 @@ class _Runner:
             self.observe(LayerStep(step, layer, context, positions, kept, heads, outputs))
         self.sums[layer] += sums
         self.stats[layer] += stats.sum(axis=0)
+        self.two_plane_rows[layer] += len(per_query) if stage.progressive else 0
         self.dense_rows[layer] += (len(heads), context if step == 0 else 1)
         self.kept_rows[layer] += (int(heads.sum()), len(positions))
+        self.queries.append(per_query)
         key_indices = kept.astype(np.int32)
         for kv in np.flatnonzero(stats[:, 0]):
             value_indices = key_indices[used[kv]]
-            self._append_row(step, layer, int(kv), context, stats[kv], work)
+            self._append_row(step, layer, int(kv), context, stats[kv], work, stage.bits[layer])
             self.columns["keys"].append(len(key_indices))
             self.columns["values"].append(len(value_indices))
             runs = 1 + int(np.count_nonzero(np.diff(key_indices) > 1))
             self.columns["key_runs"].append(runs)
-            scales = (len(key_indices) + len(value_indices)) * self.scale_bytes
+            scales = (len(key_indices) + len(value_indices)) * stage.scale_bytes
             self.columns["metadata_bytes"].append(scales)
-            accumulates = self.policy.tokens is not None
-            self.columns["score_updates"].append(int(stats[kv, 1]) if accumulates else 0)
-            group = slice(kv * trace.group, (kv + 1) * trace.group)
-            # Query-major: the living heads of the group for a position, then for the next one.
-            counts = per_query[group][heads[group]].swapaxes(0, 1)
-            detail = dict(
-                zip(kernels.PER_QUERY, counts.reshape(-1, counts.shape[2]).T, strict=True)
-            )
-            self.queries.append(detail | {"position": np.repeat(positions, counts.shape[1])})
+            self.columns["score_updates"].append(int(stats[kv, 1]) if stage.accumulates else 0)
             if self.indices:
                 self.key_indices.append(key_indices)
                 self.value_indices.append(value_indices)
@@ -273,10 +326,11 @@ class _Runner:
         context: int,
         stats: NDArray[np.int64],
         work: Selection,
+        bits: tuple[int, int, int],
     ) -> None:
         row = dict(zip(kernels.STATS, stats.tolist(), strict=True))
         row |= {"step": step, "layer": layer, "head": kv_head, "context_tokens": context}
-        row |= dict(zip(("key_bits", "key_lsb_bits", "value_bits"), self.bits[layer], strict=True))
+        row |= dict(zip(("key_bits", "key_lsb_bits", "value_bits"), bits, strict=True))
         row["refetch_lsb"] = row["refetch_queries"] > 0
         row |= {f"select_{name}": getattr(work, name) for name in work.__dataclass_fields__}
         for name, count in row.items():
@@ -289,11 +343,15 @@ class _Runner:
             name=self.trace.model,
             key_indices=tuple(self.key_indices) if self.indices else None,
             value_indices=tuple(self.value_indices) if self.indices else None,
-            query_table=QueryTable.join(self.queries),
+            query_table=QueryTable.of(
+                self.columns["queries"],
+                dict(zip(kernels.PER_QUERY, np.concatenate(self.queries).T, strict=True)),
+            ),
         )
         every = range(self.trace.num_layers)
         per_layer = [{"layer": i, **self._figures(slice(i, i + 1))} for i in every]
-        tokens = self.policy.tokens
+        # The schedule of the last stage; the prompt's may be another one.
+        tokens = list(self.stages.values())[-1].policy.tokens
         for i, figures in enumerate(per_layer):
             ratio = 1.0 if tokens is None else tokens.keep_ratio(i, self.trace.num_layers)
             figures["token_keep_ratio"] = ratio
@@ -306,6 +364,7 @@ class _Runner:
         dense_heads, dense_queries = self.dense_rows[layers].sum(axis=0).tolist()
         kept_heads, kept_queries = self.kept_rows[layers].sum(axis=0).tolist()
         rows, reference = sums["rows"], sums["reference_square"]
+        two_planes = int(self.two_plane_rows[layers].sum())
         error = sums["error_square"] / reference if reference > 0 else 0.0
         return {
             "relative_output_error": float(np.sqrt(error)),
@@ -314,7 +373,7 @@ class _Runner:
             # Summed probabilities may end a rounding error above 1.
             "kept_mass": min(sums["kept_mass"] / rows, 1.0),
             "kept_value_mass": min(sums["kept_value_mass"] / rows, 1.0),
-            "lsb_refetch_fraction": stats["refetch_queries"] / rows,
+            "lsb_refetch_fraction": stats["refetch_queries"] / two_planes if two_planes else 0.0,
             "kept_token_fraction": stats["query_keys"] / sums["visible"],
             "kept_value_fraction": stats["query_values"] / sums["visible"],
             "kept_head_fraction": kept_heads / dense_heads,

@@ -12,9 +12,16 @@ from numpy.typing import NDArray
 from accelsim.errors import TraceError
 from accelsim.functional import kernels
 from accelsim.functional._stored import Stored
-from accelsim.functional.selection import Block, Decision, Selector, Shape, selector_for
+from accelsim.functional.selection import (
+    Block,
+    Decision,
+    Selector,
+    Shape,
+    selector_for,
+    stage_of,
+)
 from accelsim.functional.selection._kernels import WORK, prune_values
-from accelsim.policies import KiviQuantization, Policy
+from accelsim.policies import KiviQuantization, Policy, ProgressiveQuantization, Stage
 from accelsim.traces import AttentionTrace
 from accelsim.workloads import QueryTable, Workload
 
@@ -32,6 +39,7 @@ class _Part:
         keys, values: how many of them, [kv_heads, group, rows].
         decision: of the selector.
         topk: [query_heads, rows, 5], work of local value pruning.
+        two_planes: whether its stage reads keys in two planes.
     """
 
     steps: NDArray[np.int64]
@@ -42,6 +50,7 @@ class _Part:
     values: NDArray[np.int64]
     decision: Decision
     topk: NDArray[np.int64]
+    two_planes: bool
 
 
 def run_selection(
@@ -62,10 +71,12 @@ def run_selection(
     selector = selector_for(policy, shape, seed)
     rows: list[dict[str, Any]] = []
     sums = np.zeros((trace.num_layers, len(kernels.METRICS)))
-    stats = np.zeros((trace.num_layers, 4), dtype=np.int64)
+    stats = np.zeros((trace.num_layers, 5), dtype=np.int64)
     for layer in range(trace.num_layers):
         prompt: list[_Part] = []
-        here = policy.at_layer(layer, trace.num_layers)
+        here = {
+            stage: own.at_layer(layer, trace.num_layers) for stage, own in policy.by_stage().items()
+        }
         for part, figures in _blocks(trace, here, selector, layer, seed):
             sums[layer] += figures
             stats[layer] += (
@@ -73,14 +84,15 @@ def run_selection(
                 part.values.sum(),
                 len(part.positions),
                 part.keys.sum(),
+                part.decision.refetched.size if part.two_planes else 0,
             )
             if part.steps[0] == 0:
                 prompt.append(part)
             else:
                 for row in range(len(part.steps)):
-                    rows += _requests(trace, here, layer, [_only(part, row)])
+                    rows += _requests(trace, here["decode"], layer, [_only(part, row)])
         if prompt:
-            rows += _requests(trace, here, layer, prompt)
+            rows += _requests(trace, here["prefill"], layer, prompt)
     rows.sort(key=lambda r: (r["step"], r["layer"], r["head"]))
     keys = tuple(r.pop("key_indices") for r in rows)
     values = tuple(r.pop("value_indices") for r in rows)
@@ -103,7 +115,11 @@ def run_selection(
 
 
 def _blocks(
-    trace: AttentionTrace, policy: Policy, selector: Selector, layer: int, seed: int
+    trace: AttentionTrace,
+    policies: dict[Stage, Policy],
+    selector: Selector,
+    layer: int,
+    seed: int,
 ) -> Iterator[tuple[_Part, NDArray[np.float64]]]:
     """Yield the blocks of a layer with the sums of their accuracy figures."""
     query, key, value = trace.query(layer), trace.key(layer), trace.value(layer)
@@ -113,11 +129,15 @@ def _blocks(
                 f"{trace.path}: tensor 'layer.{layer}.{name}' holds NaN or infinity; "
                 "expected finite numbers"
             )
-    stored = Stored(policy, key, value, trace.prefill_tokens)
     exact = (key.astype(np.float64), value.astype(np.float64))
     counts = range(trace.tokens + 1)
-    budgets = [n if policy.values is None else policy.values.budget(n) for n in counts]
+    stored, policy = None, policies["prefill"]
     for positions in _row_blocks(trace, selector.rows(layer, np.arange(trace.tokens))):
+        here = policies[stage_of(positions, selector.shape)]
+        if stored is None or here.quantization != policy.quantization:
+            stored = Stored(here, key, value, trace.prefill_tokens)
+        policy = here
+        budgets = [n if policy.values is None else policy.values.budget(n) for n in counts]
         context = int(positions[-1]) + 1 if trace.causal else trace.tokens
         wide = query[:, positions].astype(np.float64)
         scores, both = stored.scores(wide, positions, context, trace.scale)
@@ -138,8 +158,9 @@ def _blocks(
         split = (trace.num_kv_heads, trace.group, *kept.shape[1:])
         steps = np.maximum(positions - trace.prefill_tokens + 1, 0)
         kept, used = kept.reshape(split), used.reshape(split)
+        two_planes = isinstance(policy.quantization, ProgressiveQuantization)
         keys, values = kept.sum(axis=3, dtype=np.int64), used.sum(axis=3, dtype=np.int64)
-        yield _Part(steps, positions, kept, used, keys, values, decision, topk), figures
+        yield _Part(steps, positions, kept, used, keys, values, decision, topk, two_planes), figures
 
 
 def _row_blocks(trace: AttentionTrace, positions: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
@@ -166,7 +187,7 @@ def _only(part: _Part, row: int) -> _Part:
     return _Part(
         part.steps[one], part.positions[one], part.kept[:, :, one, :seen],
         part.used[:, :, one, :seen], part.keys[:, :, one], part.values[:, :, one], decision,
-        part.topk[:, one],
+        part.topk[:, one], part.two_planes,
     )  # fmt: skip
 
 
@@ -307,7 +328,7 @@ def _figures(
     trace: AttentionTrace, sums: NDArray[np.float64], stats: NDArray[np.int64]
 ) -> dict[str, float]:
     total = dict(zip(kernels.METRICS, sums.sum(axis=0).tolist(), strict=True))
-    refetched, values, queries, keys = stats.sum(axis=0).tolist()
+    refetched, values, queries, keys, two_planes = stats.sum(axis=0).tolist()
     rows = total["rows"]
     error = total["error_square"] / total["reference_square"] if total["reference_square"] else 0.0
     return {
@@ -316,7 +337,7 @@ def _figures(
         "mean_kl": total["kl_nats"] / rows,
         "kept_mass": min(total["kept_mass"] / rows, 1.0),
         "kept_value_mass": min(total["kept_value_mass"] / rows, 1.0),
-        "lsb_refetch_fraction": refetched / rows,
+        "lsb_refetch_fraction": refetched / two_planes if two_planes else 0.0,
         "kept_token_fraction": keys / total["visible"],
         "kept_value_fraction": values / total["visible"],
         "kept_head_fraction": 1.0,

@@ -17,7 +17,10 @@ from accelsim.policies import KiviQuantization, Policy, ProgressiveQuantization
 
 
 def value_budgets(policy: Policy, num_layers: int, tokens: int) -> NDArray[np.int64]:
-    """Values fetched for each number of surviving keys, [num_layers, tokens + 1]."""
+    """Values fetched for each number of surviving keys, [num_layers, tokens + 1].
+
+    ``policy`` is that of one stage, as :meth:`Policy.at_stage` gives it.
+    """
     counts = range(tokens + 1)
     rules = [policy.at_layer(layer, num_layers).values for layer in range(num_layers)]
     budgets = [list(counts) if v is None else [v.budget(n) for n in counts] for v in rules]
@@ -28,7 +31,7 @@ class Stored:
     """Keys and values of one layer.
 
     Args:
-        policy: whose quantization applies, as :meth:`Policy.at_layer` gives it.
+        policy: whose quantization applies, that of one stage and layer.
         key: [kv_heads, tokens, head_dim], as the model computed them.
         value: likewise.
         prompt_tokens: rows of the prompt read a KIVI cache in full precision.

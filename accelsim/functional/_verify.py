@@ -13,7 +13,7 @@ from accelsim.functional import _fixed_kernels
 from accelsim.functional import fixed_point as fp
 from accelsim.functional._run import LayerStep, finite_tensors, run_policy
 from accelsim.functional._stored import value_budgets
-from accelsim.policies import Policy, ProgressiveQuantization
+from accelsim.policies import Policy, ProgressiveQuantization, Stage
 from accelsim.traces import AttentionTrace
 
 _SUMS = _fixed_kernels.SUMS
@@ -29,9 +29,10 @@ class VerifyResult:
             heads count as zero output), ``relative_error_to_policy`` (against the same policy in
             float64), ``mean_cosine``, ``mean_kl_nats`` (of the normalized probability codes from
             the dense probabilities, over rows with a code above zero), ``kept_mass``,
-            ``lsb_refetch_fraction``, ``rows``, ``vanished_rows`` (every probability rounded to
-            zero), ``score_saturations``, ``value_saturations``, ``output_saturations`` (counts;
-            wrapped sums where the datapath wraps).
+            ``lsb_refetch_fraction`` (of the rows whose stage reads two planes), ``rows``,
+            ``vanished_rows`` (every probability rounded to zero), ``score_saturations``,
+            ``value_saturations``, ``output_saturations`` (counts; wrapped sums where the datapath
+            wraps).
         per_head: the same with ``layer`` and ``head``; a head without rows was pruned.
         policy: accuracy of the policy in float64, as ``run_policy`` reports it.
     """
@@ -75,12 +76,17 @@ def verify_fixed_point(
     """
     checker = _Checker(trace, policy, datapath, on_layer)
     run = run_policy(trace, policy, indices=False, observe=checker.observe)
+
+    def figures(layer: int, head: int) -> dict[str, Any]:
+        return _figures(checker.sums[layer, head], float(checker.two_plane_rows[layer, head]))
+
     heads = [
-        {"layer": layer, "head": head, **_figures(checker.sums[layer, head])}
+        {"layer": layer, "head": head, **figures(layer, head)}
         for layer in range(trace.num_layers)
         for head in range(trace.num_query_heads)
     ]
-    return VerifyResult(datapath, _figures(checker.sums.sum(axis=(0, 1))), heads, run.accuracy)
+    summary = _figures(checker.sums.sum(axis=(0, 1)), float(checker.two_plane_rows.sum()))
+    return VerifyResult(datapath, summary, heads, run.accuracy)
 
 
 class _Layer:
@@ -110,21 +116,36 @@ class _Checker:
     ) -> None:
         self.trace, self.datapath, self.on_layer = trace, datapath, on_layer
         self.path = _fixed_kernels.settings(datapath)
+        self.policy = policy
+        self.stage: Stage | None = None
+        self.sums = np.zeros((trace.num_layers, trace.num_query_heads, len(_SUMS)))
+        self.two_plane_rows = np.zeros(self.sums.shape[:2])
+
+    def enter(self, stage: Stage) -> None:
+        """Take operands, threshold and budgets of one stage."""
+        trace, policy = self.trace, self.policy.at_stage(stage)
+        self.stage = stage
         self.layers = [_Layer(trace, i, policy) for i in range(trace.num_layers)]
         q = policy.quantization
+        self.progressive = isinstance(q, ProgressiveQuantization)
         threshold = q.threshold if isinstance(q, ProgressiveQuantization) else 0.0
         self.threshold = fp.threshold_code(threshold)
         self.budgets = value_budgets(policy, trace.num_layers, trace.tokens)
-        self.sums = np.zeros((trace.num_layers, trace.num_query_heads, len(_SUMS)))
 
     def observe(self, at: LayerStep) -> None:
         self.on_layer(at.step, at.layer)
+        stage: Stage = "decode" if at.step else "prefill"
+        if stage != self.stage:
+            self.enter(stage)
         trace, layer = self.trace, self.layers[at.layer]
         seen = at.positions + 1 if trace.causal else np.full(len(at.positions), at.context)
         visible = np.searchsorted(at.kept, seen)
         group = trace.num_query_heads // trace.num_kv_heads
         for head in range(trace.num_query_heads):
-            self.sums[at.layer, head] += self._head(at, layer, head, head // group, seen, visible)
+            sums = self._head(at, layer, head, head // group, seen, visible)
+            self.sums[at.layer, head] += sums
+            if self.progressive:
+                self.two_plane_rows[at.layer, head] += sums[_SUMS.index("rows")]
 
     def _head(
         self,
@@ -167,7 +188,7 @@ class _Checker:
         return sums
 
 
-def _figures(sums: NDArray[np.float64]) -> dict[str, Any]:
+def _figures(sums: NDArray[np.float64], two_plane_rows: float) -> dict[str, Any]:
     at = dict(zip(_SUMS, sums.tolist(), strict=True))
     rows = at["rows"]
     counted = max(rows - at["vanished_rows"], 1)
@@ -177,7 +198,7 @@ def _figures(sums: NDArray[np.float64]) -> dict[str, Any]:
         "mean_cosine": at["cosine"] / rows if rows else None,
         "mean_kl_nats": at["kl_nats"] / counted if rows else None,
         "kept_mass": min(at["kept_mass"] / rows, 1.0) if rows else None,
-        "lsb_refetch_fraction": at["refetched"] / rows if rows else None,
+        "lsb_refetch_fraction": at["refetched"] / max(two_plane_rows, 1) if rows else None,
     }
     counts = ("rows", "vanished_rows", "score_saturations", "value_saturations")
     return figures | {name: int(at[name]) for name in (*counts, "output_saturations")}

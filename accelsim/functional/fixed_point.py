@@ -160,7 +160,7 @@ class Operands(NamedTuple):
 def operands(
     query: NDArray[Any], key: NDArray[Any], value: NDArray[Any], policy: Policy
 ) -> Operands:
-    """Quantize a layer's tensors as the policy says and align them to 12-bit operands.
+    """Quantize a layer's tensors as the policy (of one stage) says, to aligned 12-bit operands.
 
     Keys and values have the codes that :func:`accelsim.functional.run_policy` uses; narrower ones
     go to the top of the operand, as the bit-width converter puts them (SpAtten section IV-D).

@@ -27,7 +27,7 @@ STATS = (
 )
 """Columns of the per-KV-head counts that :func:`attend_layer` returns."""
 
-PER_QUERY = ("keys", "values", "refetch", "topk_passes", "topk_beats")
+PER_QUERY = ("position", "keys", "values", "refetch", "topk_passes", "topk_beats")
 """Columns of the per-query counts that :func:`attend_layer` returns; see
 :class:`accelsim.workloads.QueryTable`."""
 
@@ -298,16 +298,18 @@ def attend_layer(
         head_importance: [query_heads], increased in place by the absolute outputs.
 
     Returns:
-        Counts [kv_heads, len(STATS)], counts [query_heads, rows, len(PER_QUERY)], used values
-        [kv_heads, keys], outputs [query_heads, rows, head_dim] (counts and outputs are zero for
-        pruned heads), sums [len(METRICS)].
+        Counts [kv_heads, len(STATS)], counts [queries, len(PER_QUERY)] of KV head after KV head
+        (in it position after position, and the living heads of the group for each), used values
+        [kv_heads, keys], outputs [query_heads, rows, head_dim] (zero for pruned heads), sums
+        [len(METRICS)].
     """
     heads, _, dim = query.shape
     kv_heads = raw_key.shape[0]
     group = heads // kv_heads
     num_kept, rows = len(kept), len(positions)
     stats = np.zeros((kv_heads, 10), dtype=np.int64)
-    per_query = np.zeros((heads, rows, 5), dtype=np.int32)
+    per_query = np.zeros((rows * int(alive.sum()), 6), dtype=np.int32)
+    first_query = 0
     used_values = np.zeros((kv_heads, num_kept), dtype=np.bool_)
     outputs = np.zeros((heads, rows, dim))
     sums = np.zeros(8)
@@ -336,6 +338,8 @@ def attend_layer(
             for d in range(dim):
                 dense_t[d, j] = raw_key[kv, j, d]
                 dense_values[j, d] = raw_value[kv, j, d]
+        living = int(alive[kv * group : (kv + 1) * group].sum())
+        place = 0
         for head in range(kv * group, (kv + 1) * group):
             seen = 0
             for row in range(rows):
@@ -360,14 +364,14 @@ def attend_layer(
                     seen += 1
                 scores_of_row(vector, first_t, seen, scale, scores)
                 log_sum, top = softmax_row(scores, seen, probabilities)
-                counts = per_query[head, row]
-                counts[0] = seen
+                counts = per_query[first_query + row * living + place]
+                counts[0], counts[1] = position, seen
                 stats[kv, 0] += 1
                 stats[kv, 1] += seen
                 if top < threshold:
                     scores_of_row(vector, both_t, seen, scale, scores)
                     log_sum, top = softmax_row(scores, seen, probabilities)
-                    counts[2] = 1
+                    counts[3] = 1
                     stats[kv, 3] += 1
                     stats[kv, 4] += seen
                 for j in range(seen):
@@ -384,11 +388,11 @@ def attend_layer(
                     stats[kv, 7] += passes
                     stats[kv, 8] += elements
                     stats[kv, 9] += beats
-                    counts[3], counts[4] = passes, beats
+                    counts[4], counts[5] = passes, beats
                 else:
                     used[:seen] = True
-                counts[1] = min(budget, seen)
-                stats[kv, 2] += counts[1]
+                counts[2] = min(budget, seen)
+                stats[kv, 2] += counts[2]
                 output = outputs[head, row]
                 weighted_sum(probabilities, values, used, seen, output)
 
@@ -414,4 +418,6 @@ def attend_layer(
                         sums[5] += dense_probabilities[kept[j]]
                 sums[6] += 1.0
                 sums[7] += visible_context
+            place += 1 if alive[head] else 0
+        first_query += rows * living
     return stats, per_query, used_values, outputs, sums

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -12,18 +13,56 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Cycles = Annotated[int, Field(ge=0)]
 
 
+Nanoseconds = Annotated[float, Field(ge=0)]
+_ROUNDING_GUARD = 1e-6
+"""Part of a tick that a product of nanoseconds and clock may exceed a whole number by."""
+
+
+def ticks_of(ns: float, clock_hz: float) -> int:
+    """Whole ticks of a clock that last at least ``ns`` nanoseconds.
+
+    Args:
+        ns: of a data sheet; not negative.
+        clock_hz: ticks in a second.
+    """
+    return math.ceil(ns * clock_hz * 1e-9 - _ROUNDING_GUARD)
+
+
 class Timing(Config):
-    """One row: at ``level``, ``before`` may follow ``after`` no earlier than ``cycles`` later."""
+    """One row: at ``level``, ``before`` may follow ``after`` no earlier than so many ticks later.
+
+    The ticks are ``max(at_least, ns rounded up) + cycles``: see :meth:`ticks`.
+    """
 
     level: Literal["channel", "pseudochannel", "bankgroup", "bank"]
     after: str
     before: tuple[str, ...]
-    cycles: Cycles
-    """Memory clock ticks."""
+    ns: float | tuple[float, ...] = ()
+    """Nanoseconds, each rounded up to whole ticks by itself and then added; a negative one is
+    subtracted (read to write: CL + burst + 2 - CWL)."""
+    at_least: Cycles = 0
+    """Fewest ticks of the nanoseconds together (a standard's ``max(4 nCK, 4 ns)``)."""
+    cycles: int | None = None
+    """Ticks whatever the clock: bursts, command lengths, tables that count clocks."""
     window: PositiveInt = 1
     """Counts the n-th last ``after`` command (4 for tFAW)."""
     source: str = ""
     """The standard's parameter behind the number, e.g. ``tRRD_S = 4 ns``."""
+
+    def ticks(self, clock_hz: float) -> int:
+        """Ticks between the two commands at a clock; never negative."""
+        spans = self.ns if isinstance(self.ns, tuple) else (self.ns,)
+        whole = sum(int(math.copysign(ticks_of(abs(ns), clock_hz), ns)) for ns in spans)
+        return max(0, max(self.at_least, whole) + (self.cycles or 0))
+
+    @model_validator(mode="after")
+    def _says_how_long(self) -> Timing:
+        if self.ns == ():
+            if self.cycles is None:
+                raise ValueError("a timing row needs 'ns' or 'cycles'")
+            if self.cycles < 0:
+                raise ValueError(f"cycles must not be negative without ns, got {self.cycles}")
+        return self
 
 
 class RamulatorDevice(Config):
@@ -51,7 +90,8 @@ class MemoryConfig(Config):
     technology: str = "hbm2"
     """Names the table of DRAM energy, ``hw_configs/energy/dram-<technology>.yaml``."""
     clock_hz: Annotated[float, Field(gt=0)] = 1e9
-    """Command clock."""
+    """Ticks in a second: the command clock, or twice that with ``half_clock_ticks``. If it changes,
+    nanoseconds keep their length and ticks do not."""
     transaction_bytes: PositiveInt = 32
     """Bytes of one read or write burst."""
     pseudochannels: PositiveInt = 2
@@ -66,21 +106,56 @@ class MemoryConfig(Config):
     """Consecutive bytes of one bank before the address moves on to the next pseudo-channel and bank
     group; a whole row if not given (Ramulator's RoBaRaCoCh map)."""
     read_latency: Cycles = 11
-    """Ticks from the RD command to the last data (CL + burst)."""
+    """Ticks from the RD command to the last data (CL + burst), beside ``read_latency_ns``."""
+    read_latency_ns: Nanoseconds = 0.0
+    """Part of the read latency that is given in time (CL); rounded up and added."""
     inflight_limit: PositiveInt = 16
     """Reads accepted and not yet handed back, per channel."""
     queue_entries: PositiveInt = 33
     """Entries of the controller's read queue, per channel."""
+    command_buses: Literal[1, 2] = 1
+    """1: one command a tick; 2: rows (ACT, PRE, PREA, REFab) and columns (RD, WR) have a bus each,
+    as in HBM (JESD235D, JESD238), and a command on each may go in one tick."""
+    half_clock_ticks: bool = False
+    """A tick is half a clock, as HBM3 needs (JESD238): PRE and PREA may go in every tick, all other
+    commands in odd ticks only (rising edges). Needs two command buses."""
+    split_activation: Cycles = 0
+    """ACT is two commands, of which the second (ACT-2 of LPDDR5) goes in the first tick that
+    nothing else wants, at the latest so many ticks after the first (tAAD, JESD209-5B); no other ACT
+    goes before it. 0: ACT is one command."""
     timing: tuple[Timing, ...] = ()
     refresh: bool = False
     """Issue all-bank refreshes every ``refresh_interval`` ticks."""
     refresh_interval: Cycles = 3900
+    """Ticks (tREFI), unless ``refresh_interval_ns`` is given."""
+    refresh_interval_ns: Nanoseconds | None = None
+    """tREFI, rounded up to whole ticks."""
     bytes_per_tick: Annotated[float, Field(gt=0)] = 16.0
     """Peak of one channel. ``kind: flat`` uses only this and ``flat_latency``."""
     flat_latency: Cycles = 20
     """Ticks from request to data of an unloaded flat memory."""
     ramulator: RamulatorDevice | None = None
     """The device of Ramulator 2.0 with this organisation and these timings, where there is one."""
+
+    @property
+    def read_ticks(self) -> int:
+        """Ticks from the RD command to the last data."""
+        return ticks_of(self.read_latency_ns, self.clock_hz) + self.read_latency
+
+    @property
+    def refresh_ticks(self) -> int:
+        """Ticks from one refresh to the next (tREFI)."""
+        if self.refresh_interval_ns is None:
+            return self.refresh_interval
+        return ticks_of(self.refresh_interval_ns, self.clock_hz)
+
+    @model_validator(mode="after")
+    def _commands_fit_together(self) -> MemoryConfig:
+        if self.half_clock_ticks and self.command_buses != 2:
+            raise ValueError("half_clock_ticks needs command_buses 2")
+        if self.split_activation and self.command_buses != 1:
+            raise ValueError("split_activation needs command_buses 1")
+        return self
 
 
 class TopKConfig(Config):

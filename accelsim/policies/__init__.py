@@ -3,16 +3,22 @@
 from accelsim.policies._base import PolicyPart
 from accelsim.policies._policy import (
     Policy,
-    Selection,
     applicable,
     load_policy,
     load_policy_spec,
-    register_selection,
     why_closed_loop_not,
     why_not,
 )
 from accelsim.policies._schedule import LayerSchedule
 from accelsim.policies._selection import Budgeted, Needs, Recent, SelectionPart
+from accelsim.policies._stages import (
+    STAGES,
+    Quantization,
+    Selection,
+    Stage,
+    StageParts,
+    register_selection,
+)
 from accelsim.policies.dhsa import DHSA
 from accelsim.policies.ems import EMS
 from accelsim.policies.h2o import H2O
@@ -32,6 +38,7 @@ __all__ = [
     "DHSA",
     "EMS",
     "H2O",
+    "STAGES",
     "TOVA",
     "Budgeted",
     "CascadeHeads",
@@ -44,12 +51,15 @@ __all__ = [
     "PolicyPart",
     "ProgressiveQuantization",
     "Protect",
+    "Quantization",
     "Quest",
     "Recent",
     "Scissorhands",
     "Selection",
     "SelectionPart",
     "SnapKV",
+    "Stage",
+    "StageParts",
     "StaticQuantization",
     "StreamingLLM",
     "ZeroTPrune",

@@ -16,6 +16,9 @@ Ratio = Annotated[float, pydantic.Field(gt=0.0, le=1.0)]
 Fraction = Annotated[float, pydantic.Field(ge=0.0, le=1.0)]
 """A fraction that may be nothing at all, in [0, 1]."""
 
+MinKeys = Annotated[int, pydantic.Field(ge=0)]
+"""Least number of keys with which a part acts; below, it prunes and selects nothing."""
+
 ROUNDING_GUARD = 1e-9
 """Subtracted before a ceiling, so that 0.7 * 10 keeps 7 vectors although it is 7.000000000000001
 in binary floating point: the counts are those of exact arithmetic."""

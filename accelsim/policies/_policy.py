@@ -2,71 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import pydantic
 
 from accelsim.configs import Config, load, parse_override
-from accelsim.policies._selection import SelectionPart
-from accelsim.policies.dhsa import DHSA
-from accelsim.policies.ems import EMS
-from accelsim.policies.h2o import H2O
+from accelsim.policies._stages import (
+    STAGES,
+    Quantization,
+    Selection,
+    Stage,
+    StageParts,
+    resolve_stages,
+)
 from accelsim.policies.heads import CascadeHeads
 from accelsim.policies.kivi import KiviQuantization
 from accelsim.policies.quantization import ProgressiveQuantization, StaticQuantization
-from accelsim.policies.quest import Quest
-from accelsim.policies.scissorhands import Scissorhands
-from accelsim.policies.snapkv import SnapKV
-from accelsim.policies.streaming_llm import StreamingLLM
 from accelsim.policies.tokens import CascadeTokens
-from accelsim.policies.tova import TOVA
 from accelsim.policies.values import LocalValues
-from accelsim.policies.zero_tprune import ZeroTPrune
 from accelsim.traces import AttentionTrace
-
-Quantization = Annotated[
-    StaticQuantization | ProgressiveQuantization | KiviQuantization,
-    pydantic.Field(discriminator="kind"),
-]
-
-_REGISTERED: dict[str, type[SelectionPart]] = {}
-"""Selections from outside the package, by kind."""
-
-
-def register_selection(kind: str, part: type[SelectionPart]) -> None:
-    """Let ``selection: {kind: ...}`` of a policy name a selection from outside the package.
-
-    Called by :func:`accelsim.functional.selection.register_selector`, which also says how it runs.
-    """
-    _REGISTERED[kind] = part
-
-
-def _read_selection(value: Any, builtin: pydantic.ValidatorFunctionWrapHandler) -> Any:
-    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
-    part = _REGISTERED.get(kind) if isinstance(kind, str) else None
-    if part is None:
-        return builtin(value)
-    try:
-        return part.model_validate(value)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(name) for name in first["loc"])
-        raise ValueError(f"selection '{kind}': key '{key}': {first['msg']}") from None
-
-
-Selection = Annotated[
-    Annotated[
-        H2O | StreamingLLM | Scissorhands | SnapKV | TOVA | Quest | DHSA | EMS | ZeroTPrune,
-        pydantic.Field(discriminator="kind"),
-    ],
-    pydantic.WrapValidator(_read_selection),
-    pydantic.SerializeAsAny(),
-]
-"""Every token selection that a YAML can name by ``kind``; :func:`register_selection` adds more."""
 
 
 class Policy(Config):
     """What is pruned and how much is fetched; a part that is absent does nothing.
+
+    The parts hold for every query. ``prefill`` and ``decode`` change them for one stage: all
+    queries of a prompt (or of an encoder) together, or the single queries that follow. What a token
+    or head cascade removes for good in the prompt stays removed in decode, whatever decode says.
 
     Attributes:
         description: one sentence for ``accelsim presets``.
@@ -77,6 +39,8 @@ class Policy(Config):
         heads: cascade head pruning.
         values: local value pruning.
         quantization: stored widths; 12-bit static if absent, the width of SpAtten's multipliers.
+        prefill: parts that differ for a prompt or an encoder.
+        decode: parts that differ for the queries after a prompt.
     """
 
     description: str = ""
@@ -87,19 +51,23 @@ class Policy(Config):
     heads: CascadeHeads | None = None
     values: LocalValues | None = None
     quantization: Quantization = StaticQuantization()
+    prefill: StageParts | None = None
+    decode: StageParts | None = None
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _resolve_stages(cls, data: Any) -> Any:
+        return resolve_stages(data) if isinstance(data, dict) else data
 
     @pydantic.model_validator(mode="after")
     def _check_parts(self) -> Policy:
-        if self.selection is not None:
-            if self.tokens is not None:
-                raise ValueError("give 'tokens' or 'selection', not both")
-            merging = self.selection.kind == "ems"
-            if merging and not isinstance(self.quantization, StaticQuantization):
-                raise ValueError("'ems' merges stored vectors; expected static quantization")
-            if self.heads is not None:
-                raise ValueError("'heads' goes with 'tokens'; expected no 'selection' beside it")
-        if isinstance(self.quantization, KiviQuantization) and (self.tokens or self.heads):
-            raise ValueError("quantization 'kivi' goes with 'selection'; expected no cascade")
+        stages = self.by_stage()
+        for stage, policy in stages.items():
+            problem = _conflict(policy)
+            if problem:
+                raise ValueError(problem if stages["prefill"] is self else f"{stage}: {problem}")
+        if stages["prefill"] is not self:
+            _check_together(stages["prefill"], stages["decode"])
         return self
 
     @property
@@ -110,18 +78,87 @@ class Policy(Config):
             return q.msb_bits, q.lsb_bits, q.fetched_value_bits
         return q.key_bits, 0, q.value_bits
 
+    def at_stage(self, stage: Stage) -> Policy:
+        """Return the policy of one stage, with nothing left to override."""
+        if self.prefill is None and self.decode is None:
+            return self
+        changes: dict[str, object] = {"prefill": None, "decode": None}
+        parts = self.prefill if stage == "prefill" else self.decode
+        for name in () if parts is None else parts.model_fields_set:
+            part = getattr(parts, name)
+            off = StaticQuantization() if name == "quantization" else None
+            changes[name] = off if part is None else part
+        return self.model_copy(update=changes)
+
+    def by_stage(self) -> dict[Stage, Policy]:
+        """Return :meth:`at_stage` of both stages."""
+        return {stage: self.at_stage(stage) for stage in STAGES}
+
     def at_layer(self, layer: int, num_layers: int) -> Policy:
         """Return the policy with the value ratio and the bit widths of one layer.
 
         Raises:
             ConfigError: a list ``..._by_layer`` for another number of layers.
         """
-        changes: dict[str, object] = {}
-        if self.values is not None:
-            changes["values"] = self.values.at_layer(layer, num_layers)
-        if not isinstance(self.quantization, KiviQuantization):
-            changes["quantization"] = self.quantization.at_layer(layer, num_layers)
+        changes = _parts_of_layer(self, layer, num_layers)
+        for stage in STAGES:
+            parts: StageParts | None = getattr(self, stage)
+            if parts is not None:
+                own = _parts_of_layer(parts, layer, num_layers)
+                given = parts.model_fields_set
+                update = {name: part for name, part in own.items() if name in given}
+                changes[stage] = parts.model_copy(update=update)
         return self.model_copy(update=changes)
+
+
+def _parts_of_layer(parts: Policy | StageParts, layer: int, num_layers: int) -> dict[str, object]:
+    changes: dict[str, object] = {}
+    if parts.values is not None:
+        changes["values"] = parts.values.at_layer(layer, num_layers)
+    q = parts.quantization
+    if q is not None and not isinstance(q, KiviQuantization):
+        changes["quantization"] = q.at_layer(layer, num_layers)
+    return changes
+
+
+def _conflict(policy: Policy) -> str:
+    """Say which parts of one stage exclude each other, or return an empty string."""
+    rule = policy.selection
+    if rule is not None:
+        if policy.tokens is not None:
+            return "give 'tokens' or 'selection', not both"
+        if rule.kind == "ems" and not isinstance(policy.quantization, StaticQuantization):
+            return "'ems' merges stored vectors; expected static quantization"
+        if policy.heads is not None:
+            return "'heads' goes with 'tokens'; expected no 'selection' beside it"
+    if isinstance(policy.quantization, KiviQuantization) and (policy.tokens or policy.heads):
+        return "quantization 'kivi' goes with 'selection'; expected no cascade"
+    return ""
+
+
+def _check_together(prefill: Policy, decode: Policy) -> None:
+    """Refuse stages that cannot follow each other on one cache."""
+    for stage, here, other in (("prefill", prefill, decode), ("decode", decode, prefill)):
+        if not (here.tokens or here.heads):
+            continue
+        if other.selection is not None or isinstance(other.quantization, KiviQuantization):
+            raise ValueError(
+                f"{stage}: a cascade of tokens or heads goes on through both stages; expected no "
+                "'selection' and no 'kivi' cache in the other one"
+            )
+    first, then = prefill.selection, decode.selection
+    if first is None or then is None or first == then:
+        return
+    if first.kind != then.kind:
+        raise ValueError(
+            f"prefill: selection '{first.kind}' before '{then.kind}' in decode; expected one kind "
+            "in both stages, or none in one of them"
+        )
+    if not first.in_prompt:
+        raise ValueError(
+            f"prefill: selection '{first.kind}' leaves a prompt dense; expected its settings under "
+            "'decode' or in common"
+        )
 
 
 def why_not(policy: Policy, trace: AttentionTrace) -> str:
@@ -129,28 +166,38 @@ def why_not(policy: Policy, trace: AttentionTrace) -> str:
 
     Policies of the cache need a causal model that decodes; encoder policies need an encoder.
     """
-    rule = policy.selection
+    rule, kivi = _on_cache(policy, causal=trace.causal)
     if rule is not None and rule.encoder:
         if trace.causal or trace.decode_tokens:
             return f"policy '{rule.kind}' prunes encoders; expected a trace with causal = false"
         return ""
-    cached = rule.kind if rule is not None else policy.quantization.kind
-    on_cache = rule is not None or isinstance(policy.quantization, KiviQuantization)
-    if on_cache and not (trace.causal and trace.decode_tokens):
-        return f"policy '{cached}' acts on the cache of a decoder; expected decode tokens"
+    if (rule is not None or kivi) and not (trace.causal and trace.decode_tokens):
+        name = "kivi" if rule is None else rule.kind
+        return f"policy '{name}' acts on the cache of a decoder; expected decode tokens"
     if not trace.has_values:
         return "tensor 'layer.0.value' is missing; expected values, which every policy reads"
     return ""
 
 
+def _on_cache(policy: Policy, *, causal: bool) -> tuple[Selection | None, bool]:
+    """Selection of a policy in any stage that takes place, and whether a cache is KIVI's.
+
+    An encoder has no decode stage.
+    """
+    stages = policy.by_stage()
+    taking_place = [stages["decode"], stages["prefill"]] if causal else [stages["prefill"]]
+    rules = [p.selection for p in taking_place if p.selection is not None]
+    kivi = any(isinstance(p.quantization, KiviQuantization) for p in taking_place)
+    return rules[0] if rules else None, kivi
+
+
 def why_closed_loop_not(policy: Policy, *, causal: bool, prompt_tokens: int = 0) -> str:
     """Say why a policy cannot run inside a model, or return an empty string."""
-    rule = policy.selection
+    rule, kivi = _on_cache(policy, causal=causal)
     if rule is not None and rule.encoder and causal:
         return f"policy '{rule.kind}' prunes encoders; expected an encoder model"
-    cached = rule is not None or isinstance(policy.quantization, KiviQuantization)
-    if not causal and cached and not (rule is not None and rule.encoder):
-        kind = rule.kind if rule is not None else policy.quantization.kind
+    if not causal and (rule is not None or kivi) and not (rule is not None and rule.encoder):
+        kind = "kivi" if rule is None else rule.kind
         return f"policy '{kind}' acts on the cache of a decoder; expected a causal model"
     if rule is not None and rule.needs.selection == "once" and not prompt_tokens:
         return f"policy '{rule.kind}' selects once after the prompt; expected a prompt length"

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 import pydantic
 
-from accelsim.policies._base import ROUNDING_GUARD, Fraction, PolicyPart, Ratio
+from accelsim.policies._base import ROUNDING_GUARD, Fraction, MinKeys, PolicyPart, Ratio
 
 Count = Annotated[int, pydantic.Field(ge=0)]
 Positive = Annotated[int, pydantic.Field(ge=1)]
@@ -45,11 +45,19 @@ class SelectionPart(PolicyPart):
 
     A new one is one file here with a subclass, one selector in ``accelsim/functional/selection/``,
     one line in each ``__init__``, and one YAML.
+
+    Attributes:
+        min_keys: queries with fewer keys are not selected for. Keys are all tokens that the query
+            may see at its position, its own included, removed ones too; of the whole prompt where
+            a rule selects once after it; the living tokens of the layer in an encoder.
     """
 
+    min_keys: MinKeys = 0
     needs: ClassVar[Needs]
     encoder: ClassVar[bool] = False
     """Whether it prunes an encoder (no decode steps) instead of the cache of a causal model."""
+    in_prompt: ClassVar[bool] = False
+    """Whether it selects for the queries of a causal prompt too; else they attend densely."""
 
 
 class Budgeted(SelectionPart):
@@ -72,7 +80,9 @@ class Budgeted(SelectionPart):
         return self
 
     def budget(self, context_tokens: int) -> int:
-        """Tokens kept of a context, at least one."""
+        """Tokens kept of a context, at least one; all of them below ``min_keys``."""
+        if context_tokens < self.min_keys:
+            return context_tokens
         if self.budget_tokens is not None:
             return self.budget_tokens
         assert self.budget_fraction is not None

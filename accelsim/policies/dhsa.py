@@ -29,6 +29,7 @@ class DHSA(Budgeted):
     chunk_tokens: Positive = 8
     sinks: Count = 4
     local: Positive = 8
+    in_prompt: ClassVar[bool] = True
     needs: ClassVar[Needs] = Needs(
         score="means", selection="every_step", gather="chunks", metadata="means", permanent=False
     )

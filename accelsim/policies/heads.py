@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from accelsim.policies._base import Fraction
+from accelsim.policies._base import Fraction, MinKeys
 from accelsim.policies._schedule import LayerSchedule
 
 
@@ -15,9 +15,14 @@ class CascadeHeads(LayerSchedule):
     lives.
 
     Asks of the hardware: an accumulator per head and the top-k engine of the tokens.
+
+    Attributes:
+        min_keys: no head is pruned before the context, counted without any pruning, has this many
+            tokens; the first step that has them selects.
     """
 
     front: Fraction = 0.30
+    min_keys: MinKeys = 0
 
     def budget(self, layer: int, num_layers: int, heads: int) -> int:
         """Query heads that ``layer`` keeps; halves round to even, as Python's ``round``."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from accelsim.policies._base import ROUNDING_GUARD, Fraction, PolicyPart
+from accelsim.policies._base import ROUNDING_GUARD, Fraction, MinKeys, PolicyPart
 from accelsim.policies._schedule import LayerSchedule
 
 Count = Annotated[int, pydantic.Field(ge=0)]
@@ -46,6 +46,8 @@ class CascadeTokens(LayerSchedule):
         permanent: a pruned token stays out of this layer in all later steps. ``false`` lets every
             query select anew among the survivors of the layer above it, as if the text were a
             prompt processed in parallel; nothing is freed then, only not fetched.
+        min_keys: no token is pruned while the context, counted without any pruning, has fewer
+            tokens: those of the whole prompt in a prefill, those up to the query in decode.
     """
 
     front: Fraction = 0.15
@@ -53,6 +55,7 @@ class CascadeTokens(LayerSchedule):
     protect: Protect = Protect()
     per_query: bool = False
     permanent: bool = True
+    min_keys: MinKeys = 0
 
     def protected_ranges(self) -> tuple[int, int]:
         """Return ``(first, recent)``: how many tokens are exempt at either end of the context."""
@@ -62,5 +65,7 @@ class CascadeTokens(LayerSchedule):
 
     def budget(self, layer: int, num_layers: int, context_tokens: int) -> int:
         """Tokens that ``layer`` keeps of a context, before protection raises it."""
+        if context_tokens < self.min_keys:
+            return context_tokens
         ratio = self.keep_ratio(layer, num_layers)
         return max(1, math.ceil(ratio * context_tokens - ROUNDING_GUARD))

@@ -11,7 +11,7 @@ from accelsim.validation._base import Bar, Case, Failure, OnCase, Options, Repor
 
 SUITES: dict[str, str] = {
     "timing": "cycles of streams and requests against the authors' RTL",
-    "dram": "cycles of read streams against Ramulator 2.0",
+    "dram": "cycles of read streams against Ramulator, memory by memory",
     "traffic": "DRAM bytes of the released workloads against the RTL's rules",
     "engines": "event engine against cycle engine on random workloads",
     "functional": "compiled kernels against plain references",

@@ -36,12 +36,14 @@ class Case:
         reference: the number to agree with.
         simulated: ours.
         requests: requests in the workload, where there is one.
+        group: what it is listed under, where a suite has several; such cases follow one another.
     """
 
     id: str
     reference: float
     simulated: float
     requests: int = 0
+    group: str = ""
 
     @property
     def relative_error(self) -> float:

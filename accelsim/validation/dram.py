@@ -1,6 +1,8 @@
-"""The bank model against Ramulator 2.0: one channel, and gathers through several.
+"""The bank model against Ramulator: one channel, and gathers through several.
 
-Every row is compared address for address. Rows with a seed were drawn by NumPy's
+Rows that name no memory are SpAtten's release on Ramulator 2.0; the others are the memory presets
+on the devices of Ramulator 2.1 (``benchmarks/ramulator_reference.py``). Every row is compared
+address for address. Rows with a seed were drawn by NumPy's
 ``default_rng(seed)``: the record does not say so, but the address spans of its rows and the reads
 of its fullest and emptiest channels fit no other placement. A row whose placement does not have
 the properties that the record names (drawn by something else) fails instead of being compared.
@@ -34,7 +36,7 @@ TAKES = ("cases",)
 Row = Mapping[str, str]
 Addresses = NDArray[np.int64]
 MEMORY = "hbm2-spatten"
-"""Preset that states what the reference runs simulated."""
+"""Preset that states what the runs of SpAtten's release simulated: rows without a memory."""
 BASE = 0xAB10000
 """First byte of a gathered cache in the released test bench."""
 RANDOM_SPAN = 256 << 20
@@ -43,6 +45,8 @@ _BLOCK = 32
 """Bytes of one read, and of the channel interleave."""
 _SPARE_VECTORS = 2
 """Vectors drawn beyond those that the reads of a ``gather`` row need, before the list is cut."""
+_MEAN, _WORST = 0.01, 0.03
+"""Bars of each memory."""
 _PARAMETERS = (
     "pattern",
     "vector_bytes",
@@ -57,6 +61,7 @@ _PARAMETERS = (
     "kept_vectors_K",
     "n_reads",
     "seed",
+    "refresh",
 )
 _REQUIRED = ("pattern", "vector_bytes", "keep_ratio", "seed", "n_reads", "total_cycles")
 _STREAMS = ("sequential", "strided", "gather", "random")
@@ -71,7 +76,12 @@ def run(options: Options) -> Report:
     """
     files = [options.cases] if options.cases else sorted((DATA / "dram").glob("*.csv"))
     rows = [each for path in files for each in read_rows(path)]
-    memory = configs.load(MemoryConfig, MEMORY, "memories")
+    memories = {
+        name: configs.load(MemoryConfig, name, "memories")
+        for name in dict.fromkeys(_memory(row) for _, row in rows)
+    }
+    # One memory after the other, in the order of the files.
+    rows.sort(key=lambda each: list(memories).index(_memory(each[1])))
     cases, failed = [], []
     for number, (name, row) in enumerate(rows, start=1):
         options.on_case(number, len(rows), name)
@@ -81,16 +91,22 @@ def run(options: Options) -> Report:
             failed.append(Failure(name, f"placement of seed {row['seed']}: {mismatch}"))
             continue
         try:
-            cycles = simulate(memory, row, addresses)
+            cycles = simulate(memories[_memory(row)], row, addresses)
         except Exception as error:  # A model that breaks on a case has failed that case.
             failed.append(Failure(name, f"{type(error).__name__}: {error}"))
             continue
-        cases.append(Case(name, row.integer("total_cycles"), cycles))
-    bars = [
-        Bar("mean", mean_error(cases) or 0.0, 0.01),
-        Bar("worst", worst_error(cases), 0.03),
-    ]
+        cases.append(Case(name, row.integer("total_cycles"), cycles, group=_memory(row)))
+    bars = []
+    for memory in memories:
+        mine = [case for case in cases if case.group == memory]
+        bars.append(Bar(f"mean, {memory}", mean_error(mine) or 0.0, _MEAN))
+        bars.append(Bar(f"worst, {memory}", worst_error(mine), _WORST))
     return Report("dram", None, "cycles", cases, failed, bars)
+
+
+def _memory(row: Row) -> str:
+    """Preset that a row is about."""
+    return row.get("memory") or MEMORY
 
 
 def read_rows(path: Path) -> list[tuple[str, Line]]:
@@ -110,7 +126,9 @@ def read_rows(path: Path) -> list[tuple[str, Line]]:
     for line in lines:
         _check(line, several)
         parts = [line.get(name, "") for name in _PARAMETERS]
-        name = f"{path.stem}/{'-'.join(part for part in parts if part)}"
+        if parts[-1]:
+            parts[-1] = f"refresh-{parts[-1]}"
+        name = f"{line.get('memory') or path.stem}/{'-'.join(part for part in parts if part)}"
         seen[name] = seen.get(name, 0) + 1
         rows.append((name if seen[name] == 1 else f"{name}-{seen[name]}", line))
     return rows
@@ -122,6 +140,10 @@ def _check(line: Line, several: bool) -> None:
     for column in ("n_reads", "total_cycles"):
         line.integer(column)
     line.integer("seed", 0)
+    if line.get("memory"):
+        _choice(line, "memory", configs.preset_names("memories"))
+    if line.get("refresh"):
+        _choice(line, "refresh", ("on", "off"))
     if several:
         _choice(line, "front_end", ("ideal_per_channel_queues", "rtl_like"))
         channels = line.integer("n_channels")
@@ -178,6 +200,8 @@ def simulate(memory: MemoryConfig, row: Row, addresses: Addresses) -> int:
     from accelsim.hardware.memories import read_stream
     from accelsim.hardware.memories._gather import read_gather
 
+    if row.get("refresh"):
+        memory = memory.model_copy(update={"refresh": row["refresh"] == "on"})
     if "n_channels" in row:
         front_end: Any = "ports" if row["front_end"] == "rtl_like" else "ideal"
         return read_gather(memory, addresses, int(row["n_channels"]), front_end)

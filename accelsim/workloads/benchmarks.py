@@ -50,7 +50,8 @@ class Benchmark(Config):
     input_tokens: PositiveInt
     generated_tokens: Annotated[int, Field(ge=0)] = 0
     policy: Policy
-    """Schedules and widths; ``layer_keep`` replaces the token schedule."""
+    """Schedules and widths, by stage: an encoder is prefill, a generation is decode.
+    ``layer_keep`` replaces the token schedule."""
     layer_keep: tuple[Fraction, ...] = ()
     """Keep ratio of tokens by layer, where a released workload shows it."""
     refetch_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -67,18 +68,27 @@ class Benchmark(Config):
             raise ValueError(f"'layer_keep' has {len(self.layer_keep)} of {self.layers} layers")
         return self
 
-    def keep_ratio(self, layer: int) -> float:
-        """Share of the context's tokens that survive in ``layer``."""
-        if self.layer_keep:
-            return self.layer_keep[layer]
-        tokens = self.policy.tokens
-        return 1.0 if tokens is None else tokens.keep_ratio(layer, self.layers)
+    @property
+    def stage_policy(self) -> Policy:
+        """The policy in the one stage that the workload has."""
+        return self.policy.at_stage("prefill" if self.kind == "encoder" else "decode")
 
-    def kept_heads(self, layer: int) -> int:
-        """Heads that survive in ``layer``."""
-        heads = self.policy.heads
-        ratio = 1.0 if heads is None else heads.keep_ratio(layer, self.layers)
-        return max(round(ratio * self.heads), 1)
+    def token_budget(self, layer: int, context: int) -> int:
+        """Tokens of a context that survive in ``layer``, before the cascade."""
+        tokens = self.stage_policy.tokens
+        if tokens is not None and context < tokens.min_keys:
+            return context
+        ratio = 1.0 if tokens is None else tokens.keep_ratio(layer, self.layers)
+        if self.layer_keep:
+            ratio = self.layer_keep[layer]
+        return max(int(np.ceil(ratio * context)), 1)
+
+    def kept_heads(self, layer: int, context: int) -> int:
+        """Heads that survive in ``layer`` with a context."""
+        heads = self.stage_policy.heads
+        if heads is None or context < heads.min_keys:
+            return self.heads
+        return heads.budget(layer, self.layers, self.heads)
 
 
 def benchmark_root() -> Path:
@@ -163,7 +173,8 @@ class _Synthesis:
         self.key_indices: list[NDArray[np.int32]] = []
         self.value_indices: list[NDArray[np.int32]] = []
         self.queries: list[dict[str, NDArray[Any]]] = []
-        self.policies = [bench.policy.at_layer(i, bench.layers) for i in range(bench.layers)]
+        policy = bench.stage_policy
+        self.policies = [policy.at_layer(i, bench.layers) for i in range(bench.layers)]
 
     def run(self, every: int) -> Workload:
         bench = self.bench
@@ -184,7 +195,7 @@ class _Synthesis:
     def _step(self, step: int, context: int, *, encoder: bool) -> None:
         kept = np.arange(context)
         for layer in range(self.bench.layers):
-            budget = min(max(int(np.ceil(self.bench.keep_ratio(layer) * context)), 1), len(kept))
+            budget = min(self.bench.token_budget(layer, context), len(kept))
             before = len(kept)
             if budget < before:
                 ranks = self.importance[kept].copy()
@@ -208,7 +219,7 @@ class _Synthesis:
         key_bits, lsb_bits, value_bits = self.policies[layer].fetched_bits
         used = count if values is None else values.budget(count)
         select = (before, count) if count < before else (0, 0)
-        for head in np.sort(self.head_order[: self.bench.kept_heads(layer)]):
+        for head in np.sort(self.head_order[: self.bench.kept_heads(layer, context)]):
             # All values are fetched for the queries of an encoder: some query uses each of them.
             fetched = count if encoder else used
             refetch = bool(self.rng.random() < self.bench.refetch_fraction)

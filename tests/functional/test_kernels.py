@@ -110,7 +110,6 @@ def test_layer_kernel_equals_reference(
         if not alive[head]:
             assert not outputs[head].any()
             assert head_importance[head] == 0
-            assert not per_query[head].any()
             error += float((dense**2).sum())
             continue
         result = reference.attention(
@@ -121,7 +120,11 @@ def test_layer_kernel_equals_reference(
         assert head_importance[head] == pytest.approx(np.abs(result.output).sum())
         expected_tokens[kept] += result.probabilities.sum(axis=0)
         expected_used[kv] |= result.used.any(axis=0)
-        detail = dict(zip(kernels.PER_QUERY, per_query[head].T, strict=True))
+        group = slice(kv * (heads // kv_heads), (kv + 1) * (heads // kv_heads))
+        own = per_query[alive[: group.start].sum() * len(kept) :][: alive[group].sum() * len(kept)]
+        own = own[alive[group.start : head].sum() :: alive[group].sum()]
+        detail = dict(zip(kernels.PER_QUERY, own.T, strict=True))
+        assert detail["position"].tolist() == kept.tolist()
         assert detail["keys"].tolist() == mask.sum(axis=1).tolist()
         assert detail["values"].tolist() == result.used.sum(axis=1).tolist()
         assert detail["refetch"].tolist() == result.refetched.tolist()

@@ -136,6 +136,8 @@ def test_queries_of_the_rivals(trace: AttentionTrace) -> None:
         assert (table.values < table.keys).any()
         assert not work["topk_passes"].any()
     assert (table_of(chunked).keys == visible).all()
+    by_chunk = chunked.counts["kept"]  # type: ignore[attr-defined]
+    assert by_chunk.sum() == table_of(chunked).values.sum() == chunked["query_values"].sum()
     # A3's own counts go head by head, those of the table position by position.
     at = 0
     for row in range(a3.rows):

@@ -14,7 +14,7 @@ from accelsim.functional import run_policy
 from accelsim.functional import selection as rules
 from accelsim.functional.selection import Block, Decision, Selector, Shape, register_selector
 from accelsim.policies import Budgeted, Needs, Policy, SelectionPart, StreamingLLM, load_policy
-from accelsim.policies import _policy as policies
+from accelsim.policies import _stages as policies
 from accelsim.traces import synthetic_trace
 
 

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from accelsim.configs import preset_names
 from accelsim.errors import TraceError
 from accelsim.functional import run_policy
-from accelsim.policies import CascadeTokens, Policy, ProgressiveQuantization, load_policy
+from accelsim.policies import (
+    CascadeTokens,
+    KiviQuantization,
+    Policy,
+    ProgressiveQuantization,
+    load_policy,
+)
 from accelsim.traces import AttentionTrace, synthetic_trace
 
 SHAPE: dict[str, Any] = {"num_layers": 6, "num_query_heads": 6, "num_kv_heads": 2, "head_dim": 16}
@@ -60,21 +66,21 @@ def test_contract(trace: AttentionTrace, name: str) -> None:
         assert len(values) <= w["query_values"][row] <= w["query_keys"][row]
         assert (w["topk_size"][row] > w["topk_target"][row]) == (w["topk_passes"][row] > 0)
         assert w["refetch_lsb"][row] == (w["refetch_queries"][row] > 0)
-    q = policy.quantization
-    progressive = isinstance(q, ProgressiveQuantization)
-    bits = (q.msb_bits, q.lsb_bits) if isinstance(q, ProgressiveQuantization) else (q.key_bits, 0)
-    value_bits = q.fetched_value_bits if isinstance(q, ProgressiveQuantization) else q.value_bits
-    lengths = [len(k) for k in w.key_indices]
-    assert w.policy_bytes() == {
-        "key_msb": sum(lengths) * bits[0] * 16 // 8,
-        "key_lsb": sum(n for n, r in zip(lengths, w["refetch_lsb"], strict=True) if r)
-        * bits[1]
-        * 2,
-        "value": sum(len(v) for v in w.value_indices) * value_bits * 16 // 8,
-        "metadata": int((w["keys"] + w["values"]).sum()) * 2 if q.scale == "per_token" else 0,
-        "residual": 0,
-    }
-    assert progressive or not w["refetch_lsb"].any()
+    expected = dict.fromkeys(("key_msb", "key_lsb", "value", "metadata", "residual"), 0)
+    for row in range(w.rows):
+        q = policy.at_stage("decode" if w["step"][row] else "prefill").quantization
+        assert not isinstance(q, KiviQuantization)
+        count, values = len(w.key_indices[row]), len(w.value_indices[row])
+        if isinstance(q, ProgressiveQuantization):
+            first, value_bits = q.msb_bits, q.fetched_value_bits
+            expected["key_lsb"] += count * q.lsb_bits * 2 if w["refetch_lsb"][row] else 0
+        else:
+            first, value_bits = q.key_bits, q.value_bits
+            assert not w["refetch_lsb"][row]
+        expected["key_msb"] += count * first * 2
+        expected["value"] += values * value_bits * 2
+        expected["metadata"] += (count + values) * 2 if q.scale == "per_token" else 0
+    assert w.policy_bytes() == expected
     for figures in (run.accuracy, *run.per_layer):
         numbers = {k: v for k, v in figures.items() if k not in ("mode", "layer")}
         assert all(type(v) is float and math.isfinite(v) for v in numbers.values())

@@ -21,6 +21,7 @@ FILES = {
     "timing": DATA / "rtl" / "cases.csv",
     "single": DATA / "dram" / "reads_single_channel.csv",
     "several": DATA / "dram" / "reads_2ch.csv",
+    "preset": DATA / "dram" / "presets.csv",
 }
 
 
@@ -89,6 +90,8 @@ WRONG = [
     ("several", "n_channels", "6", "expected a power of two"),
     ("several", "kept_vectors_K", "99999999", "more than cache_len_L"),
     ("several", "vector_bytes", "-32", "expected an integer >= 1"),
+    ("preset", "memory", "hbm33", "did you mean 'hbm3'"),
+    ("preset", "refresh", "yes", "known: on, off"),
 ]
 
 

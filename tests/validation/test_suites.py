@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from accelsim.cli import main
+from accelsim.configs import preset_names
 from accelsim.validation import SUITES, Report, validate
 from accelsim.validation._base import DATA, Bar, Case, Failure
 from accelsim.validation._dram_log import FILE
@@ -82,10 +83,91 @@ def test_dram_is_exact_row_by_row() -> None:
     report = validate("dram")
     assert len(report.cases) == sum(len(rows(path)) for path in (DATA / "dram").glob("*.csv"))
     assert not report.failed
-    assert {case.relative_error for case in report.cases} == {0.0}
-    assert bar(report, "mean").limit == 0.01
-    assert bar(report, "worst").limit == 0.03
+    inexact = [case for case in report.cases if case.relative_error]
+    # Ramulator lets GDDR6 refresh before tRP is over (docs/memories.md).
+    assert {case.id.rsplit("-", 5)[0].split("-dpi16")[0] for case in inexact} <= {
+        "gddr6/strided-65536",
+        "gddr6/strided-65536-controller_only",
+    }
+    assert max(case.relative_error for case in inexact) < 2e-4
+    banked = [name for name in preset_names("memories") if name != "flat"]
+    assert sorted({case.group for case in report.cases}) == banked
+    for memory in banked:
+        assert bar(report, f"mean, {memory}").limit == 0.01
+        assert bar(report, f"worst, {memory}").limit == 0.03
     assert report.passed
+
+
+def test_dram_reference_covers_refresh_and_window_of_every_preset() -> None:
+    found = rows(DATA / "dram" / "presets.csv")
+    memories = {row["memory"] for row in found}
+    for column, values in (
+        ("refresh", {"on", "off"}),
+        ("pattern", {"sequential", "strided", "random", "gather"}),
+        ("issue_mode", {"dpi16", "controller_only"}),
+    ):
+        seen = {(row["memory"], row[column]) for row in found}
+        assert seen == {(memory, value) for memory in memories for value in values}
+    # Refresh costs time, or the reference would be of no use for it.
+    for memory in memories:
+        of = {
+            state: sum(
+                int(row["total_cycles"])
+                for row in found
+                if row["memory"] == memory and row["refresh"] == state
+            )
+            for state in ("on", "off")
+        }
+        assert 1.01 < of["on"] / of["off"] < 1.15
+
+
+@pytest.mark.parametrize("name", ["hbm2-nominal", "hbm2e", "hbm3", "lpddr5", "gddr6", "ddr4"])
+def test_a_preset_that_is_one_tick_off_misses_its_bar(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from accelsim.validation import dram
+
+    load = dram.configs.load
+
+    def slower(*words: Any) -> Any:
+        memory = load(*words)
+        burst = [row for row in memory.timing if row.after == "RD" and "RD" in row.before]
+        changed = tuple(
+            row.model_copy(update={"cycles": (row.cycles or 0) + 1}) if row in burst else row
+            for row in memory.timing
+        )
+        return memory.model_copy(update={"timing": changed})
+
+    monkeypatch.setattr(dram.configs, "load", slower)
+    mine = [row for row in rows(DATA / "dram" / "presets.csv") if row["memory"] == name][:48]
+    report = validate("dram", cases=write(tmp_path / "reads.csv", mine))
+    assert not bar(report, f"worst, {name}").met
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("hbm2-nominal", "command_buses", 1),
+        ("hbm3", "half_clock_ticks", False),
+        ("lpddr5", "split_activation", 0),
+    ],
+)
+def test_how_commands_share_the_bus_is_seen(
+    name: str, key: str, value: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from accelsim.validation import dram
+
+    mine = [
+        row
+        for row in rows(DATA / "dram" / "presets.csv")
+        if row["memory"] == name and row["n_reads"] in ("1024", "2048")
+    ]
+    path = write(tmp_path / "reads.csv", mine)
+    right = [case.simulated for case in validate("dram", cases=path).cases]
+    memory = dram.configs.load(dram.MemoryConfig, name, "memories")
+    other = memory.model_copy(update={key: value})
+    monkeypatch.setattr(dram.configs, "load", lambda *_: other)
+    assert [case.simulated for case in validate("dram", cases=path).cases] != right
 
 
 @pytest.mark.parametrize("engine", ["event", "cycle"])
@@ -169,7 +251,7 @@ def test_json_goes_to_a_file_and_the_table_to_the_screen(
     document = json.loads(target.read_text())
     for case in document["cases"]:
         assert case["id"] in out
-    assert "bar met: mean" in out
+    assert "bar met: mean, hbm2-spatten" in out
 
 
 def test_empty_report_has_no_errors_to_average() -> None:

@@ -7,9 +7,17 @@ import itertools
 import numpy as np
 import pytest
 
+from accelsim.configs import validate
 from accelsim.errors import WorkloadError
 from accelsim.exploration import replay
-from accelsim.workloads import benchmark_names, load_benchmark, read_benchmark
+from accelsim.workloads import (
+    Benchmark,
+    Workload,
+    benchmark_names,
+    load_benchmark,
+    read_benchmark,
+    synthesize,
+)
 from accelsim.workloads.benchmarks import quick_select_work
 
 
@@ -81,6 +89,41 @@ def test_queries_of_a_benchmark(name: str) -> None:
         own = table.position[table.start[i] : table.start[i + 1]].tolist()
         kept = work.key_indices[i].tolist()
         assert own == (kept if work["queries"][i] > 1 else [work["context_tokens"][i] - 1])
+
+
+def test_a_benchmark_follows_its_stage_and_min_keys() -> None:
+    bench = read_benchmark("gpt2-small-ptb")
+    plain = synthesize(bench, "b", every=8)
+
+    def changed(**policy: object) -> Workload:
+        data = bench.model_dump(mode="json")
+        return synthesize(validate(Benchmark, data | {"policy": data["policy"] | policy}, "b"), "b",
+                          every=8)  # fmt: skip
+
+    def equal(other: Workload) -> bool:
+        return all(np.array_equal(plain[c], other[c]) for c in plain.columns)
+
+    # Only decode is simulated of a generation.
+    assert equal(changed(prefill={"values": "none", "tokens": "none"}))
+    assert (changed(decode={"values": "none"})["values"] == plain["keys"]).all()
+    context = bench.input_tokens + 10
+    tokens = bench.policy.tokens
+    heads = bench.policy.heads
+    assert tokens is not None
+    assert heads is not None
+    late = changed(tokens=tokens.model_dump() | {"min_keys": context})
+    waiting = late["context_tokens"] < context
+    assert 0 < waiting.sum() < late.rows
+    assert (late["keys"] == late["context_tokens"])[waiting].all()
+    assert not late["select_size"][waiting].any()
+    assert (late["keys"] < late["context_tokens"])[~waiting & (late["layer"] > 2)].all()
+    late = changed(heads=heads.model_dump() | {"min_keys": context})
+    last = late["layer"] == bench.layers - 1
+    rows = [int((last & (late["step"] == s)).sum()) for s in np.unique(late["step"])]
+    assert rows[0] == bench.heads > rows[-1]
+    late = changed(values={"keep": 0.3, "min_keys": 100_000})
+    assert not late["topk_passes"].any()
+    assert not late["topk_beats"].any()
 
 
 def test_unknown_name_gives_the_nearest() -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from accelsim.functional._stored import Stored, value_budgets
 from accelsim.functional.closed_loop._traffic import traffic_bytes
-from accelsim.functional.selection import Block, Shape, selector_for
+from accelsim.functional.selection import Block, Shape, selector_for, stage_of
 from accelsim.functional.selection._kernels import WORK, prune_values
 from accelsim.policies import Policy
 from accelsim.traces.capture import Attend, Floats
@@ -41,9 +41,12 @@ class PolicyAttention:
     """
 
     def __init__(self, policy: Policy, shape: Shape, scale: float, seed: int = 0) -> None:
-        self._policy, self._shape, self._scale = policy, shape, scale
+        self._policies, self._shape, self._scale = policy.by_stage(), shape, scale
         self._selector = selector_for(policy, shape, seed)
-        self._budgets = value_budgets(policy, shape.num_layers, shape.tokens)
+        self._budgets = {
+            stage: value_budgets(own, shape.num_layers, shape.tokens)
+            for stage, own in self._policies.items()
+        }
         self.kept_keys = 0
         self.visible_keys = 0
         self.fetched_keys = 0
@@ -55,8 +58,8 @@ class PolicyAttention:
     ) -> Floats:
         """Return the output [query_heads, new, head_dim] of one layer; see ``Attend``."""
         shape = self._shape
-        policy = self._policy.at_layer(layer, shape.num_layers)
-        stored = Stored(policy, key, value, shape.prompt_tokens, np.float32)
+        stored: Stored | None = None
+        policy = self._policies["prefill"]
         rows = self._selector.rows(layer, positions)
         self.alive[:] = False
         self.alive[rows] = True
@@ -64,7 +67,15 @@ class PolicyAttention:
         output = np.zeros(query.shape, dtype=np.float32)
         for part in self._blocks(rows):
             place = part - positions[0]
-            output[:, place] = self._run(layer, query[:, place], stored, part, key.shape[1])
+            stage = stage_of(part, shape)
+            here = self._policies[stage].at_layer(layer, shape.num_layers)
+            if stored is None or here.quantization != policy.quantization:
+                stored = Stored(here, key, value, shape.prompt_tokens, np.float32)
+            policy = here
+            output[:, place] = self._run(
+                policy, layer, query[:, place], stored, part, key.shape[1],
+                self._budgets[stage][layer],
+            )  # fmt: skip
         return output
 
     def _blocks(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
@@ -84,11 +95,13 @@ class PolicyAttention:
 
     def _run(
         self,
+        policy: Policy,
         layer: int,
         query: Floats,
         stored: Stored,
         positions: NDArray[np.int64],
         context: int,
+        budgets: NDArray[np.int64],
     ) -> NDArray[Any]:
         shape = self._shape
         if shape.causal:
@@ -115,13 +128,12 @@ class PolicyAttention:
         if decision.output is not None:
             output = decision.output
         else:
-            if self._policy.values is not None:
+            if policy.values is not None:
                 used = np.zeros_like(kept)
                 work = np.zeros((*kept.shape[:2], len(WORK)), dtype=np.int64)
-                prune_values(weights, kept, self._budgets[layer], 1, used, work)
+                prune_values(weights, kept, budgets, 1, used, work)
                 weights = np.where(used, weights, 0.0)
             output = stored.output(weights, positions)
-        policy = self._policy.at_layer(layer, shape.num_layers)
         self.dram_bytes += traffic_bytes(policy, shape, block, decision, used)
         self._selector.learn(block, output)
         return output

@@ -22,7 +22,7 @@ def traffic_bytes(
     All rows of an encoder share one fetch.
 
     Args:
-        policy: as :meth:`Policy.at_layer` gives it.
+        policy: of the block's stage and layer.
         shape: of the model and the run.
         block: whose rows were decided.
         decision: what was decided.

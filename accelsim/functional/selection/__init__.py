@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, get_args
 
 from accelsim.errors import ConfigError
-from accelsim.functional.selection._base import Block, Decision, KeepAll, Selector, Shape
+from accelsim.functional.selection._base import (
+    Block,
+    Decision,
+    KeepAll,
+    Selector,
+    Shape,
+    Staged,
+    stage_of,
+)
 from accelsim.functional.selection._blocks import DHSASelector, QuestSelector
 from accelsim.functional.selection._cascade import CascadeSelector
 from accelsim.functional.selection._encoder import EncoderCascadeSelector, ZeroTPruneSelector
@@ -17,9 +26,17 @@ from accelsim.functional.selection._eviction import (
 )
 from accelsim.functional.selection._merging import EMSSelector
 from accelsim.functional.selection._positional import SnapKVSelector, StreamingLLMSelector
-from accelsim.policies import Policy, SelectionPart, register_selection
+from accelsim.policies import Policy, Selection, SelectionPart, register_selection
 
-__all__ = ["Block", "Decision", "Selector", "Shape", "register_selector", "selector_for"]
+__all__ = [
+    "Block",
+    "Decision",
+    "Selector",
+    "Shape",
+    "register_selector",
+    "selector_for",
+    "stage_of",
+]
 
 _SELECTORS: dict[str, Callable[[Any, Shape, int], Selector]] = {
     "dhsa": DHSASelector,
@@ -68,10 +85,32 @@ def selector_for(policy: Policy, shape: Shape, seed: int = 0) -> Selector:
         shape: of the model and the run.
         seed: of the pivots of the top-k engine; changes pass counts, never decisions.
     """
-    if policy.selection is not None:
-        return _SELECTORS[policy.selection.kind](policy.selection, shape, seed)
-    if policy.tokens is None and policy.heads is None:
+    stages = policy.by_stage()
+    taking_place = list(stages.values()) if shape.causal else [stages["prefill"]]
+    if any(p.selection is not None for p in taking_place):
+        if not shape.causal:
+            return _selector(stages["prefill"].selection, shape, seed)
+        return _staged(stages["prefill"].selection, stages["decode"].selection, shape, seed)
+    if all(p.tokens is None and p.heads is None for p in taking_place):
         return KeepAll(shape, seed)
     if not shape.causal:
         return EncoderCascadeSelector(policy, shape, seed)
-    return CascadeSelector(policy.tokens, policy.heads, shape, seed)
+    return CascadeSelector(policy, shape, seed)
+
+
+def _selector(rule: Selection | None, shape: Shape, seed: int) -> Selector:
+    return KeepAll(shape, seed) if rule is None else _SELECTORS[rule.kind](rule, shape, seed)
+
+
+def _staged(
+    prefill: Selection | None, decode: Selection | None, shape: Shape, seed: int
+) -> Selector:
+    rule = prefill if decode is None else decode
+    assert rule is not None
+    if prefill == decode or not rule.in_prompt:
+        # Such a rule sees the prompt to learn from it, and leaves it dense.
+        return _selector(decode, shape, seed)
+    if prefill is None:
+        # Not acting, it still keeps up what it stores beside the keys for the queries to come.
+        prefill = rule.model_copy(update={"min_keys": sys.maxsize})
+    return Staged(_selector(prefill, shape, seed), _selector(decode, shape, seed))

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.functional.selection._kernels import WORK, attend_rows, dense_mask
+from accelsim.policies import Stage
 
 Floats = NDArray[np.float64]
 
@@ -133,6 +134,10 @@ class Selector(ABC):
     def run(self, block: Block) -> Decision:
         """Decide for a block and turn its scores into probabilities."""
 
+    def stage(self, block: Block) -> Stage:
+        """Stage of the queries of a block; no block mixes them. An encoder is prefill."""
+        return stage_of(block.positions, self.shape)
+
     def rows(self, layer: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Positions that still have a query at ``layer``; all unless the rule prunes queries."""
         return positions
@@ -161,6 +166,27 @@ class KeepAll(Selector):
         decision.kept = dense_mask(len(block.scores), block.visible, block.scores.shape[2])
         self.attend(block, decision)
         return decision
+
+
+class Staged(Selector):
+    """Two selectors of one rule: one for the queries of the prompt, one for those after it."""
+
+    def __init__(self, prefill: Selector, decode: Selector) -> None:
+        super().__init__(prefill.shape, prefill.seed)
+        self._selectors: dict[Stage, Selector] = {"prefill": prefill, "decode": decode}
+
+    def run(self, block: Block) -> Decision:
+        """Let the selector of the block's stage decide."""
+        return self._selectors[self.stage(block)].run(block)
+
+    def learn(self, block: Block, output: Floats) -> None:
+        """Tell the selector of the block's stage."""
+        self._selectors[self.stage(block)].learn(block, output)
+
+
+def stage_of(positions: NDArray[np.int64], shape: Shape) -> Stage:
+    """Stage of query rows that do not mix the prompt with what follows it."""
+    return "prefill" if not shape.causal or positions[0] < shape.prompt_tokens else "decode"
 
 
 def heads_per_decision(shape: Shape, share: str) -> int:

@@ -44,16 +44,16 @@ class QuestSelector(Selector):
             low = np.repeat(pages.min(axis=2), shape.group, axis=0)
             high = np.repeat(pages.max(axis=2), shape.group, axis=0)
             _page_bounds(block.query, low, high, bounds)
-        allowed = np.array([max(1, rule.budget(int(c)) // size) for c in block.visible])
+        budgets = np.array([rule.budget(int(c)) for c in block.visible])
+        allowed = np.maximum(1, budgets // size)
         shared = _shared(bounds, self.heads)
         work = np.zeros((len(shared), len(block.positions), len(WORK)), dtype=np.int64)
         _keep_pages(
-            shared, block.positions, shape.prompt_tokens, size, allowed - 1, self.heads, self.seed,
-            decision.kept, work,
+            shared, block.positions, shape.prompt_tokens, size, budgets, allowed - 1, self.heads,
+            self.seed, decision.kept, work,
         )  # fmt: skip
         decision.work = work_by_kv_head(work, shape)
-        decoding = block.positions >= shape.prompt_tokens
-        decision.metadata_vectors[:, decoding] = 2 * (block.positions[decoding] // size)
+        decision.metadata_vectors[:] = 2 * (block.positions // size) * _ranked(work)
         decision.written_vectors[:] = 2 * ((block.positions + 1) % size == 0)
         self.attend(block, decision)
         return decision
@@ -83,10 +83,15 @@ class DHSASelector(Selector):
             rule.local, self.heads, self.seed, decision.kept, work,
         )  # fmt: skip
         decision.work = work_by_kv_head(work, shape)
-        decision.metadata_vectors[:] = block.positions // size
+        decision.metadata_vectors[:] = block.positions // size * _ranked(work)
         decision.written_vectors[:] = (block.positions + 1) % size == 0
         self.attend(block, decision)
         return decision
+
+
+def _ranked(work: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Rows [rows] that rank pages or chunks, and so read what ranks them."""
+    return np.asarray(work[:, :, 0].any(axis=0))
 
 
 def _shared(scores: Floats, heads: int) -> Floats:
@@ -119,6 +124,7 @@ def _keep_pages(
     positions: NDArray[np.int64],
     prompt: int,
     size: int,
+    budgets: NDArray[np.int64],
     allowed: NDArray[np.int64],
     heads: int,
     seed: int,
@@ -131,7 +137,7 @@ def _keep_pages(
             first, last = g * heads, (g + 1) * heads
             # The page that holds the query's own token, and with it everything in a short context.
             full = positions[r] // size
-            if seen <= prompt or full <= allowed[r]:
+            if seen <= prompt or full <= allowed[r] or seen <= budgets[r]:
                 kept[first:last, r, :seen] = True
                 continue
             kept[first:last, r, full * size : seen] = True

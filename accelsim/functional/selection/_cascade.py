@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from accelsim.functional.selection._base import Block, Decision, Floats, Selector, Shape
 from accelsim.functional.selection._kernels import softmax_kept
 from accelsim.jit import kernel
-from accelsim.policies import CascadeHeads, CascadeTokens
+from accelsim.policies import CascadeHeads, Policy
 
 
 class CascadeSelector(Selector):
@@ -21,18 +21,14 @@ class CascadeSelector(Selector):
     layers of earlier steps: that reading is what the open loop follows.) Heads: the same with the
     absolute output.
 
-    The layers must be visited in order, and each with all positions before the next.
+    The layers must be visited in order, and each with all positions before the next. Positions of
+    the prompt follow the policy of the prefill, later ones that of decode.
     """
 
-    def __init__(
-        self,
-        tokens: CascadeTokens | None,
-        heads: CascadeHeads | None,
-        shape: Shape,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, policy: Policy, shape: Shape, seed: int = 0) -> None:
         super().__init__(shape, seed)
-        self._tokens, self._heads = tokens, heads
+        self._stages = policy.by_stage()
+        self._counts_heads = any(p.heads is not None for p in self._stages.values())
         size, query_heads = shape.tokens, shape.num_query_heads
         self._layer = -1
         self._survivors = np.tri(size, dtype=np.bool_)
@@ -51,8 +47,9 @@ class CascadeSelector(Selector):
             self._head_importance[:] = 0.0
             self._alive[:] = True
         decision = Decision.empty(block, self.shape.num_kv_heads)
-        self._select_heads(block)
-        tokens = self._tokens
+        policy = self._stages[self.stage(block)]
+        self._select_heads(block, policy.heads)
+        tokens = policy.tokens
         layers, counts = self.shape.num_layers, range(self.shape.tokens + 1)
         if tokens is None:
             budgets, first, recent, by_age, permanent = list(counts), 0, 0, False, True
@@ -71,18 +68,19 @@ class CascadeSelector(Selector):
 
     def learn(self, block: Block, output: Floats) -> None:
         """Note the absolute output of each head."""
-        if self._heads is not None:
+        if self._counts_heads:
             self._head_received[block.positions] += np.abs(output).sum(axis=2).T
 
-    def _select_heads(self, block: Block) -> None:
-        if self._heads is None:
+    def _select_heads(self, block: Block, rule: CascadeHeads | None) -> None:
+        if not self._counts_heads:
             return
         heads = self.shape.num_query_heads
-        budget = self._heads.budget(block.layer, self.shape.num_layers, heads)
+        budget = heads if rule is None else rule.budget(block.layer, self.shape.num_layers, heads)
+        least = 0 if rule is None else rule.min_keys
         for position in block.positions:
             self._head_importance += self._head_received[position]
             alive = np.flatnonzero(self._heads_alive[position])
-            if len(alive) > budget:
+            if len(alive) > budget and position + 1 >= least:
                 order = np.argsort(-self._head_importance[alive], kind="stable")
                 self._heads_alive[position, alive[order[budget:]]] = False
 

@@ -40,8 +40,9 @@ class ZeroTPruneSelector(_EncoderSelector):
         """Attend, then prune for the layers to come."""
         decision = self.attended(block)
         self.attend(block, decision)
-        if self.rule.prunes_after(block.layer, self.shape.num_layers):
-            alive = np.flatnonzero(self.alive)
+        alive = np.flatnonzero(self.alive)
+        prunes = self.rule.prunes_after(block.layer, self.shape.num_layers)
+        if prunes and len(alive) >= self.rule.min_keys:
             matrix = block.scores.mean(axis=0)[:, alive]
             features = block.key.transpose(1, 0, 2).reshape(block.key.shape[1], -1)[alive]
             kept, products = prune(self.rule, matrix, features, alive < self.rule.protect_first)
@@ -115,10 +116,11 @@ class EncoderCascadeSelector(_EncoderSelector):
     def rows(self, layer: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Select the tokens and heads of the layer; positions of the living tokens."""
         if layer != self._selected:
+            context = self.shape.tokens
             self.alive, _ = self._cascade.select_tokens(
-                layer, self.alive, self.shape.tokens, own=None
+                "prefill", layer, self.alive, context, own=None
             )
-            self._heads = self._cascade.select_heads(layer, self._heads)
+            self._heads = self._cascade.select_heads("prefill", layer, self._heads, context)
             self._selected = layer
         return super().rows(layer, positions)
 

@@ -45,6 +45,8 @@ class SnapKVSelector(Selector):
         super().__init__(shape, seed)
         self.rule = rule
         self.heads = heads_per_decision(shape, rule.share)
+        older = shape.prompt_tokens - min(rule.window, shape.prompt_tokens)
+        self._selects = self._target() < older
         self._votes: dict[int, NDArray[np.float64]] = {}
         self._prefix: dict[int, NDArray[np.bool_]] = {}
 
@@ -61,7 +63,7 @@ class SnapKVSelector(Selector):
             decision.kept[:, after, :prompt] &= self._prefix[block.layer][:, None, :]
         self.attend(block, decision)
         voting = ~after & (block.positions >= prompt - self.rule.window)
-        if voting.any():
+        if self._selects and voting.any():
             votes = self._votes.setdefault(
                 block.layer, np.zeros((shape.num_query_heads, max(prompt, 1)))
             )
@@ -69,6 +71,11 @@ class SnapKVSelector(Selector):
             votes[:, :context] += block.scores[:, voting, :prompt].sum(axis=1)
             decision.score_updates[:, voting] = shape.group * block.visible[voting]
         return decision
+
+    def _target(self) -> int:
+        """Keys of the prompt that stay, those of the voting window aside."""
+        prompt = self.shape.prompt_tokens
+        return max(self.rule.budget(prompt) - min(self.rule.window, prompt), 0)
 
     def _select(self, layer: int) -> NDArray[np.int64]:
         """Compress the prompt of a layer; returns work [groups, 1, len(WORK)]."""
@@ -79,8 +86,8 @@ class SnapKVSelector(Selector):
         kept = np.ones((heads, prompt), dtype=np.bool_)
         groups = heads // self.heads
         work = np.zeros((groups, 1, len(WORK)), dtype=np.int64)
-        target = max(rule.budget(prompt) - window, 0)
-        if target < older:
+        target = self._target()
+        if self._selects:
             votes = self._votes[layer].reshape(groups, self.heads, -1).sum(axis=1)[:, :older]
             pooled = pool(votes, rule.kernel, rule.pooling)
             kept[:, :older] = False

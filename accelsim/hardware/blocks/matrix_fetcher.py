@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from accelsim.errors import SimulationError
 from accelsim.hardware.memories._channel import (
     DONE_HEAD,
     DONE_TAIL,
@@ -399,7 +400,7 @@ class MatrixFetcher(Module):
         self._read = self.state[0]
         self.round_trip = ADDRESS_LATENCY + int(org[H_READ_LATENCY]) * 1024 // rate
         self.peak_operations_per_cycle = ports
-        self.operations = 0
+        self.operations = self._tail = self._joined = 0
         self.watch: Any = None
 
     def ask(self, matrix: Matrix, transactions: Ints, ready: int, spread: int = 0) -> None:
@@ -411,12 +412,14 @@ class MatrixFetcher(Module):
             ready: cycle in which its first beat may enter the address FIFOs.
             spread: cycles over which its beats become ready.
         """
-        state = self._read
         beats = -(-len(transactions) // self.ports)
-        matrix.begin = int(state["tail"])
-        matrix.end = matrix.begin + beats
-        if matrix.end - int(state["joined"]) > RING - _LOOKED_BACK:
-            raise OverflowError("more fetch beats outstanding than are kept")
+        matrix.begin = self._tail
+        matrix.end = self._tail = matrix.begin + beats
+        if matrix.end - self._joined > RING - _LOOKED_BACK:
+            raise SimulationError(
+                f"{matrix.end - self._joined} fetch beats are outstanding; the fetcher keeps "
+                f"{RING - _LOOKED_BACK}"
+            )
         if self.watch is not None:
             self.watch.queue(len(transactions), matrix.code)
         queue_matrix(self.state, self.beats, transactions, ready, spread)
@@ -439,8 +442,8 @@ class MatrixFetcher(Module):
             self.turn_to(matrix.code, charged, matrix.asked, "no_request")
             charged = max(charged, matrix.asked)
             # A beat enters and one returns a cycle at most.
-            joined = int(state["joined"])
-            awaited = matrix.end - joined
+            self._joined = int(state["joined"])
+            awaited = matrix.end - self._joined
             unsent = matrix.end - int(state["pushed"])
             if unsent > 0:
                 awaited = max(awaited, unsent + self.round_trip)

@@ -14,8 +14,10 @@ handed back one a tick in the order of completion.
 
 Scheduling is FR-FCFS with open rows (specification section 5.4): requests that already opened a row
 first, then the queue; in each, commands that are ready now first, then the oldest. A precharge that
-would close the row of a request of the first class is withheld, and its tick is lost. One command
-a tick and channel. A refresh (all banks of a pseudo-channel) goes before the queue.
+would close the row of a request of the first class is withheld. A refresh (all banks of a
+pseudo-channel) goes before the queue. :func:`_schedule` issues one command a tick and channel, and
+loses the tick of a withheld precharge, as SpAtten's release does; :func:`_schedule_passing_over`
+is for devices with a bus each for rows and columns, or with an ACT in two commands.
 """
 
 from __future__ import annotations
@@ -29,15 +31,16 @@ from numpy.typing import NDArray
 
 from accelsim.hardware.memories._timing import (
     COMMANDS,
+    FLAT,
     FLAT_UNIT,
     H_BANK_SHIFT,
     H_BANKS,
     H_BEFORE_REFRESH,
     H_COLUMN_SHIFT,
     H_FIRST_RULE,
-    H_FLAT,
     H_FLAT_UNITS,
     H_GROUP_SHIFT,
+    H_HALF_CLOCKS,
     H_HISTORIES,
     H_INFLIGHT,
     H_INTERLEAVE_SHIFT,
@@ -49,12 +52,16 @@ from accelsim.hardware.memories._timing import (
     H_REFRESH_INTERVAL,
     H_REFRESH_RULE,
     H_ROW_MASK,
+    H_SCHEDULER,
+    H_SPLIT_ACT,
+    H_TWO_BUSES,
     MAX_ENTRIES,
     MAX_WINDOW,
     RULE,
+    SINGLE_BUS,
     Organisation,
 )
-from accelsim.jit import inlined
+from accelsim.jit import in_place, inlined
 
 ACT, PRE, RD, WR, PREA, REFAB = range(len(COMMANDS))
 N_COMMANDS = len(COMMANDS)
@@ -90,8 +97,9 @@ A request is packed as ``row << 32 | bank << 16 | command << 9 | seen << 8 | slo
     FLAT_FREE,
     FREE_SLOTS,
     LOG_NEXT,
-) = range(16)
-COUNTERS = 16
+    ACT_2_DUE,
+) = range(17)
+COUNTERS = 17
 """First counter: commands by code, then hits, misses and conflicts."""
 HITS, MISSES, CONFLICTS = N_COMMANDS, N_COMMANDS + 1, N_COMMANDS + 2
 N_COUNTERS = N_COMMANDS + 3
@@ -167,7 +175,7 @@ def new_channels(channels: int, org: Organisation) -> Channels:
     if recording:
         recording.channels.append(state)
     state[:, LOG_NEXT] = width
-    state[:, NEXT_TRY] = NEVER
+    state[:, NEXT_TRY] = state[:, ACT_2_DUE] = NEVER
     state[:, REFRESH_DUE] = int(org[H_REFRESH_INTERVAL]) or NEVER
     state[:, NEXT_EVENT] = state[:, REFRESH_DUE]
     state[:, _FREE : _FREE + ENTRIES] = np.arange(ENTRIES)
@@ -233,7 +241,7 @@ def channel_push(
         state[channel, LOG_NEXT] = log + 1
     # The others' earliest ticks have not changed, so only the new request can be ready sooner.
     command = _next_command(state, channel, bank, state[channel, _QUEUE + queued])
-    tick = 0 if org[H_FLAT] else _earliest(state, org, channel, command, bank)
+    tick = 0 if org[H_SCHEDULER] == FLAT else _earliest(state, org, channel, command, bank)
     state[channel, _WAKE + slot] = tick
     if tick < state[channel, NEXT_TRY]:
         state[channel, NEXT_TRY] = tick
@@ -285,10 +293,10 @@ def channel_tick(state: Channels, org: Organisation, channel: int) -> None:
             state[channel, _FREE + free] = slot
             state[channel, FREE_SLOTS] = free + 1
     if now >= state[channel, NEXT_TRY] or now >= state[channel, REFRESH_DUE]:
-        if org[H_FLAT]:
-            _serve_flat(state, org, channel, now)
-        else:
+        if org[H_SCHEDULER] == SINGLE_BUS:
             _schedule(state, org, channel, now)
+        else:
+            _schedule_otherwise(state, org, channel, now)
     event = min(state[channel, NEXT_TRY], state[channel, REFRESH_DUE])
     if head != state[channel, PENDING_TAIL]:
         event = min(event, state[channel, _PENDING_DEPART + head % ENTRIES])
@@ -369,6 +377,8 @@ def _refresh(state: Channels, org: Organisation, channel: int, now: int) -> bool
             command = PREA
     if now < _earliest(state, org, channel, command, first):
         return True
+    if command == REFAB and org[H_HALF_CLOCKS] and not now & 1:
+        return True
     if command == PREA:
         for i in range(state[channel, ACTIVE]):
             if (state[channel, _ACTIVE_LIST + i] >> 16 & 0xFFFF) >> shift == pseudo:
@@ -380,6 +390,15 @@ def _refresh(state: Channels, org: Organisation, channel: int, now: int) -> bool
         state[channel, REFRESH_MASK] = mask & ~(1 << pseudo)
     _issue(state, org, channel, first, command, now)
     return True
+
+
+@in_place
+def _schedule_otherwise(state: Channels, org: Organisation, channel: int, now: int) -> None:
+    """Schedule a channel of another kind than most."""
+    if org[H_SCHEDULER] == FLAT:
+        _serve_flat(state, org, channel, now)
+    else:
+        _schedule_passing_over(state, org, channel, now)
 
 
 @inlined
@@ -492,10 +511,8 @@ def _open_or_close(
     entry = state[channel, _QUEUE + place]
     bank = entry >> 16 & 0xFFFF
     n_active, n_queued = state[channel, ACTIVE], state[channel, QUEUED]
-    if command == PRE:
-        for i in range(n_active):
-            if state[channel, _ACTIVE_LIST + i] >> 16 & 0xFFFF == bank:
-                return
+    if command == PRE and _row_in_use(state, channel, bank):
+        return
     _issue(state, org, channel, bank, command, now)
     if not entry & _SEEN:
         entry |= _SEEN
@@ -520,3 +537,147 @@ def _finish(state: Channels, org: Organisation, channel: int, entry: int, now: i
     if not entry & _SEEN:
         state[channel, COUNTERS + HITS] += 1
     _depart(state, channel, entry, now + org[H_READ_LATENCY])
+
+
+@in_place
+def _schedule_passing_over(state: Channels, org: Organisation, channel: int, now: int) -> None:
+    """Issue what may go on one or both command buses, or note when to try again.
+
+    As :func:`_schedule`, but a precharge that has to be withheld is passed over instead of taking
+    the tick. Where rows and columns have a bus each, a column command goes first. The second half
+    of an ACT goes first of all in the tick in which it is due, before that when nothing else does.
+    """
+    state[channel, NEXT_TRY] = now + 1
+    if state[channel, ACT_2_DUE] <= now:
+        state[channel, ACT_2_DUE] = NEVER
+        return
+    n_active = state[channel, ACTIVE]
+    wake = NEVER
+    chosen, oldest = -1, NEVER
+    for i in range(n_active):
+        entry = state[channel, _ACTIVE_LIST + i]
+        slot = entry & _SLOT_MASK
+        tick = state[channel, _WAKE + slot]
+        if tick <= now:
+            tick = _earliest_edge(state, org, channel, entry >> 9 & 0x7F, entry >> 16 & 0xFFFF, now)
+            state[channel, _WAKE + slot] = tick
+        if tick > now:
+            wake = min(wake, tick)
+        elif state[channel, _ARRIVE + slot] < oldest:
+            chosen, oldest = i, state[channel, _ARRIVE + slot]
+    if chosen >= 0:
+        _finish(state, org, channel, state[channel, _ACTIVE_LIST + chosen], now)
+        _remove(state, channel, _ACTIVE_LIST, chosen, n_active)
+        state[channel, ACTIVE] = n_active - 1
+        if not org[H_TWO_BUSES]:
+            return
+    if state[channel, REFRESH_MASK] or now >= state[channel, REFRESH_DUE]:
+        if state[channel, ACT_2_DUE] != NEVER:
+            # Closing all banks waits for the bank that is being opened.
+            state[channel, ACT_2_DUE] = NEVER
+        else:
+            _refresh(state, org, channel, now)
+        return
+    two = org[H_TWO_BUSES] != 0
+    column, row, queue_wake = _first_ready(state, org, channel, chosen < 0, two, now)
+    if column >= 0:
+        _serve(state, org, channel, column, now)
+        row -= int(row > column)
+        if row >= 0 and not _is_ready(state, org, channel, row, now):
+            # The read holds back the precharge of its own bank.
+            _, row, _ = _first_ready(state, org, channel, False, two, now)
+    if row >= 0:
+        _serve(state, org, channel, row, now)
+    elif chosen < 0 and column < 0:
+        if state[channel, ACT_2_DUE] != NEVER:
+            state[channel, ACT_2_DUE] = NEVER
+        else:
+            state[channel, NEXT_TRY] = min(int(wake), queue_wake)
+
+
+@in_place
+def _first_ready(
+    state: Channels, org: Organisation, channel: int, columns: bool, two: bool, now: int
+) -> tuple[int, int, int]:
+    """Search the queue for the first requests whose next command may go now.
+
+    Returns:
+        The place of the first with a column command (-1 if none is or ``columns`` is false), of the
+        first with a row command, and, if there is neither, the tick before which none is. With
+        one bus (``two`` false) the search ends at the first of either kind.
+    """
+    column, row = -1, -1
+    wake = NEVER
+    for i in range(state[channel, QUEUED]):
+        entry = state[channel, _QUEUE + i]
+        slot = entry & _SLOT_MASK
+        tick = state[channel, _WAKE + slot]
+        if tick > now:
+            wake = min(wake, tick)
+            continue
+        bank = entry >> 16 & 0xFFFF
+        command = _next_command(state, channel, int(bank), int(entry))
+        is_row = command in (ACT, PRE)
+        if row >= 0 if is_row else (column >= 0 or not columns):
+            continue
+        tick = np.int64(_earliest_edge(state, org, channel, int(command), int(bank), now))
+        state[channel, _WAKE + slot] = tick
+        if tick > now:
+            wake = min(wake, tick)
+            continue
+        if command == PRE and _row_in_use(state, channel, bank):
+            continue
+        if command == ACT and state[channel, ACT_2_DUE] != NEVER:
+            continue
+        if is_row:
+            row = i
+        else:
+            column = i
+        if not two or (row >= 0 and (column >= 0 or not columns)):
+            break
+    return column, row, int(wake)
+
+
+@inlined
+def _is_ready(state: Channels, org: Organisation, channel: int, place: int, now: int) -> bool:
+    """Whether the next command of the request at ``place`` of the queue may go now."""
+    entry = state[channel, _QUEUE + place]
+    bank = entry >> 16 & 0xFFFF
+    command = _next_command(state, channel, int(bank), int(entry))
+    return _earliest_edge(state, org, channel, int(command), int(bank), now) <= now
+
+
+@in_place
+def _serve(state: Channels, org: Organisation, channel: int, place: int, now: int) -> None:
+    """Issue the next command of the request at ``place`` of the queue."""
+    entry = state[channel, _QUEUE + place]
+    command = _next_command(state, channel, int(entry >> 16 & 0xFFFF), int(entry))
+    if command in (ACT, PRE):
+        if command == ACT and org[H_SPLIT_ACT]:
+            state[channel, ACT_2_DUE] = now + org[H_SPLIT_ACT]
+        _open_or_close(state, org, channel, place, command, now)
+        return
+    _finish(state, org, channel, entry, now)
+    n_queued = state[channel, QUEUED]
+    _remove(state, channel, _QUEUE, place, n_queued)
+    state[channel, QUEUED] = n_queued - 1
+
+
+@inlined
+def _earliest_edge(
+    state: Channels, org: Organisation, channel: int, command: int, bank: int, now: int
+) -> int:
+    """First tick in which ``command`` may go, of half clocks too; at most ``now`` if it is now."""
+    tick = _earliest(state, org, channel, command, bank)
+    if org[H_HALF_CLOCKS] and command != PRE:
+        return int(max(tick, now)) | 1
+    return tick
+
+
+@inlined
+def _row_in_use(state: Channels, channel: int, bank: int) -> bool:
+    """Whether a request that opened the bank's row still waits for its own command."""
+    for i in range(state[channel, ACTIVE]):
+        if state[channel, _ACTIVE_LIST + i] >> 16 & 0xFFFF == bank:
+            return True
+    return False

@@ -21,6 +21,7 @@ from accelsim.hardware.memories._channel import (
     _QUEUE,
     _SLOT_MASK,
     _WAKE,
+    ACT_2_DUE,
     ACTIVE,
     COUNTERS,
     DONE_HEAD,
@@ -49,6 +50,7 @@ from accelsim.hardware.memories._timing import (
     H_COLUMN_SHIFT,
     H_FIRST_RULE,
     H_GROUP_SHIFT,
+    H_HALF_CLOCKS,
     H_HISTORIES,
     H_NODES,
     H_PSEUDO_SHIFT,
@@ -127,7 +129,9 @@ def relative_channels(
         out[at + 6] = state[d, REFRESH_MASK]
         out[at + 7] = NEVER if state[d, REFRESH_DUE] == NEVER else state[d, REFRESH_DUE] - now
         out[at + 8] = max(state[d, FLAT_FREE] - now * FLAT_UNIT, 0)
-        at += 9
+        out[at + 9] = NEVER if state[d, ACT_2_DUE] == NEVER else state[d, ACT_2_DUE] - now
+        out[at + 10] = now & org[H_HALF_CLOCKS]
+        at += 11
         for i in range(state[d, QUEUED]):
             at = _relative_entry(state, d, state[d, _QUEUE + i], row, mask, out, at)
         for i in range(state[d, ACTIVE]):
@@ -187,7 +191,7 @@ def move_channels(
             state[d, i] = saved[d, i]
         state[d, TICK] += ticks
         state[d, FLAT_FREE] += ticks * FLAT_UNIT
-        for i in (NEXT_EVENT, NEXT_TRY, REFRESH_DUE):
+        for i in (NEXT_EVENT, NEXT_TRY, REFRESH_DUE, ACT_2_DUE):
             state[d, i] += ticks if state[d, i] < NEVER else 0
         for first, count in ((_QUEUE, state[d, QUEUED]), (_ACTIVE_LIST, state[d, ACTIVE])):
             for i in range(first, first + count):

@@ -14,6 +14,8 @@ LEVELS = ("channel", "pseudochannel", "bankgroup", "bank")
 TO_ALL_BANKS = ("PREA", "REFab")
 """Commands to all banks of a pseudo-channel."""
 PSEUDOCHANNEL = LEVELS.index("pseudochannel")
+SINGLE_BUS, FLAT, PASSING_OVER = range(3)
+"""Schedulers of a channel."""
 FLAT_UNIT = 1024
 """Fixed-point unit of the flat memory's transfer time."""
 MAX_ENTRIES = 128
@@ -45,15 +47,18 @@ each command, then the nodes of each bank."""
     H_INFLIGHT,
     H_QUEUE,
     H_REFRESH_INTERVAL,
-    H_FLAT,
+    H_SCHEDULER,
     H_FLAT_UNITS,
     H_BANKS,
     H_PSEUDO_BANKS_SHIFT,
     H_HISTORIES,
     H_NODES,
     H_BEFORE_REFRESH,
+    H_TWO_BUSES,
+    H_HALF_CLOCKS,
+    H_SPLIT_ACT,
     H_FIRST_RULE,
-) = range(18)
+) = range(21)
 H_REFRESH_RULE = H_FIRST_RULE + len(COMMANDS) + 1
 HEADER = H_REFRESH_RULE + len(COMMANDS)
 """``H_FIRST_RULE + c`` holds where the rules of command ``c`` start, ``H_REFRESH_RULE + c`` where
@@ -94,12 +99,18 @@ def organisation(memory: MemoryConfig, writes: bool = True) -> Organisation:
         header[column] = size.bit_length() - 1
     header[H_ROW_MASK] = memory.rows - 1
     is_flat = memory.kind == "flat"
-    header[H_READ_LATENCY] = memory.flat_latency if is_flat else memory.read_latency
+    header[H_READ_LATENCY] = memory.flat_latency if is_flat else memory.read_ticks
     header[H_INFLIGHT] = memory.inflight_limit
     header[H_QUEUE] = memory.queue_entries
-    header[H_REFRESH_INTERVAL] = memory.refresh_interval if memory.refresh else 0
-    header[H_FLAT] = is_flat
+    header[H_REFRESH_INTERVAL] = memory.refresh_ticks if memory.refresh else 0
     header[H_FLAT_UNITS] = round(FLAT_UNIT * memory.transaction_bytes / memory.bytes_per_tick)
+    if is_flat:
+        header[H_SCHEDULER] = FLAT
+    elif memory.command_buses == 2 or memory.split_activation:
+        header[H_SCHEDULER] = PASSING_OVER
+    header[H_TWO_BUSES] = memory.command_buses == 2
+    header[H_HALF_CLOCKS] = memory.half_clock_ticks
+    header[H_SPLIT_ACT] = memory.split_activation
     header[H_BANKS] = memory.pseudochannels * memory.bankgroups * memory.banks
     header[H_PSEUDO_BANKS_SHIFT] = _banks_shift(header, PSEUDOCHANNEL)
     header[H_NODES] = header[H_BANKS] + memory.pseudochannels
@@ -200,7 +211,7 @@ def _rules(memory: MemoryConfig, writes: bool) -> list[list[tuple[int, int, int,
             if command == "WR" and not writes:
                 continue
             key = (LEVELS.index(row.level), COMMANDS.index(command), row.window)
-            group[key] = max(group.get(key, 0), row.cycles)
+            group[key] = max(group.get(key, 0), row.ticks(memory.clock_hz))
     return [
         sorted(
             (

@@ -46,12 +46,16 @@ class PlainChannel:
     arrivals: list[tuple[int, int]] = field(default_factory=list)
     done: list[int] = field(default_factory=list)
     inflight: int = 0
+    second_half: int | None = None
+    """Last tick for the second half of an ACT that is still to go."""
     first_recent: int = 0
     """Place in the history from which commands can still hold others back."""
 
     def __post_init__(self) -> None:
-        self.due = self.memory.refresh_interval
-        self.horizon = max(row.cycles for row in self.memory.timing)
+        clock = self.memory.clock_hz
+        self.due = self.memory.refresh_ticks
+        self.rules = [(row, row.ticks(clock)) for row in self.memory.timing]
+        self.horizon = max(ticks for _, ticks in self.rules)
 
     def can_push(self) -> bool:
         memory = self.memory
@@ -84,13 +88,70 @@ class PlainChannel:
             self.first_recent += 1
         if self.arrivals and self.arrivals[0][0] <= self.now:
             self.done.append(self.arrivals.pop(0)[1])
-        ready = [r for r in self.active if self.allowed(r.final, r.place)]
-        if ready:
-            chosen = min(ready, key=lambda r: r.arrival)
-            self.active.remove(chosen)
-            self.finish(chosen)
-        elif not (self.memory.refresh and self.refresh()):
+        if self.memory.command_buses == 2 or self.memory.split_activation:
+            self.issue_passing_over()
+        elif not self.serve_active() and not (self.memory.refresh and self.refresh()):
             self.serve_queue()
+
+    def issue_passing_over(self) -> None:
+        """A tick of a controller that passes over what it has to withhold."""
+        if self.second_half is not None and self.now >= self.second_half:
+            self.second_half = None
+            return
+        two = self.memory.command_buses == 2
+        issued = self.serve_active()
+        if issued and not two:
+            return
+        if self.memory.refresh and (self.pending or self.now >= self.due):
+            if self.second_half is None:
+                self.refresh()
+            self.second_half = None
+            return
+        for bus in (("RD", "WR"), ("ACT", "PRE")) if two else (("RD", "WR", "ACT", "PRE"),):
+            # An active request has taken the bus of the columns.
+            if not (issued and "RD" in bus):
+                issued = self.serve_first(bus) or issued
+        if not issued:
+            self.second_half = None
+
+    def serve_active(self) -> bool:
+        ready = [r for r in self.active if self.allowed(r.final, r.place)]
+        if not ready:
+            return False
+        chosen = min(ready, key=lambda r: r.arrival)
+        self.active.remove(chosen)
+        self.finish(chosen)
+        return True
+
+    def serve_first(self, bus: tuple[str, ...]) -> bool:
+        for request in self.queue:
+            command = self.next_command(request)
+            in_use = any(r.place == request.place for r in self.active)
+            if (
+                command not in bus
+                or not self.allowed(command, request.place)
+                or (command == "PRE" and in_use)
+                or (command == "ACT" and self.second_half is not None)
+            ):
+                continue
+            if command == "PRE":
+                self.issue("PRE", request.place)
+                del self.rows[request.place]
+            else:
+                self.take(request, command)
+                if command == "ACT" and self.memory.split_activation:
+                    self.second_half = self.now + self.memory.split_activation
+            return True
+        return False
+
+    def take(self, request: Request, command: str) -> None:
+        self.queue.remove(request)
+        if command == "ACT":
+            self.issue("ACT", request.place)
+            self.rows[request.place] = request.row
+            self.active.append(request)
+        else:
+            self.finish(request)
 
     def serve_queue(self) -> None:
         for request in self.queue:
@@ -104,13 +165,7 @@ class PlainChannel:
                 self.issue("PRE", request.place)
                 del self.rows[request.place]
             return
-        self.queue.remove(request)
-        if command == "ACT":
-            self.issue("ACT", request.place)
-            self.rows[request.place] = request.row
-            self.active.append(request)
-        else:
-            self.finish(request)
+        self.take(request, command)
 
     def next_command(self, request: Request) -> str:
         if request.place not in self.rows:
@@ -120,7 +175,7 @@ class PlainChannel:
     def refresh(self) -> bool:
         if self.now >= self.due:
             self.pending |= set(range(self.memory.pseudochannels))
-            self.due += self.memory.refresh_interval
+            self.due += self.memory.refresh_ticks
         if not self.pending:
             return False
         pseudo = min(self.pending)
@@ -139,13 +194,16 @@ class PlainChannel:
 
     def finish(self, request: Request) -> None:
         self.issue(request.final, request.place)
-        self.arrivals.append((self.now + self.memory.read_latency, request.ident))
+        self.arrivals.append((self.now + self.memory.read_ticks, request.ident))
 
     def issue(self, command: str, place: Place) -> None:
         self.history.append((self.now, command, place))
 
     def allowed(self, command: str, place: Place) -> bool:
-        for row in self.memory.timing:
+        on_falling_edge = self.memory.half_clock_ticks and self.now % 2 == 0
+        if on_falling_edge and command not in ("PRE", "PREA"):
+            return False
+        for row, wait in self.rules:
             if command not in row.before:
                 continue
             depth = LEVELS.index(row.level)
@@ -154,7 +212,7 @@ class PlainChannel:
                 for tick, after, where in self.history[self.first_recent :]
                 if after == row.after and where[:depth] == place[:depth]
             ]
-            if len(ticks) >= row.window and self.now < ticks[-row.window] + row.cycles:
+            if len(ticks) >= row.window and self.now < ticks[-row.window] + wait:
                 return False
         return True
 
@@ -179,7 +237,7 @@ def test_kernel_is_the_plain_channel(
     # A short refresh interval: some refreshes fall into every stream.
     interval = data.draw(st.integers(1000, 1500))
     update = {"inflight_limit": limit, "refresh": True, "refresh_interval": interval}
-    memory = PRESETS[name].model_copy(update=update)
+    memory = PRESETS[name].model_copy(update=update | {"refresh_interval_ns": None})
     org = organisation(memory)
     state = channel.new_channels(1, org)
     plain = PlainChannel(memory)

@@ -22,6 +22,8 @@ MEMORIES = {
     "clock at 0.3": HBM2.model_copy(update={"clock_hz": 0.3e9}),
     "refresh": HBM2.model_copy(update={"refresh": True}),
     "ddr4": load(MemoryConfig, "ddr4", "memories"),
+    "half clocks": load(MemoryConfig, "hbm3", "memories"),
+    "split ACT": load(MemoryConfig, "lpddr5", "memories"),
     "flat": load(MemoryConfig, "flat", "memories"),
 }
 

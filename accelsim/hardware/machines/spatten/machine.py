@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 import simpy
+from simpy.events import EventPriority
 from numpy.typing import NDArray
 
 from accelsim.errors import SimulationError
@@ -51,6 +52,8 @@ FORK_TO_FETCH = 4
 """From the key fork to the address FIFOs (release, section 2.5)."""
 VALUES_TO_FETCH = 5
 """From the value fork to the address FIFOs (release, section 2.14)."""
+_AFTER_KEYS = EventPriority(2)
+"""Priority of SimPy events that come after all others of their cycle."""
 REISSUE = 2
 """From the decision to the key fork (release, section 2.16)."""
 RELEASE = 5
@@ -77,10 +80,10 @@ class Layer:
 
     __slots__ = ("done", "group", "keys", "start", "step_start", "undone", "unread")
 
-    def __init__(self, env: simpy.Environment, group: Group, rows: int) -> None:
+    def __init__(self, env: simpy.Environment, group: Group) -> None:
         self.group = group
         self.start, self.keys = Milestone(env), Milestone(env)
-        self.unread = self.undone = rows
+        self.unread = self.undone = 0
         self.done = self.step_start = 0
 
 
@@ -274,7 +277,6 @@ class Spatten:
         self.read = Stream(env)
         self.kept_rows = Stream(env)
         self.early_values = Stream(env)
-        self.late_values = Stream(env)
         self.value_tiles = Stream(env)
         # State of the compiled blocks.
         self.dot = self.dot_product.new_state()
@@ -288,7 +290,7 @@ class Spatten:
             config.buffer_lines // 2 * self.line,
             config.softmax_fifo * config.softmax_parallelism,
         )
-        self.layers = [Layer(env, group, group.end - group.first) for group in rows.groups]
+        self.layers = [Layer(env, group) for group in rows.groups]
         self.all_rows = self._rows()
         self.rows_left = len(self.all_rows)
         self.finished = env.event()
@@ -343,7 +345,8 @@ class Spatten:
                     if row.two_pass:
                         row.kept, row.slotted = Milestone(self.env), Milestone(self.env)
                     found.append(row)
-            layer.undone = layer.unread = sum(1 for row in found if row.layer is layer)
+                    layer.undone += 1
+            layer.unread = layer.undone
         return found
 
     def run(self) -> Activity:
@@ -370,7 +373,6 @@ class Spatten:
             issue,
             env.process(self.fetcher.run()),
             env.process(self.ask_early_values()),
-            env.process(self.ask_late_values()),
         ]
         try:
             env.run(until=self.finished)
@@ -780,7 +782,9 @@ class Spatten:
         slot = item.slot if isinstance(item, Values) else item.values.slot
         item.ready = max(item.ready, slot or 0)
         self.unweighed.append(item)
-        self.late_values.put(item)
+        leaves = self._to_fetcher(item.ready)
+        assert leaves.callbacks is not None
+        leaves.callbacks.append(lambda _: self._leave_late(item))
 
     def _select_kept(self, item: Keys) -> None:
         """Softmax, decision, top-k of a row whose scores were kept (section 2, two passes)."""
@@ -868,29 +872,25 @@ class Spatten:
                 yield from module.sleep_until(self.value_buffer.returned.items[0][1])
                 self.value_buffer.take_back()
             self.value_buffer.allocate(lines)
-            yield from self._to_fetcher()
+            yield self._to_fetcher(int(env.now))
             self._ask_values(module, values)
             values.filtered.announce(0)
 
-    def ask_late_values(self) -> Process:
-        """Value fork of late rows: when it is known which values are needed."""
-        module = self.value_fork
-        while True:
-            if not self.late_values.items:
-                yield self.late_values.filled()
-            values: Values | Again = self.late_values.pop()
-            yield from module.sleep_until(values.ready)
-            if isinstance(values, Again):
-                self.value_tiles.put(values)
-                continue
-            yield from self._to_fetcher()
-            self._ask_values(module, values)
+    def _to_fetcher(self, cycle: int) -> simpy.Event:
+        """The event in which a request of the value fork is as far from the fetcher as one that
+        leaves the key fork; keys go first."""
+        event = self.env.event()
+        event._ok, event._value = True, None
+        delay = max(cycle + VALUES_TO_FETCH - FORK_TO_FETCH - int(self.env.now), 0)
+        self.env.schedule(event, priority=_AFTER_KEYS, delay=delay)
+        return event
 
-    def _to_fetcher(self) -> Process:
-        """Go the way that the value fork is farther from the fetcher than the key fork; keys that
-        arrive in the same cycle go first."""
-        yield self.env.timeout(VALUES_TO_FETCH - FORK_TO_FETCH)
-        yield self.env.timeout(0)
+    def _leave_late(self, item: Values | Again) -> None:
+        """A late row's tile leaves the value fork; queries of an LSB pass follow their tile."""
+        if isinstance(item, Again):
+            self.value_tiles.put(item)
+        else:
+            self._ask_values(self.value_fork, item)
 
     def _ask_values(self, module: Module, values: Values) -> None:
         row = values.row

@@ -182,6 +182,7 @@ def test_lsb_pass_over_several_tiles_fetches_both_planes_and_scores_again() -> N
     assert activity.counters["spill_read_bytes"] == 3 * size
     assert activity.dram_read_bytes["key_msb"] == 2 * 1500 * 64
     assert activity.dram_read_bytes["key_lsb"] == 1500 * 32
+    assert activity.counters["refetched_bytes"] == 1500 * 64
 
 
 def test_query_outer_fetches_a_long_prompt_for_each_position() -> None:

@@ -154,7 +154,7 @@ def activity_of(machine: CycleMachine) -> Activity:
     activity.count("dram_precharges", int(commands[PREA]))
     for name, column in _MODULES.items():
         busy = min(int(s[column]), cycles)
-        activity.modules[name] = ModuleActivity(busy, {"idle or stalled": cycles - busy})
+        activity.modules[name] = ModuleActivity(busy, {"idle": cycles - busy})
     for name, macs in (("qk_unit", "qk_macs"), ("pv_unit", "pv_macs")):
         activity.modules[name].operations = activity.counters[macs]
         activity.modules[name].peak_operations_per_cycle = config.multipliers

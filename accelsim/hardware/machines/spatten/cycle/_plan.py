@@ -38,7 +38,6 @@ class Plan:
         weighted: items of the weighted sum.
         bytes: read, by tensor.
         counters: of the activity.
-        late: [rows of the workload]; all queries of the row have one position.
     """
 
     groups: Ints
@@ -56,7 +55,6 @@ class Plan:
     weighted: int
     bytes: dict[str, int]
     counters: dict[str, int]
-    late: NDArray[np.bool_]
 
 
 @dataclass
@@ -185,7 +183,6 @@ class _Planner:
             self.weighted,
             self.bytes,
             counters,
-            self.table.late,
         )
 
     # Rows -----------------------------------------------------------------------------------
@@ -687,46 +684,45 @@ class _Planner:
         return tensor
 
     def _refetched(self) -> int:
-        """Bytes of keys and values of query-outer prompts beyond one fetch of each vector."""
-        if self.config.loop_order != "query-outer":
-            return 0
-        moved: dict[int, int] = {}
-        parts: dict[int, int] = {}
-        for source in self.sources:
-            parts[source] = parts.get(source, 0) + 1
-        once = 0
-        for source, count in parts.items():
-            if count > 1:
-                once += self._once(source)
-        for matrix in self.out["matrices"][: self.first_passes]:
+        """Bytes of keys and values beyond one fetch of each plane of a row, tile by tile."""
+        # The MSBs that come again with the LSBs of several tiles.
+        again = 0
+        moved: dict[int, list[int]] = {}
+        parts = np.bincount(self.sources, minlength=self.workload.rows)
+        for number, matrix in enumerate(self.out["matrices"]):
+            start = self._starts[matrix[c.M_REQUEST]]
+            again += int(start[4]) * ATOM
             source = self.sources[matrix[c.M_ROW]]
             if parts[source] > 1:
-                whole = int(self._starts[matrix[c.M_REQUEST], 3]) * ATOM
-                moved[source] = moved.get(source, 0) + whole
+                planes = moved.setdefault(source, [0, 0, 0])
+                planes[int(number >= self.first_passes)] += int(start[3] - start[4]) * ATOM
         for tile in self.out["tiles"]:
             piece = self.out["pieces"][tile[c.T_PIECE]]
-            source = self.out["jobs"][self.value_jobs[piece[c.P_JOB_0]]][c.J_SOURCE]
+            source = self.sources[self.out["matrices"][piece[c.P_MATRIX]][c.M_ROW]]
             if parts[source] > 1:
-                whole = int(self._starts[tile[c.T_REQUEST], 3]) * ATOM
-                moved[source] = moved.get(source, 0) + whole
-        return sum(moved.values()) - once
+                moved[source][2] += int(self._starts[tile[c.T_REQUEST], 3]) * ATOM
+        for source, planes in moved.items():
+            pairs = zip(planes, self._once(source), strict=True)
+            again += sum(max(0, found - once) for found, once in pairs)
+        return again
 
-    def _once(self, source: int) -> int:
-        """Bytes of one fetch of a row's keys and values, tile by tile."""
-        table, total = self.table, 0
+    def _once(self, source: int) -> list[int]:
+        """Bytes of one fetch of a row's key MSBs, key LSBs and values, tile by tile."""
+        table, totals = self.table, []
         for name, bits, count in (
             ("key_indices", table.key_bits, table.keys),
+            ("key_indices", table.lsb_bits, table.keys),
             ("value_indices", table.value_bits, table.values),
         ):
             size = int(bits[source]) * self.dim // 8
             vectors = self._indices(name, source, int(count[source]))
+            total = 0
             for first in range(0, len(vectors), self.tile):
                 part = vectors[first : first + self.tile]
-                atoms = np.concatenate(
-                    [np.arange(i * size // ATOM, -(-(i + 1) * size // ATOM)) for i in part.tolist()]
-                )
-                total += len(np.unique(atoms)) * ATOM
-        return total
+                atoms = [np.arange(i * size // ATOM, -(-(i + 1) * size // ATOM)) for i in part]
+                total += len(np.unique(np.concatenate(atoms))) * ATOM
+            totals.append(total)
+        return totals
 
 
 def _selector_passes(groups: Ints) -> int:

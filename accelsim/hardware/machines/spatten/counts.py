@@ -171,13 +171,28 @@ def activity_of(machine: Spatten) -> Activity:
     peak = float(machine.fetcher.peak_operations_per_cycle)
     activity.modules["fetcher"].peak_operations_per_cycle = peak
     for module_activity in activity.modules.values():
-        idle = total - module_activity.busy_cycles - sum(module_activity.stall_cycles.values())
-        if idle:
-            module_activity.stall_cycles["idle"] = idle
+        _close(module_activity, total)
     activity.queues = _queues(machine, dim)
     finish(activity, workload, rows, machine.completions)
     activity.dependencies = "causal" if machine.causal else "streamed"
     return activity
+
+
+def _close(module: ModuleActivity, total: int) -> None:
+    """What is neither busy nor stalled was idle; what goes on after the last output is no part of
+    the run (a streamed run ends before its last selections)."""
+    idle = total - module.busy_cycles - sum(module.stall_cycles.values())
+    if idle > 0:
+        module.stall_cycles["idle"] = idle
+    for reason in list(module.stall_cycles) if idle < -module.busy_cycles else ():
+        over = min(-idle - module.busy_cycles, module.stall_cycles[reason])
+        module.stall_cycles[reason] -= over
+        idle += over
+    if idle < 0:
+        module.busy_cycles += idle
+        if module.operations is not None and module.peak_operations_per_cycle is not None:
+            peak = int(module.peak_operations_per_cycle)
+            module.operations = min(module.operations, module.busy_cycles * peak)
 
 
 def finish(activity: Activity, workload: Workload, rows: Rows, completions: list[int]) -> None:

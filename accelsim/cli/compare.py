@@ -9,6 +9,7 @@ import click
 
 from accelsim.cli._options import (
     check_json,
+    chosen_baselines,
     emit_json,
     hardware_options,
     json_option,
@@ -49,6 +50,7 @@ def command(
     engine: str,
     settings: tuple[str, ...],
     baselines: tuple[str, ...],
+    guessed: bool,
     json_file: str | None,
     out: str | None,
 ) -> None:
@@ -73,7 +75,7 @@ def command(
             accelerator,
             engine,
             overrides(settings),
-            list(baselines) or None,
+            chosen_baselines(baselines, guessed),
             on_stage,
         )
     text = results.to_json()

@@ -8,6 +8,7 @@ import click
 
 from accelsim.cli._options import (
     check_json,
+    chosen_baselines,
     emit_json,
     hardware_options,
     json_option,
@@ -53,6 +54,7 @@ def command(
     engine: str,
     settings: tuple[str, ...],
     baselines: tuple[str, ...],
+    guessed: bool,
     json_file: str | None,
     out: str | None,
     ramulator: str | None,
@@ -98,7 +100,7 @@ def command(
             policy,
             engine,
             overrides(settings),
-            list(baselines) or None,
+            chosen_baselines(baselines, guessed),
             on_stage,
             record_dram=traces is not None,
             timeline=cycles,

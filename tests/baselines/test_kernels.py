@@ -124,7 +124,7 @@ def test_more_work_is_not_faster(name: str, framework: str, kind: str, size: str
     twice = replace(calls, **{size: 2 * getattr(calls, size)})
     growth = model.seconds(twice) / model.seconds(calls)
     assert growth[~model.outside(twice)].min(initial=1) > 0.75
-    assert np.quantile(growth, 0.01) > 0.89
+    assert np.quantile(growth, 0.01) > 0.85
     assert growth.min() > 0.4  # head size 32 at the edge of L2, far from anything measured
 
 

@@ -21,8 +21,10 @@ from accelsim.baselines import (
     kernels_of,
 )
 from accelsim.baselines._kernels import coordinates, fastest_s, load_kernels, physical_s
+from accelsim.cli._options import chosen_baselines
 from accelsim.configs import config_root, load, preset_names
 from accelsim.errors import ConfigError
+from accelsim.exploration import replay
 
 MEASURED = {
     "a100": 6, "b200": 9, "h100": 9, "h200": 9, "l40s": 9, "rtx-pro-6000": 9,
@@ -253,6 +255,24 @@ def test_guessed_platforms_only_on_request() -> None:
     names = {row.split("/")[0] for row in evaluate_baselines(GENERATION)}
     assert names == set(default_baselines())
     assert "jetson-nano/framework-2020" in evaluate_baselines(GENERATION, ["jetson-nano"])
+
+
+def test_the_option_guessed_adds_the_guessed_ones() -> None:
+    assert chosen_baselines((), False) is None
+    assert chosen_baselines(("h100",), False) == ["h100"]
+    assert chosen_baselines(("h100",), True) == ["h100", "jetson-nano", "xeon-e5-2640v4"]
+    assert chosen_baselines((), True) == default_baselines(guessed=True)
+
+
+def test_ratios_of_a_measured_kernel_have_ends() -> None:
+    trace = Path(__file__).parents[2] / "traces" / "minilm-128.safetensors"
+    rows = replay(trace, baselines=["h100"]).baselines
+    measured, roofline = rows["h100/measured-kernel"], rows["h100/roofline"]
+    for ratio in ("speedup", "energy_ratio"):
+        assert measured[f"{ratio}_low"] < measured[ratio] < measured[f"{ratio}_high"]
+        assert roofline[f"{ratio}_low"] is roofline[f"{ratio}_high"] is None
+    wide = measured["latency_high_s"] / measured["latency_s"]
+    assert measured["speedup_high"] / measured["speedup"] == pytest.approx(wide)
 
 
 @pytest.mark.parametrize(

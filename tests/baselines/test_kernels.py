@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +63,19 @@ def test_every_measured_platform_has_its_kernels() -> None:
     found = [n for n in preset_names("baselines") if load(Platform, n, "baselines").measured_kernel]
     assert found == sorted(MEASURED)
     assert {name: sum(k[0] == name for k in KERNELS) for name in MEASURED} == MEASURED
+
+
+def test_fitted_devices_are_the_platforms_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("scipy")
+    pytest.importorskip("pandas")
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    fitted = importlib.import_module("fit_gpu_kernels").DEVICES
+    assert len(fitted) == len(MEASURED)
+    for name in MEASURED:
+        measured = load(Platform, name, "baselines").measured_kernel
+        assert measured is not None
+        assert fitted[measured.system] == kernel(name, "vllm", "decode").device
 
 
 def test_parameters_are_small() -> None:

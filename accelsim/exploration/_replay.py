@@ -46,7 +46,8 @@ def replay(
         engine: ``event`` or ``cycle``.
         overrides: dotted keys; the first word may be ``accelerator``, ``memory``, ``energy`` or
             ``policy``, and is ``accelerator`` if it is none of these.
-        baselines: names of baseline presets; all if ``None``. ``measured`` times this machine.
+        baselines: names of baseline presets; all but guessed ones if ``None``. ``measured`` times
+            this machine.
         on_stage: told what is being done.
         record_dram: also return the requests that each DRAM channel accepted, as files for
             Ramulator 2 (:attr:`RunResult.ramulator_files`); simulates twice.
@@ -228,7 +229,8 @@ def _against(
     """Ratios over the baselines; both sides with their DRAM, both without or both with idle power.
 
     ``energy_ratio`` is the dynamic power of a platform against a run without DRAM background;
-    ``energy_ratio_with_idle`` is all power against all energy.
+    ``energy_ratio_with_idle`` is all power against all energy. ``_low`` and ``_high`` are the 5 and
+    95 % ends of a measured kernel, ``None`` where no interval is known.
     """
     from accelsim.baselines import evaluate_baselines
 
@@ -236,10 +238,21 @@ def _against(
     rows = {}
     for name, row in evaluate_baselines(shape, names).items():
         known = row["energy_j"] is not None
+        ends = {
+            f"{ratio}_{end}": None
+            if f"{of}_{end}{unit}" not in row
+            else row[f"{of}_{end}{unit}"] / by
+            for ratio, of, unit, by in (
+                ("speedup", "latency", "_s", seconds),
+                ("energy_ratio", "energy", "_j", dynamic),
+            )
+            for end in ("low", "high")
+        }
         rows[name] = {
             **row,
             "speedup": row["latency_s"] / seconds,
             "energy_ratio": row["energy_j"] / dynamic if known else None,
             "energy_ratio_with_idle": row["energy_with_idle_j"] / energy.total_j if known else None,
+            **ends,
         }
     return rows

@@ -16,7 +16,7 @@ from accelsim.exploration._setup import DEFAULT_ACCELERATOR, Library, Setup, res
 if TYPE_CHECKING:
     from accelsim.baselines import AttentionShape
     from accelsim.energy import EnergyReport
-    from accelsim.hardware.activity import Activity
+    from accelsim.hardware.activity import Activity, ModuleActivity
     from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
     from accelsim.hardware.timeline import Recorder
     from accelsim.workloads import Workload
@@ -156,13 +156,7 @@ def run(
         energy_j_by_part=energy.energy_j_by_part,
         accuracy=prepared.accuracy,
         modules={
-            name: {
-                "busy_cycles": m.busy_cycles,
-                "stall_cycles": m.stall_cycles,
-                "operations": m.operations,
-                "peak_operations_per_cycle": m.peak_operations_per_cycle,
-            }
-            for name, m in activity.modules.items()
+            name: _module(module) for name, module in activity.modules.items()
         },
         queues={
             name: {"depth": q.depth, "high_water": q.high_water, "unit": q.unit}
@@ -190,6 +184,18 @@ def _recorded(
     return activity, ramulator_files(memory, machine.frequency_hz, requests)
 
 
+def _module(module: ModuleActivity) -> dict[str, Any]:
+    """Time of a block, and its work where it counts any."""
+    found: dict[str, Any] = {
+        "busy_cycles": module.busy_cycles,
+        "stall_cycles": module.stall_cycles,
+    }
+    if module.operations is not None:
+        found["operations"] = module.operations
+        found["peak_operations_per_cycle"] = module.peak_operations_per_cycle
+    return found
+
+
 def _metrics(
     workload: Workload, activity: Activity, shape: AttentionShape
 ) -> dict[str, float | int | None]:
@@ -207,7 +213,7 @@ def _metrics(
         "latency_s": activity.seconds,
         "prefill_latency_cycles": activity.cycles - decode,
         "decode_latency_cycles": decode,
-        "decode_cycles_per_token": decode / steps if steps else None,
+        "decode_cycles_per_token": decode / steps if steps else 0.0,
         "streamed_cycles": None,
         "dram_read_bytes": reads,
         "dram_write_bytes": activity.dram_write_bytes,

@@ -48,6 +48,12 @@ def test_contract(name, capsys):
     result = run(capsys, "replay", SOURCES[name])
     assert result["schema"] == "accelsim.result/1"
     metrics = result["metrics"]
+    assert metrics.pop("streamed_cycles") is None
+    parts = metrics["prefill_latency_cycles"], metrics["decode_latency_cycles"]
+    assert sum(parts) == metrics["latency_cycles"]
+    for queue in result["queues"].values():
+        assert 0 <= queue["high_water"] <= queue["depth"]
+    assert result["manifest"]["dependencies"] in ("causal", "streamed")
     assert {
         "latency_cycles", "latency_s", "dram_read_bytes", "dram_write_bytes", "energy_j",
         "average_power_w",

@@ -81,9 +81,6 @@ _WRITTEN = 8
 multiplication come after that (2.6)."""
 _READ_QUEUE = 15 + 5
 """Lines between the read queue's input and the multipliers (2.8)."""
-_DESCRIBED_AHEAD = 16
-"""Lines of a read that leave its descriptor before any of them is there: the read queue and the
-register in front of it (2.8)."""
 _REQUANT_REISSUE = 2
 """From the report to the key fork (2.16)."""
 _KEY_RELEASE = 5
@@ -571,13 +568,8 @@ class Spatten:
             if turn is not None and turn.dropped.cycle is None:
                 yield from row.known()
                 self._drop(item, start)
-            short = request.value_lines <= _DESCRIBED_AHEAD
-            if self.serial and short and request.value_part < request.value_fused - 1:
-                # The second head of a pair only waits for the read descriptor.
-                free += request.value_lines
-                continue
-            while self.serial and ahead:
-                yield from ahead[0].known()
+            if self.serial:
+                yield from row.known()
                 finished = self.multiply_values(ahead.popleft())
                 module.stalled(free, finished - free, "one_value_matrix")
                 free = max(free, finished)

@@ -155,9 +155,7 @@ def run(
         dram_read_bytes_by_tensor=activity.dram_read_bytes,
         energy_j_by_part=energy.energy_j_by_part,
         accuracy=prepared.accuracy,
-        modules={
-            name: _module(module) for name, module in activity.modules.items()
-        },
+        modules={name: _module(module) for name, module in activity.modules.items()},
         queues={
             name: {"depth": q.depth, "high_water": q.high_water, "unit": q.unit}
             for name, q in activity.queues.items()

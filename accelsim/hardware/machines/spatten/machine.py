@@ -309,6 +309,7 @@ class Spatten:
         self.next_layer = dict(zip(self.layers, self.layers[1:], strict=False))
         self.completions = [0] * workload.rows
         self.issued = self.asked = 0
+        self.values_asked = -1
         self.spilled_reads = self.spilled_writes = self.refetched = 0
         # Late tiles whose weighted sum is not known yet, and two-pass rows likewise.
         self.unweighed: deque[Values | Again] = deque()
@@ -934,7 +935,8 @@ class Spatten:
 
     def _ask_values(self, module: Module, values: Values) -> None:
         row = values.row
-        now = int(self.env.now)
+        # One matrix a cycle.
+        now = self.values_asked = max(int(self.env.now), self.values_asked + 1)
         module.item = code = item_code(row.index, VALUES)
         values.matrix = matrix = Matrix(self.env, code, now)
         begin = values.tile * self.tile

@@ -85,7 +85,7 @@ def test_the_order_is_the_users(source: Path) -> None:
     found = ablate(FROM, TO, source, order=["value_prefetch_depth", "topk.rows"])
     assert [d.key for d in found.fields[:2]] == ["value_prefetch_depth", "topk.rows"]
     assert not any(p.refused for p in found.cumulative)
-    with pytest.raises(ConfigError, match="did you mean 'topk.rows'"):
+    with pytest.raises(ConfigError, match=r"did you mean 'topk\.rows'"):
         ablate(FROM, TO, source, order=["topk.row"])
 
 

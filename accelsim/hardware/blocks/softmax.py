@@ -115,13 +115,15 @@ def enter(s: Any, ring: Any, size: Int, beats: Int, last: Int, latency: Int) -> 
         row = number % len(ring)
         begin, count = ring[row, START], ring[row, BEATS]
         if number < s[0].rows_out and begin < index + size - s[0].depth:
-            # First beat of ours that needs the place of one of this row's.
+            # First and last beat of ours that need the place of one of this row's.
             ours = max(begin + s[0].depth - index, 0)
-            theirs = index + ours - s[0].depth - begin
-            if theirs < count:
-                # Beats of the unit before from the one that completes it on.
-                rest = beats - ((ours + 1) * beats + size - 1) // size
-                entered = max(entered, _read_at(ring, row, theirs) + 1 + rest)
+            final = min(begin + count - 1 + s[0].depth - index, size - 1)
+            for mine in (ours, final):
+                theirs = index + mine - s[0].depth - begin
+                if 0 <= theirs < count:
+                    # Beats of the unit before behind the one that completes it.
+                    rest = beats - ((mine + 1) * beats + size - 1) // size
+                    entered = max(entered, _read_at(ring, row, theirs) + 1 + rest)
         # The unit before may be ``latency`` beats ahead of the FIFO.
         ours = ring[row, GIVEN_FIRST] + ring[row, GIVEN_BEATS] - 1 + latency - s[0].given
         if ours < beats:

@@ -118,7 +118,7 @@ def activity_of(machine: Spatten) -> Activity:
     partial = partial_bytes(rows, config, workload.head_dim, machine.tile)
     spilled = machine.spilled_reads + partial, machine.spilled_writes + partial
     count_work(activity, workload, rows, config, machine.layout.bytes, spilled)
-    activity.count("refetched_bytes", machine.refetched)
+    activity.count("refetched_bytes", machine.refetched_bytes())
     count_dram(activity, counters(machine.fetcher.channels))
     dim = workload.head_dim
     selected, _ = selection_work(workload, rows, config)

@@ -97,6 +97,20 @@ class Layout:
         self.bytes["value"] += len(found) * TRANSACTION_BYTES
         return found
 
+    def once(self, row: int, tile: int) -> tuple[int, int, int]:
+        """Bytes of one fetch of the key MSBs, the LSB plane and the values of a row, in tiles."""
+        counted = dict(self.bytes)
+        found = []
+        for plane, count in (
+            (self.keys, int(self._rows.keys[row])),
+            (self.key_lsbs, int(self._rows.keys[row])),
+            (self.values, int(self._rows.values[row])),
+        ):
+            parts = (plane(row, at, min(at + tile, count)) for at in range(0, count, tile))
+            found.append(sum(map(len, parts)) * TRANSACTION_BYTES)
+        self.bytes = counted
+        return found[0], found[1], found[2]
+
     def _keys_of(self, row: int) -> NDArray[np.int32]:
         indices = self._workload.key_indices
         return self._in_order if indices is None else indices[row]

@@ -28,7 +28,13 @@ from accelsim.errors import SimulationError
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.blocks.buffer_pool import BufferPool
 from accelsim.hardware.blocks.dot_product import DotProduct
-from accelsim.hardware.blocks.matrix_fetcher import FILL, Matrix, MatrixFetcher, bytes_per_cycle
+from accelsim.hardware.blocks.matrix_fetcher import (
+    FILL,
+    TRANSACTION_BYTES,
+    Matrix,
+    MatrixFetcher,
+    bytes_per_cycle,
+)
 from accelsim.hardware.blocks.ring_buffer import RingBuffer
 from accelsim.hardware.blocks.softmax import Softmax
 from accelsim.hardware.blocks.top_k import TopK
@@ -132,6 +138,7 @@ class Row:
         "reread",
         "slots",
         "slotted",
+        "split",
         "streams",
         "tiles",
         "two_pass",
@@ -143,7 +150,7 @@ class Row:
         self.index, self.layer, self.first, self.last = index, layer, first, last
         self.keys = self.values = self.refetches = 0
         self.late = self.two_pass = self.planes = self.streams = False
-        self.reread = False
+        self.reread = self.split = False
         self.tiles = self.value_tiles = 1
         self.queries: Matrix | None = None
         self.decision: Any = None
@@ -311,6 +318,8 @@ class Spatten:
         self.issued = self.asked = 0
         self.values_asked = -1
         self.spilled_reads = self.spilled_writes = self.refetched = 0
+        # Bytes of keys, LSBs and values of rows that are run query by query.
+        self.moved: dict[int, list[int]] = {}
         # Late tiles whose weighted sum is not known yet, and two-pass rows likewise.
         self.unweighed: deque[Values | Again] = deque()
         self.kept_row: Row | None = None
@@ -351,6 +360,7 @@ class Spatten:
                         if prunes:
                             row.values = min(column["values"][index], int(used.sum()))
                         row.reread = begin > first
+                    row.split = len(split) > 1
                     row.streams = not prunes or end - begin == 1
                     row.tiles = -(-row.keys // self.tile)
                     row.two_pass = row.tiles > 1 and (prunes or row.planes)
@@ -490,13 +500,13 @@ class Spatten:
         if item.again:
             if row.two_pass:
                 parts.append(layout.keys(row.index, begin, end))
-                self.refetched += len(parts[0]) * 32
+                self.refetched += len(parts[0]) * TRANSACTION_BYTES
             parts.append(layout.key_lsbs(row.index, begin, end))
+            self._move(row, 1, parts[-1])
         else:
             keys = layout.keys(row.index, begin, end)
-            if row.reread:
-                self.refetched += len(keys) * 32
             parts.append(keys)
+            self._move(row, 0, keys)
         wanted = sum(map(len, parts))
         if item.tile == 0 and not item.again:
             if not row.reread:
@@ -523,6 +533,20 @@ class Spatten:
             values = row.slots[item.tile] = Values(env, row, item.tile)
             self.slotless.append(values)
         self.key_tiles.put(item)
+
+    def _move(self, row: Row, plane: int, transactions: Ints) -> None:
+        if row.split:
+            planes = self.moved.setdefault(row.index, [0, 0, 0])
+            planes[plane] += len(transactions) * TRANSACTION_BYTES
+
+    def refetched_bytes(self) -> int:
+        """Bytes beyond one fetch of each plane of a row, tile by tile."""
+        total = self.refetched
+        for row, planes in self.moved.items():
+            whole = self.layout.once(row, self.tile)
+            pairs = zip(planes, whole, strict=True)
+            total += sum(max(found - once, 0) for found, once in pairs)
+        return total
 
     def _queries(self, row: Row) -> Ints:
         every = self.layout.queries(row.index)
@@ -942,8 +966,7 @@ class Spatten:
         begin = values.tile * self.tile
         end = begin + self._tile_size(row.values, values.tile)
         transactions = self.layout.values(row.index, begin, end)
-        if row.reread:
-            self.refetched += len(transactions) * 32
+        self._move(row, 2, transactions)
         matrix.transactions = len(transactions)
         self.fetcher.ask(matrix, transactions, now + FORK_TO_FETCH, values.spread)
         self.asked += 1
@@ -1067,12 +1090,12 @@ class Spatten:
         following = self._after(layer)
         if following is None:
             return
-        if not self.causal:
-            return
         group = following.group
         start = max(layer.done, self._tokens_known(group))
         if group.head_cycles:
             start = max(start, self._search(layer.done, group.head_cycles))
+        if not self.causal:
+            return
         following.step_start = layer.step_start
         if group.step != layer.group.step:
             following.step_start = start

@@ -96,7 +96,7 @@ def test_failures_are_rows(sweep_file: Path, tmp_path: Path) -> None:
     results = sweep(sweep_file, tmp_path / "store")
     assert len(results.failed) == 2
     assert len(results.usable) == 2
-    assert "multiple of 64" in results.failed[0]["error"]
+    assert "power of two" in results.failed[0]["error"]
 
 
 def test_constraints_exclude_and_mark(sweep_file: Path, tmp_path: Path) -> None:

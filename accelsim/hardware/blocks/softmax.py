@@ -37,10 +37,10 @@ STATE = np.dtype(
     ]
 )
 STALLS = ("no_scores", "blocked")
-START, BEATS, READ, GIVEN, GIVEN_FIRST, GIVEN_BEATS, ENTERED = range(7)
-"""Columns of a row of scores: its first beat and its beats in the FIFO, the cycles of its first
-read and of its first probability; the first of its beats and its beats in the unit before, and the
-cycle in which the last of them enters the FIFO."""
+START, BEATS, FIRST, READ, GIVEN, GIVEN_FIRST, GIVEN_BEATS, ENTERED = range(8)
+"""Columns of a row of scores: its first beat and its beats in the FIFO; the cycle of its first read,
+that from which it is read a beat a cycle, and that of its first probability; the first of its beats
+and its beats in the unit before, and the cycle in which the last of them enters the FIFO."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class Softmax:
         return self.parallelism
 
     def new_state(self) -> tuple[Any, Any]:
-        """State of an idle unit, and its ring of rows, int64 [rows, 7]."""
+        """State of an idle unit, and its ring of rows, int64 [rows, 8]."""
         state = np.zeros(1, STATE)
         state["parallelism"], state["depth"] = self.parallelism, self.fifo
-        return state, np.zeros((2 * self.fifo + 256, 7), np.int64)
+        return state, np.zeros((2 * self.fifo + 256, 8), np.int64)
 
 
 @inlined
@@ -170,7 +170,7 @@ def read(s: Any, ring: Any, accepted: Int) -> Int:
     row = s[0].rows_out % len(ring)
     index, size = ring[row, START], ring[row, BEATS]
     known = max(s[0].free, ring[row, ENTERED] + TO_SUM)
-    start, first = known, accepted
+    start, first, begin = known, accepted, known
     for back in range(1, FROM_FIFO + 1):
         if back > s[0].rows_out:
             break
@@ -182,8 +182,11 @@ def read(s: Any, ring: Any, accepted: Int) -> Int:
             break
         if theirs > -size:
             start = max(start, ring[before, GIVEN] + theirs)
+            # Places that are free in the divider take the first beats before.
+            if theirs >= 0:
+                begin = max(begin, ring[before, GIVEN] + theirs)
     first = max(first, start + FROM_FIFO)
-    ring[row, READ], ring[row, GIVEN] = start, first
+    ring[row, FIRST], ring[row, READ], ring[row, GIVEN] = begin, start, first
     end = max(start, first - FROM_FIFO if size > FROM_FIFO else start) + size
     s[0].no_scores += known - s[0].free
     s[0].blocked += end - size - known

@@ -46,7 +46,7 @@ def both(
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
-@pytest.mark.parametrize("accelerator", ["spatten-rtl-eighth", "spatten-rtl", "spatten-paper"])
+@pytest.mark.parametrize("accelerator", ["spatten-rtl-eighth", "spatten-rtl"])
 def test_a_regular_workload_costs_the_same_when_it_is_looked_up(
     accelerator: str, memory: str
 ) -> None:

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from accelsim.hardware.blocks import dot_product, softmax, top_k, weighted_sum
 from accelsim.hardware.blocks.dot_product import stream_end
-from accelsim.hardware.blocks.softmax import BEATS, FROM_FIFO, TO_FIFO, TO_SUM
-from accelsim.hardware.blocks.softmax import READ as FIRST_READ
+from accelsim.hardware.blocks.softmax import BEATS, FIRST, FROM_FIFO, TO_FIFO, TO_SUM
 from accelsim.hardware.blocks.top_k import row_free, search
 from accelsim.jit import in_place
 
@@ -171,7 +170,7 @@ def select(
         times[q, SIZE] = size
         if drops and refetch[q]:
             times[q, GIVEN] = read_out(soft, fifo, 0)
-            times[q, DECIDED] = fifo[row, FIRST_READ] + FROM_FIFO
+            times[q, DECIDED] = fifo[row, FIRST] + FROM_FIFO
             continue
         prunes = values[q] < keys[q]
         taken = np.int64(0)
@@ -184,7 +183,7 @@ def select(
             taken = max(taken, topk[0].filter_free)
             taken = max(taken, sums[0].free if early else np.int64(slot))
         came = read_out(soft, fifo, taken)
-        times[q, DECIDED] = fifo[row, FIRST_READ] + FROM_FIFO
+        times[q, DECIDED] = fifo[row, FIRST] + FROM_FIFO
         at = np.int64(came)
         if prunes:
             at = max(search(topk, came + size - 1, searches[q]), topk[0].filter_free)

@@ -38,8 +38,8 @@ STATE = np.dtype(
 )
 STALLS = ("no_scores", "blocked")
 START, BEATS, FIRST, READ, GIVEN, GIVEN_FIRST, GIVEN_BEATS, ENTERED = range(8)
-"""Columns of a row of scores: its first beat and its beats in the FIFO; the cycle of its first read,
-that from which it is read a beat a cycle, and that of its first probability; the first of its beats
+"""Columns of a row of scores: its first beat and its beats in the FIFO; the cycle of its first read
+and that from which it is read a beat a cycle; that of its first probability; the first of its beats
 and its beats in the unit before, and the cycle in which the last of them enters the FIFO."""
 
 

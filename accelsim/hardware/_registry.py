@@ -23,6 +23,7 @@ from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
 if TYPE_CHECKING:
     from accelsim.functional import PolicyRun
     from accelsim.hardware.activity import Activity
+    from accelsim.hardware.simulation import Wire
     from accelsim.hardware.timeline import Recorder
     from accelsim.traces import AttentionTrace
     from accelsim.workloads import Workload
@@ -51,6 +52,7 @@ class Accelerator:
         dependencies: rules of order that it knows; a machine without knows ``streamed`` only.
         record: as ``simulate``, and tells a recorder what its modules do; ``None`` where there is
             no timeline.
+        wiring: (config, memory) to the arrows of its block diagram; ``None`` where none is known.
     """
 
     config: type[AcceleratorConfig]
@@ -59,6 +61,7 @@ class Accelerator:
     engines: tuple[str, ...] = ("event",)
     dependencies: tuple[str, ...] = ("streamed",)
     record: Callable[..., Activity] | None = None
+    wiring: Callable[[Any, MemoryConfig], list[Wire]] | None = None
 
 
 _REGISTERED: dict[str, Accelerator] = {}

@@ -70,3 +70,31 @@ def test_a_machine_that_reads_too_little_is_refused(monkeypatch: pytest.MonkeyPa
     memory = load(MemoryConfig, machine.memory, "memories")
     with pytest.raises(InvariantError, match="1 bytes of key_msb were fetched; the decisions name"):
         simulate(workload("static-8"), machine, memory)
+
+
+DRAWN = [
+    name
+    for name in preset_names("accelerators")
+    if accelerator_of(load_accelerator(name).kind).wiring is not None
+]
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_the_diagram_has_the_modules_and_queues_of_a_result(name: str) -> None:
+    machine = load_accelerator(name)
+    memory = load(MemoryConfig, machine.memory, "memories")
+    kind = accelerator_of(machine.kind)
+    work = workload("spatten-full") if kind.decide is None else kind.decide(TRACE, machine).workload
+    activity = simulate(work, machine, memory)
+    assert kind.wiring is not None
+    wires = kind.wiring(machine, memory)
+    ends = {end for wire in wires for end in (wire.source, wire.target)}
+    assert ends == set(activity.modules) | {"DRAM"}
+    depths = {wire.name: wire.depth for wire in wires if wire.depth is not None}
+    assert depths == {queue: found.depth for queue, found in activity.queues.items()}
+    for module, counted in activity.modules.items():
+        assert counted.peak_operations_per_cycle is None or counted.operations is not None, module
+
+
+def test_published_machines_and_their_rivals_are_drawn() -> None:
+    assert {load_accelerator(name).kind for name in DRAWN} >= {"spatten", "a3", "mnnfast"}

@@ -122,7 +122,7 @@ class _Query(Item):
 
 
 class _A3:
-    """The block diagram (A3, Figures 4 and 8), and its counts."""
+    """The block diagram (A3, §III-A and §V), and its counts."""
 
     def __init__(
         self,

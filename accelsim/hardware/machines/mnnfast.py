@@ -1,8 +1,8 @@
 """MNNFast (Jang et al., ISCA 2019) as an attention machine: column-wise streaming, zero-skipping.
 
-Blocks: loader (chunks of K and V from DRAM, one ahead), compute (one array of multipliers: inner
-products, exponentials, weighted sum of the values that are not skipped), divider (one division per
-output element, once per query). See docs/accelerators/mnnfast.md.
+Blocks: loader (chunks of K and V from DRAM, ahead of the array), compute (one array of multipliers:
+inner products, exponentials, weighted sum of the values that are not skipped), divider (one
+division per output element, once per query). See docs/accelerators/mnnfast.md.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class MnnFastConfig(AcceleratorConfig):
 
     @property
     def buffer_bytes(self) -> float:
-        """Two chunks each of keys and values, 64 elements wide."""
-        return 4 * self.chunk_rows * 64 * self.element_bits / 8
+        """Chunks of keys and of values, 64 elements wide: at work, waiting, arriving."""
+        return 6 * self.chunk_rows * 64 * self.element_bits / 8
 
 
 @dataclass(frozen=True, slots=True)

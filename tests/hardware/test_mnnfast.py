@@ -58,6 +58,18 @@ def test_skipped_values_save_dram_only_if_told_so() -> None:
     assert sizes[False] < sizes[True]
 
 
+def test_rows_whose_values_are_all_skipped_read_one() -> None:
+    trace = synthetic_trace(seed=4, head_dim=64, prefill_tokens=40, decode_tokens=1)
+    decide = accelerator_of("mnnfast").decide
+    assert decide is not None
+    machine = load_accelerator("mnnfast", {"fetch_skipped": False, "threshold": 1.0})
+    work = decide(trace, machine).workload
+    decoded = work["step"] > 0
+    assert (work["values"][decoded] == 1).all()
+    activity = simulate(work, machine, MEMORY)
+    assert activity.dram_read_bytes["value"] > 0
+
+
 @pytest.mark.parametrize("queries", [1, 3, 40])
 def test_the_divider_is_the_last_to_work(queries: int) -> None:
     activity = run(dense(64, queries), kept_fraction=1.0)

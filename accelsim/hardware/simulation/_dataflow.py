@@ -77,7 +77,8 @@ class Queue(Stream, Generic[T]):
     def put(self, item: T, seen: int = 0) -> None:
         """Append an item; the caller has seen that there is room."""
         super().put(item, seen)
-        self.high_water = max(self.high_water, len(self.items))
+        if len(self.items) > self.high_water:
+            self.high_water = len(self.items)
 
     def close(self) -> None:
         """Say that no further item will come; wakes a consumer that waits."""

@@ -139,3 +139,19 @@ def test_blocks_that_wait_for_one_another_are_named() -> None:
     Stage[Job](flow, "stage", first, second, cycles=lambda job: 1, operations=lambda job: 1, peak=1)
     with pytest.raises(SimulationError, match=r"no progress after cycle 2; waiting: stage"):
         flow.run()
+
+
+def test_a_consumer_that_waits_is_told_that_nothing_comes() -> None:
+    flow = Dataflow(workload(2), 1e9)
+    first, second = flow.queue("first"), flow.queue("second")
+    Source(flow, first, [Job(0, True, ()), Job(1, True, ())], [0, 0])
+    unit = {"operations": lambda job: 1, "peak": 1}
+    Stage[Job](
+        flow, "filter", first, second, cycles=lambda job: 7,
+        forward=lambda job: job if job.row == 0 else None, **unit,
+    )  # fmt: skip
+    Stage[Job](flow, "sink", second, cycles=lambda job: 1, **unit)
+    activity = flow.run()
+    assert activity.cycles == 14
+    # It had its one item in cycle 7, and waited for another until the filter had ended.
+    assert activity.modules["sink"].stall_cycles == {"no_filter": 7 + 6}

@@ -23,6 +23,7 @@ from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
 if TYPE_CHECKING:
     from accelsim.functional import PolicyRun
     from accelsim.hardware.activity import Activity
+    from accelsim.hardware.simulation import Wire
     from accelsim.hardware.timeline import Recorder
     from accelsim.traces import AttentionTrace
     from accelsim.workloads import Workload
@@ -51,6 +52,10 @@ class Accelerator:
         dependencies: rules of order that it knows; a machine without knows ``streamed`` only.
         record: as ``simulate``, and tells a recorder what its modules do; ``None`` where there is
             no timeline.
+        exact_reads: DRAM reads are what the decisions name, in whole bursts; checked on every
+            result of a machine without ``decide``. Off where the hardware fetches by a grain of its
+            own.
+        wiring: (config, memory) to the arrows of its block diagram; ``None`` where none is known.
     """
 
     config: type[AcceleratorConfig]
@@ -59,6 +64,8 @@ class Accelerator:
     engines: tuple[str, ...] = ("event",)
     dependencies: tuple[str, ...] = ("streamed",)
     record: Callable[..., Activity] | None = None
+    exact_reads: bool = True
+    wiring: Callable[[Any, MemoryConfig], list[Wire]] | None = None
 
 
 _REGISTERED: dict[str, Accelerator] = {}
@@ -156,8 +163,6 @@ def simulate(
         WorkloadError: rows that the machine refuses.
         InvariantError: a result that cannot be; names the module.
     """
-    from accelsim.hardware.invariants import check
-
     if engine not in ENGINES:
         raise ConfigError(
             f"unknown engine '{engine}'{did_you_mean(engine, ENGINES)} "
@@ -172,7 +177,7 @@ def simulate(
     order = _order(machine, accelerator.kind, workload, dependencies)
     if recorder is None:
         activity = machine.simulate(workload, accelerator, memory, engine, *order)
-        check(activity, workload)
+        _check(machine, activity, workload)
         return activity
     if machine.record is None:
         known = [kind for kind in accelerator_kinds() if accelerator_of(kind).record is not None]
@@ -181,8 +186,16 @@ def simulate(
             f"{', '.join(known)})"
         )
     activity = machine.record(workload, accelerator, memory, engine, *order, recorder)
-    check(activity, workload)
+    _check(machine, activity, workload)
     return activity
+
+
+def _check(machine: Accelerator, activity: Activity, workload: Workload) -> None:
+    from accelsim.hardware.invariants import check, check_bytes
+
+    check(activity, workload)
+    if machine.exact_reads and machine.decide is None:
+        check_bytes(activity, workload)
 
 
 def _order(

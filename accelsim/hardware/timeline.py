@@ -129,6 +129,10 @@ class Recorder:
         if end > start:
             self._rows.append((track, int(start), int(end), item, self.state(state), 0))
 
+    def add_reads(self, track: int, start: int, end: int, item: int, reads: int) -> None:
+        """Record a span in which a DRAM channel owes the data of ``reads`` bursts."""
+        self._rows.append((track, start, end, item, self.state(BUSY), reads))
+
     def add_rows(self, rows: Ints) -> None:
         """Record spans that have the columns of :attr:`Timeline.spans`."""
         self._blocks.append(rows)

@@ -16,6 +16,7 @@ from accelsim.functional.rivals import RivalWorkload
 from accelsim.hardware import accelerator_of, load_accelerator, simulate
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.config import MemoryConfig
+from accelsim.hardware.timeline import READS, TRACK, Recorder
 from accelsim.traces import synthetic_trace
 from accelsim.workloads import Workload
 
@@ -107,19 +108,47 @@ def test_sorting_is_an_option() -> None:
     assert paid - free == pytest.approx(work.rows * 32 * 5, abs=work.rows * 20)
 
 
-def test_modules_account_for_every_cycle_and_energy_is_complete() -> None:
+@pytest.mark.parametrize("name", ["a3-base", "a3-conservative", "a3-aggressive"])
+def test_books_timeline_and_energy_are_complete(name: str) -> None:
     trace = synthetic_trace(seed=2, head_dim=64, prefill_tokens=24, decode_tokens=2)
-    for name in ("a3-base", "a3-conservative", "a3-aggressive"):
-        machine = load_accelerator(name)
-        decide = accelerator_of("a3").decide
-        assert decide is not None
-        activity = simulate(decide(trace, machine).workload, machine, MEMORY)
-        for module in activity.modules.values():
-            assert module.busy_cycles + sum(module.stall_cycles.values()) == activity.cycles
-        report = evaluate(activity, load(EnergyTable, machine.energy, "energy"), machine)
-        assert not any(
-            w.startswith("energy leaves out") and "dram_refreshes" not in w for w in report.warnings
-        )
+    machine = load_accelerator(name)
+    decide = accelerator_of("a3").decide
+    assert decide is not None
+    work = decide(trace, machine).workload
+    recorder = Recorder()
+    activity = simulate(work, machine, MEMORY, recorder=recorder)
+    assert activity == simulate(work, machine, MEMORY)
+    timeline = recorder.timeline
+    assert set(timeline.tracks[timeline.modules :]) == {"DRAM channel 0", "DRAM channel 1"}
+    for module, spans in timeline.module_activity().items():
+        assert spans.busy_cycles == activity.modules[module].busy_cycles
+        assert spans.stall_cycles == activity.modules[module].stall_cycles
+        assert spans.busy_cycles + sum(spans.stall_cycles.values()) == activity.cycles
+    channels = timeline.spans[timeline.spans[:, TRACK] >= timeline.modules]
+    assert channels[:, READS].sum() == activity.counters["dram_reads"]
+    report = evaluate(activity, load(EnergyTable, machine.energy, "energy"), machine)
+    assert not any(
+        w.startswith("energy leaves out") and "dram_refreshes" not in w for w in report.warnings
+    )
+
+
+def test_operations_and_queues_of_each_module() -> None:
+    activity = run("a3-base", dense(320, 4))
+    counted = {name: module.operations for name, module in activity.modules.items()}
+    assert counted == {
+        "loader": sum(activity.dram_read_bytes.values()),
+        "candidate_selection": 0,
+        "dot_product": activity.counters["qk_macs"],
+        "exponent": activity.counters["exponentials"],
+        "output": activity.counters["pv_macs"],
+    }
+    peaks = {n: m.peak_operations_per_cycle for n, m in activity.modules.items()}
+    assert peaks == {
+        "loader": 64, "candidate_selection": 1, "dot_product": 64, "exponent": 1, "output": 64
+    }  # fmt: skip
+    names = {"queries", "candidates", "scores", "weights", "srams"}
+    assert set(activity.queues) == names
+    assert all((q.depth, q.high_water) == (1, 1) for q in activity.queues.values())
 
 
 def test_approximate_needs_tensors_or_fractions() -> None:

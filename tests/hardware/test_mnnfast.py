@@ -11,6 +11,7 @@ from accelsim.errors import WorkloadError
 from accelsim.hardware import accelerator_of, load_accelerator, simulate
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.config import MemoryConfig
+from accelsim.hardware.timeline import READS, TRACK, Recorder
 from accelsim.traces import synthetic_trace
 from accelsim.workloads import Workload
 
@@ -55,6 +56,54 @@ def test_skipped_values_save_dram_only_if_told_so() -> None:
         for module in activity.modules.values():
             assert module.busy_cycles + sum(module.stall_cycles.values()) == activity.cycles
     assert sizes[False] < sizes[True]
+
+
+def test_rows_whose_values_are_all_skipped_read_one() -> None:
+    trace = synthetic_trace(seed=4, head_dim=64, prefill_tokens=40, decode_tokens=1)
+    decide = accelerator_of("mnnfast").decide
+    assert decide is not None
+    machine = load_accelerator("mnnfast", {"fetch_skipped": False, "threshold": 1.0})
+    work = decide(trace, machine).workload
+    decoded = work["step"] > 0
+    assert (work["values"][decoded] == 1).all()
+    activity = simulate(work, machine, MEMORY)
+    assert activity.dram_read_bytes["value"] > 0
+
+
+@pytest.mark.parametrize("queries", [1, 3, 40])
+def test_the_divider_is_the_last_to_work(queries: int) -> None:
+    activity = run(dense(64, queries), kept_fraction=1.0)
+    division = -(-queries * 64 // 8)
+    modules = activity.modules
+    assert modules["divider"].busy_cycles == division
+    # One chunk: load, compute, divide, one after the other.
+    assert activity.cycles == sum(module.busy_cycles for module in modules.values())
+    assert modules["divider"].stall_cycles == {"no_sums": activity.cycles - division}
+
+
+def test_books_timeline_operations_and_queues() -> None:
+    trace = synthetic_trace(seed=4, head_dim=64, prefill_tokens=100, decode_tokens=2)
+    machine = load_accelerator("mnnfast")
+    decide = accelerator_of("mnnfast").decide
+    assert decide is not None
+    work = decide(trace, machine).workload
+    recorder = Recorder()
+    activity = simulate(work, machine, MEMORY, recorder=recorder)
+    assert activity == simulate(work, machine, MEMORY)
+    timeline = recorder.timeline
+    for module, spans in timeline.module_activity().items():
+        assert spans.busy_cycles == activity.modules[module].busy_cycles
+        assert spans.stall_cycles == activity.modules[module].stall_cycles
+    channels = timeline.spans[timeline.spans[:, TRACK] >= timeline.modules]
+    assert channels[:, READS].sum() == activity.counters["dram_reads"]
+    counters = activity.counters
+    assert {name: module.operations for name, module in activity.modules.items()} == {
+        "loader": sum(activity.dram_read_bytes.values()),
+        "compute": counters["qk_macs"] + counters["pv_macs"],
+        "divider": counters["divisions"],
+    }
+    assert {name: q.depth for name, q in activity.queues.items()} == {"chunks": 1, "sums": 1}
+    assert activity.queues["chunks"].high_water == 1
 
 
 def test_needs_tensors_or_a_fraction() -> None:

@@ -175,7 +175,7 @@ def test_command_line(source: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--timeline", "t.txt"], "expected a name that ends in .json"),
         (["--timeline", "no/such/t.json"], "cannot be written"),
         (["--timeline-window", "0:10"], "needs --timeline"),
-        (["--timeline", "t.json", "--accelerator", "mnnfast"], "records no timeline"),
+        (["--timeline", "t.json", "--accelerator", "spatten-e2e"], "records no timeline"),
     ],
 )
 def test_bad_input(

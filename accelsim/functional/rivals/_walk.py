@@ -102,13 +102,15 @@ def walk(trace: AttentionTrace, attend: Attend, bits: int, fetch_values: str) ->
             sums[layer] += got.sums
             used[layer] += (got.scored.sum(), got.used.sum())
             for kv_head in range(trace.num_kv_heads):
+                # A row reads something: where all weights are small, one value.
+                fetched = max(int(got.used_values[kv_head]), 1)
                 row = {
                     "step": step,
                     "layer": layer,
                     "head": kv_head,
                     "context_tokens": context,
                     "keys": context,
-                    "values": context if fetch_values == "all" else got.used_values[kv_head],
+                    "values": context if fetch_values == "all" else fetched,
                     "key_bits": bits,
                     "value_bits": bits,
                     # No machine here has a top-k engine.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from accelsim.errors import SimulationError
 from accelsim.hardware.activity import Activity
+from accelsim.hardware.blocks.matrix_fetcher import bytes_per_cycle
 from accelsim.hardware.config import MemoryConfig
 from accelsim.hardware.memories._channel import (
     ACT,
@@ -35,6 +36,7 @@ from accelsim.hardware.memories._channel import (
     new_channels,
 )
 from accelsim.hardware.memories._timing import Organisation, organisation, ticks_per_1024_cycles
+from accelsim.hardware.timeline import NO_ITEM, Recorder
 from accelsim.jit import kernel
 
 _TICKS_PER_READ = 2000
@@ -42,17 +44,41 @@ _TICKS_PER_READ = 2000
 
 
 class BulkReads:
-    """The memory of one machine, and what has been read from it."""
+    """The memory of one machine, and what has been read from it.
 
-    def __init__(self, channels: int, memory: MemoryConfig, frequency_hz: float) -> None:
+    Args:
+        channels: over which consecutive bursts are spread.
+        memory: of each of them.
+        frequency_hz: core clock.
+        recorder: takes what the channels do, if given.
+
+    Attributes:
+        atom: bytes of a burst.
+        peak_bytes_per_cycle: of all channels at their nominal rate.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        memory: MemoryConfig,
+        frequency_hz: float,
+        recorder: Recorder | None = None,
+    ) -> None:
         self.channels = channels
+        self._recorder = recorder
+        self._tracks: list[int] = []
+        self.peak_bytes_per_cycle = bytes_per_cycle(memory, channels, frequency_hz)
         self._rate = ticks_per_1024_cycles(memory, frequency_hz)
         self.atom = memory.transaction_bytes
         self._org = organisation(memory)
         self._state = new_channels(channels, self._org)
 
-    def read(self, address: int, size: int, start: int) -> tuple[int, int]:
+    def read(self, address: int, size: int, start: int, item: int = NO_ITEM) -> tuple[int, int]:
         """Read ``size`` bytes from byte ``address`` on, not before cycle ``start``.
+
+        Args:
+            address, size, start: what, and when; no earlier than the end of the read before.
+            item: what is read, for the timeline.
 
         Returns:
             The cycle in which the last response is there, and the bytes moved (whole bursts).
@@ -63,6 +89,9 @@ class BulkReads:
         if size < 1:
             return start, 0
         first, last = address // self.atom, (address + size - 1) // self.atom
+        if self._recorder is not None and not self._tracks:
+            # All modules have their tracks by now.
+            self._tracks = [self._recorder.channel(c) for c in range(self.channels)]
         begin = start * self._rate >> 10
         end = begin
         for channel in range(self.channels):
@@ -80,6 +109,9 @@ class BulkReads:
                     f"memory: {count} reads of channel {channel} do not end; check the timing table"
                 )
             end = max(end, finished)
+            if self._recorder is not None:
+                until = -(-(finished << 10) // self._rate)
+                self._recorder.add_reads(self._tracks[channel], start, until, item, count)
         return -(-(end << 10) // self._rate), int(last - first + 1) * self.atom
 
     def count(self, activity: Activity) -> None:

@@ -6,27 +6,30 @@ selection, exponent, output. Section numbers are the paper's. See docs/accelerat
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-import simpy
-from numpy.typing import NDArray
 from pydantic import Field
 
 from accelsim.errors import WorkloadError
-from accelsim.functional.rivals import RivalWorkload, undecided
 from accelsim.hardware._registry import Accelerator
-from accelsim.hardware.activity import Activity
+from accelsim.hardware.blocks.loader import Load, Loader, Read
+from accelsim.hardware.blocks.output_writer import OutputWriter
+from accelsim.hardware.blocks.stage import Stage
 from accelsim.hardware.config import AcceleratorConfig, Cycles, MemoryConfig, PositiveInt
-from accelsim.hardware.simulation import Module, Stream
-from accelsim.workloads import Workload
+from accelsim.hardware.machines._without_tensors import assumed_queries, one_key
+from accelsim.hardware.simulation import Dataflow, Item
 
 if TYPE_CHECKING:
     from accelsim.functional import PolicyRun
-    from accelsim.functional.rivals import A3Rule
-    from accelsim.hardware.simulation._module import Process
+    from accelsim.functional.rivals import A3Rule, RivalWorkload
+    from accelsim.hardware.activity import Activity
+    from accelsim.hardware.simulation import Wire
+    from accelsim.hardware.timeline import Recorder
     from accelsim.traces import AttentionTrace
+    from accelsim.workloads import Workload
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
@@ -101,221 +104,204 @@ class A3Config(AcceleratorConfig):
         )
 
 
-@dataclass
-class _Query:
-    """One query on its way.
+@dataclass(frozen=True, slots=True)
+class _Query(Item):
+    """One query on its way, with the rows of the key matrix that each module works on.
 
     Attributes:
-        row: of the workload.
-        last: whether it is the last of its row.
-        select: cycles in candidate selection.
-        dot: cycles in the dot product, without the module's overhead.
-        exponent: likewise in the exponent module.
-        output: likewise in the output module.
+        iterations: of the greedy candidate selection (M); 0 in base A3.
+        scanned: rows whose greedy scores are scanned, those that the query may see.
+        candidates: rows with an exact score (C).
+        kept: rows with a weight (K).
     """
 
-    row: int
-    last: bool
-    select: int
-    dot: int
-    exponent: int
-    output: int
+    iterations: int
+    scanned: int
+    candidates: int
+    kept: int
 
 
 class _A3:
-    """One run."""
+    """The block diagram (A3, §III-A and §V), and its counts."""
 
-    def __init__(self, workload: RivalWorkload, config: A3Config, memory: MemoryConfig) -> None:
-        from accelsim.hardware.blocks.bulk_reads import BulkReads, matrix_slots
+    def __init__(
+        self,
+        workload: RivalWorkload,
+        config: A3Config,
+        memory: MemoryConfig,
+        recorder: Recorder | None,
+    ) -> None:
+        from accelsim.hardware.blocks.bulk_reads import matrix_slots
 
         self.workload, self.config = workload, config
-        self.env = simpy.Environment()
-        self.dram = BulkReads(config.channels, memory, config.frequency_hz)
-        bits = 2 * config.element_bits + (config.sorted_entry_bits if config.iterations else 0)
+        self.approximate = config.iterations is not None
+        self.row_bytes = -(-workload.head_dim * config.element_bits // 8)
+        self.sorted_bytes = 0
+        if self.approximate:
+            self.sorted_bytes = -(-workload.head_dim * config.sorted_entry_bits // 8)
+        bits = 2 * config.element_bits + (config.sorted_entry_bits if self.approximate else 0)
         self.slots = matrix_slots(workload.columns, -(-workload.head_dim * bits // 8))
-        names = ["loader", "candidate_selection", "dot_product", "exponent", "output"]
-        self.modules = {name: Module(self.env, name) for name in names}
-        # One query in each module; what a module has finished waits in its output registers.
-        self.streams = {name: Stream(self.env, 1) for name in names[:-1]}
-        self.free = [self.env.event() for _ in range(workload.rows)]
-        self.bytes = dict.fromkeys(("query", "key_msb", "key_lsb", "value"), 0)
-        self.first = np.concatenate([[0], np.cumsum(workload["queries"].astype(np.int64))])
-        self.completions = [0] * workload.rows
+        self.wire(memory, recorder)
+
+    def wire(self, memory: MemoryConfig, recorder: Recorder | None) -> None:
+        """Connect the blocks."""
+        from accelsim.hardware.blocks.bulk_reads import BulkReads
+
+        config, dim = self.config, self.workload.head_dim
+        fill, more, scan = config.selection_fill, config.module_overhead, config.scan_width
+        self.flow = flow = Dataflow(self.workload, config.frequency_hz, recorder)
+        queries, candidates = flow.queue("queries"), flow.queue("candidates")
+        scores, weights = flow.queue("scores"), flow.queue("weights")
+        # K, V and sorted K of one head; not doubled.
+        srams = flow.queue("srams", 1, "heads")
+        dram = BulkReads(config.channels, memory, config.frequency_hz, recorder)
+        self.loader = Loader(flow, "loader", self.orders(), dram, queries, srams)
+        self.writer = OutputWriter(
+            self.workload.rows, dim, dram.atom, lambda query: 1, config.transfers
+        )
+        Stage[_Query](
+            flow,
+            "candidate_selection",
+            queries,
+            candidates,
+            cycles=lambda q: fill + q.iterations if self.approximate else 0,
+            operations=lambda q: q.iterations,
+            peak=1,
+        )
+        # Row numbers leave a scan one a cycle, at `scan` registers a cycle.
+        Stage[_Query](
+            flow,
+            "dot_product",
+            candidates,
+            scores,
+            cycles=lambda q: max(q.candidates, -(-q.scanned // scan)) + more,
+            operations=lambda q: q.candidates * dim,
+            peak=config.multipliers,
+        )
+        Stage[_Query](
+            flow,
+            "exponent",
+            scores,
+            weights,
+            cycles=lambda q: max(q.kept, -(-q.candidates // scan)) + more,
+            operations=lambda q: q.kept,
+            peak=1,
+        )
+        Stage[_Query](
+            flow,
+            "output",
+            weights,
+            cycles=lambda q: q.kept + more,
+            operations=lambda q: q.kept * dim,
+            peak=config.multipliers,
+            writer=self.writer,
+            releases=srams,
+        )
+
+    def orders(self) -> Iterator[Load]:
+        """A head's matrices, then its queries one by one."""
+        config, work = self.config, self.workload
+        at = 0
+        for row in range(work.rows):
+            keys, base = int(work["keys"][row]), int(self.slots[row])
+            rows = min(keys, config.capacity_rows)
+            key_bytes = rows * (self.row_bytes + self.sorted_bytes)
+            matrices = (
+                Read("key_msb", base, key_bytes),
+                Read("value", base + key_bytes, rows * self.row_bytes),
+            )
+            yield Load(row, matrices if config.transfers else (), None, True, self.sorting(keys))
+            for query in self.queries(row, at):
+                reads: list[Read] = []
+                if config.transfers:
+                    reads = [Read("query", 0, self.row_bytes), *self.overflow(query, keys, base)]
+                yield Load(row, tuple(reads), query)
+            at += int(work["queries"][row])
+
+    def sorting(self, keys: int) -> int:
+        """Cycles of the sorter of the key columns."""
+        rate = self.config.sort_comparisons_per_cycle
+        if not self.approximate or rate is None:
+            return 0
+        return int(np.ceil(keys * np.log2(max(keys, 2)) * self.workload.head_dim / rate))
+
+    def overflow(self, query: _Query, keys: int, base: int) -> Iterator[Read]:
+        """Rows that the SRAMs do not hold come from DRAM for every query (§III-C)."""
+        if keys > self.config.capacity_rows:
+            share = max(query.scanned - self.config.capacity_rows, 0) / query.scanned
+            for tensor, used in (("key_msb", query.candidates), ("value", query.kept)):
+                yield Read(tensor, base, int(np.ceil(share * used)) * self.row_bytes)
+
+    def queries(self, row: int, at: int) -> Iterator[_Query]:
+        """Queries of a row; the first of them is number ``at`` of the workload."""
+        counts, size = self.workload.counts, int(self.workload["queries"][row])
+        columns = [
+            counts[name][at : at + size].tolist()
+            for name in ("iterations", "visible", "candidates", "kept")
+        ]
+        for number, work in enumerate(zip(*columns, strict=True)):
+            yield _Query(row, number == size - 1, *work)
 
     def run(self) -> Activity:
-        """Simulate to the last output."""
-        self.env.process(self.load())
-        self.env.process(self.serve("candidate_selection", "loader", "select", 0))
-        overhead = self.config.module_overhead
-        self.env.process(self.serve("dot_product", "candidate_selection", "dot", overhead))
-        self.env.process(self.serve("exponent", "dot_product", "exponent", overhead))
-        last = self.serve("output", "exponent", "output", overhead)
-        self.env.run(until=self.env.process(last))
-        return self._activity(int(self.env.now))
-
-    # -- modules ----------------------------------------------------------------------------
-
-    def load(self) -> Process:
-        """Copy a head's matrices on chip, then feed its queries; the SRAMs are not doubled."""
-        module, config = self.modules["loader"], self.config
-        for row in range(self.workload.rows):
-            if row:
-                yield from module.wait(self.free[row - 1], "sram_in_use")
-            keys = int(self.workload["keys"][row])
-            if config.transfers:
-                yield from self._copy_in(row, min(keys, config.capacity_rows))
-            if config.iterations and config.sort_comparisons_per_cycle:
-                work = keys * np.log2(max(keys, 2)) * self.workload.head_dim
-                yield from module.busy(int(np.ceil(work / config.sort_comparisons_per_cycle)))
-            for at in range(self.first[row], self.first[row + 1]):
-                if config.transfers:
-                    yield from self._read("query", 0, self._row_bytes(config.element_bits))
-                    yield from self._overflow(row, at, keys - config.capacity_rows)
-                query = self._query(row, at)
-                yield from module.give(self.streams["loader"], query, "pipeline_full")
-
-    def serve(self, name: str, source: str, field: str, overhead: int) -> Process:
-        """One module: take a query, work on its rows, hand it on."""
-        module = self.modules[name]
-        for _ in range(self.first[-1]):
-            query = yield from module.take(self.streams[source], f"no_{source}")
-            cycles = getattr(query, field)
-            yield from module.busy(cycles + overhead if cycles else 0)
-            if name == "output":
-                self.completions[query.row] = int(self.env.now)
-                if query.last:
-                    self.free[query.row].succeed()
-            else:
-                yield from module.give(self.streams[name], query, "next_module_busy")
-
-    def _query(self, row: int, at: int) -> _Query:
-        counts, config = self.workload.counts, self.config
-        iterations, scored, kept = (
-            int(counts[name][at]) for name in ("iterations", "candidates", "kept")
-        )
-        last = at + 1 == self.first[row + 1]
-        if not config.iterations:
-            return _Query(row, last, 0, scored, scored, scored)
-        # Row numbers leave the scan one a cycle, at 16 registers a cycle; likewise after the dot
-        # product.
-        scan = -(-int(counts["visible"][at]) // config.scan_width)
-        compare = -(-scored // config.scan_width)
-        return _Query(
-            row,
-            last,
-            config.selection_fill + iterations,
-            max(scored, scan),
-            max(kept, compare),
-            kept,
-        )
-
-    # -- memory -----------------------------------------------------------------------------
-
-    def _row_bytes(self, bits: int) -> int:
-        return -(-self.workload.head_dim * bits // 8)
-
-    def _copy_in(self, row: int, rows: int) -> Process:
-        address = int(self.slots[row])
-        size = rows * self._row_bytes(self.config.element_bits)
-        sorted_size = 0
-        if self.config.iterations:
-            sorted_size = rows * self._row_bytes(self.config.sorted_entry_bits)
-        yield from self._read("key_msb", address, size + sorted_size)
-        yield from self._read("value", address + size + sorted_size, size)
-
-    def _overflow(self, row: int, at: int, beyond: int) -> Process:
-        """Rows that the SRAMs do not hold come from DRAM for every query (§III-C)."""
-        if beyond <= 0:
-            return
-        counts = self.workload.counts
-        visible = int(counts["visible"][at])
-        share = max(visible - self.config.capacity_rows, 0) / visible
-        for tensor, name in (("key_msb", "candidates"), ("value", "kept")):
-            rows = int(np.ceil(share * int(counts[name][at])))
-            size = rows * self._row_bytes(self.config.element_bits)
-            yield from self._read(tensor, int(self.slots[row]), size)
-
-    def _read(self, tensor: str, address: int, size: int) -> Process:
-        end, moved = self.dram.read(address, size, int(self.env.now))
-        self.bytes[tensor] += moved
-        yield from self.modules["loader"].busy_until(end)
-
-    # -- results ----------------------------------------------------------------------------
-
-    def _activity(self, total: int) -> Activity:
-        config, counts, dim = self.config, self.workload.counts, self.workload.head_dim
-        activity = Activity(total, config.frequency_hz, dict(self.bytes))
+        """Simulate to the last output, and count."""
+        activity = self.flow.run()
+        counts, dim = self.workload.counts, self.workload.head_dim
         scored, kept = int(counts["candidates"].sum()), int(counts["kept"].sum())
-        row_bytes = self._row_bytes(config.element_bits)
-        loaded = int(np.minimum(self.workload["keys"], config.capacity_rows).sum())
+        loaded = int(np.minimum(self.workload["keys"], self.config.capacity_rows).sum())
         work = {
             "qk_macs": scored * dim,
             "pv_macs": kept * dim,
             "exponentials": kept,
             "divisions": kept,
-            "key_sram_write_bytes": loaded * row_bytes,
-            "key_sram_read_bytes": scored * row_bytes,
-            "value_sram_write_bytes": loaded * row_bytes,
-            "value_sram_read_bytes": kept * row_bytes,
+            "key_sram_write_bytes": loaded * self.row_bytes,
+            "key_sram_read_bytes": scored * self.row_bytes,
+            "value_sram_write_bytes": loaded * self.row_bytes,
+            "value_sram_read_bytes": kept * self.row_bytes,
         }
-        if config.iterations:
+        if self.approximate:
             iterations = int(counts["iterations"].sum())
-            queries = int(self.first[-1])
             work |= {
                 "candidate_iterations": iterations,
                 "score_comparisons": scored,
-                "sorted_key_reads": 2 * iterations + 8 * dim * queries,
+                "sorted_key_reads": 2 * iterations + 8 * dim * len(counts["kept"]),
                 "sorted_key_writes": loaded * dim,
             }
         for name, amount in work.items():
             activity.count(name, amount)
-        self.dram.count(activity)
-        if config.transfers:
-            _count_output(activity, int(self.first[-1]), dim, self.dram.atom)
-        activity.modules = {name: m.finish(total) for name, m in self.modules.items()}
-        activity.completion_cycles = self.completions
+        self.loader.count(activity)
+        self.writer.count(activity)
         return activity
 
 
-def _count_output(activity: Activity, queries: int, dim: int, atom: int) -> None:
-    """Attention outputs leave at 12 bit, as SpAtten's do; their time is hidden."""
-    activity.dram_write_bytes = -(-(queries * dim * 12 // 8) // atom) * atom
-    activity.count("dram_writes", activity.dram_write_bytes // atom)
-
-
-def _decided(workload: Workload, config: A3Config) -> RivalWorkload:
-    """Give a workload without tensors its counts: exact for base A3, else the assumed fractions."""
-    if isinstance(workload, RivalWorkload):
-        return workload
-    undecided(workload, "A3")
-    fractions: tuple[float | None, float | None] = (1.0, 1.0)
-    if config.iterations:
-        fractions = (config.candidate_fraction, config.kept_fraction)
-    if fractions[0] is None or fractions[1] is None:
-        raise WorkloadError(
-            f"workload '{workload.name}': approximate A3 decides on real tensors; expected a "
-            "trace, or candidate_fraction and kept_fraction set"
-        )
-    queries = workload["queries"].astype(np.int64)
-    visible = np.repeat(np.rint(workload["query_keys"] / queries).astype(np.int64), queries)
-    candidates = np.maximum(1, np.rint(visible * fractions[0])).astype(np.int64)
-    kept = np.maximum(1, np.rint(visible * fractions[1])).astype(np.int64)
-    counts: dict[str, NDArray[np.int64]] = {
-        "visible": visible,
-        "iterations": config.rule().budget(visible),
-        "candidates": candidates,
-        "kept": np.minimum(kept, candidates),
-    }
-    return RivalWorkload(workload.columns, workload.head_dim, workload.name, counts=counts)
-
-
-def _simulate(workload: Workload, config: A3Config, memory: MemoryConfig, engine: str) -> Activity:
+def _machine(
+    workload: Workload, config: A3Config, memory: MemoryConfig, recorder: Recorder | None = None
+) -> _A3:
     if workload.head_dim > config.multipliers:
         raise WorkloadError(
             f"workload '{workload.name}': head_dim {workload.head_dim} is wider than the "
             f"{config.multipliers} multipliers of a module, which take one row a cycle"
         )
-    return _A3(_decided(workload, config), config, memory).run()
+    fractions: tuple[float | None, float | None] = (1.0, 1.0)
+    if config.iterations:
+        fractions = (config.candidate_fraction, config.kept_fraction)
+    decided = assumed_queries(workload, *fractions, config.rule().budget)
+    return _A3(decided, config, memory, recorder)
+
+
+def _simulate(
+    workload: Workload,
+    config: A3Config,
+    memory: MemoryConfig,
+    engine: str,
+    recorder: Recorder | None = None,
+) -> Activity:
+    return _machine(workload, config, memory, recorder).run()
+
+
+def _wiring(config: A3Config, memory: MemoryConfig) -> list[Wire]:
+    """The arrows of the block diagram."""
+    nothing = one_key(config.multipliers, visible=1, iterations=1, candidates=1, kept=1)
+    return _machine(nothing, config, memory).flow.wiring()
 
 
 def _decide(trace: AttentionTrace, config: A3Config) -> PolicyRun:
@@ -324,5 +310,5 @@ def _decide(trace: AttentionTrace, config: A3Config) -> PolicyRun:
     return run_a3(trace, config.rule())
 
 
-ACCELERATOR = Accelerator(A3Config, _simulate, _decide)
+ACCELERATOR = Accelerator(A3Config, _simulate, _decide, record=_simulate, wiring=_wiring)
 """See :class:`accelsim.hardware.Accelerator`."""

@@ -1,30 +1,35 @@
 """MNNFast (Jang et al., ISCA 2019) as an attention machine: column-wise streaming, zero-skipping.
 
-Blocks: loader (chunks of K and V from DRAM, one ahead), compute (one array of multipliers: inner
-products, exponentials, weighted sum of the values that are not skipped), divider (one division per
-output element, once per query). See docs/accelerators/mnnfast.md.
+Blocks: loader (chunks of K and V from DRAM, ahead of the array), compute (one array of multipliers:
+inner products, exponentials, weighted sum of the values that are not skipped), divider (one
+division per output element, once per query). See docs/accelerators/mnnfast.md.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-import simpy
 from pydantic import Field
 
-from accelsim.errors import WorkloadError
-from accelsim.functional.rivals import RivalWorkload, undecided
 from accelsim.hardware._registry import Accelerator
-from accelsim.hardware.activity import Activity
+from accelsim.hardware.blocks.loader import Load, Loader, Read
+from accelsim.hardware.blocks.output_writer import OutputWriter
+from accelsim.hardware.blocks.stage import Stage
 from accelsim.hardware.config import AcceleratorConfig, Cycles, MemoryConfig, PositiveInt
-from accelsim.hardware.simulation import Module, Stream
-from accelsim.workloads import Workload
+from accelsim.hardware.machines._without_tensors import assumed_chunks, one_key
+from accelsim.hardware.simulation import Dataflow, Item
 
 if TYPE_CHECKING:
     from accelsim.functional import PolicyRun
-    from accelsim.hardware.simulation._module import Process
+    from accelsim.functional.rivals import RivalWorkload
+    from accelsim.hardware.activity import Activity
+    from accelsim.hardware.simulation import Wire
+    from accelsim.hardware.timeline import Recorder
     from accelsim.traces import AttentionTrace
+    from accelsim.workloads import Workload
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -64,136 +69,140 @@ class MnnFastConfig(AcceleratorConfig):
 
     @property
     def buffer_bytes(self) -> float:
-        """Two chunks each of keys and values, 64 elements wide."""
-        return 4 * self.chunk_rows * 64 * self.element_bits / 8
+        """Chunks of keys and of values, 64 elements wide: at work, waiting, arriving."""
+        return 6 * self.chunk_rows * 64 * self.element_bits / 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk(Item):
+    """A chunk of keys and values, for all queries of a row; or, behind the array, their sums.
+
+    Attributes:
+        scored: inner products, over the queries.
+        kept: values that are not skipped, likewise.
+        queries: of the row.
+    """
+
+    scored: int
+    kept: int
+    queries: int
 
 
 class _MnnFast:
-    """One run."""
+    """The block diagram, and its counts."""
 
     def __init__(
-        self, workload: RivalWorkload, config: MnnFastConfig, memory: MemoryConfig
+        self,
+        workload: RivalWorkload,
+        config: MnnFastConfig,
+        memory: MemoryConfig,
+        recorder: Recorder | None,
     ) -> None:
-        from accelsim.hardware.blocks.bulk_reads import BulkReads, matrix_slots
+        from accelsim.hardware.blocks.bulk_reads import matrix_slots
 
         self.workload, self.config = workload, config
-        self.env = simpy.Environment()
-        self.dram = BulkReads(config.channels, memory, config.frequency_hz)
         self.row_bytes = -(-workload.head_dim * config.element_bits // 8)
         self.slots = matrix_slots(workload.columns, 2 * self.row_bytes)
-        self.modules = {n: Module(self.env, n) for n in ("loader", "compute", "divider")}
-        self.chunks, self.sums = Stream(self.env, 1), Stream(self.env, 1)
-        chunks = -(-workload["keys"].astype(np.int64) // config.chunk_rows)
-        self.first = np.concatenate([[0], np.cumsum(chunks)])
-        self.bytes = dict.fromkeys(("query", "key_msb", "key_lsb", "value"), 0)
-        self.completions = [0] * workload.rows
+        self.wire(memory, recorder)
 
-    def run(self) -> Activity:
-        """Simulate to the last division."""
-        self.env.process(self.load())
-        self.env.process(self.compute())
-        self.env.run(until=self.env.process(self.divide()))
-        return self._activity(int(self.env.now))
+    def wire(self, memory: MemoryConfig, recorder: Recorder | None) -> None:
+        """Connect the blocks."""
+        from accelsim.hardware.blocks.bulk_reads import BulkReads
 
-    def load(self) -> Process:
-        """Fetch queries, then chunk after chunk; the next one while this one is computed."""
-        module, work, rows = self.modules["loader"], self.workload, self.config.chunk_rows
-        for row in range(work.rows):
-            yield from self._read("query", 0, int(work["queries"][row]) * self.row_bytes)
-            keys, values = int(work["keys"][row]), int(work["values"][row])
-            base = int(self.slots[row])
-            for at in range(self.first[row], self.first[row + 1]):
-                start = (at - self.first[row]) * rows
-                size = min(rows, keys - start) * self.row_bytes
-                yield from self._read("key_msb", base + start * self.row_bytes, size)
-                # Where skipped values stay in DRAM, the used ones are spread over the chunks.
-                fetched = size if self.config.fetch_skipped else -(-size * values // keys)
-                address = base + (keys + start) * self.row_bytes
-                yield from self._read("value", address, fetched)
-                yield from module.give(self.chunks, at, "chunk_buffers_full")
+        config, dim = self.config, self.workload.head_dim
+        self.flow = flow = Dataflow(self.workload, config.frequency_hz, recorder)
+        chunks, sums = flow.queue("chunks"), flow.queue("sums", 1, "rows")
+        dram = BulkReads(config.channels, memory, config.frequency_hz, recorder)
+        self.loader = Loader(
+            flow, "loader", self.orders(), dram, chunks, blocked="chunk_buffers_full"
+        )
+        self.writer = OutputWriter(self.workload.rows, dim, dram.atom, lambda c: c.queries)
+        Stage[_Chunk](
+            flow,
+            "compute",
+            chunks,
+            sums,
+            cycles=self.compute_cycles,
+            operations=lambda c: (c.scored + c.kept) * dim,
+            peak=config.multipliers,
+            forward=lambda c: c if c.last else None,
+            starved="awaiting_chunk",
+            blocked="divider_busy",
+        )
+        Stage[_Chunk](
+            flow,
+            "divider",
+            sums,
+            cycles=lambda c: -(-c.queries * dim // config.divisions_per_cycle),
+            operations=lambda c: c.queries * dim,
+            peak=config.divisions_per_cycle,
+            writer=self.writer,
+            starved="no_sums",
+        )
 
-    def compute(self) -> Process:
-        """All queries of a head against one chunk, then the next chunk."""
-        module, counts = self.modules["compute"], self.workload.counts
+    def compute_cycles(self, chunk: _Chunk) -> int:
+        """All queries of a row against one chunk."""
         # A vector narrower than 64 takes 64 multipliers all the same, as in A3 and SpAtten.
         lanes = self.config.multipliers / max(self.workload.head_dim, 64)
-        for row in range(self.workload.rows):
-            for _ in range(self.first[row], self.first[row + 1]):
-                at = yield from module.take(self.chunks, "awaiting_chunk")
-                scored, kept = int(counts["scored"][at]), int(counts["kept"][at])
-                vectors = scored + kept if self.config.sharing == "shared" else 2 * scored
-                yield from module.busy(int(np.ceil(vectors / lanes)) + self.config.pipeline_latency)
-            yield from module.give(self.sums, row, "divider_busy")
+        shared = self.config.sharing == "shared"
+        vectors = chunk.scored + chunk.kept if shared else 2 * chunk.scored
+        return int(np.ceil(vectors / lanes)) + self.config.pipeline_latency
 
-    def divide(self) -> Process:
-        """Divide each output element by the sum of exponentials, once per query."""
-        module = self.modules["divider"]
-        for row in range(self.workload.rows):
-            yield from module.take(self.sums, "no_sums")
-            elements = int(self.workload["queries"][row]) * self.workload.head_dim
-            yield from module.busy(-(-elements // self.config.divisions_per_cycle))
-            self.completions[row] = int(self.env.now)
+    def orders(self) -> Iterator[Load]:
+        """The queries of a row, then its chunks; the next is read while this one is computed."""
+        work, size = self.workload, self.row_bytes
+        counts = zip(work.counts["scored"].tolist(), work.counts["kept"].tolist(), strict=True)
+        for row in range(work.rows):
+            queries, keys, values = (int(work[n][row]) for n in ("queries", "keys", "values"))
+            base = int(self.slots[row])
+            yield Load(row, (Read("query", 0, queries * size),))
+            for start in range(0, keys, self.config.chunk_rows):
+                key_bytes = min(self.config.chunk_rows, keys - start) * size
+                # Where skipped values stay in DRAM, the used ones are spread over the chunks.
+                spread = -(-key_bytes * values // keys)
+                value_bytes = key_bytes if self.config.fetch_skipped else spread
+                reads = (
+                    Read("key_msb", base + start * size, key_bytes),
+                    Read("value", base + (keys + start) * size, value_bytes),
+                )
+                last = start + self.config.chunk_rows >= keys
+                yield Load(row, reads, _Chunk(row, last, *next(counts), queries))
 
-    def _read(self, tensor: str, address: int, size: int) -> Process:
-        end, moved = self.dram.read(address, size, int(self.env.now))
-        self.bytes[tensor] += moved
-        yield from self.modules["loader"].busy_until(end)
-
-    def _activity(self, total: int) -> Activity:
+    def run(self) -> Activity:
+        """Simulate to the last division, and count."""
+        activity = self.flow.run()
         work, dim = self.workload, self.workload.head_dim
-        activity = Activity(total, self.config.frequency_hz, dict(self.bytes))
         scored, kept = int(work.counts["scored"].sum()), int(work.counts["kept"].sum())
-        queries = int(work["queries"].sum())
         for name, amount in {
             "qk_macs": scored * dim,
             "pv_macs": kept * dim,
             "exponentials": scored,
             "score_comparisons": scored,
-            "divisions": queries * dim,
-            "key_sram_write_bytes": self.bytes["key_msb"],
-            "value_sram_write_bytes": self.bytes["value"],
+            "divisions": int(work["queries"].sum()) * dim,
+            "key_sram_write_bytes": self.loader.bytes["key_msb"],
+            "value_sram_write_bytes": self.loader.bytes["value"],
             "key_sram_read_bytes": scored * self.row_bytes,
             "value_sram_read_bytes": kept * self.row_bytes,
         }.items():
             activity.count(name, amount)
-        self.dram.count(activity)
-        # Outputs leave at 12 bit, as SpAtten's do; their time is hidden.
-        atom = self.dram.atom
-        activity.dram_write_bytes = -(-(queries * dim * 12 // 8) // atom) * atom
-        activity.count("dram_writes", activity.dram_write_bytes // atom)
-        activity.modules = {name: m.finish(total) for name, m in self.modules.items()}
-        activity.completion_cycles = self.completions
+        self.loader.count(activity)
+        self.writer.count(activity)
         return activity
 
 
-def _decided(workload: Workload, config: MnnFastConfig) -> RivalWorkload:
-    """Give a workload without tensors its counts, by the assumed fraction."""
-    if isinstance(workload, RivalWorkload):
-        return workload
-    undecided(workload, "MNNFast")
-    if config.kept_fraction is None:
-        raise WorkloadError(
-            f"workload '{workload.name}': MNNFast skips by real probabilities; expected a trace, "
-            "or kept_fraction set"
-        )
-    scored: list[int] = []
-    for keys, total in zip(workload["keys"], workload["query_keys"], strict=True):
-        edges = np.minimum(np.arange(0, keys + config.chunk_rows, config.chunk_rows), keys)
-        scored += np.diff(np.rint(edges * (total / keys)).astype(np.int64)).tolist()
-    counts = np.array(scored, dtype=np.int64)
-    kept = np.rint(counts * config.kept_fraction).astype(np.int64)
-    return RivalWorkload(
-        workload.columns,
-        workload.head_dim,
-        workload.name,
-        counts={"scored": counts, "kept": kept},
-    )
-
-
 def _simulate(
-    workload: Workload, config: MnnFastConfig, memory: MemoryConfig, engine: str
+    workload: Workload,
+    config: MnnFastConfig,
+    memory: MemoryConfig,
+    engine: str,
+    recorder: Recorder | None = None,
 ) -> Activity:
-    return _MnnFast(_decided(workload, config), config, memory).run()
+    decided = assumed_chunks(workload, config.kept_fraction, config.chunk_rows)
+    return _MnnFast(decided, config, memory, recorder).run()
+
+
+def _wiring(config: MnnFastConfig, memory: MemoryConfig) -> list[Wire]:
+    return _MnnFast(one_key(64, scored=1, kept=1), config, memory, None).flow.wiring()
 
 
 def _decide(trace: AttentionTrace, config: MnnFastConfig) -> PolicyRun:
@@ -205,5 +214,5 @@ def _decide(trace: AttentionTrace, config: MnnFastConfig) -> PolicyRun:
     return run_mnnfast(trace, rule)
 
 
-ACCELERATOR = Accelerator(MnnFastConfig, _simulate, _decide)
+ACCELERATOR = Accelerator(MnnFastConfig, _simulate, _decide, record=_simulate, wiring=_wiring)
 """See :class:`accelsim.hardware.Accelerator`."""

@@ -25,5 +25,12 @@ def _simulate(
     return simulate(workload, config, memory, recorder)
 
 
-ACCELERATOR = Accelerator(SpattenConfig, _simulate, engines=("event", "cycle"), record=_simulate)
+ACCELERATOR = Accelerator(
+    SpattenConfig,
+    _simulate,
+    engines=("event", "cycle"),
+    record=_simulate,
+    # Vectors are rounded up, and their indexes are those of a table (sections 2.5 and 6.2).
+    exact_reads=False,
+)
 """See :class:`accelsim.hardware.Accelerator`."""

@@ -1,5 +1,29 @@
-"""The words hardware blocks are written in: Module, Stream, Milestone, stalls by reason."""
+"""The words hardware blocks are written in.
 
-from accelsim.hardware.simulation._module import Follower, Milestone, Module, Stream
+Module, Stream and Milestone for engines that are written by hand; Dataflow, Block, Queue and Item
+for machines that are a wiring of blocks.
+"""
 
-__all__ = ["Follower", "Milestone", "Module", "Stream"]
+from accelsim.hardware.simulation._dataflow import Block, Dataflow, Item, Queue, Wire
+from accelsim.hardware.simulation._module import (
+    Follower,
+    Milestone,
+    Module,
+    Pause,
+    Process,
+    Stream,
+)
+
+__all__ = [
+    "Block",
+    "Dataflow",
+    "Follower",
+    "Item",
+    "Milestone",
+    "Module",
+    "Pause",
+    "Process",
+    "Queue",
+    "Stream",
+    "Wire",
+]

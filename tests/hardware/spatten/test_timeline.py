@@ -179,9 +179,7 @@ def test_a_window_after_the_end() -> None:
 
 
 def test_kinds_without_a_timeline_say_so() -> None:
-    machine = load_accelerator("a3-base")
+    machine = load_accelerator("spatten-e2e")
     memory = load(MemoryConfig, machine.memory, "memories")
-    with pytest.raises(
-        ConfigError, match=r"'a3' records no timeline \(kinds that do: spatten, spatten-rtl\)"
-    ):
+    with pytest.raises(ConfigError, match=r"'spatten-e2e' records no timeline \(kinds that do: a3"):
         simulate(REQUANT, machine, memory, recorder=Recorder())

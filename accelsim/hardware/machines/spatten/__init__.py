@@ -6,7 +6,7 @@ follow docs/accelerators/spatten-published.md.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelsim.hardware._registry import DEPENDENCIES, Accelerator
 from accelsim.hardware.activity import Activity
@@ -14,6 +14,9 @@ from accelsim.hardware.config import MemoryConfig
 from accelsim.hardware.machines.spatten.config import SpattenConfig, TopKConfig
 from accelsim.hardware.timeline import Recorder
 from accelsim.workloads import Workload
+
+if TYPE_CHECKING:
+    from accelsim.hardware.simulation import Wire
 
 
 def _simulate(
@@ -34,12 +37,19 @@ def _simulate(
     return simulate(workload, config, memory, dependencies, recorder)
 
 
+def _wiring(config: SpattenConfig, memory: MemoryConfig) -> list[Wire]:
+    from accelsim.hardware.machines.spatten.wiring import wiring
+
+    return wiring(config, memory)
+
+
 ACCELERATOR = Accelerator(
     SpattenConfig,
     _simulate,
     engines=("event", "cycle"),
     dependencies=DEPENDENCIES,
     record=_simulate,
+    wiring=_wiring,
 )
 """See :class:`accelsim.hardware.Accelerator`."""
 

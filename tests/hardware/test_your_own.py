@@ -1,0 +1,199 @@
+"""docs/accelerators/your-own.md, followed literally: its files, its commands, its result."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from accelsim.cli import main
+from accelsim.configs import config_root
+from accelsim.errors import ConfigError, InvariantError
+from accelsim.exploration import replay
+from accelsim.hardware import (
+    _registry,
+    accelerator_kinds,
+    accelerator_of,
+    load_accelerator,
+    machines,
+    register_accelerator,
+)
+from accelsim.traces import save_trace, synthetic_trace
+
+ROOT = Path(__file__).parents[2]
+DRAW = runpy.run_path(str(ROOT / "docs" / "accelerators" / "draw.py"))
+FILES: dict[str, str] = DRAW["page_files"]()
+TRACE = synthetic_trace(seed=6, num_layers=4, head_dim=64, prefill_tokens=120, decode_tokens=3)
+PAGE = (ROOT / "docs/accelerators/your-own.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("own") / "small.safetensors"
+    save_trace(TRACE, path)
+    return path
+
+
+@pytest.fixture
+def presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The shipped presets and those of the page."""
+    shutil.copytree(config_root(), tmp_path / "hw_configs")
+    for name, text in FILES.items():
+        if name.endswith(".yaml"):
+            (tmp_path / "hw_configs" / name).write_text(text, encoding="utf-8")
+    monkeypatch.setenv("ACCELSIM_CONFIGS", str(tmp_path / "hw_configs"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The machine of the page, registered or as a file beside the others."""
+    presets = request.getfixturevalue("presets")
+    (presets / "vector_unit.py").write_text(FILES["vector_unit.py"], encoding="utf-8")
+    monkeypatch.setattr(_registry, "_REGISTERED", {})
+    if request.param == "registered":
+        module = runpy.run_path(str(presets / "vector_unit.py"))
+        register_accelerator("vector-unit", module["ACCELERATOR"])
+    else:
+        monkeypatch.setattr(machines, "__path__", [*machines.__path__, str(presets)])
+        _registry._modules.cache_clear()
+    yield
+    monkeypatch.undo()
+    _registry._modules.cache_clear()
+
+
+WAYS = pytest.mark.parametrize("machine", ["registered", "a file"], indirect=True)
+
+
+def test_the_page_is_short_enough() -> None:
+    assert set(FILES) == {
+        "vector_unit.py", "accelerators/vector-unit.yaml", "energy/vector-unit-45nm.yaml"
+    }  # fmt: skip
+    assert 60 <= len(FILES["vector_unit.py"].splitlines()) <= 130
+
+
+@WAYS
+def test_every_verb_knows_it(
+    machine: None, presets: Path, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "vector-unit" in accelerator_kinds()
+    common = ["--accelerator", "vector-unit"]
+    main(["replay", str(source), *common, "--policy", "spatten-full", "--out", "out",
+          "--json", "r.json", "--timeline", "unit.json"])  # fmt: skip
+    main(["replay", str(source), *common, "--timeline", "unit.svg"])
+    assert (presets / "unit.svg").read_text(encoding="utf-8").count("<svg") == 1
+    result = json.loads((presets / "r.json").read_text(encoding="utf-8"))
+    spans = json.loads((presets / "unit.json").read_text(encoding="utf-8"))["traceEvents"]
+    for name, module in result["modules"].items():
+        total = module["busy_cycles"] + sum(module["stall_cycles"].values())
+        assert total == result["metrics"]["latency_cycles"], name
+    assert {e["args"]["name"] for e in spans if e["name"] == "thread_name"} == {
+        "loader", "vector_unit", "DRAM channel 0", "DRAM channel 1"
+    }  # fmt: skip
+    assert "vector_unit" in (presets / "out/report.html").read_text(encoding="utf-8")
+    (presets / "lanes.yaml").write_text(
+        "kind: sweep\ndescription: lanes\naccelerator: vector-unit\npolicy: dense\n"
+        f"sources: [{source}]\n"
+        "axes: [{key: accelerator.lanes, values: [64, 256]}]\nmetrics: {latency_s: minimize}\n"
+    )
+    main(["sweep", "lanes.yaml", "--out", "store"])
+    main(["report", "store", "--out", "front.html"])
+    assert "lanes" in (presets / "front.html").read_text(encoding="utf-8")
+
+
+@WAYS
+def test_policies_change_its_bytes_and_lanes_its_time(
+    machine: None, presets: Path, source: Path
+) -> None:
+    def run(policy: str, **overrides: Any) -> Any:
+        return replay(source, "vector-unit", policy, overrides=overrides, baselines=[])
+
+    dense, static, full = (run(p) for p in ("static-12", "static-8", "spatten-full"))
+    for tensor in ("key_msb", "value"):
+        read = [r.dram_read_bytes_by_tensor[tensor] for r in (dense, static, full)]
+        assert read[1] == pytest.approx(read[0] * 8 / 12, rel=0.01)
+        assert read[2] < read[1]
+    lsbs = run("spatten-full", **{"policy.quantization.threshold": 1.0})
+    assert lsbs.dram_read_bytes_by_tensor["key_lsb"] > 0
+    assert lsbs.activity.counters["qk_macs"] > full.activity.counters["qk_macs"]
+    slow = run("static-12", lanes=16)
+    assert slow.metrics["latency_cycles"] > 4 * dense.metrics["latency_cycles"]
+    assert slow.activity.queues["heads"].depth == slow.activity.queues["heads"].high_water == 2
+    unit = slow.activity.modules["vector_unit"]
+    assert unit.operations == slow.metrics["macs"]
+    assert unit.peak_operations_per_cycle == 16
+    energy = slow.energy_j_by_part
+    assert energy["logic"] == pytest.approx(
+        2e-12 * slow.metrics["macs"] + 3.7e-12 * slow.activity.counters["exponentials"]
+    )
+
+
+@WAYS
+def test_a_machine_that_forgets_the_lsb_plane_is_refused(
+    machine: None, presets: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = FILES["vector_unit.py"].replace('if w["refetch_lsb"] else 0', "* 0")
+    assert text != FILES["vector_unit.py"]
+    (presets / "forgets.py").write_text(text, encoding="utf-8")
+    forgets = runpy.run_path(str(presets / "forgets.py"))["ACCELERATOR"]
+    monkeypatch.setitem(_registry._REGISTERED, "vector-unit", forgets)
+    overrides = {"policy.quantization.threshold": 1.0}
+    with pytest.raises(InvariantError, match="bytes of key_lsb were fetched; the decisions name"):
+        replay(source, "vector-unit", "spatten-full", overrides=overrides, baselines=[])
+
+
+@WAYS
+def test_errors_name_file_and_key(machine: None, presets: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'lanes'"):
+        load_accelerator("vector-unit", {"lane": 3})
+    with pytest.raises(ConfigError, match=r"vector-unit.*lanes"):
+        load_accelerator("vector-unit", {"lanes": 0})
+
+
+@pytest.mark.slow
+def test_the_result_on_the_page_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_registry, "_REGISTERED", {})
+    monkeypatch.chdir(ROOT)
+    assert DRAW["put"](PAGE, "result", DRAW["own_result"]()) == PAGE
+
+
+@pytest.mark.parametrize("page", sorted(DRAW["PAGES"]))
+def test_diagrams_are_up_to_date(page: str) -> None:
+    text = (ROOT / "docs/accelerators" / page).read_text(encoding="utf-8")
+    assert DRAW["put"](text, "diagram", DRAW["diagram"](DRAW["PAGES"][page])) == text
+
+
+def test_the_table_of_blocks_is_complete() -> None:
+    """Every block file and every module of a drawn machine has a line; files exist."""
+    page = (ROOT / "docs/accelerators/blocks.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("| ")][1:]
+    files = {name for row in rows for name in re.findall(r"`([\w/]+\.py)`", row[3])}
+    hardware = ROOT / "accelsim/hardware"
+    assert all((hardware / name).is_file() for name in files)
+    blocks = {f"blocks/{path.name}" for path in (hardware / "blocks").glob("[a-z]*.py")}
+    assert blocks <= files
+    named = {name for row in rows for name in re.findall(r"^ `(\w+)`", row[4])}
+    for preset in DRAW["PAGES"].values():
+        text = DRAW["diagram"](preset)
+        modules = set(re.findall(r"^  (\w+)\[", text, re.M)) - {"DRAM"}
+        assert modules <= named, preset
+    for row in rows:
+        for block in re.findall(r"`(\w+)`", row[2]):
+            sources = [(hardware / f).read_text(encoding="utf-8") for f in
+                       re.findall(r"`([\w/]+\.py)`", row[3])]  # fmt: skip
+            assert any(f"class {block}" in text for text in sources), block
+
+
+def test_a_kind_without_wiring_has_no_diagram(monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = replace(accelerator_of("mnnfast"), wiring=None)
+    monkeypatch.setattr(_registry, "_module", lambda name: type("M", (), {"ACCELERATOR": bare}))
+    with pytest.raises(ValueError, match="kind 'mnnfast' tells no wiring"):
+        DRAW["diagram"]("mnnfast")

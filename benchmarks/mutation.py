@@ -93,7 +93,7 @@ MUTANTS = (
     ),
     constant("buffer reader", "_buffers", "DESCRIPTOR_CYCLES", 1, 2),
     constant("buffer reader", "_buffers", "GENERATE_CYCLES", 3, 4),
-    constant("buffer reader", "_buffers", "READ_QUEUE", 15, 16),
+    constant("buffer reader", "_buffers", "READ_QUEUE", 16, 15),
     expression(
         "buffer reader", "blocked after reset for one cycle more", "_buffers",
         "now >= s[P_LINES] // 2", "now > s[P_LINES] // 2",

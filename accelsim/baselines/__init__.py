@@ -1,11 +1,14 @@
-"""Baselines: the same dense attention on GPUs and CPUs, modelled or measured."""
+"""Baselines: the same dense attention on GPUs and CPUs, measured or modelled."""
 
+from accelsim.baselines._kernels import Calls, Device, Kernel
 from accelsim.baselines._platform import (
     MEASURED,
     Platform,
     Reading,
+    default_baselines,
     evaluate_baselines,
     fully_connected_s,
+    kernels_of,
 )
 from accelsim.baselines._shape import AttentionShape, Call
 
@@ -13,8 +16,13 @@ __all__ = [
     "MEASURED",
     "AttentionShape",
     "Call",
+    "Calls",
+    "Device",
+    "Kernel",
     "Platform",
     "Reading",
+    "default_baselines",
     "evaluate_baselines",
     "fully_connected_s",
+    "kernels_of",
 ]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from accelsim.baselines._kernels import Calls
 from accelsim.traces import AttentionTrace
 from accelsim.workloads import Workload
 
@@ -82,6 +84,37 @@ class AttentionShape:
             for call in self.calls
         )
         return round(elements * element_bytes)
+
+    def to_calls(self) -> tuple[list[Calls], list[NDArray[np.int64]]]:
+        """Return the calls of every kind that occurs, as kernels are measured, and their counts.
+
+        One query is a decode, causal queries on themselves a prefill, others an encoder. Queries
+        that continue a context count as a prefill with as many query-key pairs.
+        """
+        sizes: dict[str, list[tuple[float, int]]] = {}
+        for call in self.calls:
+            kind = "decode" if call.queries == 1 else "prefill" if call.causal else "encoder"
+            tokens = float(call.context)
+            if call.queries not in (1, call.context):
+                tokens = (2 * call.pairs) ** 0.5 if call.causal else call.pairs**0.5
+            sizes.setdefault(kind, []).append((tokens, call.count))
+        calls, counts = [], []
+        for kind, rows in sizes.items():
+            tokens_of = np.array([tokens for tokens, _ in rows])
+            same = np.ones_like(tokens_of)
+            calls.append(
+                Calls(
+                    kind,
+                    same,
+                    tokens_of,
+                    same * self.query_heads,
+                    same * self.kv_heads,
+                    same * self.head_dim,
+                    0 * same,
+                )
+            )
+            counts.append(np.array([count for _, count in rows], dtype=np.int64))
+        return calls, counts
 
     @classmethod
     def from_trace(cls, trace: AttentionTrace) -> AttentionShape:

@@ -17,15 +17,20 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def hardware_options(function: F) -> F:
-    """Add ``--accelerator``, ``--engine``, ``--dependencies``, ``--set`` and ``--baseline``."""
+    """Add the options that say which machine, in which order, beside which baselines."""
     for option in (
         click.option(
             "--baseline",
             "baselines",
             multiple=True,
             metavar="NAME",
-            help="Baseline to compare with (repeatable; default: all presets). "
+            help="Baseline to compare with (repeatable; default: all presets but guessed ones). "
             "'measured' times attention on this machine.",
+        ),
+        click.option(
+            "--guessed",
+            is_flag=True,
+            help="Compare with the platforms too whose speed is a guess.",
         ),
         click.option(
             "--set",
@@ -60,6 +65,19 @@ def hardware_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def chosen_baselines(names: tuple[str, ...], guessed: bool) -> list[str] | None:
+    """What to compare with; ``None`` for the default."""
+    if not guessed:
+        return list(names) or None
+    from accelsim.baselines import default_baselines
+
+    every = default_baselines(guessed=True)
+    if not names:
+        return every
+    default = default_baselines()
+    return list(dict.fromkeys([*names, *(name for name in every if name not in default)]))
 
 
 def json_option(function: F) -> F:

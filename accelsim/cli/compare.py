@@ -9,6 +9,7 @@ import click
 
 from accelsim.cli._options import (
     check_json,
+    chosen_baselines,
     emit_json,
     hardware_options,
     json_option,
@@ -50,6 +51,7 @@ def command(
     dependencies: str | None,
     settings: tuple[str, ...],
     baselines: tuple[str, ...],
+    guessed: bool,
     json_file: str | None,
     out: str | None,
 ) -> None:
@@ -74,7 +76,7 @@ def command(
             accelerator,
             engine,
             overrides(settings),
-            list(baselines) or None,
+            chosen_baselines(baselines, guessed),
             on_stage,
             dependencies,
         )

@@ -8,6 +8,7 @@ import click
 
 from accelsim.cli._options import (
     check_json,
+    chosen_baselines,
     emit_json,
     hardware_options,
     json_option,
@@ -57,6 +58,7 @@ def command(
     dependencies: str | None,
     settings: tuple[str, ...],
     baselines: tuple[str, ...],
+    guessed: bool,
     json_file: str | None,
     out: str | None,
     streamed: bool,
@@ -103,7 +105,7 @@ def command(
             policy,
             engine,
             overrides(settings),
-            list(baselines) or None,
+            chosen_baselines(baselines, guessed),
             on_stage,
             record_dram=traces is not None,
             timeline=cycles,

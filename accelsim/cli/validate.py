@@ -13,7 +13,7 @@ from accelsim.cli._options import check_json, emit_json, json_option, stages
 if TYPE_CHECKING:
     from accelsim.validation import Report
 
-_SUITES = ("timing", "dram", "traffic", "engines", "functional")
+_SUITES = ("timing", "dram", "traffic", "engines", "gpu", "functional")
 
 
 @click.command("validate")
@@ -28,8 +28,8 @@ _SUITES = ("timing", "dram", "traffic", "engines", "functional")
 @click.option(
     "--cases",
     metavar="FILE",
-    help="Case file (timing, dram) or folder of released workloads (traffic) instead of those that "
-    "accelsim ships.",
+    help="Case file (timing, dram, gpu) or folder of released workloads (traffic) instead of those "
+    "that accelsim ships.",
 )
 @click.option(
     "--count",
@@ -49,6 +49,7 @@ def command(
       dram        cycles of read streams against Ramulator, memory by memory
       traffic     DRAM bytes of the released workloads against the RTL's rules
       engines     event engine against cycle engine on random workloads
+      gpu         latency of attention calls against kernels measured on GPUs
       functional  compiled kernels against plain references
 
     Ends with status 1 if a case failed or an error is over its bar, 2 for a bad case file.
@@ -75,7 +76,10 @@ def command(
     if json_file:
         emit_json(json.dumps(report.to_dict(), indent=2, allow_nan=False), json_file)
     if json_file != "-":
-        _print_cases(report)
+        if report.groups:
+            _print_groups(report)
+        else:
+            _print_cases(report)
     _print_verdict(report, to_stderr=json_file == "-")
     if not report.passed:
         sys.exit(1)
@@ -104,6 +108,30 @@ def _print_cases(report: Report) -> None:
         error = case.relative_error
         shown = "0" if error == 0 else f"{100 * error:+.3g}"
         table.add_row(case.id, _number(case.reference), _number(case.simulated), shown)
+    Console(width=120, soft_wrap=True).print(table)
+
+
+def _print_groups(report: Report) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=f"validate {report.suite}", title_justify="left", show_edge=False, pad_edge=False
+    )
+    for title in ("system", "framework", "kind"):
+        table.add_column(title, no_wrap=True)
+    for title in ("points", "mean error %", "median ratio", "in interval %"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for group in report.groups:
+        table.add_row(
+            group["system"],
+            group["framework"],
+            group["kind"],
+            f"{group['points']:,}",
+            f"{100 * group['mape']:.1f}",
+            f"{group['median_ratio']:.3f}",
+            f"{100 * group['in_interval']:.0f}",
+        )
     Console(width=120, soft_wrap=True).print(table)
 
 

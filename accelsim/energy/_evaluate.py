@@ -24,6 +24,10 @@ _CHARGED_ELSEWHERE = frozenset(
         "dram_refreshes",
         "topk_passes",
         "row_hits",
+        # Bytes that the bursts, precharges and activations beside them already charge.
+        "spill_read_bytes",
+        "spill_write_bytes",
+        "refetched_bytes",
         "row_misses",
         "row_conflicts",
     )

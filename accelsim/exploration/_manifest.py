@@ -63,7 +63,8 @@ def code_sha256() -> str:
     package = Path(__file__).parent.parent
     files = [(package, path) for path in package.rglob("*.py")]
     for family in _DATA_FAMILIES:
-        files += [(config_root(), path) for path in (config_root() / family).rglob("*.yaml")]
+        for pattern in ("*.yaml", "*.npz"):
+            files += [(config_root(), path) for path in (config_root() / family).rglob(pattern)]
     digest = hashlib.sha256(__version__.encode())
     for name, path in sorted((path.relative_to(root).as_posix(), path) for root, path in files):
         content = path.read_bytes()

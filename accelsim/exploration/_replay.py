@@ -16,7 +16,7 @@ from accelsim.exploration._setup import DEFAULT_ACCELERATOR, Library, Setup, res
 if TYPE_CHECKING:
     from accelsim.baselines import AttentionShape
     from accelsim.energy import EnergyReport
-    from accelsim.hardware.activity import Activity
+    from accelsim.hardware.activity import Activity, ModuleActivity
     from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
     from accelsim.hardware.timeline import Recorder
     from accelsim.workloads import Workload
@@ -46,7 +46,8 @@ def replay(
         engine: ``event`` or ``cycle``.
         overrides: dotted keys; the first word may be ``accelerator``, ``memory``, ``energy`` or
             ``policy``, and is ``accelerator`` if it is none of these.
-        baselines: names of baseline presets; all if ``None``. ``measured`` times this machine.
+        baselines: names of baseline presets; all but guessed ones if ``None``. ``measured`` times
+            this machine.
         on_stage: told what is being done.
         record_dram: also return the requests that each DRAM channel accepted, as files for
             Ramulator 2 (:attr:`RunResult.ramulator_files`); simulates twice.
@@ -154,15 +155,7 @@ def run(
         dram_read_bytes_by_tensor=activity.dram_read_bytes,
         energy_j_by_part=energy.energy_j_by_part,
         accuracy=prepared.accuracy,
-        modules={
-            name: {
-                "busy_cycles": m.busy_cycles,
-                "stall_cycles": m.stall_cycles,
-                "operations": m.operations,
-                "peak_operations_per_cycle": m.peak_operations_per_cycle,
-            }
-            for name, m in activity.modules.items()
-        },
+        modules={name: _module(module) for name, module in activity.modules.items()},
         queues={
             name: {"depth": q.depth, "high_water": q.high_water, "unit": q.unit}
             for name, q in activity.queues.items()
@@ -189,6 +182,18 @@ def _recorded(
     return activity, ramulator_files(memory, machine.frequency_hz, requests)
 
 
+def _module(module: ModuleActivity) -> dict[str, Any]:
+    """Time of a block, and its work where it counts any."""
+    found: dict[str, Any] = {
+        "busy_cycles": module.busy_cycles,
+        "stall_cycles": module.stall_cycles,
+    }
+    if module.operations is not None:
+        found["operations"] = module.operations
+        found["peak_operations_per_cycle"] = module.peak_operations_per_cycle
+    return found
+
+
 def _metrics(
     workload: Workload, activity: Activity, shape: AttentionShape
 ) -> dict[str, float | int | None]:
@@ -206,7 +211,7 @@ def _metrics(
         "latency_s": activity.seconds,
         "prefill_latency_cycles": activity.cycles - decode,
         "decode_latency_cycles": decode,
-        "decode_cycles_per_token": decode / steps if steps else None,
+        "decode_cycles_per_token": decode / steps if steps else 0.0,
         "streamed_cycles": None,
         "dram_read_bytes": reads,
         "dram_write_bytes": activity.dram_write_bytes,
@@ -228,7 +233,8 @@ def _against(
     """Ratios over the baselines; both sides with their DRAM, both without or both with idle power.
 
     ``energy_ratio`` is the dynamic power of a platform against a run without DRAM background;
-    ``energy_ratio_with_idle`` is all power against all energy.
+    ``energy_ratio_with_idle`` is all power against all energy. ``_low`` and ``_high`` are the 5 and
+    95 % ends of a measured kernel, ``None`` where no interval is known.
     """
     from accelsim.baselines import evaluate_baselines
 
@@ -236,10 +242,21 @@ def _against(
     rows = {}
     for name, row in evaluate_baselines(shape, names).items():
         known = row["energy_j"] is not None
+        ends = {
+            f"{ratio}_{end}": None
+            if f"{of}_{end}{unit}" not in row
+            else row[f"{of}_{end}{unit}"] / by
+            for ratio, of, unit, by in (
+                ("speedup", "latency", "_s", seconds),
+                ("energy_ratio", "energy", "_j", dynamic),
+            )
+            for end in ("low", "high")
+        }
         rows[name] = {
             **row,
             "speedup": row["latency_s"] / seconds,
             "energy_ratio": row["energy_j"] / dynamic if known else None,
             "energy_ratio_with_idle": row["energy_with_idle_j"] / energy.total_j if known else None,
+            **ends,
         }
     return rows

@@ -88,7 +88,7 @@ class RunResult:
 
         Metrics keep their names; the rest is dotted: ``accuracy.mean_kl``,
         ``energy_j_by_part.dram``, ``dram_read_bytes_by_tensor.value``,
-        ``modules.topk.busy_cycles``, ``baselines.titan-xp/tuned-kernel.speedup``.
+        ``modules.topk.busy_cycles``, ``baselines.titan-xp/roofline.speedup``.
         """
         row: dict[str, Any] = dict(self.metrics)
         for name, section in {

@@ -43,7 +43,7 @@ def comparison(results: Mapping[str, RunResult]) -> list[Section]:
             if any(r.accuracy for r in runs)
             else []
         ),
-        Section("Speedup over (energy ratio)", _baselines(runs)),
+        Section("Speedup over [5…95 %] (energy ratio)", _baselines(runs)),
     ]
 
 
@@ -115,7 +115,11 @@ def _baselines(runs: Sequence[RunResult]) -> list[tuple[str, list[str]]]:
 def _against(baseline: Mapping[str, float | None] | None) -> str:
     if baseline is None:
         return "–"
-    return f"{ratio(baseline['speedup'])} ({ratio(baseline['energy_ratio'])})"
+    shown = ratio(baseline["speedup"])
+    low, high = baseline.get("speedup_low"), baseline.get("speedup_high")
+    if low is not None and high is not None:
+        shown += f" [{ratio(low)}…{ratio(high)}]"
+    return f"{shown} ({ratio(baseline['energy_ratio'])})"
 
 
 def to_text(results: Mapping[str, RunResult]) -> None:

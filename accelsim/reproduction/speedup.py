@@ -44,7 +44,7 @@ def _rows(outcomes: Mapping[Job, Outcome]) -> list[Row]:
     for platform, title in PLATFORMS.items():
         ours = {job.benchmark: _pair(outcomes[job], platform) for job in _JOBS}
         tuned = {
-            job.benchmark: outcomes[job].baselines[f"{platform}/tuned-kernel"]["latency_s"]
+            job.benchmark: outcomes[job].baselines[f"{platform}/roofline"]["latency_s"]
             / outcomes[job].seconds
             for job in _JOBS
         }

@@ -14,6 +14,7 @@ SUITES: dict[str, str] = {
     "dram": "cycles of read streams against Ramulator, memory by memory",
     "traffic": "DRAM bytes of the released workloads against the RTL's rules",
     "engines": "event engine against cycle engine on random workloads",
+    "gpu": "latency of attention calls against kernels measured on GPUs",
     "functional": "compiled kernels against plain references",
 }
 """Suites by name, each a module of this package with a function ``run``, and what they compare."""
@@ -33,8 +34,8 @@ def validate(
     Args:
         suite: one of :data:`SUITES`.
         engine: engine under test, for ``timing`` and ``traffic``.
-        cases: case file (``timing``, ``dram``) or folder of workload files (``traffic``) instead of
-            those that accelsim ships.
+        cases: case file (``timing``, ``dram``, ``gpu``) or folder of workload files (``traffic``)
+            instead of those that accelsim ships.
         count: random workloads (``engines``) or random heads (``functional``).
         on_case: called before each case with its number, how many there are, and its identifier.
 

@@ -235,10 +235,14 @@ class Workload:
         dim = self.head_dim
         keys, values = self["keys"].astype(np.int64), self["values"].astype(np.int64)
         lsb = np.where(self["refetch_lsb"], keys * self["key_lsb_bits"], 0)
+        # A file's -1 is "not quantized": 12 bits, the width of SpAtten's multipliers.
+        key_bits, value_bits = (
+            np.where(self[name] < 0, 12, self[name]) for name in ("key_bits", "value_bits")
+        )
         return {
-            "key_msb": int((keys * self["key_bits"]).sum()) * dim // 8,
+            "key_msb": int((keys * key_bits).sum()) * dim // 8,
             "key_lsb": int(lsb.sum()) * dim // 8,
-            "value": int((values * self["value_bits"]).sum()) * dim // 8,
+            "value": int((values * value_bits).sum()) * dim // 8,
             "metadata": int(self["metadata_bytes"].sum()),
             "residual": int(self["residual_bytes"].sum()),
         }

@@ -27,6 +27,7 @@ RUNS = {
     "dram": ("dram",),
     "traffic": ("traffic",),
     "engines": ("engines", "--count", "2000"),
+    "gpu": ("gpu",),
     "functional": ("functional",),
 }
 

@@ -166,7 +166,28 @@ CASES: dict[str, tuple[Callable[[Path], None], str, str]] = {
         "round in a circle",
     ),
     "no such file of hardware": (nothing, f"replay {TRACE} --accelerator no.yaml", "no such file"),
-    "buffer": (nothing, f"replay {TRACE} --set buffer_lines=2", "the key buffer holds"),
+    "buffer": (nothing, f"replay {TRACE} --set buffer_lines=1", "buffer_lines"),
+    "fifo of no depth": (nothing, f"replay {TRACE} --set softmax_fifo=0", "softmax_fifo"),
+    "address fifo": (nothing, f"replay {TRACE} --set address_fifo=0", "address_fifo"),
+    "no row of top-k": (nothing, f"replay {TRACE} --set topk.rows=0", "topk.rows"),
+    "prefetch": (nothing, f"replay {TRACE} --set key_prefetch_depth=-1", "key_prefetch_depth"),
+    "values behind": (
+        nothing,
+        f"replay {TRACE} --set value_prefetch_depth=1",
+        "must not be below key_prefetch_depth",
+    ),
+    "head_dim": (
+        nothing,
+        f"replay {TRACE} --set multipliers=4",
+        "does not divide the line of 4 multipliers",
+    ),
+    "min_keys": (nothing, f"replay {TRACE} --set policy.values.min_keys=-1", "min_keys"),
+    "stage": (nothing, f"replay {TRACE} --set policy.decoding.values.keep=1", "decode"),
+    "dependencies of A3": (
+        nothing,
+        f"replay {TRACE} --accelerator a3-base --dependencies causal",
+        "dependencies 'causal' need one that knows layers",
+    ),
     "key bits": (
         text_file("p.yaml", "description: x\nquantization: {kind: static, key_bits: 99}\n"),
         f"replay {TRACE} --policy p.yaml", "'quantization",
@@ -175,7 +196,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str, str]] = {
         nothing, f"verify {TRACE} --policy progressive-8-4:quantization.msb_bits=10", "bits",
     ),
     "channels": (nothing, f"replay {TRACE} --set channels=3", "power of two"),
-    "multipliers": (nothing, f"replay {TRACE} --set multipliers=100", "multiple of 64"),
+    "multipliers": (nothing, f"replay {TRACE} --set multipliers=100", "power of two"),
     "ratio": (nothing, f"replay {TRACE} --policy spatten-values --set policy.values.keep=1.5",
               "'values.keep'"),
     # names

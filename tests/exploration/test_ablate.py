@@ -15,7 +15,7 @@ from accelsim.hardware import load_accelerator
 from accelsim.reports import ablation_figure, svg_text
 from accelsim.workloads import Workload, write_parquet
 
-FROM, TO = "spatten-rtl-eighth", "spatten-paper-eighth"
+FROM, TO = "spatten-paper-serial", "spatten-paper"
 
 
 @pytest.fixture(scope="module")
@@ -57,24 +57,24 @@ def test_points_are_the_runs_that_they_name(result: Ablation, source: Path) -> N
         assert result.alone[i].changed == (key,)
         assert result.cumulative[i].changed == tuple(keys[: i + 1])
         assert set(result.without[i].changed) == set(keys) - {key}
-    place = keys.index("key_prefetch_depth")
-    queue = replay(source, FROM, overrides={"key_prefetch_depth": 2}, baselines=[])
-    assert result.alone[place].latency_cycles == queue.metrics["latency_cycles"]
-    serial = replay(source, TO, overrides={"key_prefetch_depth": 0}, baselines=[])
+    place = keys.index("topk.parallelism")
+    wide = replay(source, FROM, overrides={"topk.parallelism": 16}, baselines=[])
+    assert result.alone[place].latency_cycles == wide.metrics["latency_cycles"]
+    serial = replay(source, TO, overrides={"topk.parallelism": 1}, baselines=[])
     assert result.without[place].latency_cycles == serial.metrics["latency_cycles"]
 
 
-def test_a_queue_on_the_dot_product_branch_is_worth_cycles(result: Ablation) -> None:
-    (point,) = [p for p in result.alone if p.changed == ("key_prefetch_depth",)]
+def test_more_comparators_are_worth_cycles(result: Ablation) -> None:
+    (point,) = [p for p in result.alone if p.changed == ("topk.parallelism",)]
     assert point.speedup is not None
     assert point.speedup > 1.05
 
 
 def test_refused_combinations_carry_the_reason(result: Ablation) -> None:
     refused = {p.changed: p.refused for p in result.alone if p.refused}
-    assert set(refused) == {("rounding",)}
-    assert "would deadlock" in str(refused["rounding",])
-    assert ".yaml" not in str(refused["rounding",])
+    assert set(refused) == {("key_prefetch_depth",)}
+    assert "must not be below key_prefetch_depth" in str(refused["key_prefetch_depth",])
+    assert ".yaml" not in str(refused["key_prefetch_depth",])
     drawn = svg_text(ablation_figure(result))
     assert drawn.startswith("<svg")
     every = (*result.alone, *result.cumulative, *result.without)
@@ -82,20 +82,21 @@ def test_refused_combinations_carry_the_reason(result: Ablation) -> None:
 
 
 def test_the_order_is_the_users(source: Path) -> None:
-    found = ablate(FROM, TO, source, order=["index_pattern", "rounding"])
-    assert [d.key for d in found.fields[:2]] == ["index_pattern", "rounding"]
+    found = ablate(FROM, TO, source, order=["value_prefetch_depth", "topk.rows"])
+    assert [d.key for d in found.fields[:2]] == ["value_prefetch_depth", "topk.rows"]
     assert not any(p.refused for p in found.cumulative)
-    with pytest.raises(ConfigError, match="did you mean 'rounding'"):
-        ablate(FROM, TO, source, order=["roundin"])
+    with pytest.raises(ConfigError, match="did you mean 'topk.rows'"):
+        ablate(FROM, TO, source, order=["topk.row"])
 
 
-def test_the_cycle_engine_refuses_what_was_not_released(source: Path) -> None:
-    found = ablate(FROM, "spatten-rtl-eighth", source, engine="cycle")
-    assert not found.fields
-    found = ablate(FROM, TO, source, engine="cycle", overrides={"requant_bits": "forced"})
-    refused = {p.changed[0] for p in found.alone if p.refused}
-    assert {"key_prefetch_depth", "softmax_latency", "query_traffic"} <= refused
-    assert "topk.engines" not in refused
+def test_the_cycle_engine_ablates_too(source: Path) -> None:
+    assert not ablate(FROM, FROM, source, engine="cycle").fields
+    cycle, event = (ablate(FROM, TO, source, engine=e) for e in ("cycle", "event"))
+    for exact, point in zip(cycle.cumulative, event.cumulative, strict=True):
+        assert (exact.changed, exact.refused) == (point.changed, point.refused)
+        if exact.refused:
+            continue
+        assert exact.latency_cycles == pytest.approx(point.latency_cycles, rel=0.02)
 
 
 def test_works_for_other_kinds(source: Path, tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_bad_input(source: Path) -> None:
     with pytest.raises(ConfigError, match="different kinds"):
         ablate(FROM, "mnnfast", source)
     with pytest.raises(AccelsimError, match=f"'{TO}', which the others are compared with"):
-        ablate(TO, FROM, source, overrides={"buffer_lines": 64})
+        ablate(TO, FROM, source, overrides={"multipliers": 32})
 
 
 def test_command_line(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,9 +131,9 @@ def test_command_line(source: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         for series in ("alone", "cumulative", "without"):
             assert (entry[series]["latency_cycles"] is None) == bool(entry[series]["refused"])
             assert f"{entry[series]['latency_cycles'] or 0:,}" in shown or entry[series]["refused"]
-    assert "refused [1]: rounding 1 would deadlock" in " ".join(shown.split())
+    assert "refused [1]: value_prefetch_depth (0) must not be below" in " ".join(shown.split())
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    for bad in (["--plot", "a.jpg"], ["--order", "chanels"], ["--json", "no/such/folder.json"]):
+    for bad in (["--plot", "a.jpg"], ["--order", "topk.row"], ["--json", "no/such/folder.json"]):
         with pytest.raises(SystemExit) as ended:
             main([*words, *bad])
         assert ended.value.code == 2

@@ -139,7 +139,7 @@ def test_explained_variance_of_known_tables() -> None:
         ("energy_j_by_part.dram", "J"),
         ("area_mm2_low", "mm²"),
         ("modules.topk.stall_cycles.idle", "cycles"),
-        ("baselines.titan-xp/tuned-kernel.speedup", "×"),
+        ("baselines.titan-xp/roofline.speedup", "×"),
         ("row_hit_rate", ""),
         ("accuracy.relative_output_error", ""),
     ],

@@ -189,7 +189,7 @@ def test_suites_without_cases(
     assert "does not take --cases" in refused(tmp_path, suite, capsys)
 
 
-@pytest.mark.parametrize("suite", ["timing", "dram", "traffic"])
+@pytest.mark.parametrize("suite", ["timing", "dram", "traffic", "gpu"])
 def test_suites_without_count(suite: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["validate", suite, "--count", "3"])

@@ -64,6 +64,9 @@ _ALLOCATION = 2
 """From a new request to the key fork (2.5)."""
 _DECISION = 10
 """From the last line to the first decided beat, plus log2(S) (2.11)."""
+_FORK_TO_LINES = 8
+"""From the key fork to the first line of keys that are there already: read descriptor, read queue
+and read pipeline (2.8)."""
 _DOT_STAGES = 8
 """Lines in the dot product; the maximum tree behind it holds twice log2(S) (2.9)."""
 _DECISION_TO_VALUE = 7
@@ -390,6 +393,9 @@ class Spatten:
             beats = item.score_beats
             lines = request.key_lines
             if item.matrix is None:
+                if self.serial:
+                    module.stalled(start, _FORK_TO_LINES, "awaiting_keys")
+                    start += _FORK_TO_LINES
                 end = start + beats
                 module.worked(start, beats)
             else:

@@ -100,8 +100,8 @@ def test_more_fetch_beats_than_the_engine_can_look_at_are_refused() -> None:
     workload = Workload.from_columns(
         {"keys": [keys], "values": [keys], "key_bits": [8], "value_bits": [8]}
     )
-    machine = load_accelerator("spatten-paper-eighth").model_copy(update={"buffer_lines": 2 * keys})
-    with pytest.raises(SimulationError, match="row 0 fetches 65537 beats"):
+    machine = load_accelerator("spatten-rtl-eighth").model_copy(update={"buffer_lines": 2 * keys})
+    with pytest.raises(SimulationError, match="row 0 fetches 65536 beats"):
         simulate(workload, machine, HBM2)
 
 
@@ -120,8 +120,8 @@ def test_keys_whose_pairs_of_lines_do_not_fit_are_refused() -> None:
     workload = Workload.from_columns(
         {"keys": [264], "values": [264], "key_bits": [8], "value_bits": [8]}
     )
-    machine = load_accelerator("spatten-paper").model_copy(
-        update={"buffer_lines": 33, "buffer_banks": 1}
+    machine = load_accelerator("spatten-rtl").model_copy(
+        update={"buffer_lines": 33, "index_pattern": "workload", "rounding": 1}
     )
     with pytest.raises(WorkloadError, match="buffer holds 256 vectors"):
         simulate(workload, machine, HBM2)

@@ -167,9 +167,13 @@ def activity_of(machine: Spatten) -> Activity:
         ("value_fork", machine.value_fork),
     ):
         activity.modules[name] = module.activity
-    activity.modules["fetcher"].operations = machine.fetcher.operations
-    peak = float(machine.fetcher.peak_operations_per_cycle)
-    activity.modules["fetcher"].peak_operations_per_cycle = peak
+    for name, operations, most in (
+        ("allocator", machine.issued, 1),
+        ("fetcher", machine.fetcher.operations, machine.fetcher.peak_operations_per_cycle),
+        ("value_fork", machine.asked, 1),
+    ):
+        activity.modules[name].operations = operations
+        activity.modules[name].peak_operations_per_cycle = float(most)
     for module_activity in activity.modules.values():
         _close(module_activity, total)
     activity.queues = _queues(machine, dim)

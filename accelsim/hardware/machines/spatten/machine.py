@@ -308,6 +308,8 @@ class Spatten:
         self.slot_taken: simpy.Event | None = None
         self.next_layer = dict(zip(self.layers, self.layers[1:], strict=False))
         self.completions = [0] * workload.rows
+        self.issued = self.asked = 0
+        self.values_asked = -1
         self.spilled_reads = self.spilled_writes = self.refetched = 0
         # Late tiles whose weighted sum is not known yet, and two-pass rows likewise.
         self.unweighed: deque[Values | Again] = deque()
@@ -445,6 +447,7 @@ class Spatten:
                 self.lsb_passes.pop()
             else:
                 new.popleft()
+            self.issued += 1
             self._ask_keys(item)
             yield from module.busy(1)
             row = item.row
@@ -932,7 +935,8 @@ class Spatten:
 
     def _ask_values(self, module: Module, values: Values) -> None:
         row = values.row
-        now = int(self.env.now)
+        # One matrix a cycle.
+        now = self.values_asked = max(int(self.env.now), self.values_asked + 1)
         module.item = code = item_code(row.index, VALUES)
         values.matrix = matrix = Matrix(self.env, code, now)
         begin = values.tile * self.tile
@@ -942,6 +946,7 @@ class Spatten:
             self.refetched += len(transactions) * 32
         matrix.transactions = len(transactions)
         self.fetcher.ask(matrix, transactions, now + FORK_TO_FETCH, values.spread)
+        self.asked += 1
         module.worked(now, 1)
         if row.late or row.two_pass:
             self.value_tiles.put(values)

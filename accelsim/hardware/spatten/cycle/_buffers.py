@@ -60,8 +60,9 @@ from accelsim.jit import inlined
 
 RELEASE_CYCLES = 4
 """From the acceptance of a release to usable space (flag write, read back, head increment)."""
-READ_QUEUE = 15
-"""Lines between the generator and the tag check: a ring of 16 with one entry unused."""
+READ_QUEUE = 16
+"""Lines between the generator and the tag check, at the start of a cycle: a ring of 16 with one
+entry unused, and the register in front of it."""
 DESCRIPTOR_CYCLES = 1
 """From a read descriptor at the fork to its first line at the read queue."""
 GENERATE_CYCLES = 3
@@ -123,10 +124,11 @@ def can_start_read(s: Ints, buffer: int) -> bool:
 
 
 @inlined
-def start_read(s: Ints, buffer: int, fused: bool, part: int, lines: int) -> None:
+def start_read(s: Ints, buffer: int, fused: bool, part: int, lines: int, ahead: bool) -> None:
     """Describe a read of the matrix last described to write, or of a part of the last fused pair.
 
-    Requantization passes may come between the two parts of a pair.
+    Requantization passes may come between the two parts of a pair. ``ahead``: of the matrix whose
+    write descriptors still wait for the one before.
     """
     r, w = READERS + buffer * R_COLUMNS, WRITERS + buffer * W_COLUMNS
     d = r + R_DESCRIPTORS + RD_COLUMNS * (s[r + R_DESCRIBED] % MAX_DESCRIPTORS)
@@ -134,6 +136,8 @@ def start_read(s: Ints, buffer: int, fused: bool, part: int, lines: int) -> None
     s[d + RD_FUSED] = fused
     s[d + RD_PART] = part
     base = w + (W_PAIR_BASE_0 if fused else W_BASE_0)
+    if ahead:
+        base = w + W_ASSIGNED_0  # where its lines will start
     s[d + RD_BASE_0] = s[base]
     s[d + RD_BASE_1] = s[base + 1]
     s[d + RD_READY] = s[NOW] + DESCRIPTOR_CYCLES
@@ -156,6 +160,7 @@ def step_reader(s: Ints, buffer: int) -> None:
     """
     r = READERS + buffer * R_COLUMNS
     now = s[NOW]
+    committed = s[r + R_COMMITTED]
     rolled_back = False
     if s[r + R_ISSUED] != s[r + R_COMMITTED]:
         rolled_back = _advance_reads(s, r, WRITERS + buffer * W_COLUMNS, now)
@@ -165,10 +170,7 @@ def step_reader(s: Ints, buffer: int) -> None:
         if not s[port] and s[_line(r, issued) + 2] + GENERATE_CYCLES <= now:
             s[port] = 2 * issued + 2
             s[r + R_ISSUED] += 1
-    if (
-        s[r + R_CURRENT] != s[r + R_DESCRIBED]
-        and s[r + R_GENERATED] - s[r + R_COMMITTED] < READ_QUEUE
-    ):
+    if s[r + R_CURRENT] != s[r + R_DESCRIBED] and s[r + R_GENERATED] - committed < READ_QUEUE:
         _generate(s, r, now)
 
 
@@ -247,7 +249,8 @@ def step_writer(s: Ints, buffer: int) -> None:
     busy = 0
     for bank in range(2):
         if s[w + W_BANK_0 + bank] < 0:
-            # Round robin: the port after the last one served in this bank goes first.
+            # Round robin: the port after the last one served in this bank goes first. What is not
+            # fused has a port for each bank, and leaves the turn with port 1 in both.
             for turn in range(2):
                 port = (s[w + W_LAST_0 + bank] + 1 + turn) % 2
                 skid = w + W_SKID_BANK_0 + 2 * port
@@ -255,8 +258,7 @@ def step_writer(s: Ints, buffer: int) -> None:
                     s[w + W_SKID_0 + port] -= 1
                     s[skid] = s[skid + 1]
                     s[w + W_BANK_0 + bank] = port
-                    if s[w + W_FUSED]:
-                        s[w + W_LAST_0 + bank] = port
+                    s[w + W_LAST_0 + bank] = port if s[w + W_FUSED] else 0
                     break
         busy |= s[w + W_BANK_0 + bank] >= 0
     for port in range(2):

@@ -179,7 +179,7 @@ def step_key_fork(s: Ints, requests: Ints, ring: Ints) -> None:
                 s[FORK_TAKEN] |= FETCH_TAKEN
         if not s[FORK_TAKEN] & READ_TAKEN:
             part = requests[request, Q_KEY_PART] if fused else 0
-            start_read(s, KEY_BUFFER, fused, part, keys // s[P_SCORES])
+            start_read(s, KEY_BUFFER, fused, part, keys // s[P_SCORES], False)
             s[FORK_TAKEN] |= READ_TAKEN
         if not s[FORK_TAKEN] & FETCH_TAKEN and s[KEY_ROW_1] < 0:
             s[KEY_ROW_1] = ((4 * request + lsb_pass) << SHIFT) | s[FORK_ROW]

@@ -116,9 +116,10 @@ def step_value_fork(s: Ints, requests: Ints, ring: Ints) -> None:
     if not taken & READ_TAKEN:
         if not first:
             taken |= READ_TAKEN
-        elif taken & WRITE_TAKEN and can_start_read(s, VALUE_BUFFER):
+        elif can_start_read(s, VALUE_BUFFER):
             pair = requests[request, Q_VALUE_FUSED] == 2
-            start_read(s, VALUE_BUFFER, pair, requests[request, Q_VALUE_PART], lines)
+            part, ahead = requests[request, Q_VALUE_PART], not taken & WRITE_TAKEN
+            start_read(s, VALUE_BUFFER, pair, part, lines, ahead)
             taken |= READ_TAKEN
     if not taken & LAST_TAKEN and queue_ready(s, SCORES):
         queue_push(s, ring, SCORES, beat)

@@ -10,9 +10,9 @@ from accelsim.errors import ConfigError
 from accelsim.policies import Policy, StaticQuantization
 from accelsim.workloads import Benchmark, read_benchmark, synthesize
 
-VARIANTS = ("full", "dense", "tokens", "heads", "pruned-static", "all-heads")
+VARIANTS = ("full", "dense", "tokens", "heads", "pruned-static", "all-heads", "all-values")
 """What of a benchmark's policy is on: all; nothing; tokens and values; also heads; also 10 bit; all
-but the pruning of heads."""
+but the pruning of heads; all but the pruning of values."""
 TRACES = ("minilm-128", "smollm2-64p-32d")
 """Shipped traces of real models."""
 
@@ -98,6 +98,8 @@ def variant_of(bench: Benchmark, variant: str) -> Benchmark:
         changed["policy"] = policy.model_copy(update={"quantization": static})
     elif variant == "all-heads":
         return bench.model_copy(update={"policy": policy.model_copy(update={"heads": None})})
+    elif variant == "all-values":
+        return bench.model_copy(update={"policy": policy.model_copy(update={"values": None})})
     else:
         raise ConfigError(f"unknown variant '{variant}' (known: {', '.join(VARIANTS)})")
     return bench.model_copy(update=changed)

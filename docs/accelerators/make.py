@@ -1,7 +1,6 @@
 """Write the generated parts of ``spatten.md``: ``python docs/accelerators/make.py``.
 
-The table of fields and the ablation stand between ``<!-- name -->`` marks; the pictures beside the
-page come from the same runs.
+The ablation stands between ``<!-- name -->`` marks; the pictures beside the page come from runs, too.
 """
 
 from __future__ import annotations
@@ -10,16 +9,21 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from accelsim.configs import config_root
-from accelsim.exploration import Ablation, AblationPoint, ablate, differences, replay
-from accelsim.hardware import load_accelerator
-from accelsim.reports import ablation_figure, write_picture, write_timeline
+from accelsim.exploration import Ablation, AblationPoint, ablate, replay
+from accelsim.hardware.timeline import NO_ITEM, Timeline
+from accelsim.reports import ablation_figure, timeline_figure, write_picture
 
 PAGE = Path(__file__).parent / "spatten.md"
-BEFORE, AFTER = "spatten-rtl", "spatten-paper"
+BEFORE, AFTER = "spatten-paper-serial", "spatten-paper"
 SOURCE = "gpt2-small-wikitext2"
-ORDER = ("index_pattern", "rounding", "requant_bits", "topk.source_of_passes")
-"""First in the cumulative series: without its own indexes the machine refuses the others."""
+ORDER = ("value_prefetch_depth", "key_prefetch_depth", "topk.parallelism", "topk.rows")
+"""First in the cumulative series: keys are not fetched further ahead than values."""
+DEMO, POLICY = "traces/smollm2-64p-32d.safetensors", "spatten-full"
+TOKEN = 2
+"""Decode step whose beginning the timeline shows."""
 _LINE = re.compile(r"^(?P<indent> *)(?P<key>\w+):(?P<value>[^#]*)(?:#\s*(?P<source>.*))?$")
 
 
@@ -37,16 +41,6 @@ def sources(preset: str) -> dict[str, str]:
         key = (section if match["indent"] else "") + match["key"]
         found[key] = (match["source"] or "").strip()
     return found
-
-
-def field_table() -> str:
-    """Return every field that differs, with both values and the source of each, as Markdown."""
-    old, new = sources(BEFORE), sources(AFTER)
-    lines = [f"| field | `{BEFORE}` | source | `{AFTER}` | source |", "|---|---|---|---|---|"]
-    for d in differences(load_accelerator(BEFORE), load_accelerator(AFTER)):
-        cells = (f"`{d.key}`", _text(d.before), old[d.key], _text(d.after), new[d.key])
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def ablation_table(result: Ablation) -> str:
@@ -88,17 +82,43 @@ def _text(value: Any) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
+def _first_cycle(timeline: Timeline, step: int) -> int:
+    """Return when the first unit works for a step."""
+    spans = timeline.spans[(timeline.spans[:, 3] != NO_ITEM) & (timeline.spans[:, 4] == 0)]
+    return int(spans[timeline.step[spans[:, 3] >> 2] == step, 1].min())
+
+
+def draw_timeline() -> None:
+    """Draw the last layer of one token of the demo and the first layers of the next."""
+    whole = replay(DEMO, policy=POLICY, baselines=[], timeline=(None, None)).timeline
+    assert whole is not None
+    begin = _first_cycle(whole, TOKEN)
+    window = (begin - 600, begin + 1100)
+    part = replay(DEMO, policy=POLICY, baselines=[], timeline=window).timeline
+    assert part is not None
+    figure = timeline_figure(part, requests=100)
+    axes = figure.axes[0]
+    title = f"{Path(DEMO).stem} under {POLICY} on {AFTER}: keys of a layer asked for"
+    axes.set_title(title, fontsize=9, pad=14)
+    axes.set_xlim(*window)
+    rows = np.flatnonzero(np.diff(part.layer, prepend=-1) != 0)
+    for row in rows:
+        spans = part.spans[(part.spans[:, 3] >> 2 == row) & (part.spans[:, 3] != NO_ITEM)]
+        spans = spans[spans[:, 4] == 0]
+        name = f"token {part.step[row]}, layer {part.layer[row]}"
+        if len(spans) and window[0] < spans[:, 1].min() < window[1] - 150:
+            axes.axvline(spans[:, 1].min(), color="k", linewidth=0.8, linestyle=":")
+            axes.text(spans[:, 1].min(), -0.6, f" {name}", fontsize=6, va="bottom")
+    write_picture(PAGE.with_name("spatten-timeline.svg"), figure)
+
+
 def main() -> None:
     """Run the ablation and rewrite the page and its pictures."""
     result = ablate(BEFORE, AFTER, SOURCE, order=ORDER)
-    page = put(PAGE.read_text(encoding="utf-8"), "fields", field_table())
-    page = put(page, "ablation", ablation_table(result))
+    page = put(PAGE.read_text(encoding="utf-8"), "ablation", ablation_table(result))
     PAGE.write_text(page, encoding="utf-8")
     write_picture(PAGE.with_name("spatten-ablation.svg"), ablation_figure(result))
-    first = replay(SOURCE, BEFORE, baselines=[], timeline=(0, 20_000)).timeline
-    assert first is not None
-    title = f"{SOURCE} on {BEFORE}, event engine"
-    write_timeline(PAGE.with_name("spatten-timeline.svg"), first, title=title)
+    draw_timeline()
     print(f"wrote {PAGE} and its pictures")
 
 

@@ -14,26 +14,55 @@ from accelsim.hardware import load_accelerator
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "accelerators" / "spatten.md").read_text(encoding="utf-8")
 MAKE = runpy.run_path(str(ROOT / "docs" / "accelerators" / "make.py"))
-KEYS = [
-    d.key for d in differences(load_accelerator("spatten-rtl"), load_accelerator("spatten-paper"))
-]
+RELEASED, PUBLISHED = "spatten-rtl", "spatten-paper"
 
 
 def between(name: str) -> str:
     return PAGE.split(f"<!-- {name} -->")[1].split(f"<!-- end of {name} -->")[0]
 
 
-def test_the_table_of_fields_is_that_of_the_presets() -> None:
-    assert between("fields").strip() == MAKE["field_table"]()
-    rows = [line.split("|")[1:-1] for line in between("fields").strip().splitlines()[2:]]
-    assert [row[0].strip(" `") for row in rows] == KEYS
+def flat(preset: str) -> dict[str, object]:
+    """Dotted fields of a preset, without its description."""
+    found: dict[str, object] = {}
+    for key, value in load_accelerator(preset).model_dump().items():
+        if key not in ("kind", "description", "source"):
+            nested = value if isinstance(value, dict) else {"": value}
+            found |= {f"{key}.{name}".rstrip("."): inner for name, inner in nested.items()}
+    return found
+
+
+def test_the_table_of_the_readings_is_that_of_the_presets() -> None:
+    """Every field that one of the two has alone, or with another value, and only those."""
+    released, published = flat(RELEASED), flat(PUBLISHED)
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in between("fields").strip().splitlines()[2:]
+    ]
+    missing = object()
+    differ = {
+        key
+        for key in released.keys() | published.keys()
+        if released.get(key, missing) != published.get(key, missing)
+    }
+    assert sorted(row[1].strip("`") for row in rows) == sorted(differ)
     for row in rows:
-        assert all(cell.strip() for cell in row), f"a value or a source is missing: {row}"
+        assert all(row), f"a value or a source is missing: {row}"
+        key = row[1].strip("`")
+        for preset, values, cell, source in (
+            (RELEASED, released, *row[2:4]),
+            (PUBLISHED, published, *row[4:6]),
+        ):
+            if key not in values:
+                assert cell == "–", (preset, key)
+                continue
+            assert cell == MAKE["_text"](values[key]), (preset, key)
+            assert source == MAKE["sources"](preset)[key], (preset, key)
 
 
 def test_the_ablation_has_every_field() -> None:
+    before, after = (load_accelerator(MAKE[name]) for name in ("BEFORE", "AFTER"))
     rows = re.findall(r"^\| `([\w.]+)` ", between("ablation"), re.MULTILINE)
-    assert sorted(rows) == sorted(KEYS)
+    assert sorted(rows) == sorted(d.key for d in differences(before, after))
 
 
 def test_cited_sections_exist() -> None:
@@ -46,23 +75,31 @@ def test_cited_sections_exist() -> None:
         if "spatten" in path.parts:
             for group in re.findall(r"\(((?:\d\.\d+[-, ]*)+)", text):
                 cited |= dict.fromkeys(re.findall(r"\d\.\d+", group), path.name)
-    for preset in ("spatten-rtl", "spatten-paper"):
-        for source in MAKE["sources"](preset).values():
-            cited |= dict.fromkeys(re.findall(r"^(\d\.\d+)", source), preset)
+    for row in between("fields").strip().splitlines()[2:]:
+        what, source = row.split("|")[1], row.split("|")[4]
+        cited |= dict.fromkeys(re.findall(r"^ (\d\.\d+)", source), what)
     assert len(cited) > 20
     assert not {section: where for section, where in cited.items() if section not in known}
 
 
-@pytest.mark.parametrize("column", [2, 3])
-def test_blocks_are_where_the_page_says(column: int) -> None:
-    table = PAGE.split("| block | section |")[1].split("\n\n")[0]
-    folder = ROOT / "accelsim" / "hardware" / "spatten"
+@pytest.mark.parametrize(
+    ("title", "column", "folder"),
+    [
+        ("| block |", 3, "."),
+        ("| block |", 4, "machines/spatten/cycle"),
+        ("| released block |", 3, "spatten"),
+        ("| released block |", 4, "spatten/cycle"),
+    ],
+)
+def test_blocks_are_where_the_page_says(title: str, column: int, folder: str) -> None:
+    table = PAGE.split(title)[1].split("\n\n")[0]
+    hardware = ROOT / "accelsim" / "hardware"
     found = 0
     for line in table.splitlines()[2:]:
-        cell = line.split("|")[column + 1]
-        for name, functions in re.findall(r"`(_?\w+\.py)`((?:[:,] `\w+`)*)", cell):
-            path = folder / "cycle" / name if column == 3 else folder / name
-            path = path if path.exists() else folder / name
+        cell = line.split("|")[column]
+        for name, functions in re.findall(r"`([\w/]+\.py)`((?:[:,] `\w+`)*)", cell):
+            path = hardware / folder / name
+            path = path if path.exists() else hardware / "spatten" / name
             source = path.read_text(encoding="utf-8")
             for function in re.findall(r"`(\w+)`", functions):
                 assert f"def {function}(" in source, (name, function)

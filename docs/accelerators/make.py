@@ -1,6 +1,6 @@
 """Write the generated parts of ``spatten.md``: ``python docs/accelerators/make.py``.
 
-The ablation stands between ``<!-- name -->`` marks; the pictures beside the page come from runs, too.
+The ablation stands between ``<!-- name -->`` marks; the pictures beside the page are of runs, too.
 """
 
 from __future__ import annotations

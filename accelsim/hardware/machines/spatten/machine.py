@@ -68,6 +68,8 @@ FORK_TO_FETCH = 4
 """From the key fork to the address FIFOs (release, section 2.5)."""
 VALUES_TO_FETCH = 5
 """From the value fork to the address FIFOs (release, section 2.14)."""
+_FAR = 1 << 50
+"""A cycle that is never reached."""
 _AFTER_KEYS = EventPriority(2)
 """Priority of SimPy events that come after all others of their cycle."""
 REISSUE = 2
@@ -654,6 +656,8 @@ class Spatten:
                 if row.late:
                     yield from self._take_slot(values)
                 else:
+                    if drops and row.refetches and scored == row.last:
+                        self._foresee(item, query)
                     yield from self._early_values(values)
             self._select(item, item.values, query, scored)
             if not self.read.items:
@@ -694,7 +698,14 @@ class Spatten:
                 waiting, self.slot_taken = self.slot_taken, None
                 waiting.succeed()
 
-    def _select(self, item: Keys, values: Values | None, query: int, scored: int) -> None:
+    def _select(
+        self,
+        item: Keys,
+        values: Values | None,
+        query: int,
+        scored: int,
+        foreseeing: bool = False,
+    ) -> None:
         row, rows, layer = item.row, self.rows, item.row.layer
         early = not row.late
         extra = 1 if item.tile else 0
@@ -703,8 +714,9 @@ class Spatten:
             # Written after every tile but the last, read before every one but the first.
             moved = 2 * self._partial_bytes()
             spill = math.ceil(moved / self.peak)
-        begin = end = transactions = vectors = at = 0
-        if early and values is not None:
+        begin = end = transactions = vectors = 0
+        at = _FAR if foreseeing else 0
+        if early and values is not None and not foreseeing:
             matrix = values.matrix
             begin, end, transactions = matrix.begin, matrix.end, matrix.transactions
             vectors = self._tile_size(row.values, item.tile)
@@ -781,10 +793,9 @@ class Spatten:
         drops = row.planes and not item.again and row.refetches > 0
         if row.planes and not item.again:
             decided = int(self.times[first:last, DECIDED].max())
-            row.decision.announce(decided)
-            if drops:
-                self._reissue(Keys(row, 0, True), decided)
-            else:
+            if not row.decision.known:
+                self._decide(row, drops, decided)
+            if not drops:
                 assert row.released is not None
                 row.released.announce(decided + RELEASE)
         if row.late:
@@ -800,6 +811,36 @@ class Spatten:
     def _release_values(self, values: Values, cycle: int) -> None:
         size = self._tile_size(values.row.values, values.tile)
         self.value_buffer.release(-(-size // self.line), cycle)
+
+    def _decide(self, row: Row, drops: bool, decided: int) -> None:
+        """The last query of a row is decided; its LSB pass follows, if it needs one."""
+        row.decision.announce(decided)
+        if drops:
+            self._reissue(Keys(row, 0, True), decided)
+
+    def _foresee(self, item: Keys, query: int) -> None:
+        """Decide an early row before it is known when its values come, if they make no difference:
+        what waits for them waits behind the decision."""
+        row = item.row
+        states = (
+            self.soft,
+            self.fifo,
+            self.topk,
+            self.row_buffers,
+            self.selector,
+            self.begun,
+            self.sums,
+            self.times[row.first : row.last],
+        )
+        kept = [state.copy() for state in states]
+        tracks, self.tracks = self.tracks, None
+        self._select(item, row.slots[item.tile], query, row.last, foreseeing=True)
+        decided = int(self.times[row.first : row.last, DECIDED].max())
+        self.tracks = tracks
+        for state, before in zip(states, kept, strict=True):
+            state[...] = before
+        if decided < _FAR:
+            self._decide(row, True, decided)
 
     def _reissue(self, item: Keys, decided: int) -> None:
         event = self.env.timeout(max(decided + REISSUE - int(self.env.now), 0))

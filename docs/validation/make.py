@@ -26,7 +26,7 @@ RUNS = {
     "timing-event": ("timing", "--engine", "event"),
     "dram": ("dram",),
     "traffic": ("traffic",),
-    "engines": ("engines", "--count", "2000"),
+    "engines": ("engines", "--count", "500"),
     "gpu": ("gpu",),
     "functional": ("functional",),
 }

@@ -653,11 +653,11 @@ class Spatten:
                 values = item.values = row.slots[item.tile]
                 if self.kept_row is not None and not self.kept_row.slotted.known:
                     yield self.kept_row.slotted
+                if drops and scored == row.last and not (row.late and self._has_room(values)):
+                    self._foresee(item, query)
                 if row.late:
                     yield from self._take_slot(values)
                 else:
-                    if drops and row.refetches and scored == row.last:
-                        self._foresee(item, query)
                     yield from self._early_values(values)
             self._select(item, item.values, query, scored)
             if not self.read.items:
@@ -715,7 +715,9 @@ class Spatten:
             moved = 2 * self._partial_bytes()
             spill = math.ceil(moved / self.peak)
         begin = end = transactions = vectors = 0
-        at = _FAR if foreseeing else 0
+        at = slot = _FAR if foreseeing else 0
+        if row.late and values is not None and not foreseeing:
+            slot = values.slot or 0
         if early and values is not None and not foreseeing:
             matrix = values.matrix
             begin, end, transactions = matrix.begin, matrix.end, matrix.transactions
@@ -743,7 +745,7 @@ class Spatten:
                 row.planes and not item.again,
                 item.again,
                 early,
-                (values.slot or 0) if values is not None and row.late else 0,
+                slot,
                 self.fetcher.beats,
                 begin,
                 end,
@@ -791,13 +793,8 @@ class Spatten:
         row = item.row
         first, last = row.first, row.last
         drops = row.planes and not item.again and row.refetches > 0
-        if row.planes and not item.again:
-            decided = int(self.times[first:last, DECIDED].max())
-            if not row.decision.known:
-                self._decide(row, drops, decided)
-            if not drops:
-                assert row.released is not None
-                row.released.announce(decided + RELEASE)
+        if row.planes and not item.again and not row.decision.known:
+            self._decide(row, int(self.times[first:last, DECIDED].max()))
         if row.late:
             self._ask_late(item, values, drops)
         elif values is not None and not drops:
@@ -812,15 +809,23 @@ class Spatten:
         size = self._tile_size(values.row.values, values.tile)
         self.value_buffer.release(-(-size // self.line), cycle)
 
-    def _decide(self, row: Row, drops: bool, decided: int) -> None:
-        """The last query of a row is decided; its LSB pass follows, if it needs one."""
+    def _decide(self, row: Row, decided: int) -> None:
+        """The last query of a row is decided; its LSB pass follows, or its keys go."""
         row.decision.announce(decided)
-        if drops:
+        if row.refetches:
             self._reissue(Keys(row, 0, True), decided)
+        else:
+            assert row.released is not None
+            row.released.announce(decided + RELEASE)
+
+    def _has_room(self, values: Values) -> bool:
+        """Whether a value tile finds lines without waiting for a release."""
+        size = self._tile_size(values.row.values, values.tile)
+        return self.value_buffer.fits(-(-size // self.line))
 
     def _foresee(self, item: Keys, query: int) -> None:
-        """Decide an early row before it is known when its values come, if they make no difference:
-        what waits for them waits behind the decision."""
+        """Decide a row before it is known when its values come, or find room, if that makes no
+        difference: what waits for them waits behind the decision."""
         row = item.row
         states = (
             self.soft,
@@ -840,7 +845,7 @@ class Spatten:
         for state, before in zip(states, kept, strict=True):
             state[...] = before
         if decided < _FAR:
-            self._decide(row, True, decided)
+            self._decide(row, decided)
 
     def _reissue(self, item: Keys, decided: int) -> None:
         event = self.env.timeout(max(decided + REISSUE - int(self.env.now), 0))

@@ -23,6 +23,7 @@ from accelsim.hardware.machines.spatten.cycle._state import (
     SELECTOR_FREE,
     TOKEN_HEAD,
     TOKEN_TAIL,
+    TOKENS_BEGUN,
     Ints,
 )
 from accelsim.jit import inlined
@@ -82,6 +83,7 @@ def step_selector(s: Ints, groups: Ints, token: Ints, heads: Ints) -> None:
             s[TOKEN_HEAD] += 1
             cycles = groups[group, G_SELECT]
             groups[group, G_BEGUN] += 1
+            s[TOKENS_BEGUN] += 1
             if groups[group, G_BEGUN] == groups[group, G_TOKENS]:
                 groups[group, G_TOKENS_END] = now + cycles
         else:

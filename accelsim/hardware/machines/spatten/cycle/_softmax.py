@@ -15,9 +15,7 @@ from accelsim.hardware.machines.spatten.cycle._state import (
     FIFO_IN,
     FIFO_MOST,
     FIFO_OUT,
-    G_BEGUN,
     G_JOBS_LEFT,
-    G_READ,
     G_SELECT,
     J_BEATS,
     J_BUFFER,
@@ -69,6 +67,8 @@ from accelsim.hardware.machines.spatten.cycle._state import (
     SEQ_HEAD,
     SEQ_TAIL,
     SLOT_TAIL,
+    TOKENS_BEGUN,
+    TOKENS_READ,
     TOPK_TAIL,
     UNDECIDED,
     Ints,
@@ -131,7 +131,8 @@ def step_probabilities(
     piece, group = jobs[job, J_PIECE], jobs[job, J_GROUP]
     if marks & FIRST and not dropped:
         searched = jobs[job, J_OUTPUT] and groups[group, G_SELECT] >= 0 and s[P_PER_QUERY]
-        if searched and groups[group, G_BEGUN] < groups[group, G_READ] - 1:
+        # One search waits while another runs, whichever group they are of.
+        if searched and s[TOKENS_BEGUN] < s[TOKENS_READ] - 1:
             return
         late = pieces[piece, P_LATE]
         if late and not pieces[piece, P_QUEUED]:
@@ -152,7 +153,7 @@ def step_probabilities(
             ):
                 return
             begin_values(s, pieces, tiles, jobs, value_jobs, weighted, job)
-        groups[group, G_READ] += jobs[job, J_OUTPUT]
+        s[TOKENS_READ] += 1 if searched else 0
     s[OUT_HEAD] += 1
     s[PROGRESS] += 1
     if dropped:

@@ -98,6 +98,8 @@ REISSUE, REUSE = 2, 5
     # selector
     TOKEN_HEAD,
     TOKEN_TAIL,
+    TOKENS_READ,
+    TOKENS_BEGUN,
     HEADS_HEAD,
     HEADS_TAIL,
     SELECTOR_FREE,
@@ -139,7 +141,7 @@ REISSUE, REUSE = 2, 5
     BUSY_SELECTOR,
     BUSY_PV,
     N_SCALARS,
-) = range(104)
+) = range(106)
 
 # Groups: the rows of one layer of one step.
 (
@@ -155,12 +157,11 @@ REISSUE, REUSE = 2, 5
     G_OUTPUTS_LEFT,
     G_LAST,
     G_DONE,
-    G_READ,
     G_BEGUN,
     G_TOKENS_END,
     G_HEADS_END,
     N_GROUP,
-) = range(16)
+) = range(15)
 """G_AHEAD: keys may be asked for before the group before is done. G_SELECT, G_HEADS: cycles of a
 token search (after a query or the layer) and of the head search, for the group after; -1: none.
 G_TOKENS: token searches. G_JOBS_LEFT: queries whose last probability is to come."""

@@ -101,10 +101,11 @@ MUTANTS = (
         "key fork", "re-issues ready one cycle later", "_key_side",
         "queue_peek(s, ring, REISSUES, 1)", "queue_peek(s, ring, REISSUES, 2)",
     ),
-    constant("dot product", "_key_side", "DOT_STAGES", 8, 9),
+    constant("dot product", "_key_side", "DOT_STAGES", 7, 8),
     expression(
         "maximum tree", "one stage more", "_key_side",
-        "s[line + 1] + s[P_LOG_SCORES] <= s[NOW]", "s[line + 1] + s[P_LOG_SCORES] < s[NOW]",
+        "s[line + 1] + s[P_LOG_SCORES] == s[TREE_CLOCK]",
+        "s[line + 1] + s[P_LOG_SCORES] + 1 == s[TREE_CLOCK]",
     ),
     expression(
         "all queues", "3 cycles from push to pop instead of 2", "_state",

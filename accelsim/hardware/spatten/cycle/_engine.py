@@ -165,6 +165,7 @@ def _build(config: SpattenConfig, rows: Requests, memory: MemoryConfig) -> c.Mac
         first += depth
     for buffer in range(2):
         s[c.ALLOCATORS + buffer * c.A_COLUMNS + c.A_LAST_FREE] = -1
+        s[c.READERS + buffer * c.R_COLUMNS + c.R_MERGE_LOCK] = -1
         writer = c.WRITERS + buffer * c.W_COLUMNS
         s[writer + c.W_BANK_0 : writer + c.W_BANK_1 + 1] = -1
         s[writer + c.W_LAST_0 : writer + c.W_LAST_1 + 1] = 1
@@ -190,6 +191,7 @@ _EMPTY_REGISTERS = (
     c.ALLOCATED,
     c.ARBITER_LOCK,
     c.FORK,
+    c.BROADCAST,
     c.MAXIMUM,
     c.DECIDED,
     c.MERGE_LOCK,

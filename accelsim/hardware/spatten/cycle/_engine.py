@@ -153,7 +153,7 @@ def _build(config: SpattenConfig, rows: Requests, memory: MemoryConfig) -> c.Mac
     s[c.FETCH_LAST] = 1
     depths = {
         c.INFLIGHT: 16,
-        c.REISSUES: 16,
+        c.REISSUES: 2,
         c.DECISION: lines,
         c.ORDER: 16 * lines,
         c.TOPK: lines,
@@ -170,7 +170,7 @@ def _build(config: SpattenConfig, rows: Requests, memory: MemoryConfig) -> c.Mac
         s[writer + c.W_BANK_0 : writer + c.W_BANK_1 + 1] = -1
         s[writer + c.W_LAST_0 : writer + c.W_LAST_1 + 1] = 1
     fetchers = np.zeros((fetch, c.N_FETCH_COLUMNS), np.int64)
-    fetchers[:, [c.F_DESTINATION, c.F_SERVED]] = -1
+    fetchers[:, [c.F_DESTINATION, c.F_SERVED, c.F_HOLDER]] = -1
     ports = np.zeros((channels, c.N_PORT_COLUMNS), np.int64)
     ports[:, [c.D_PARKED, c.D_OFFERED, c.D_LOCK]] = -1
     org = organisation(memory)

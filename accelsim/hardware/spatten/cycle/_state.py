@@ -210,9 +210,9 @@ N_STATE = CONTEXTS + CONTEXT_RING
 N_REQUEST_COLUMNS = 14
 
 # Columns of a fetch channel: next beat of its address queue, destination and address in its
-# read-address register, responses received, cycle of the last.
-F_HEAD, F_DESTINATION, F_ADDRESS, F_ARRIVED, F_SERVED = range(5)
-N_FETCH_COLUMNS = 5
+# read-address register, responses received, cycle of the last, DRAM channel that waits for it.
+F_HEAD, F_DESTINATION, F_ADDRESS, F_ARRIVED, F_SERVED, F_HOLDER = range(6)
+N_FETCH_COLUMNS = 6
 # Columns of a DRAM port: address parked and offered, response register, identifier queue (head,
 # tail, then the ring), fetch channel that stays selected, scratch of the crossbar.
 D_PARKED, D_OFFERED, D_RESPONSE, D_ID_HEAD, D_ID_TAIL, D_LOCK, D_CHOICE, D_IDS = range(8)

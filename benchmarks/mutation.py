@@ -98,15 +98,32 @@ MUTANTS = (
         "buffer reader", "blocked after reset for one cycle more", "_buffers",
         "now >= s[P_LINES] // 2", "now > s[P_LINES] // 2",
     ),
+    expression(
+        "buffer reader", "bank 0 first, also when bank 1 waited first", "_buffers",
+        "if s[r + R_MERGE_LOCK] < 0:", "if True:",
+    ),
+    expression(
+        "buffer reader", "reads of before a roll-back known by line, not by one bit", "_buffers",
+        "== s[r + R_TURN]\n",
+        "== s[r + R_TURN] and (checked >> 2) - 1 == s[r + R_COMMITTED]\n",
+    ),
+    expression(
+        "buffer writer", "a port offers two lines a cycle", "_buffers", "port != served and ", "",
+    ),
     constant("key fork", "_key_side", "INFLIGHT_RESERVE", 8, 9),
     expression(
         "key fork", "re-issues ready one cycle later", "_key_side",
         "queue_peek(s, ring, REISSUES, 1)", "queue_peek(s, ring, REISSUES, 2)",
     ),
-    constant("dot product", "_key_side", "DOT_STAGES", 8, 9),
+    constant("dot product", "_key_side", "DOT_STAGES", 7, 8),
+    expression(
+        "dot product", "broadcast register stalls with it", "_key_side",
+        "s[BROADCAST] < 0\n", "dot_moves\n        and s[BROADCAST] < 0\n",
+    ),
     expression(
         "maximum tree", "one stage more", "_key_side",
-        "s[line + 1] + s[P_LOG_SCORES] <= s[NOW]", "s[line + 1] + s[P_LOG_SCORES] < s[NOW]",
+        "s[line + 1] + s[P_LOG_SCORES] == s[TREE_CLOCK]",
+        "s[line + 1] + s[P_LOG_SCORES] + 1 == s[TREE_CLOCK]",
     ),
     expression(
         "all queues", "3 cycles from push to pop instead of 2", "_state",

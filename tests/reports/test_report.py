@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import accelsim
 from accelsim.cli import main
 from accelsim.errors import AccelsimError
 from accelsim.exploration._store import Store
@@ -87,6 +88,17 @@ def test_a_result_has_every_chart_and_its_constants_have_sources(tmp_path: Path)
     tables = {table.title: table for table in page.tables}
     assert ["latency_s (s)", 0.000123457] in tables["Metrics"].rows
     assert tables["Sources of constants"].rows == [["energy", "dynamic.macs", "pj=1.5", "Me", ""]]
+
+
+@pytest.mark.slow
+def test_a_real_result_with_every_baseline_is_read(tmp_path: Path) -> None:
+    """What a replay writes, a report reads: intervals, flags and the machine that was measured."""
+    found = accelsim.replay("bert-base-cola")
+    (tmp_path / "result.json").write_text(found.to_json())
+    assert page_of(tmp_path / "result.json").charts
+    found.baselines["measured/numpy"] = {"kind": "measured", "machine": {"device": "cpu"}}
+    (tmp_path / "result.json").write_text(found.to_json())
+    assert page_of(tmp_path / "result.json").charts
 
 
 def test_roofline_is_operations_over_all_bytes(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ class Result(_Document):
     energy_j_by_part: dict[str, Number]
     accuracy: dict[str, Number | str | None] | None = None
     modules: dict[str, Module] = {}
-    baselines: dict[str, dict[str, Number | str | None]] = {}
+    baselines: dict[str, dict[str, bool | Number | str | dict[str, str] | None]] = {}
     per_layer: list[dict[str, Number | None]] = []
     policy_read_bytes_by_head: list[HeadTraffic] = []
     warnings: list[str] = []

@@ -259,10 +259,10 @@ def _baselines(results: Results) -> list[Chart]:
     charts = []
     for column, title in (("speedup", "Speedup"), ("energy_ratio", "Energy ratio")):
         values = [
-            {"run": name, "baseline": label, "ratio": row[column]}
+            {"run": name, "baseline": label, "ratio": ratio}
             for name, result in results.items()
             for label, row in result.baselines.items()
-            if isinstance(row.get(column), (int, float)) and float(row[column] or 0) > 0
+            if isinstance(ratio := row.get(column), (int, float)) and ratio > 0
         ]
         if not values:
             continue

@@ -509,7 +509,8 @@ class Spatten:
             keys = layout.keys(row.index, begin, end)
             parts.append(keys)
             self._move(row, 0, keys)
-        wanted = sum(map(len, parts))
+        # With both planes, a vector is there when its LSBs are, which come last.
+        wanted = len(parts[-1])
         if item.tile == 0 and not item.again:
             if not row.reread:
                 parts.insert(0, layout.before_keys(row.index))

@@ -25,12 +25,15 @@ from accelsim.hardware.spatten.cycle._state import (
     R_DESCRIBED,
     R_DESCRIPTORS,
     R_GENERATED,
+    R_IN_FLIGHT,
     R_ISSUED,
     R_LINES,
+    R_MERGE_LOCK,
     R_NEXT,
     R_POLLS,
-    R_PORT_0,
+    R_PORT,
     R_SRAM_0,
+    R_TURN,
     RD_BASE_0,
     RD_BASE_1,
     RD_COLUMNS,
@@ -162,14 +165,20 @@ def step_reader(s: Ints, buffer: int) -> None:
     now = s[NOW]
     committed = s[r + R_COMMITTED]
     rolled_back = False
-    if s[r + R_ISSUED] != s[r + R_COMMITTED]:
-        rolled_back = _advance_reads(s, r, WRITERS + buffer * W_COLUMNS, now)
+    if s[r + R_IN_FLIGHT]:
+        rolled_back = _check(s, r)
+        _advance_reads(s, r, WRITERS + buffer * W_COLUMNS, now)
     issued = s[r + R_ISSUED]
-    if issued < s[r + R_GENERATED] and not rolled_back:
-        port = r + R_PORT_0 + (issued & 1)
-        if not s[port] and s[_line(r, issued) + 2] + GENERATE_CYCLES <= now:
-            s[port] = 2 * issued + 2
-            s[r + R_ISSUED] += 1
+    if (
+        not s[r + R_PORT]
+        and issued < s[r + R_GENERATED]
+        and s[_line(r, issued) + 2] + GENERATE_CYCLES <= now
+    ):
+        s[r + R_PORT] = 4 * issued + 4 + 2 * (s[r + R_TURN] ^ rolled_back)
+        s[r + R_ISSUED] += 1
+        s[r + R_IN_FLIGHT] += 1
+    if rolled_back:
+        s[r + R_ISSUED] = committed
     if s[r + R_CURRENT] != s[r + R_DESCRIBED] and s[r + R_GENERATED] - committed < READ_QUEUE:
         _generate(s, r, now)
 
@@ -181,34 +190,56 @@ def _line(r: int, number: int) -> int:
 
 
 @inlined
-def _advance_reads(s: Ints, r: int, w: int, now: int) -> bool:
-    """Move the lines between issue and consumer by a register; true when rolled back."""
+def _check(s: Ints, r: int) -> bool:
+    """Commit, discard or fail what the check register holds; true when the reader rolls back.
+
+    Nothing is flushed: reads of before the roll-back go on through the pipeline, and are discarded
+    here because they carry the other turn. The turn is one bit, and a commit is a count: neither
+    looks at which line it is, although lines can leave the banks out of order.
+    """
     checked = s[r + R_CHECK]
-    if checked:
-        if not checked & 1:
-            for register in range(r + R_PORT_0, r + R_CHECK + 1):
-                s[register] = 0
-            s[r + R_ISSUED] = s[r + R_COMMITTED]
-            return True
-        if s[r + R_COMMITTED] == s[r + R_CONSUMED]:
-            s[r + R_CHECK] = 0
-            s[r + R_COMMITTED] += 1
-    if not s[r + R_CHECK]:
-        bank = r + R_BANK_0 if s[r + R_BANK_0] else r + R_BANK_1
-        s[r + R_CHECK] = s[bank]
-        s[bank] = 0
-    open_for_use = now >= s[P_LINES] // 2
+    if not checked:
+        return False
+    expected = (checked >> 1) & 1 == s[r + R_TURN]
+    if expected and checked & 1:
+        if s[r + R_COMMITTED] != s[r + R_CONSUMED]:
+            return False
+        s[r + R_COMMITTED] += 1
+    s[r + R_CHECK] = 0
+    s[r + R_IN_FLIGHT] -= 1
+    if expected and not checked & 1:
+        s[r + R_TURN] ^= 1
+        return True
+    return False
+
+
+@inlined
+def _advance_reads(s: Ints, r: int, w: int, now: int) -> None:
+    """Move the reads between the port and the check by a register.
+
+    Bank 0 goes first into the check register, unless bank 1 was first to wait for it.
+    """
+    if s[r + R_BANK_0] or s[r + R_BANK_1]:
+        if s[r + R_MERGE_LOCK] < 0:
+            s[r + R_MERGE_LOCK] = 0 if s[r + R_BANK_0] else 1
+        if not s[r + R_CHECK]:
+            bank = r + R_BANK_0 + s[r + R_MERGE_LOCK]
+            s[r + R_CHECK] = s[bank]
+            s[bank] = 0
+            s[r + R_MERGE_LOCK] = -1
     for k in range(2):
         if not s[r + R_BANK_0 + k]:
             s[r + R_BANK_0 + k] = s[r + R_SRAM_0 + k]
             s[r + R_SRAM_0 + k] = 0
-        waiting = s[r + R_PORT_0 + k]
-        if waiting and not s[r + R_SRAM_0 + k] and open_for_use:
-            line = _line(r, (waiting >> 1) - 1)
-            s[r + R_SRAM_0 + k] = waiting + (s[w + W_WRITTEN_0 + s[line]] >= s[line + 1])
-            s[r + R_PORT_0 + k] = 0
+    waiting = s[r + R_PORT]
+    if waiting and now >= s[P_LINES] // 2:
+        number = (waiting >> 2) - 1
+        sram = r + R_SRAM_0 + (number & 1)
+        if not s[sram]:
+            line = _line(r, number)
+            s[sram] = waiting + (s[w + W_WRITTEN_0 + s[line]] >= s[line + 1])
+            s[r + R_PORT] = 0
             s[r + R_POLLS] += 1
-    return False
 
 
 @inlined
@@ -246,19 +277,21 @@ def step_writer(s: Ints, buffer: int) -> None:
                 s[w + W_WRITTEN_0 + port] += 1
                 s[w + W_BANK_0 + bank] = -1
     room = (s[w + W_SKID_0] < 2, s[w + W_SKID_0 + 1] < 2)
+    # A port offers one line a cycle, also when both banks are free.
+    served = -1
     busy = 0
     for bank in range(2):
         if s[w + W_BANK_0 + bank] < 0:
-            # Round robin: the port after the last one served in this bank goes first. What is not
-            # fused has a port for each bank, and leaves the turn with port 1 in both.
+            # Round robin: the port after the last one served in this bank goes first.
             for turn in range(2):
                 port = (s[w + W_LAST_0 + bank] + 1 + turn) % 2
                 skid = w + W_SKID_BANK_0 + 2 * port
-                if s[w + W_SKID_0 + port] > 0 and s[skid] == bank:
+                if port != served and s[w + W_SKID_0 + port] > 0 and s[skid] == bank:
                     s[w + W_SKID_0 + port] -= 1
                     s[skid] = s[skid + 1]
                     s[w + W_BANK_0 + bank] = port
-                    s[w + W_LAST_0 + bank] = port if s[w + W_FUSED] else 0
+                    s[w + W_LAST_0 + bank] = port
+                    served = port
                     break
         busy |= s[w + W_BANK_0 + bank] >= 0
     for port in range(2):

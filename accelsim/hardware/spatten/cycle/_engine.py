@@ -153,7 +153,7 @@ def _build(config: SpattenConfig, rows: Requests, memory: MemoryConfig) -> c.Mac
     s[c.FETCH_LAST] = 1
     depths = {
         c.INFLIGHT: 16,
-        c.REISSUES: 16,
+        c.REISSUES: 2,
         c.DECISION: lines,
         c.ORDER: 16 * lines,
         c.TOPK: lines,
@@ -165,11 +165,12 @@ def _build(config: SpattenConfig, rows: Requests, memory: MemoryConfig) -> c.Mac
         first += depth
     for buffer in range(2):
         s[c.ALLOCATORS + buffer * c.A_COLUMNS + c.A_LAST_FREE] = -1
+        s[c.READERS + buffer * c.R_COLUMNS + c.R_MERGE_LOCK] = -1
         writer = c.WRITERS + buffer * c.W_COLUMNS
         s[writer + c.W_BANK_0 : writer + c.W_BANK_1 + 1] = -1
         s[writer + c.W_LAST_0 : writer + c.W_LAST_1 + 1] = 1
     fetchers = np.zeros((fetch, c.N_FETCH_COLUMNS), np.int64)
-    fetchers[:, [c.F_DESTINATION, c.F_SERVED]] = -1
+    fetchers[:, [c.F_DESTINATION, c.F_SERVED, c.F_HOLDER]] = -1
     ports = np.zeros((channels, c.N_PORT_COLUMNS), np.int64)
     ports[:, [c.D_PARKED, c.D_OFFERED, c.D_LOCK]] = -1
     org = organisation(memory)
@@ -190,6 +191,7 @@ _EMPTY_REGISTERS = (
     c.ALLOCATED,
     c.ARBITER_LOCK,
     c.FORK,
+    c.BROADCAST,
     c.MAXIMUM,
     c.DECIDED,
     c.MERGE_LOCK,

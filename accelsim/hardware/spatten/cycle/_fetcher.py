@@ -43,6 +43,7 @@ from accelsim.hardware.spatten.cycle._state import (
     F_ARRIVED,
     F_DESTINATION,
     F_HEAD,
+    F_HOLDER,
     F_SERVED,
     FETCH_LAST,
     FETCH_LOCK,
@@ -110,8 +111,9 @@ def step_issue(
         s[SPLIT] = s[FRAGMENT]
         s[SPLIT_BEAT] = s[FRAGMENT_BEAT]
         s[FRAGMENT] = -1
-    if s[FRAGMENT] < 0:
-        _arbitrate(s, requests)
+    _choose_matrix(s)
+    if s[FRAGMENT] < 0 and s[FETCH_LOCK] >= 0:
+        _take_row(s, requests)
     if s[KEY_ROW_2] < 0:
         s[KEY_ROW_2] = s[KEY_ROW_1]
         s[KEY_ROW_1] = -1
@@ -121,20 +123,22 @@ def step_issue(
 
 
 @inlined
-def _arbitrate(s: Ints, requests: Ints) -> None:
-    """Round robin between keys and values, locked for a whole matrix once presented."""
-    side = s[FETCH_LOCK]
-    if side < 0:
-        for turn in range(2):
-            candidate = (s[FETCH_LAST] + 1 + turn) % 2
-            if s[KEY_ROW_2 if candidate == 0 else VALUE_ROW_2] >= 0:
-                side = candidate
-                break
-        if side < 0:
+def _choose_matrix(s: Ints) -> None:
+    """Round robin between keys and values; a matrix that is presented stays selected to its end."""
+    if s[FETCH_LOCK] >= 0:
+        return
+    for turn in range(2):
+        side = (s[FETCH_LAST] + 1 + turn) % 2
+        if s[KEY_ROW_2 if side == 0 else VALUE_ROW_2] >= 0:
+            s[FETCH_LOCK] = side
+            s[FETCH_LAST] = side
             return
-        s[FETCH_LOCK] = side
-        s[FETCH_LAST] = side
-    register = KEY_ROW_2 if side == 0 else VALUE_ROW_2
+
+
+@inlined
+def _take_row(s: Ints, requests: Ints) -> None:
+    """The next beat of the selected matrix's row goes into the fragment register."""
+    register = KEY_ROW_2 if s[FETCH_LOCK] == 0 else VALUE_ROW_2
     row = s[register]
     if row < 0:
         return
@@ -291,15 +295,23 @@ def _realign(s: Ints, requests: Ints) -> None:
 
 @inlined
 def _take_responses(s: Ints, fetch: Ints, port: Ints, beats: Ints, joined: int) -> None:
-    """Responses go to fetch channels in the order of the requests, one a fetch channel."""
+    """Responses go to fetch channels in the order of the requests, one a fetch channel.
+
+    The lowest DRAM channel first, unless another already waits for the same fetch channel.
+    """
     now = s[NOW]
     for d in range(s[P_CHANNELS]):
         if port[d, D_RESPONSE] == 0:
             continue
         k = port[d, D_IDS + port[d, D_ID_HEAD] % ID_RING]
         arrived = fetch[k, F_ARRIVED]
-        if fetch[k, F_SERVED] == now or arrived - joined >= RESPONSE_QUEUE:
+        holder = fetch[k, F_HOLDER]
+        if fetch[k, F_SERVED] == now or (holder >= 0 and holder != d):
             continue
+        if arrived - joined >= RESPONSE_QUEUE:
+            fetch[k, F_HOLDER] = d
+            continue
+        fetch[k, F_HOLDER] = -1
         slot = arrived % BEATS_IN_FLIGHT
         fetch[k, F_SERVED] = now
         fetch[k, F_ARRIVED] = arrived + 1

@@ -13,6 +13,7 @@ from accelsim.hardware.spatten.cycle._state import (
     ALL_TAKEN,
     ALLOCATED,
     ARBITER_LOCK,
+    BROADCAST,
     DECIDED,
     DECISION,
     DOT_CLOCK,
@@ -53,6 +54,7 @@ from accelsim.hardware.spatten.cycle._state import (
     REPORTED,
     SHIFT,
     SOURCE,
+    TREE_CLOCK,
     WRITE_TAKEN,
     Ints,
     is_last_beat,
@@ -63,8 +65,8 @@ from accelsim.hardware.spatten.cycle._state import (
 )
 from accelsim.jit import inlined
 
-DOT_STAGES = 8
-"""Broadcast, multiplier and log2(64) adder registers."""
+DOT_STAGES = 7
+"""Multiplier and log2(64) adder registers, behind the broadcast register."""
 INFLIGHT_RESERVE = 8
 """Free entries of the in-flight queue that a new request needs."""
 INFLIGHT_DEPTH = 16
@@ -116,36 +118,47 @@ def step_decided(s: Ints, requests: Ints, ring: Ints, bypass_taken: bool) -> Non
 def step_dot_product(s: Ints, requests: Ints, ring: Ints) -> None:
     """One line a cycle through the dot product, then through the maximum tree to the decision.
 
-    The dot product stalls as a whole when its oldest line is not accepted. The stages of the
-    maximum tree are full registers: together they take twice their number before they stall it.
+    Each of the two pipelines moves as a whole, unless its oldest line is not accepted: bubbles
+    between two lines stay. The broadcast register in front of them fills by itself.
     """
+    tree_moves = True
     if s[DOT_HEAD] != s[DOT_TREE]:
         line = DOT_LINES_RING + 2 * (s[DOT_HEAD] % DOT_RING)
-        if s[line + 1] + s[P_LOG_SCORES] <= s[NOW]:
-            _decide(s, requests, ring)
+        if s[line + 1] + s[P_LOG_SCORES] == s[TREE_CLOCK]:
+            tree_moves = _decide(s, requests, ring)
+    dot_moves = True
     if s[DOT_TREE] != s[DOT_TAIL]:
         line = DOT_LINES_RING + 2 * (s[DOT_TREE] % DOT_RING)
         if s[line + 1] + DOT_STAGES == s[DOT_CLOCK]:
+            dot_moves = tree_moves
             if s[P_LOG_SCORES] == 0:
-                if not _decide(s, requests, ring):
-                    return
-            elif s[DOT_TREE] - s[DOT_HEAD] == 2 * s[P_LOG_SCORES]:
-                return
-            s[line + 1] = s[NOW]
-            s[DOT_TREE] += 1
+                dot_moves = _decide(s, requests, ring)
+            if dot_moves:
+                s[line + 1] = s[TREE_CLOCK]
+                s[DOT_TREE] += 1
+    s[TREE_CLOCK] += tree_moves
+    if dot_moves:
+        if s[BROADCAST] >= 0:
+            line = DOT_LINES_RING + 2 * (s[DOT_TAIL] % DOT_RING)
+            s[line] = s[BROADCAST]
+            s[line + 1] = s[DOT_CLOCK]
+            s[DOT_TAIL] += 1
+            s[BROADCAST] = -1
+        s[DOT_CLOCK] += 1
     item = s[FORK]
-    if item >= 0 and not s[FORK_TAKEN] & LAST_TAKEN and line_available(s, KEY_BUFFER):
+    if (
+        s[BROADCAST] < 0
+        and item >= 0
+        and not s[FORK_TAKEN] & LAST_TAKEN
+        and line_available(s, KEY_BUFFER)
+    ):
         beat = (item << SHIFT) | s[DOT_LINES]
-        line = DOT_LINES_RING + 2 * (s[DOT_TAIL] % DOT_RING)
-        s[line] = beat
-        s[line + 1] = s[DOT_CLOCK]
-        s[DOT_TAIL] += 1
+        s[BROADCAST] = beat
         s[READERS + KEY_BUFFER * R_COLUMNS + R_CONSUMED] += 1
         s[DOT_LINES] += 1
         if is_last_beat(s, requests, beat):
             s[DOT_LINES] = 0
             s[FORK_TAKEN] |= LAST_TAKEN
-    s[DOT_CLOCK] += 1
 
 
 @inlined

@@ -36,7 +36,7 @@ from accelsim.hardware.spatten.cycle._state import (
     DECIDED,
     DECISION,
     DOT_CLOCK,
-    DOT_TAIL,
+    DOT_LINES,
     F_ARRIVED,
     FETCH_TAKEN,
     FORK,
@@ -202,7 +202,7 @@ def _fetcher(s: Ints, b: Ints) -> tuple[int, int]:
 @kernel
 def _qk_unit(s: Ints, b: Ints) -> tuple[int, int]:
     item = NO_ITEM if b[FORK] < 0 else _key_code(b[FORK])
-    if _moved(s, b, DOT_TAIL):
+    if _moved(s, b, DOT_LINES):
         return item, WORKS
     if not _moved(s, b, DOT_CLOCK):
         return item, DECISION_FULL

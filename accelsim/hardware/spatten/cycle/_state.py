@@ -51,8 +51,10 @@ BEATS_IN_FLIGHT = 256
     FORK,
     FORK_TAKEN,
     FORK_ROW,
-    DOT_CLOCK,
     DOT_LINES,
+    BROADCAST,
+    DOT_CLOCK,
+    TREE_CLOCK,
     DOT_HEAD,
     DOT_TREE,
     DOT_TAIL,
@@ -96,7 +98,7 @@ BEATS_IN_FLIGHT = 256
     ADDRESSES_WAITING,
     RESPONSES_WAITING,
     RESPONSES,
-) = range(61)
+) = range(63)
 
 # Queues: first slot of the ring, depth, head, tail, cycle of the last pop.
 QUEUE_COLUMNS = 5
@@ -113,8 +115,9 @@ A_COLUMNS = A_RELEASED + MAX_HANDLES
 ALLOCATORS = _A
 
 # Reader of each buffer: next line to generate and its descriptor; lines generated, issued, checked
-# and taken, all counted from the start of the run; then the registers of the read pipeline, each
-# empty (0) or ``2 * (line + 1)``, plus one once the SRAM has answered with the expected tag.
+# and taken, all counted from the start of the run; reads in the pipeline; the turn, one bit that a
+# roll-back flips; the bank that stays selected; then the registers of the read pipeline, each empty
+# (0) or ``4 * (line + 1) + 2 * turn``, plus one once the SRAM answered with the expected tag.
 (
     R_NEXT,
     R_CURRENT,
@@ -124,14 +127,16 @@ ALLOCATORS = _A
     R_COMMITTED,
     R_CONSUMED,
     R_POLLS,
-    R_PORT_0,
-    R_PORT_1,
+    R_IN_FLIGHT,
+    R_TURN,
+    R_MERGE_LOCK,
+    R_PORT,
     R_SRAM_0,
     R_SRAM_1,
     R_BANK_0,
     R_BANK_1,
     R_CHECK,
-) = range(15)
+) = range(17)
 READ_LINES = 32
 R_LINES = R_CHECK + 1
 """Ring of generated lines: side, lines of that side it needs, cycle of the push."""
@@ -179,7 +184,7 @@ WRITERS = READERS + 2 * R_COLUMNS
 
 DOT_RING = 64
 DOT_LINES_RING = WRITERS + 2 * W_COLUMNS
-"""Lines in the dot product and the maximum tree: beat, cycle (or pipeline clock) at entry."""
+"""Lines in the dot product and the maximum tree: beat, and clock of the pipeline at entry."""
 CONTEXT_RING = 64
 CONTEXTS = DOT_LINES_RING + 2 * DOT_RING
 """Matrices being fetched."""
@@ -205,9 +210,9 @@ N_STATE = CONTEXTS + CONTEXT_RING
 N_REQUEST_COLUMNS = 14
 
 # Columns of a fetch channel: next beat of its address queue, destination and address in its
-# read-address register, responses received, cycle of the last.
-F_HEAD, F_DESTINATION, F_ADDRESS, F_ARRIVED, F_SERVED = range(5)
-N_FETCH_COLUMNS = 5
+# read-address register, responses received, cycle of the last, DRAM channel that waits for it.
+F_HEAD, F_DESTINATION, F_ADDRESS, F_ARRIVED, F_SERVED, F_HOLDER = range(6)
+N_FETCH_COLUMNS = 6
 # Columns of a DRAM port: address parked and offered, response register, identifier queue (head,
 # tail, then the ring), fetch channel that stays selected, scratch of the crossbar.
 D_PARKED, D_OFFERED, D_RESPONSE, D_ID_HEAD, D_ID_TAIL, D_LOCK, D_CHOICE, D_IDS = range(8)

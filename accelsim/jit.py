@@ -59,7 +59,8 @@ def _read(path: Path) -> tuple[bytes, tuple[Path, ...]]:
         # A name is a module of its own, or is defined in the one before it.
         modules = [base, *(base / name for name in re.findall(r"\w+", names))]
         files = (file for m in modules for file in (m.with_suffix(".py"), m / "__init__.py"))
-        found += [file for file in files if file.is_file()]
+        # The package itself only names what its rooms define.
+        found += [file for file in files if file.is_file() and file != _PACKAGE / "__init__.py"]
     return hashlib.sha256(content).digest(), tuple(found)
 
 

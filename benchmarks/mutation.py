@@ -103,7 +103,7 @@ MUTANTS = (
         "if s[r + R_MERGE_LOCK] < 0:", "if True:",
     ),
     expression(
-        "buffer reader", "reads of before a roll-back known by line, not by one bit", "_buffers",
+        "buffer reader", "lines that passed each other are discarded", "_buffers",
         "== s[r + R_TURN]\n",
         "== s[r + R_TURN] and (checked >> 2) - 1 == s[r + R_COMMITTED]\n",
     ),

@@ -106,4 +106,6 @@ def test_transformers_and_our_forward_agree_on_smollm2() -> None:
         policy = load_policy_spec(spec)
         one, two = (perplexity(m, [window], policy) for m in (ours, theirs))
         assert two.perplexity == pytest.approx(one.perplexity, rel=2e-3), spec
-        assert two.kept_key_fraction == pytest.approx(one.kept_key_fraction, abs=1e-6)
+        # Scores of two forward passes in float32 differ in their last digits, and with them now and
+        # then the order of two tokens.
+        assert two.kept_key_fraction == pytest.approx(one.kept_key_fraction, abs=5e-4)

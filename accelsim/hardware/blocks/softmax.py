@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from accelsim.jit import Int, inlined
 
@@ -43,28 +44,32 @@ and that from which it is read a beat a cycle; that of its first probability; th
 and its beats in the unit before, and the cycle in which the last of them enters the FIFO."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Softmax:
     """Exponentials, accumulated, stored, divided (SpAtten IV-F, Table I).
 
     Attributes:
         parallelism: scores taken and probabilities given in a cycle.
         fifo: entries of ``parallelism`` exponentials.
+        state: what it is doing; one record of :data:`STATE`.
+        ring: the latest rows, int64 [rows, 8].
     """
 
     parallelism: int
     fifo: int
+    state: Any = field(init=False, repr=False, default_factory=lambda: np.zeros(1, STATE))
+    ring: NDArray[np.int64] = field(init=False, repr=False)
+    stalls: ClassVar[tuple[str, ...]] = STALLS
+
+    def __post_init__(self) -> None:
+        """Begin idle."""
+        self.state["parallelism"], self.state["depth"] = self.parallelism, self.fifo
+        self.ring = np.zeros((2 * self.fifo + 256, 8), np.int64)
 
     @property
     def peak_operations_per_cycle(self) -> int:
         """Exponentials a cycle."""
         return self.parallelism
-
-    def new_state(self) -> tuple[Any, Any]:
-        """State of an idle unit, and its ring of rows, int64 [rows, 8]."""
-        state = np.zeros(1, STATE)
-        state["parallelism"], state["depth"] = self.parallelism, self.fifo
-        return state, np.zeros((2 * self.fifo + 256, 8), np.int64)
 
 
 @inlined

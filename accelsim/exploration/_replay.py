@@ -201,10 +201,10 @@ def _metrics(
     counters = activity.counters
     rows = [counters.get(name, 0) for name in ("row_hits", "row_misses", "row_conflicts")]
     prefill, steps = workload.stages()
-    done = [
-        cycle for cycle, early in zip(activity.completion_cycles, prefill, strict=True) if early
-    ]
-    prompt = min(max(done, default=0), activity.cycles)
+    # A machine that tells no completions tells no end of the prompt either.
+    told = activity.completion_cycles or [0] * workload.rows
+    outputs = zip(told, prefill.tolist(), strict=True)
+    prompt = min(max((cycle for cycle, early in outputs if early), default=0), activity.cycles)
     decode = activity.cycles - prompt if steps else 0
     metrics: dict[str, float | int | None] = {
         "latency_cycles": activity.cycles,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -27,7 +27,7 @@ STATE = np.dtype(
 STALLS = ("no_keys", "softmax_full")
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class DotProduct:
     """Broadcast, multiply, reconfigurable adder tree (SpAtten IV-E).
 
@@ -35,14 +35,17 @@ class DotProduct:
         multipliers: of the array (SpAtten Table I: 512).
         head_dim: elements of a vector; it must divide ``multipliers``.
         scores_per_cycle: most scores that leave in a cycle (SpAtten IV-E: 8).
+        state: what it is doing; one record of :data:`STATE`.
     """
 
     multipliers: int
     head_dim: int
     scores_per_cycle: int
+    state: Any = field(init=False, repr=False, default_factory=lambda: np.zeros(1, STATE))
+    stalls: ClassVar[tuple[str, ...]] = STALLS
 
     def __post_init__(self) -> None:
-        """Refuse a head that does not fit the line.
+        """Begin idle; refuse a head that does not fit the line.
 
         Raises:
             WorkloadError: ``head_dim`` does not divide ``multipliers``.
@@ -52,6 +55,7 @@ class DotProduct:
                 f"head_dim {self.head_dim} does not divide the line of {self.multipliers} "
                 "multipliers; expected a divisor"
             )
+        self.state["scores"], self.state["latency"] = self.scores, self.latency
 
     @property
     def vectors_per_line(self) -> int:
@@ -73,12 +77,6 @@ class DotProduct:
     def peak_operations_per_cycle(self) -> int:
         """Multiply-accumulates a cycle."""
         return self.multipliers
-
-    def new_state(self) -> Any:
-        """State of an idle array; one record of :data:`STATE`."""
-        state = np.zeros(1, STATE)
-        state["scores"], state["latency"] = self.scores, self.latency
-        return state
 
 
 @inlined

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from accelsim.jit import Int, inlined
 
@@ -25,26 +26,31 @@ STATE = np.dtype(
 STALLS = ("no_scores",)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class TopK:
     """Quick-select with two arrays of comparators (SpAtten IV-B, Table I).
 
     Attributes:
         parallelism: scores examined in a cycle.
         rows: row buffers.
+        state: what it is doing; one record of :data:`STATE`.
+        buffers: cycles in which its row buffers are free, int64 [rows].
     """
 
     parallelism: int
     rows: int
+    state: Any = field(init=False, repr=False, default_factory=lambda: np.zeros(1, STATE))
+    buffers: NDArray[np.int64] = field(init=False, repr=False)
+    stalls: ClassVar[tuple[str, ...]] = STALLS
+
+    def __post_init__(self) -> None:
+        """Begin idle."""
+        self.buffers = np.zeros(self.rows, np.int64)
 
     @property
     def peak_operations_per_cycle(self) -> int:
         """Comparisons a cycle: every score against the pivot in both arrays."""
         return 2 * self.parallelism
-
-    def new_state(self) -> tuple[Any, Any]:
-        """State of an idle engine, and the cycles in which its row buffers are free, [rows]."""
-        return np.zeros(1, STATE), np.zeros(self.rows, np.int64)
 
 
 @inlined

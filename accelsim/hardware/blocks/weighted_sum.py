@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -26,17 +26,24 @@ STATE = np.dtype(
 STALLS = ("no_probabilities", "no_values", "spill")
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class WeightedSum:
     """Broadcast, multiply, accumulate (SpAtten IV-G).
 
     Attributes:
         multipliers: of the array (SpAtten Table I: 512).
         scores: vectors taken in a cycle.
+        state: what it is doing; one record of :data:`STATE`.
     """
 
     multipliers: int
     scores: int
+    state: Any = field(init=False, repr=False, default_factory=lambda: np.zeros(1, STATE))
+    stalls: ClassVar[tuple[str, ...]] = STALLS
+
+    def __post_init__(self) -> None:
+        """Begin idle."""
+        self.state["scores"], self.state["latency"] = self.scores, self.latency
 
     @property
     def latency(self) -> int:
@@ -48,12 +55,6 @@ class WeightedSum:
     def peak_operations_per_cycle(self) -> int:
         """Multiply-accumulates a cycle."""
         return self.multipliers
-
-    def new_state(self) -> Any:
-        """State of an idle array; one record of :data:`STATE`."""
-        state = np.zeros(1, STATE)
-        state["scores"], state["latency"] = self.scores, self.latency
-        return state
 
 
 @inlined

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from accelsim.hardware.activity import Activity, ModuleActivity, QueueActivity
-from accelsim.hardware.blocks import dot_product, softmax, top_k, weighted_sum
 from accelsim.hardware.blocks.matrix_fetcher import TRANSACTION_BYTES
 from accelsim.hardware.invariants import check_bytes
 from accelsim.hardware.machines.spatten.config import BITS_ON_CHIP, SpattenConfig
@@ -112,73 +111,44 @@ def partial_bytes(rows: Rows, config: SpattenConfig, head_dim: int, tile: int) -
 
 def activity_of(machine: Spatten) -> Activity:
     """Close the books of one run of the event engine."""
-    config, rows, workload = machine.config, machine.rows, machine.workload
-    total = max(machine.completions)
+    plan, order, kept = machine.plan, machine.order, machine.kept_scores
+    config, rows, workload = plan.config, plan.rows, plan.workload
+    total = max(order.completions)
     activity = Activity(total, config.frequency_hz)
-    partial = partial_bytes(rows, config, workload.head_dim, machine.tile)
-    spilled = machine.spilled_reads + partial, machine.spilled_writes + partial
-    count_work(activity, workload, rows, config, machine.layout.bytes, spilled)
-    activity.count("refetched_bytes", machine.refetched_bytes())
+    partial = partial_bytes(rows, config, workload.head_dim, plan.tile)
+    spilled = kept.spilled_reads + partial, kept.spilled_writes + partial
+    count_work(activity, workload, rows, config, machine.requests.bytes, spilled)
+    activity.count("refetched_bytes", machine.requests.refetched_bytes())
     count_dram(activity, counters(machine.fetcher.channels))
-    dim = workload.head_dim
-    selected, _ = selection_work(workload, rows, config)
-    compiled: dict[str, tuple[Any, tuple[str, ...], int, float]] = {
-        "qk_unit": (
-            machine.dot[0],
-            dot_product.STALLS,
-            activity.counters["qk_macs"],
-            machine.dot_product.peak_operations_per_cycle,
-        ),
-        "softmax": (
-            machine.soft[0],
-            softmax.STALLS,
-            activity.counters["exponentials"],
-            machine.softmax.peak_operations_per_cycle,
-        ),
-        "topk": (
-            machine.topk[0],
-            top_k.STALLS,
-            2 * int(rows.elements.sum()),
-            machine.top_k.peak_operations_per_cycle,
-        ),
-        "selector": (
-            machine.selector[0],
-            top_k.STALLS,
-            2 * selected,
-            machine.top_k.peak_operations_per_cycle,
-        ),
-        "pv_unit": (
-            machine.sums[0],
-            weighted_sum.STALLS,
-            activity.counters["pv_macs"],
-            machine.weighted_sum.peak_operations_per_cycle,
-        ),
+    operations = {
+        "qk_unit": activity.counters["qk_macs"],
+        "softmax": activity.counters["exponentials"],
+        "topk": 2 * int(rows.elements.sum()),
+        "selector": 2 * selection_work(workload, rows, config)[0],
+        "pv_unit": activity.counters["pv_macs"],
     }
-    for name, (state, stalls, operations, peak) in compiled.items():
+    for name, unit in machine.units.by_name.items():
+        state = unit.state[0]
         activity.modules[name] = ModuleActivity(
             int(state["busy"]),
-            {reason: int(state[reason]) for reason in stalls if state[reason]},
-            operations,
-            float(peak),
+            {reason: int(state[reason]) for reason in unit.stalls if state[reason]},
+            operations[name],
+            float(unit.peak_operations_per_cycle),
         )
-    for name, module in (
-        ("allocator", machine.key_fork),
-        ("fetcher", machine.fetcher),
-        ("value_fork", machine.value_fork),
+    # One matrix a cycle leaves each fork.
+    for module, most in (
+        (machine.key_fork, 1),
+        (machine.fetcher, machine.fetcher.peak_operations_per_cycle),
+        (machine.value_fork, 1),
     ):
-        activity.modules[name] = module.activity
-    for name, operations, most in (
-        ("allocator", machine.issued, 1),
-        ("fetcher", machine.fetcher.operations, machine.fetcher.peak_operations_per_cycle),
-        ("value_fork", machine.asked, 1),
-    ):
-        activity.modules[name].operations = operations
-        activity.modules[name].peak_operations_per_cycle = float(most)
+        activity.modules[module.name] = module.activity
+        module.activity.operations = module.operations
+        module.activity.peak_operations_per_cycle = float(most)
     for module_activity in activity.modules.values():
         _close(module_activity, total)
-    activity.queues = _queues(machine, dim)
-    finish(activity, workload, rows, machine.completions)
-    activity.dependencies = "causal" if machine.causal else "streamed"
+    activity.queues = _queues(machine)
+    finish(activity, workload, rows, order.completions)
+    activity.dependencies = "causal" if plan.causal else "streamed"
     return activity
 
 
@@ -216,16 +186,20 @@ def finish(activity: Activity, workload: Workload, rows: Rows, completions: list
     check_bytes(activity, workload)
 
 
-def _queues(machine: Spatten, dim: int) -> dict[str, QueueActivity]:
+def _queues(machine: Spatten) -> dict[str, QueueActivity]:
     found = {
         name: QueueActivity(depth, mark, "beats")
         for name, (depth, mark) in machine.fetcher.queues().items()
     }
-    soft, topk, selector = machine.soft[0], machine.topk[0], machine.selector[0]
+    units = machine.units
+    soft, topk, selector = (u.state[0] for u in (units.softmax, units.top_k, units.selector))
     found["softmax_fifo"] = QueueActivity(int(soft["depth"]), int(soft["high_water"]), "beats")
-    found["topk_rows"] = QueueActivity(machine.top_k.rows, int(topk["high_water"]), "rows")
-    found["selector_rows"] = QueueActivity(2, min(int(selector["rows"]), 2), "rows")
-    for name, buffer in (("key", machine.key_buffer), ("value", machine.value_buffer)):
+    found["topk_rows"] = QueueActivity(units.top_k.rows, int(topk["high_water"]), "rows")
+    searches = units.selector.rows
+    waiting = min(int(selector["rows"]), searches)
+    found["selector_rows"] = QueueActivity(searches, waiting, "rows")
+    for name, fork in (("key", machine.key_fork), ("value", machine.value_fork)):
+        buffer = fork.buffer
         found[f"{name}_buffer"] = QueueActivity(buffer.lines, buffer.high_water, "lines")
         found[f"{name}_matrices"] = QueueActivity(buffer.matrices, buffer.most_matrices, "matrices")
     return found

@@ -74,8 +74,7 @@ def score(
             query += 1
             continue
         taken = -(-count // dot[0].scores)
-        size = -(-count // soft[0].parallelism)
-        if not stored and not room(soft, fifo, size):
+        if not stored and not room(soft, -(-count // soft[0].parallelism)):
             break
         free = dot[0].free
         first = max(free, ready)
@@ -94,7 +93,8 @@ def score(
             )
         final = np.int64(with_keys)
         if not stored:
-            final = np.int64(enter(soft, fifo, size, taken, with_keys, dot[0].latency + TO_FIFO))
+            latency = dot[0].latency + TO_FIFO
+            final = np.int64(enter(soft, fifo, count, dot[0].scores, with_keys, latency))
         dot[0].no_keys += with_keys + 1 - free - taken
         dot[0].softmax_full += final - with_keys
         dot[0].busy += taken

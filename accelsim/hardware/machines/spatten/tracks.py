@@ -2,55 +2,67 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
-from accelsim.hardware.blocks import dot_product, softmax, top_k, weighted_sum
-from accelsim.hardware.blocks.channel_watch import ChannelWatch
+from accelsim.hardware.machines.spatten.units import Units
 from accelsim.hardware.timeline import BUSY, Recorder
-
-if TYPE_CHECKING:
-    from accelsim.hardware.machines.spatten.machine import Spatten
-
-UNITS = {
-    "qk_unit": ("dot", dot_product.STALLS),
-    "softmax": ("soft", softmax.STALLS),
-    "topk": ("topk", top_k.STALLS),
-    "selector": ("selector", top_k.STALLS),
-    "pv_unit": ("sums", weighted_sum.STALLS),
-}
-"""Module in results to the attribute that holds its state, and the reasons of its stalls."""
 
 
 class Tracks:
-    """Records the compiled blocks and the DRAM channels of one machine.
+    """Records the compiled blocks of one machine; does nothing without a recorder.
 
     Args:
-        machine: whose blocks.
-        recorder: takes the spans.
+        units: the blocks.
+        recorder: takes the spans, if given.
+
+    Attributes:
+        on: whether what is looked at is recorded.
     """
 
-    def __init__(self, machine: Spatten, recorder: Recorder) -> None:
-        self._machine, self._recorder = machine, recorder
-        self._numbers = {name: recorder.module(name) for name in UNITS}
-        self.watch = machine.fetcher.watch = ChannelWatch(recorder, machine.fetcher)
+    def __init__(self, units: Units, recorder: Recorder | None) -> None:
+        self._units, self._recorder = units.by_name, recorder
+        self.on = recorder is not None
+        self._numbers: dict[str, int] = {}
+        if recorder is not None:
+            self._numbers = {name: recorder.module(name) for name in self._units}
 
     def look(self) -> dict[str, Any]:
         """The states as they are."""
-        return {name: self._state(name).copy() for name in UNITS}
+        if not self.on:
+            return {}
+        return {name: unit.state[0].copy() for name, unit in self._units.items()}
 
     def add(self, before: dict[str, Any], code: int) -> None:
         """Turn what has changed since into spans of the item ``code``: stalls, then work."""
-        for name, (_, stalls) in UNITS.items():
-            was, now = before[name], self._state(name)
+        for name, was in before.items():
+            unit = self._units[name]
+            now = unit.state[0]
             at = int(was["free"])
-            for reason in stalls:
+            for reason in unit.stalls:
                 at = self._span(name, at, int(now[reason] - was[reason]), code, reason)
             self._span(name, at, int(now["busy"] - was["busy"]), code, BUSY)
 
-    def _state(self, name: str) -> Any:
-        return getattr(self._machine, UNITS[name][0])[0]
+    def queries(self, call: Callable[[int, int], int], query: int, last: int, code: int) -> int:
+        """Run a call for some queries; one by one for a timeline.
+
+        Args:
+            call: takes the first query and that after the last; returns the first that is left.
+            query, last: from which query on, and that after the last.
+            code: of the item.
+        """
+        if not self.on:
+            return call(query, last)
+        while query < last:
+            before = self.look()
+            reached = call(query, query + 1)
+            self.add(before, code)
+            if reached == query:
+                break
+            query = reached
+        return query
 
     def _span(self, name: str, start: int, cycles: int, code: int, state: str) -> int:
-        if cycles:
+        if cycles and self._recorder is not None:
             self._recorder.add(self._numbers[name], start, start + cycles, code, state)
         return start + cycles

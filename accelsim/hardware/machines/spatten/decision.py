@@ -1,0 +1,41 @@
+"""Decision: which rows need the LSB plane of their keys (section 6)."""
+
+from __future__ import annotations
+
+import simpy
+
+from accelsim.hardware.machines.spatten.items import Keys, Port, Row
+
+REISSUE = 2
+"""From the decision to the key fork (release, section 2.16)."""
+RELEASE = 5
+"""From a decision to usable lines (release, section 2.16)."""
+
+
+class Decision:
+    """Sends rows that need their LSB plane back to the key fork (section 6).
+
+    Args:
+        env: clock.
+        lsb_passes: out: key tiles, to the key fork.
+    """
+
+    def __init__(self, env: simpy.Environment, lsb_passes: Port[Keys]) -> None:
+        self._env, self._lsb_passes = env, lsb_passes
+
+    def announce(self, row: Row, tiles: int, cycle: int) -> None:
+        """The last query of a row is decided; so many tiles of its LSB pass follow."""
+        if row.two_pass:
+            self._reissue(row, tiles, cycle)
+            row.decision.announce(cycle)
+        else:
+            row.decision.announce(cycle)
+            self._reissue(row, tiles, cycle)
+
+    def _reissue(self, row: Row, tiles: int, cycle: int) -> None:
+        for tile in range(tiles):
+            self._put(Keys(row, tile, again=True), cycle + REISSUE)
+
+    def _put(self, item: Keys, cycle: int) -> None:
+        event = self._env.timeout(max(cycle - int(self._env.now), 0))
+        event.callbacks.append(lambda _: self._lsb_passes.put(item))

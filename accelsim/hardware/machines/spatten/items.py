@@ -1,0 +1,218 @@
+"""What the blocks of the published SpAtten hand to one another, and the arrows they take.
+
+A :class:`Layer` has rows, a :class:`Row` has tiles of keys and of values. Sections are those of
+docs/accelerators/spatten-published.md.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import numpy as np
+import simpy
+from numpy.typing import NDArray
+
+from accelsim.hardware.blocks.matrix_fetcher import FILL, Matrix
+from accelsim.hardware.machines.spatten.rows import Group
+from accelsim.hardware.simulation import Milestone, Stream
+
+T = TypeVar("T")
+
+
+class Port(Stream, Generic[T]):
+    """An arrow between blocks that run ahead of simulated time.
+
+    What is ahead of time needs no queue in the hardware, so a port has no depth.
+
+    Args:
+        env: clock.
+        bounded_by: what keeps it from growing: a buffer or a rule of the hardware.
+    """
+
+    def __init__(self, env: simpy.Environment, bounded_by: str) -> None:
+        super().__init__(env)
+        self.bounded_by = bounded_by
+
+    if TYPE_CHECKING:
+        items: deque[T]
+
+        def put(self, item: T, seen: int = 0) -> None:
+            """Append an item."""
+
+        def pop(self) -> T:
+            """Take the oldest item."""
+
+
+class Layer:
+    """A group at run time.
+
+    Attributes:
+        group: which.
+        following: the group after it, if there is one.
+        start: cycle from which queries are read.
+        keys: cycle from which keys are asked for.
+        unread: rows that are not read out of the softmax yet.
+        undone: rows without all outputs.
+        done: last output so far.
+        step_start: start of its step's first group.
+    """
+
+    __slots__ = ("done", "following", "group", "keys", "start", "step_start", "undone", "unread")
+
+    def __init__(self, env: simpy.Environment, group: Group) -> None:
+        self.group = group
+        self.following: Layer | None = None
+        self.start, self.keys = Milestone(env), Milestone(env)
+        self.unread = self.undone = 0
+        self.done = self.step_start = 0
+
+
+class Row:
+    """A row on its way (section 1); a position of one, where it is run query by query.
+
+    Attributes:
+        index: of the workload.
+        layer: its group.
+        first, last: queries, from the first to that before the last.
+        keys, values: vectors.
+        late, two_pass, planes: what it is.
+        split, reread: it is one position of a row; not the first.
+        streams: its queries use the first of its values, and need not wait for all.
+        tiles, value_tiles: how many.
+        refetches: queries that need the LSB plane.
+        queries: request of the query vectors, if they are not read with the first keys.
+        slots: request of the values, by tile.
+        decision: of the last query in the first pass, with an LSB plane.
+        kept, slotted: of a two-pass row: all its queries have been filtered; all its value tiles
+            have slots.
+        released: of a one-tile row with an LSB plane: the lines of its keys are free.
+    """
+
+    __slots__ = (
+        "decision",
+        "first",
+        "index",
+        "kept",
+        "keys",
+        "last",
+        "late",
+        "layer",
+        "planes",
+        "queries",
+        "refetches",
+        "released",
+        "reread",
+        "slots",
+        "slotted",
+        "split",
+        "streams",
+        "tiles",
+        "two_pass",
+        "value_tiles",
+        "values",
+    )
+
+    def __init__(
+        self, env: simpy.Environment, index: int, layer: Layer, first: int, last: int
+    ) -> None:
+        self.index, self.layer, self.first, self.last = index, layer, first, last
+        self.keys = self.values = self.refetches = 0
+        self.late = self.two_pass = self.planes = self.streams = False
+        self.reread = self.split = False
+        self.tiles = self.value_tiles = 1
+        self.queries: Matrix | None = None
+        self.slots: dict[int, Values] = {}
+        self.decision, self.kept, self.slotted = Milestone(env), Milestone(env), Milestone(env)
+        self.released: Milestone
+
+
+class Keys:
+    """A key tile: what the key fork issues.
+
+    Attributes:
+        row: whose.
+        tile: which.
+        again: the pass with the LSB plane.
+        matrix: in memory, once it is asked for.
+        released: its lines are free, once it has some.
+        scored: cycle in which its last score is there.
+        values: tile of values that goes with it, once it is known that it is needed.
+    """
+
+    __slots__ = ("again", "matrix", "released", "row", "scored", "tile", "values")
+
+    def __init__(self, row: Row, tile: int, again: bool = False) -> None:
+        self.row, self.tile, self.again = row, tile, again
+        self.matrix: Matrix
+        self.released: Milestone
+        self.scored = 0
+        self.values: Values | None = None
+
+    @property
+    def drops(self) -> bool:
+        """Whether queries that need the LSB plane are dropped here."""
+        return self.row.planes and not self.again
+
+
+class Values:
+    """A value tile.
+
+    Attributes:
+        row: whose.
+        tile: which.
+        slot: cycle from which it has lines; ``None`` if not known yet.
+        phases: 1 if queries of the LSB pass will come on their own, else 2.
+        given: times of the queries over this tile, if those over the next would overwrite them.
+        ready, spread: cycle in which it is asked for, and cycles over which it becomes known.
+        filtered: of a late row: it is known when its queries are filtered; of an early one: the
+            matrix is asked for.
+        matrix: in memory, once it is asked for.
+        weighed: of a late row: it is known when its queries are multiplied, but for those of an
+            LSB pass that come on their own.
+    """
+
+    __slots__ = (
+        "filtered",
+        "given",
+        "matrix",
+        "phases",
+        "ready",
+        "row",
+        "slot",
+        "spread",
+        "tile",
+        "weighed",
+    )
+
+    def __init__(self, env: simpy.Environment, row: Row, tile: int) -> None:
+        self.row, self.tile = row, tile
+        self.slot: int | None = None
+        self.phases = 2
+        self.given: NDArray[np.int64] | None = None
+        self.ready = self.spread = 0
+        self.matrix: Matrix
+        self.weighed = Milestone(env)
+        self.filtered = Milestone(env)
+
+
+class Again:
+    """The queries of an LSB pass, whose values are in the buffer already.
+
+    Attributes:
+        values: the tile.
+        ready: cycle in which the first of them reaches the weighted sum.
+        weighed: it is known when they are multiplied.
+    """
+
+    __slots__ = ("ready", "values", "weighed")
+
+    def __init__(self, env: simpy.Environment, values: Values, ready: int) -> None:
+        self.values, self.ready = values, ready
+        self.weighed = Milestone(env)
+
+
+def usable(matrix: Matrix) -> int:
+    """Cycle from which all vectors of a matrix that has come can be used."""
+    assert matrix.cycle is not None
+    return matrix.cycle + FILL

@@ -1,0 +1,282 @@
+"""Key side: the fork that asks for keys, and the dot product that takes them (sections 4 and 5)."""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from typing import Any
+
+import simpy
+
+from accelsim.hardware.blocks.matrix_fetcher import FILL, Matrix, MatrixFetcher
+from accelsim.hardware.blocks.ring_buffer import RingBuffer
+from accelsim.hardware.machines.spatten import pipeline
+from accelsim.hardware.machines.spatten.decision import REISSUE, RELEASE
+from accelsim.hardware.machines.spatten.items import Keys, Port, Row, Values, usable
+from accelsim.hardware.machines.spatten.plan import Plan
+from accelsim.hardware.machines.spatten.requests import Requests
+from accelsim.hardware.machines.spatten.tracks import Tracks
+from accelsim.hardware.machines.spatten.units import Units
+from accelsim.hardware.simulation import Milestone, Module
+from accelsim.hardware.simulation._module import Following, Process
+from accelsim.hardware.timeline import KEYS_LSB, KEYS_MSB, Recorder, item_code
+
+FORK = 2
+"""First cycle in which the key fork can issue (release, section 2.5)."""
+FORK_TO_FETCH = 4
+"""From the key fork to the address FIFOs (release, section 2.5)."""
+
+
+def code_of(item: Keys) -> int:
+    """Of a key tile, for the timeline."""
+    return item_code(item.row.index, KEYS_LSB if item.again else KEYS_MSB)
+
+
+class KeyFork(Module):
+    """Asks for key tiles: LSB passes first, else in order, as far as the key buffer has room.
+
+    Args:
+        env: clock.
+        plan: of the run.
+        requests: transactions of the tiles.
+        fetcher: asked for them.
+        lsb_passes: in: key tiles whose LSB plane is needed.
+        tiles: out: key tiles, as they were asked for, to the dot product.
+        values: out: value tiles of early rows, to the value fork.
+        slotless: out: value tiles of all other rows, which will need a place in the value buffer.
+        recorder: takes the timeline, if given.
+
+    Attributes:
+        buffer: of keys.
+        operations: tiles that were issued.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        plan: Plan,
+        requests: Requests,
+        fetcher: MatrixFetcher,
+        lsb_passes: Port[Keys],
+        tiles: Port[Keys],
+        values: Port[Values],
+        slotless: deque[Values],
+        recorder: Recorder | None,
+    ) -> None:
+        super().__init__(env, "allocator", recorder)
+        self._plan, self._requests, self._fetcher = plan, requests, fetcher
+        self._lsb_passes, self._tiles = lsb_passes, tiles
+        self._values, self._slotless = values, slotless
+        self.buffer = RingBuffer(plan.config.buffer_lines, 1 + plan.config.key_prefetch_depth)
+        self.operations = 0
+        self._new = deque(Keys(row, tile) for row in plan.items for tile in range(row.tiles))
+        # Decisions of rows with an LSB plane that have not come, as far as is known.
+        self._undecided: deque[Milestone] = deque()
+
+    def run(self) -> Process:
+        """Issue tile after tile, one a cycle."""
+        left = len(self._new) + sum(
+            row.tiles if row.two_pass else 1 for row in self._plan.items if row.refetches
+        )
+        yield from self.busy(FORK)
+        for _ in range(left):
+            while (obstacle := self._obstacle()) is not None:
+                yield from self.wait(*obstacle)
+            item = self._lsb_passes.pop() if self._lsb_passes.items else self._new.popleft()
+            self._take_lines(item)
+            self.operations += 1
+            self._issue(item)
+            yield from self.busy(1)
+            row = item.row
+            if row.two_pass and row.planes and item.tile == row.tiles - 1 and not item.again:
+                # What comes behind would take the lines that its LSB pass needs (section 6).
+                yield from self.wait(row.decision.awaited(REISSUE), "awaiting_decision")
+        while True:
+            # Nothing is left to issue; the followers end the run.
+            yield self.env.event()
+
+    def _obstacle(self) -> tuple[Any, str] | None:
+        """What to wait for before the next tile can be issued, and why."""
+        passes = self._lsb_passes
+        if passes.items:
+            in_the_way = self._in_the_way(passes.items[0])
+            return None if in_the_way is None else (in_the_way.awaited(), "buffer_full")
+        if not self._new:
+            return passes.filled(), "awaiting_decision"
+        item = self._new[0]
+        if not item.row.layer.keys.reached:
+            return passes.filled() | item.row.layer.keys.awaited(), "awaiting_layer"
+        undecided = self._awaited_decision(item)
+        if undecided is not None:
+            return passes.filled() | undecided.awaited(REISSUE), "awaiting_decision"
+        in_the_way = self._in_the_way(item)
+        if in_the_way is not None:
+            return passes.filled() | in_the_way.awaited(), "buffer_full"
+        return None
+
+    def _in_the_way(self, item: Keys) -> Milestone | None:
+        """The release that a tile must wait for; an LSB pass of one tile has its keys' lines."""
+        if item.again and not item.row.two_pass:
+            return None
+        return self.buffer.in_the_way(self._plan.tile_lines(item.row.keys, item.tile))
+
+    def _take_lines(self, item: Keys) -> None:
+        if item.again and not item.row.two_pass:
+            return
+        item.released = Milestone(self.env)
+        lines = self._plan.tile_lines(item.row.keys, item.tile)
+        self.buffer.allocate(lines, item.released)
+
+    def _awaited_decision(self, item: Keys) -> Milestone | None:
+        """A decision that must come before keys are asked for.
+
+        Keys of a next layer, or of a row whose scores are kept, would stand in front of the LSB
+        passes of the rows before, and wait for them.
+        """
+        row = item.row
+        first = item.tile == 0 and row.index == row.layer.group.first and self._plan.causal
+        if not (first or (row.two_pass and row.planes and item.tile == 0)):
+            return None
+        while self._undecided:
+            decided = self._undecided[0]
+            if decided.cycle is None or decided.cycle + REISSUE > self.env.now:
+                return decided
+            self._undecided.popleft()
+        return None
+
+    def _issue(self, item: Keys) -> None:
+        """Ask for a tile, and tell who waits for it."""
+        row, env = item.row, self.env
+        now = int(env.now)
+        begins = item.tile == 0 and not item.again
+        started = row.layer.start.reached
+        if begins and not started:
+            event = row.layer.start.awaited()
+            assert event.callbacks is not None
+            event.callbacks.append(lambda _: self._ask_queries(row))
+            row.queries = Matrix(env, item_code(row.index, KEYS_MSB), now)
+        item.matrix = matrix = Matrix(env, code_of(item), now)
+        transactions, matrix.before = self._requests.keys(item, queries=started)
+        matrix.transactions = len(transactions) - matrix.before
+        self._fetcher.ask(matrix, transactions, now + FORK_TO_FETCH)
+        if row.planes and begins:
+            self._undecided.append(row.decision)
+        if not item.again and item.tile < row.value_tiles:
+            values = row.slots[item.tile] = Values(env, row, item.tile)
+            if row.late or row.two_pass:
+                self._slotless.append(values)
+            else:
+                self._values.put(values)
+        self._tiles.put(item)
+
+    def _ask_queries(self, row: Row) -> None:
+        """Queries whose layer starts behind the request of their keys."""
+        matrix, transactions = row.queries, self._requests.queries(row)
+        assert matrix is not None
+        now = int(self.env.now)
+        if len(transactions):
+            self._fetcher.ask(matrix, transactions, now + FORK_TO_FETCH)
+        else:
+            matrix.announce(now - FILL)
+
+
+class ScoreUnit:
+    """Query x key: takes key tiles in the order of the fork, as the softmax takes their scores.
+
+    Args:
+        plan: of the run.
+        units: the array, and the softmax behind it, for whose FIFO scores wait.
+        fetcher: knows when the vectors of a matrix arrive.
+        tiles: in: key tiles, from the key fork.
+        room: in: the softmax has read some rows out.
+        scored: out: tile, its first query and that after the last whose scores are known.
+        tracks: of the timeline.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        units: Units,
+        fetcher: MatrixFetcher,
+        tiles: Port[Keys],
+        room: Port[None],
+        scored: Port[tuple[Keys, int, int]],
+        tracks: Tracks,
+    ) -> None:
+        self._plan, self._tracks = plan, tracks
+        self._dot_product, softmax = units.dot_product, units.softmax
+        self._states = self._dot_product.state, softmax.state, softmax.ring, fetcher.beats
+        self._tiles, self._room, self._scored = tiles, room, scored
+        # Two-pass rows whose scores are kept.
+        self._keeping: deque[Row] = deque()
+
+    def run(self) -> Following:
+        """Multiply tile after tile."""
+        dot = self._dot_product
+        while True:
+            yield self._tiles
+            item = self._tiles.pop()
+            row = item.row
+            yield item.matrix
+            ready = 0
+            if row.queries is not None:
+                yield row.queries
+                ready = usable(row.queries)
+            elif self._plan.causal:
+                ready = row.layer.start.cycle or 0
+            if row.two_pass and item.tile == 0 and not item.again:
+                # The scores of two rows are kept at most.
+                while len(self._keeping) > 1:
+                    before = self._keeping.popleft()
+                    yield before.kept
+                    ready = max(ready, before.kept.cycle or 0)
+                self._keeping.append(row)
+            scored = row.first
+            code = code_of(item)
+            score = functools.partial(self._score, item, ready)
+            while True:
+                query = scored
+                scored = self._tracks.queries(score, query, row.last, code)
+                if scored == row.last:
+                    break
+                self._scored.put((item, query, scored))
+                while scored < row.last and not self._room.items:
+                    yield self._room
+                self._room.items.clear()
+            free = int(dot.state[0]["free"])
+            self._release(item, max(free, usable(item.matrix)))
+            item.scored = free - 1 + dot.latency
+            self._scored.put((item, query, scored))
+
+    def _score(self, item: Keys, ready: int, query: int, last: int) -> int:
+        """Multiply queries with a key tile; the first that the softmax may not take yet."""
+        row, plan, matrix = item.row, self._plan, item.matrix
+        keys, _, refetch = plan.queries
+        return pipeline.score(
+            *self._states,
+            keys,
+            refetch,
+            query,
+            last,
+            item.tile * plan.tile,
+            plan.tile,
+            item.again,
+            row.two_pass,
+            matrix.begin,
+            matrix.end,
+            matrix.before,
+            matrix.transactions,
+            plan.tile_size(row.keys, item.tile),
+            usable(matrix),
+            ready,
+        )
+
+    def _release(self, item: Keys, used: int) -> None:
+        """Give the lines of a tile back, or leave that to the decision (section 4)."""
+        row = item.row
+        if not row.planes or row.two_pass:
+            item.released.announce(used)
+        elif item.again:
+            row.released.announce(used + RELEASE)
+        else:
+            row.released = item.released

@@ -1,0 +1,104 @@
+"""A workload cut into layers, rows and tiles (sections 1 and 2 of the specification)."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import simpy
+from numpy.typing import NDArray
+
+from accelsim.hardware.machines.spatten.config import SpattenConfig
+from accelsim.hardware.machines.spatten.items import Layer, Row
+from accelsim.hardware.machines.spatten.rows import rows_of
+from accelsim.workloads import Workload
+
+Ints = NDArray[np.int64]
+
+
+class Plan:
+    """What all blocks know of a run.
+
+    Args:
+        env: clock.
+        workload: what to run.
+        config: of the machine.
+        causal: whether a layer waits for the layer before and a token for the token before.
+
+    Attributes:
+        workload, config, causal: as given.
+        rows: of the workload, as arrays.
+        queries: keys, values and need of the LSB plane of each query, int64 [queries] each.
+        times: of each query, int64 [queries, 5]; columns are those of :mod:`.pipeline`.
+        line: vectors in a line of a buffer.
+        tile: most vectors in a tile.
+        layers: in order.
+        items: rows in the order in which they are run.
+
+    Raises:
+        WorkloadError: rows that the machine refuses.
+    """
+
+    def __init__(
+        self, env: simpy.Environment, workload: Workload, config: SpattenConfig, causal: bool
+    ) -> None:
+        self._env = env
+        self.workload, self.config, self.causal = workload, config, causal
+        self.rows = rows = rows_of(workload, config)
+        self.queries = rows.query_keys, rows.query_values, rows.query_refetch
+        self.times: Ints = np.zeros((len(rows.query_keys), 5), np.int64)
+        self.line = config.multipliers // workload.head_dim
+        self.tile = min(
+            config.buffer_lines // 2 * self.line,
+            config.softmax_fifo * config.softmax_parallelism,
+        )
+        self.layers = [Layer(env, group) for group in rows.groups]
+        for layer, following in itertools.pairwise(self.layers):
+            layer.following = following
+        self.items = [row for layer in self.layers for row in self._rows_of(layer)]
+
+    def tile_size(self, vectors: int, tile: int) -> int:
+        """Vectors in one tile of so many."""
+        return min(vectors - tile * self.tile, self.tile)
+
+    def tile_lines(self, vectors: int, tile: int) -> int:
+        """Lines of a buffer that one tile of so many vectors takes."""
+        return -(-self.tile_size(vectors, tile) // self.line)
+
+    def _rows_of(self, layer: Layer) -> list[Row]:
+        rows = self.rows
+        found: list[Row] = []
+        for index in range(layer.group.first, layer.group.end):
+            first, last = int(rows.start[index]), int(rows.start[index + 1])
+            long = int(rows.keys[index]) > self.tile
+            if long and not rows.late[index] and self.config.loop_order == "query-outer":
+                edges = np.flatnonzero(np.diff(rows.position[first:last])) + 1 + first
+                ends = [first, *edges.tolist(), last]
+                found += [self._row(layer, index, *pair) for pair in itertools.pairwise(ends)]
+            else:
+                found.append(self._row(layer, index, first, last))
+        layer.unread = layer.undone = len(found)
+        return found
+
+    def _row(self, layer: Layer, index: int, begin: int, end: int) -> Row:
+        """A row, or one position of it."""
+        rows = self.rows
+        first, last = int(rows.start[index]), int(rows.start[index + 1])
+        row = Row(self._env, index, layer, begin, end)
+        row.keys, row.values = int(rows.keys[index]), int(rows.values[index])
+        row.refetches = int(rows.refetches[index])
+        row.planes = bool(rows.lsb_bits[index] > 0)
+        row.split, row.reread = (begin, end) != (first, last), begin > first
+        row.late = bool(rows.late[index]) or row.split
+        prunes = bool(rows.prunes[index])
+        if row.split:
+            row.refetches = int(rows.query_refetch[begin:end].sum())
+            row.keys = int(rows.query_keys[begin:end].max())
+            used = rows.query_values[begin:end]
+            prunes = bool((used < rows.query_keys[begin:end]).any())
+            row.values = min(row.values, int(used.sum())) if prunes else row.keys
+        row.streams = not prunes or end - begin == 1
+        row.tiles = -(-row.keys // self.tile)
+        row.two_pass = row.tiles > 1 and (prunes or row.planes)
+        row.value_tiles = -(-row.values // self.tile) if row.two_pass else row.tiles
+        return row

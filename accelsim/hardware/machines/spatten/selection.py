@@ -1,0 +1,244 @@
+"""Selection: softmax, top-k of values and of tokens, for rows of one pass (sections 5 to 7)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import simpy
+from numpy.typing import NDArray
+
+from accelsim.hardware.blocks.matrix_fetcher import MatrixFetcher
+from accelsim.hardware.machines.spatten import pipeline
+from accelsim.hardware.machines.spatten.decision import RELEASE, Decision
+from accelsim.hardware.machines.spatten.items import Again, Keys, Port, Row, Values, usable
+from accelsim.hardware.machines.spatten.kept_scores import KeptScores
+from accelsim.hardware.machines.spatten.order import LayerOrder
+from accelsim.hardware.machines.spatten.pipeline import DECIDED, FILTERED, GIVEN, SIZE
+from accelsim.hardware.machines.spatten.plan import Plan
+from accelsim.hardware.machines.spatten.tracks import Tracks
+from accelsim.hardware.machines.spatten.units import Units
+from accelsim.hardware.machines.spatten.value_side import ValueFork
+from accelsim.hardware.simulation._module import Following
+from accelsim.hardware.timeline import SCORES, item_code
+
+_FAR = 1 << 50
+"""A cycle that is never reached."""
+
+
+class Selection:
+    """Softmax to top-k of rows of one pass; early rows go on to the weighted sum.
+
+    Args:
+        env: clock.
+        plan: of the run.
+        units: the blocks.
+        fetcher: knows when the vectors of a matrix arrive.
+        scored: in: tile, its first query and that after the last whose scores are known.
+        room: out: the softmax has read some rows out.
+        decision: is told when a row is decided.
+        kept_scores: takes rows of two passes.
+        fork: of values: asked for those of late rows.
+        order: is told of rows that are read, and done.
+        peak: bytes of all channels a cycle.
+        tracks: of the timeline.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        plan: Plan,
+        units: Units,
+        fetcher: MatrixFetcher,
+        scored: Port[tuple[Keys, int, int]],
+        room: Port[None],
+        decision: Decision,
+        kept_scores: KeptScores,
+        fork: ValueFork,
+        order: LayerOrder,
+        peak: float,
+        tracks: Tracks,
+    ) -> None:
+        self._env, self._plan, self._tracks = env, plan, tracks
+        self._fetcher, self._fork, self._order = fetcher, fork, order
+        self._scored, self._room = scored, room
+        self._decision, self._kept_scores = decision, kept_scores
+        self._sums = units.weighted_sum.state
+        self._states = (
+            units.softmax.state,
+            units.softmax.ring,
+            units.top_k.state,
+            units.top_k.buffers,
+            units.selector.state,
+            units.selector.buffers,
+            units.weighted_sum.state,
+        )
+        # A partial result of a query: its sums, maximum and sum of exponentials go out and come
+        # back (section 2, one pass).
+        partial = (plan.workload.head_dim + 2) * plan.config.partial_bits // 8
+        self._spill = math.ceil(2 * partial / peak)
+
+    def run(self) -> Following:
+        """Select in the order of the scores."""
+        while True:
+            yield self._scored
+            item, query, scored = self._scored.pop()
+            row = item.row
+            if row.two_pass:
+                if item.tile == row.tiles - 1:
+                    self._kept_scores.select(item)
+                continue
+            all_dropped = item.drops and row.refetches == row.last - row.first
+            if item.values is None and not all_dropped:
+                values = item.values = row.slots[item.tile]
+                before = self._kept_scores.latest
+                if before is not None and not before.slotted.known:
+                    yield before.slotted
+                waits = not (row.late and self._fork.has_room(values))
+                if item.drops and scored == row.last and waits:
+                    self._foresee(item, query)
+                if row.late:
+                    yield from self._fork.take_slot(values)
+                else:
+                    yield from self._fork.await_early(values)
+            self._select(item, item.values, query, scored)
+            if not self._room.items:
+                self._room.put(None)
+            if scored == row.last:
+                self._selected(item, item.values)
+
+    def _select(
+        self, item: Keys, values: Values | None, query: int, scored: int, foreseeing: bool = False
+    ) -> None:
+        """Let queries through softmax and top-k, those of early rows through the weighted sum.
+
+        Args:
+            item: the key tile.
+            values: that go with it.
+            query, scored: from which query on, and that after the last.
+            foreseeing: as if the values never came, nor found room.
+        """
+        row, plan = item.row, self._plan
+        early = not row.late
+        begin = end = transactions = vectors = 0
+        at = slot = _FAR if foreseeing else 0
+        if early and values is not None and not foreseeing:
+            matrix = values.matrix
+            begin, end, transactions = matrix.begin, matrix.end, matrix.transactions
+            vectors = plan.tile_size(row.values, item.tile)
+            at = usable(matrix)
+        if row.late and values is not None and not foreseeing:
+            slot = values.slot or 0
+        rescaling = 1 if item.tile else 0
+        # Written after every tile but the last, read before every one but the first.
+        spill = self._spill if early and item.tile else 0
+        selects = self._order.selects(row.layer)
+
+        def select(first: int, last: int) -> int:
+            pipeline.select(
+                *self._states,
+                *plan.queries,
+                plan.rows.search,
+                plan.times,
+                first,
+                last,
+                item.tile * plan.tile,
+                plan.tile,
+                item.drops,
+                item.again,
+                early,
+                slot,
+                self._fetcher.beats,
+                begin,
+                end,
+                transactions,
+                vectors,
+                at,
+                row.streams,
+                rescaling,
+                spill,
+                selects,
+            )
+            return last
+
+        self._tracks.queries(select, query, scored, item_code(row.index, SCORES))
+
+    def _foresee(self, item: Keys, query: int) -> None:
+        """Decide a row before it is known when its values come, or find room, if that makes no
+        difference: what waits for them waits behind the decision."""
+        row = item.row
+        states = (*self._states, self._plan.times[row.first : row.last])
+        kept = [state.copy() for state in states]
+        recording, self._tracks.on = self._tracks.on, False
+        self._select(item, row.slots[item.tile], query, row.last, foreseeing=True)
+        decided = int(self._plan.times[row.first : row.last, DECIDED].max())
+        self._tracks.on = recording
+        for state, before in zip(states, kept, strict=True):
+            state[...] = before
+        if decided < _FAR:
+            self._decide(row, decided)
+
+    def _decide(self, row: Row, decided: int) -> None:
+        """The last query of a row is decided: its LSB pass follows, or its keys go."""
+        self._decision.announce(row, 1 if row.refetches else 0, decided)
+        if not row.refetches:
+            row.released.announce(decided + RELEASE)
+
+    def _selected(self, item: Keys, values: Values | None) -> None:
+        """All queries of a tile, or of its LSB pass, are known up to their filters."""
+        row = item.row
+        drops = item.drops and row.refetches > 0
+        if item.drops and not row.decision.known:
+            self._decide(row, int(self._plan.times[row.first : row.last, DECIDED].max()))
+        if values is not None:
+            if row.late:
+                self._ask_late(item, values, drops)
+            elif not drops:
+                self._fork.release(values, int(self._sums[0]["free"]))
+        if drops or item.tile < row.tiles - 1:
+            return
+        self._order.row_read(row)
+        if not row.late:
+            self._order.row_done(row)
+
+    def _ask_late(self, item: Keys, values: Values, drops: bool) -> None:
+        """When the values of a late row are asked for (section 8)."""
+        row, plan = item.row, self._plan
+        keys, used, refetch = (column[row.first : row.last] for column in plan.queries)
+        times = plan.times[row.first : row.last]
+        if row.tiles > 1:
+            values.given = times.copy()
+        if not (used < keys).any():
+            self._ask_all(item, values, drops, keys, refetch > 0)
+        elif not drops:
+            values.phases = 2
+            if row.last - row.first == 1:
+                values.ready, values.spread = int(times[0, FILTERED]), int(times[0, SIZE])
+            else:
+                values.ready = int((times[:, FILTERED] + times[:, SIZE]).max())
+            self._fork.ask_late(values)
+        if not values.filtered.known and values.ready:
+            values.filtered.announce(0)
+
+    def _ask_all(
+        self,
+        item: Keys,
+        values: Values,
+        drops: bool,
+        keys: NDArray[np.int64],
+        refetch: NDArray[np.bool_],
+    ) -> None:
+        """Values of a late row that prunes none: with the first probability of its first query."""
+        fresh = values.ready == 0
+        now = refetch
+        if fresh:
+            now = ~refetch if drops else np.ones_like(refetch)
+        times = self._plan.times[item.row.first : item.row.last, GIVEN][now]
+        there = keys[now] > item.tile * self._plan.tile
+        ready = max(int(times[there].min()), 1) if there.any() else 1
+        if not fresh:
+            self._fork.ask_late(Again(self._env, values, ready))
+            return
+        values.ready = ready
+        values.phases = 1 if drops else 2
+        self._fork.ask_late(values)

@@ -1,0 +1,57 @@
+"""The compiled blocks of the published SpAtten, by their names in results."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from accelsim.hardware.blocks.dot_product import DotProduct
+from accelsim.hardware.blocks.softmax import Softmax
+from accelsim.hardware.blocks.top_k import TopK
+from accelsim.hardware.blocks.weighted_sum import WeightedSum
+from accelsim.hardware.machines.spatten.config import SpattenConfig
+
+SEARCHES = 2
+"""Searches of tokens that the selector takes: one runs while another waits (section 7)."""
+
+
+class Unit(Protocol):
+    """A compiled block.
+
+    Attributes:
+        state: one record, with ``free``, ``busy`` and the cycles of each stall.
+    """
+
+    state: Any
+
+    @property
+    def stalls(self) -> tuple[str, ...]:
+        """Reasons, as in its state."""
+        ...
+
+    @property
+    def peak_operations_per_cycle(self) -> int:
+        """As in results."""
+        ...
+
+
+class Units:
+    """The blocks that a query passes, in that order, and the selector.
+
+    Args:
+        config: of the machine.
+        head_dim: elements of a vector.
+    """
+
+    def __init__(self, config: SpattenConfig, head_dim: int) -> None:
+        self.dot_product = DotProduct(config.multipliers, head_dim, config.scores_per_cycle)
+        self.softmax = Softmax(config.softmax_parallelism, config.softmax_fifo)
+        self.top_k = TopK(config.topk.parallelism, config.topk.rows)
+        self.selector = TopK(config.topk.parallelism, SEARCHES)
+        self.weighted_sum = WeightedSum(config.multipliers, self.dot_product.scores)
+        self.by_name: dict[str, Unit] = {
+            "qk_unit": self.dot_product,
+            "softmax": self.softmax,
+            "topk": self.top_k,
+            "selector": self.selector,
+            "pv_unit": self.weighted_sum,
+        }

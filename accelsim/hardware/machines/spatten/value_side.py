@@ -1,0 +1,258 @@
+"""Value side: the fork that asks for values, and the weighted sum of late rows (section 8)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator
+from typing import Any
+
+import simpy
+from simpy.events import EventPriority
+
+from accelsim.hardware.blocks.buffer_pool import BufferPool
+from accelsim.hardware.blocks.matrix_fetcher import Matrix, MatrixFetcher
+from accelsim.hardware.blocks.weighted_sum import WeightedSum
+from accelsim.hardware.machines.spatten import pipeline
+from accelsim.hardware.machines.spatten.items import Again, Port, Row, Values, usable
+from accelsim.hardware.machines.spatten.key_side import FORK_TO_FETCH
+from accelsim.hardware.machines.spatten.order import LayerOrder
+from accelsim.hardware.machines.spatten.plan import Plan
+from accelsim.hardware.machines.spatten.requests import Requests
+from accelsim.hardware.machines.spatten.tracks import Tracks
+from accelsim.hardware.simulation import Milestone, Module, Stream
+from accelsim.hardware.simulation._module import Following, Process
+from accelsim.hardware.timeline import VALUES, Recorder, item_code
+
+VALUES_TO_FETCH = 5
+"""From the value fork to the address FIFOs (release, section 2.14)."""
+_AFTER_KEYS = EventPriority(2)
+"""Priority of SimPy events that come after all others of their cycle."""
+_WHOLE_ROW = 1 << 40
+"""Tile of a query whose keys are all in one."""
+
+Knowing = Generator[Milestone | Stream, None, None]
+"""Part of a follower; see :class:`accelsim.hardware.simulation.Follower`."""
+
+
+class ValueFork(Module):
+    """Asks for value tiles: of early rows behind their keys, of others when they are needed.
+
+    Args:
+        env: clock.
+        plan: of the run.
+        requests: transactions of the tiles.
+        fetcher: asked for them.
+        early: in: value tiles of early rows, from the key fork.
+        kept_rows: in: two-pass rows whose values are known.
+        slotless: in: value tiles that the key fork saw and that have no place in the buffer yet.
+        tiles: out: tiles to the weighted sum, but for those of early rows.
+        recorder: takes the timeline, if given.
+
+    Attributes:
+        buffer: of values.
+        operations: tiles that were asked for.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        plan: Plan,
+        requests: Requests,
+        fetcher: MatrixFetcher,
+        early: Port[Values],
+        kept_rows: Port[Row],
+        slotless: deque[Values],
+        tiles: Port[Values | Again],
+        recorder: Recorder | None,
+    ) -> None:
+        super().__init__(env, "value_fork", recorder)
+        self._plan, self._requests, self._fetcher = plan, requests, fetcher
+        self._early, self._kept_rows, self._tiles = early, kept_rows, tiles
+        self._slotless = slotless
+        lines, depth = plan.config.buffer_lines, plan.config.value_prefetch_depth
+        self.buffer = BufferPool(env, lines, 1 + depth)
+        self.operations = 0
+        self._asked = -1
+        # Late tiles whose weighted sum is not known yet.
+        self._unweighed: deque[Values | Again] = deque()
+        self._slot_taken: simpy.Event | None = None
+
+    def run(self) -> Process:
+        """Ask for the values of early rows, as far as the buffer has room."""
+        env, returned = self.env, self.buffer.returned
+        while True:
+            if not self._early.items:
+                yield self._early.filled()
+            values = self._early.pop()
+            row = values.row
+            while self._slotless and self._slotless[0].row.index < row.index:
+                # A late row before it must find a slot first.
+                self._slot_taken = env.event()
+                yield self._slot_taken
+            lines = self._plan.tile_lines(row.values, values.tile)
+            while not self.buffer.fits(lines):
+                if not returned.items:
+                    yield returned.filled()
+                    continue
+                yield from self.sleep_until(returned.items[0][1])
+                self.buffer.take_back()
+            self.buffer.allocate(lines)
+            yield self._leaving(int(env.now))
+            self._ask(values)
+            values.filtered.announce(0)
+
+    def place_kept(self) -> Following:
+        """Slots of the value tiles of two-pass rows, one after the other."""
+        while True:
+            yield self._kept_rows
+            row = self._kept_rows.pop()
+            kept = row.kept.cycle
+            assert kept is not None
+            for tile in range(row.value_tiles):
+                values = row.slots.setdefault(tile, Values(self.env, row, tile))
+                yield from self.take_slot(values)
+                values.ready = kept
+                values.filtered.announce(0)
+                self.ask_late(values)
+            row.slotted.announce(kept)
+
+    def has_room(self, values: Values) -> bool:
+        """Whether a tile finds lines without waiting for a release."""
+        return self.buffer.fits(self._plan.tile_lines(values.row.values, values.tile))
+
+    def take_slot(self, values: Values) -> Knowing:
+        """Lines of the value buffer for a tile, ahead of time; not for one that has them."""
+        if values.slot is not None:
+            return
+        lines = self._plan.tile_lines(values.row.values, values.tile)
+        values.slot = yield from self.buffer.reserve(lines)
+        if values in self._slotless:
+            self._slotless.remove(values)
+            if self._slot_taken is not None:
+                waiting, self._slot_taken = self._slot_taken, None
+                waiting.succeed()
+
+    def ask_late(self, item: Values | Again) -> None:
+        """Ask for a tile in the cycle in which it is ready and has its slot.
+
+        Queries of an LSB pass ask for nothing; they follow their tile to the weighted sum.
+        """
+        slot = item.slot if isinstance(item, Values) else item.values.slot
+        item.ready = max(item.ready, slot or 0)
+        self._unweighed.append(item)
+        event = self._leaving(item.ready)
+        assert event.callbacks is not None
+        event.callbacks.append(lambda _: self._leave_late(item))
+
+    def await_early(self, values: Values) -> Knowing:
+        """Until it is known when the values of an early row are there, and the weighted sum of all
+        late rows before."""
+        while self._unweighed:
+            yield self._unweighed[0].weighed
+            self._unweighed.popleft()
+        yield values.filtered
+        yield values.matrix
+
+    def release(self, values: Values, cycle: int) -> None:
+        """Give the lines of a tile back from a cycle on."""
+        self.buffer.release(self._plan.tile_lines(values.row.values, values.tile), cycle)
+
+    def _leaving(self, cycle: int) -> simpy.Event:
+        """The event in which a request is as far from the fetcher as one that leaves the key fork;
+        keys go first."""
+        event = self.env.event()
+        event._ok, event._value = True, None
+        delay = max(cycle + VALUES_TO_FETCH - FORK_TO_FETCH - int(self.env.now), 0)
+        self.env.schedule(event, priority=_AFTER_KEYS, delay=delay)
+        return event
+
+    def _leave_late(self, item: Values | Again) -> None:
+        if isinstance(item, Values):
+            self._ask(item)
+        self._tiles.put(item)
+
+    def _ask(self, values: Values) -> None:
+        # One matrix a cycle.
+        now = self._asked = max(int(self.env.now), self._asked + 1)
+        self.item = code = item_code(values.row.index, VALUES)
+        values.matrix = matrix = Matrix(self.env, code, now)
+        transactions = self._requests.values(values)
+        matrix.transactions = len(transactions)
+        self._fetcher.ask(matrix, transactions, now + FORK_TO_FETCH, values.spread)
+        self.operations += 1
+        self.worked(now, 1)
+
+
+class WeightedSumUnit:
+    """Probability x value of late rows, in the order in which their values are asked for.
+
+    Args:
+        plan: of the run.
+        weighted_sum: the array; early rows enter it from the softmax, see ``Selection``.
+        fetcher: knows when the vectors of a matrix arrive.
+        tiles: in: value tiles, from the value fork.
+        fork: takes the lines of a tile back.
+        order: is told of rows that are done.
+        tracks: of the timeline.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        weighted_sum: WeightedSum,
+        fetcher: MatrixFetcher,
+        tiles: Port[Values | Again],
+        fork: ValueFork,
+        order: LayerOrder,
+        tracks: Tracks,
+    ) -> None:
+        self._plan, self._order, self._tracks = plan, order, tracks
+        self._tiles, self._fork = tiles, fork
+        self._states: tuple[Any, Any] = weighted_sum.state, fetcher.beats
+
+    def run(self) -> Following:
+        """Multiply tile after tile."""
+        while True:
+            yield self._tiles
+            item = self._tiles.pop()
+            again = isinstance(item, Again)
+            values = item.values if isinstance(item, Again) else item
+            yield values.matrix
+            yield values.filtered
+            row = values.row
+            # Queries of the LSB pass come on their own, if the others did not wait for them.
+            which = 1 if again else (0 if values.phases == 1 else 2)
+            before = self._tracks.look()
+            final = self._weigh(values, which)
+            self._tracks.add(before, item_code(row.index, VALUES))
+            item.weighed.announce(final + 1)
+            if which == 0:
+                continue
+            if values.tile == row.value_tiles - 1:
+                self._order.row_done(row)
+            self._fork.release(values, max(final + 1, usable(values.matrix)))
+
+    def _weigh(self, values: Values, which: int) -> int:
+        """Multiply the queries of a tile; the cycle of the last beat."""
+        row, plan, matrix = values.row, self._plan, values.matrix
+        first, last = row.first, row.last
+        part, parts = (values.tile, row.value_tiles) if row.two_pass else (0, 0)
+        return pipeline.weigh_late(
+            *self._states,
+            *plan.queries,
+            plan.times[first:last] if values.given is None else values.given,
+            plan.times,
+            first,
+            last,
+            0 if row.two_pass else values.tile * plan.tile,
+            _WHOLE_ROW if row.two_pass else plan.tile,
+            part,
+            parts,
+            row.streams,
+            which,
+            matrix.begin,
+            matrix.end,
+            matrix.transactions,
+            plan.tile_size(row.values, values.tile),
+            usable(matrix),
+        )

@@ -18,10 +18,6 @@ Pause = Iterable[simpy.Event]
 """What a process does ``yield from`` to let time pass: none or one event, or part of a process."""
 
 
-Following = Generator["Milestone | Stream", None, None]
-"""What a :class:`Follower` runs; it yields what it needs to know."""
-
-
 class Follower:
     """A process that waits to know and not for time to pass.
 
@@ -168,6 +164,10 @@ class Milestone:
             if self.cycle is not None:
                 self._due.happen_at(self.cycle)
         return self._due
+
+
+Following = Generator[Milestone | Stream, None, None]
+"""What a :class:`Follower` runs; it yields what it needs to know."""
 
 
 class _Due(simpy.Event):

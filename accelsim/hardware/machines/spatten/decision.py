@@ -25,16 +25,10 @@ class Decision:
 
     def announce(self, row: Row, tiles: int, cycle: int) -> None:
         """The last query of a row is decided; so many tiles of its LSB pass follow."""
-        if row.two_pass:
-            self._reissue(row, tiles, cycle)
-            row.decision.announce(cycle)
-        else:
-            row.decision.announce(cycle)
-            self._reissue(row, tiles, cycle)
-
-    def _reissue(self, row: Row, tiles: int, cycle: int) -> None:
+        # They are there when the key fork looks, which waits for the announcement.
         for tile in range(tiles):
             self._put(Keys(row, tile, again=True), cycle + REISSUE)
+        row.decision.announce(cycle)
 
     def _put(self, item: Keys, cycle: int) -> None:
         event = self._env.timeout(max(cycle - int(self._env.now), 0))

@@ -1,16 +1,14 @@
 """SpAtten as published, wired.
 
-    order --keys, start--> key fork ---------> fetcher --> [key buffer] --> query x key
-      ^                      ^    |             ^   |                            |
-      |                      |    | early       |   +--> [value buffer]          | scores
-      |                  LSB passes v           |              |                 v
-      |                      |   value fork ----+              |             selection
-      |                      |    ^     |                      v            (softmax,
-      |                  decision |     +-- late tiles -> probability        top-k of values,
-      |                      ^    |                        x value           top-k of tokens)
-      |                      |    |                           |                 |
-      |                      +----+------ late, kept values --|-----------------+
-      +------------------------ rows read, rows done ---------+-----------------+
+    order -> key fork -> fetcher -> [key buffer] -> query x key -> selection -> value fork
+      ^        ^   |                                               |   |            ^  |
+      |        |   +------------- values of early rows ------------|---|------------+  v
+      |        +----------------- LSB passes ------ decision <-----+   |            fetcher
+      +-------------------------- rows read ---------------------------+               v
+      +-------------------------- rows done <- probability x value <------- [value buffer]
+
+Selection is softmax, top-k of values and top-k of tokens; early rows go on to probability x value
+in the same call. Rows of two passes, whose scores are kept, take the way of :mod:`.kept_scores`.
 
 SimPy processes are what asks DRAM for something, and DRAM: there the order of events decides. All
 other blocks follow from what they are given; their times are worked out as soon as that is known,
@@ -84,10 +82,14 @@ class Spatten:
         lsb_passes: Port[Keys] = Port(env, "a row has one LSB pass, and keeps its lines or waits")
         key_tiles: Port[Keys] = Port(env, "matrices of the key buffer, and LSB passes of them")
         room: Port[None] = Port(env, "one token, put only when none is there")
-        scored: Port[tuple[Keys, int, int]] = Port(env, "FIFO of the softmax")
-        early: Port[Values] = Port(env, "matrices of the key buffer: one value tile for each")
+        scored: Port[tuple[Keys, int, int]] = Port(
+            env, "FIFO of the softmax, and the two rows whose scores are kept"
+        )
+        early: Port[Values] = Port(env, "one for each key tile; the softmax waits for their values")
         kept_rows: Port[Row] = Port(env, "scores of two rows are kept at most")
-        value_tiles: Port[Values | Again] = Port(env, "matrices of the value buffer")
+        value_tiles: Port[Values | Again] = Port(
+            env, "matrices of the value buffer, and LSB passes of them"
+        )
         slotless: deque[Values] = deque()
 
         # Blocks, as in the diagram.

@@ -96,7 +96,7 @@ class Plan:
             row.keys = int(rows.query_keys[begin:end].max())
             used = rows.query_values[begin:end]
             prunes = bool((used < rows.query_keys[begin:end]).any())
-            row.values = min(row.values, int(used.sum())) if prunes else row.keys
+            row.values = min(row.values, int(used.sum()), row.keys) if prunes else row.keys
         row.streams = not prunes or end - begin == 1
         row.tiles = -(-row.keys // self.tile)
         row.two_pass = row.tiles > 1 and (prunes or row.planes)

@@ -1,8 +1,8 @@
 """The block diagram of the published SpAtten: which block gives what to which, and how deep.
 
 Its blocks work ahead of simulated time (docs/accelerators/spatten-published.md), so its arrows are
-written down here and not found in queues of the simulation; a test holds them against the modules
-and queues of a result.
+written down here and not found in queues of the simulation (the ports of ``machine.py`` have no
+depth); a test holds them against the modules and queues of a result.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from accelsim.hardware.config import MemoryConfig
 from accelsim.hardware.machines.spatten.config import SpattenConfig
+from accelsim.hardware.machines.spatten.units import SEARCHES
 from accelsim.hardware.simulation import Wire
 
 Depth = Callable[[SpattenConfig], float]
@@ -26,7 +27,7 @@ WIRING: tuple[tuple[str, str, str, Depth | None], ...] = (
     ("qk_unit", "softmax", "softmax_fifo", lambda c: c.softmax_fifo),
     ("softmax", "allocator", "LSB passes", None),
     ("softmax", "topk", "topk_rows", lambda c: c.topk.rows),
-    ("softmax", "selector", "selector_rows", lambda c: 2),
+    ("softmax", "selector", "selector_rows", lambda c: SEARCHES),
     ("selector", "allocator", "kept tokens and heads", None),
     ("topk", "value_fork", "kept values", None),
     ("topk", "pv_unit", "probabilities", None),

@@ -70,3 +70,4 @@ def test_a_position_fetches_no_value_beyond_its_keys(seed: int) -> None:
     )
     assert event["value"] == cycle["value"]
     assert event["key_msb"] == cycle["key_msb"]
+    assert event["query"] == cycle["query"]

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.hardware.blocks.matrix_fetcher import TRANSACTION_BYTES
+from accelsim.hardware.machines.spatten.config import BITS_ON_CHIP
 from accelsim.hardware.machines.spatten.items import Keys, Row, Values
 from accelsim.hardware.machines.spatten.layout import Layout
 from accelsim.hardware.machines.spatten.plan import Plan
@@ -72,13 +73,15 @@ class Requests:
     def queries(self, row: Row) -> Ints:
         """Transactions of the query vectors of a row, or of one position of it."""
         every = self._layout.queries(row.index)
-        start = int(self._plan.rows.start[row.index])
-        share = int(self._plan.rows.start[row.index + 1]) - start
-        if row.last - row.first == share or not len(every):
+        start, stop = self._plan.rows.start[row.index : row.index + 2].tolist()
+        if (row.first, row.last) == (start, stop) or not len(every):
             return every
-        first = (row.first - start) * len(every) // share
-        end = (row.last - start) * len(every) // share
-        return every[first:end]
+        size = self._plan.workload.head_dim * BITS_ON_CHIP // 8
+        first = (row.first - start) * size // TRANSACTION_BYTES
+        if (row.first - start) * size % TRANSACTION_BYTES:
+            # It begins in the last transaction of the position before.
+            self._layout.bytes["query"] += TRANSACTION_BYTES
+        return every[first : -(-(row.last - start) * size // TRANSACTION_BYTES)]
 
     def values(self, values: Values) -> Ints:
         """Transactions of a value tile."""

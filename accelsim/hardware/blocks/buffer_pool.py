@@ -27,6 +27,9 @@ class BufferPool:
     def __init__(self, env: simpy.Environment, lines: int, matrices: int) -> None:
         self.lines, self.matrices = lines, matrices
         self.high_water = self.most_matrices = 0
+        self.since = 0
+        """Cycle of the last release that was taken back, maybe ahead of time: what is free is free
+        from then on."""
         self.returned = Stream(env)
         """Lines that come back, and when: known ahead, in the order of time."""
         self._used = self._live = 0
@@ -35,21 +38,21 @@ class BufferPool:
         """Take lines ahead of time, as a follower does: yields until enough releases are known.
 
         Returns:
-            Cycle from which the lines are free.
+            Cycle from which the lines are free: not before that of the reservation before, of
+            whose release they may be what was left.
         """
-        free = 0
         while not self.fits(lines):
             yield self.returned
-            free = max(free, self.take_back())
+            self.take_back()
         self.allocate(lines)
-        return free
+        return self.since
 
-    def take_back(self) -> int:
-        """Count the oldest release that is known; its cycle is returned."""
+    def take_back(self) -> None:
+        """Count the oldest release that is known."""
         lines, cycle = self.returned.pop()
         self._used -= lines
         self._live -= 1
-        return int(cycle)
+        self.since = max(self.since, int(cycle))
 
     def fits(self, lines: int) -> bool:
         """Whether there is room for one more matrix."""

@@ -75,10 +75,9 @@ def test_a_pool_gives_lines_back_as_they_come(jobs: list[tuple[int, int, int]], 
     # Releases in the order of time, each of a matrix that is inside.
     inside: list[tuple[int, int]] = []
     free: list[int] = []
-    now, marks, matrices = 0, 0, 0
+    now, since, marks, matrices = 0, 0, 0, 0
     waiting = [lines for lines, _, _ in jobs]
     while waiting:
-        since = 0
         while len(inside) == most or sum(size for size, _ in inside) + waiting[0] > LINES:
             order = jobs[len(free)][2] % len(inside)
             lines, _ = inside.pop(order)
@@ -103,8 +102,22 @@ def test_a_pool_lends_nothing_that_it_has_not() -> None:
     assert not pool.fits(0)
     pool.release(1, 7)
     assert not pool.fits(1)
-    assert pool.take_back() == 7
+    pool.take_back()
+    assert pool.since == 7
     assert pool.fits(1)
+
+
+def test_what_a_release_leaves_is_not_there_before_it() -> None:
+    pool = BufferPool(simpy.Environment(), LINES, 3)
+    found: list[int] = []
+
+    def take() -> Any:
+        for lines in (LINES, 2, 1):
+            found.append((yield from pool.reserve(lines)))
+
+    Follower(take())
+    pool.release(LINES, 7)
+    assert found == [0, 7, 7]
 
 
 @pytest.mark.parametrize("known", [True, False])

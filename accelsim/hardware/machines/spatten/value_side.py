@@ -97,6 +97,8 @@ class ValueFork(Module):
                 yield from self.sleep_until(returned.items[0][1])
                 self.buffer.take_back()
             self.buffer.allocate(lines)
+            # A late row before it may have taken its slot ahead of time.
+            yield from self.sleep_until(self.buffer.since)
             yield self._leaving(int(env.now))
             self._ask(values)
             values.filtered.announce(0)

@@ -21,8 +21,8 @@ FIGURES = {
     "01_first_tour": (2.994, 0.01),
     # Perplexity of the cascade at keep 0.5: docs/accuracy.md; an independent reference has 24.45.
     "02_how_far_can_smollm2_be_pruned": (24.30, 0.01),
-    # Best latency with 1 comparator over that with 16: timing, so a looser bound. The value top-k bounds
-    # decoding under GQA 3, so comparators are worth nearly all of it.
+    # Best latency with 1 comparator over that with 16: timing, so a looser bound. The value top-k
+    # bounds decoding under GQA 3, so comparators are worth nearly all of it.
     "03_hardware_sweep_and_pareto": (6.737, 0.05),
     # Cosine of MiniLM's embedding under the gentlest finalist with the dense one; at most 1.
     "04_codesign_search": (0.985, 0.015),

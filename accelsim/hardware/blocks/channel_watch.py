@@ -7,26 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.hardware.blocks.matrix_fetcher import (
-    B_ADDRESS,
-    D_ORDER,
-    D_ORDER_HEAD,
-    D_ORDER_TAIL,
-    F_RETURNED,
-    MAP_RING,
-    PADDING,
-    RING,
-    advance,
-)
-from accelsim.hardware.memories._channel import INFLIGHT
-from accelsim.hardware.spatten._record_kernel import (
-    NOTHING,
-    close_spans,
-    new_rows,
-    note,
-    open_spans,
-    reads_of,
-)
+from accelsim.hardware.blocks._crossbar import RING
+from accelsim.hardware.blocks._spans import close_spans, new_rows, note_channels, open_spans
+from accelsim.hardware.blocks.matrix_fetcher import B_ADDRESS, MAP_RING, advance
 from accelsim.hardware.timeline import NO_ITEM, Recorder
 from accelsim.jit import kernel
 
@@ -113,14 +96,19 @@ def _advance_watched(
         now = s[0].cycle
         # Channels without work have nothing to show.
         until = limit if s[0].joined == s[0].tail else now + 1
-        for d in range(len(drams)):
-            item, what = NO_ITEM, NOTHING
-            if state[d, INFLIGHT] > 0 and drams[d, D_ORDER_HEAD] != drams[d, D_ORDER_TAIL]:
-                k = drams[d, D_ORDER + drams[d, D_ORDER_HEAD] % MAP_RING]
-                beat = fetch[k, F_RETURNED]
-                while beats[beat % RING, B_ADDRESS + k] == PADDING:
-                    beat += 1
-                item, what = codes[beat % RING], 0
-            used = note(opened, rows, used, track + d, item, what, now, reads_of(state, d))
+        used = note_channels(
+            beats,
+            fetch,
+            drams,
+            state,
+            MAP_RING,
+            B_ADDRESS,
+            codes,
+            opened,
+            rows,
+            used,
+            track,
+            now,
+        )
         finished = advance(s, beats, fetch, drams, state, org, shift, rate, until)
     return finished, used

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from accelsim.errors import WorkloadError
-from accelsim.hardware.blocks.matrix_fetcher import B_JOINED, FILL, RING
+from accelsim.hardware.blocks._crossbar import RING
+from accelsim.hardware.blocks.matrix_fetcher import B_JOINED, FILL
 from accelsim.jit import Int, inlined
 
 STATE = np.dtype(

@@ -16,18 +16,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.errors import SimulationError
+from accelsim.hardware.blocks._crossbar import (
+    D_ORDER_HEAD,
+    D_RESPONSE,
+    F_ADDRESS,
+    F_CHANNEL,
+    F_HEAD,
+    F_RETURNED,
+    F_SERVED,
+    PADDING,
+    RING,
+    cross,
+    new_crossbar,
+    oldest_read,
+    run_channel,
+    run_channels,
+)
 from accelsim.hardware.memories._channel import (
     DONE_HEAD,
     DONE_TAIL,
     NEVER,
-    NEXT_EVENT,
-    TICK,
     Channels,
-    channel_can_push,
     channel_next_response,
     channel_pop,
-    channel_push,
-    channel_tick,
     new_channels,
 )
 from accelsim.hardware.memories._timing import (
@@ -49,8 +60,6 @@ Ints = NDArray[np.int64]
 
 TRANSACTION_BYTES = 32
 """Of the bus, and of a burst (release, section 2.1)."""
-RING = 1 << 15
-"""Fetch beats that are kept: those outstanding, and those whose times are still asked for."""
 _LOOKED_BACK = 1 << 13
 ADDRESS_LATENCY = 2
 """Cycles from an address FIFO's input to its output; the read-address register adds one more."""
@@ -59,9 +68,9 @@ FILL = 14
 LOOKAHEAD = 4
 """Cycles after any event within which no request that it brings about reaches the address FIFOs, so
 that the fetcher may lead all other blocks by as much (release, section 2.5)."""
-PADDING = -1
 _FOREVER = int(NEVER)
 MAP_RING = 1024
+"""Requests of a DRAM channel whose ports are remembered."""
 
 STATE = np.dtype(
     [
@@ -85,13 +94,6 @@ STATE = np.dtype(
 
 # Columns of a beat, then the byte address for each port.
 B_READY, B_PUSHED, B_LOADED, B_ARRIVED, B_LAST, B_JOINED, B_ADDRESS = range(7)
-# Columns of a port: next beat of its address FIFO, beats returned, the DRAM channel (-1: empty) and
-# address in its read-address register, and the cycle of its last response.
-F_HEAD, F_RETURNED, F_CHANNEL, F_ADDRESS, F_SERVED = range(5)
-# Columns of a DRAM port: address that the memory refused (-1: none), fetch port that waits behind
-# it (-1: none), scratch of the crossbar, whether the response register is full, then the ring of
-# fetch ports in the order of accepted requests.
-D_PARKED, D_LOCK, D_CHOICE, D_RESPONSE, D_ORDER_HEAD, D_ORDER_TAIL, D_ORDER = range(7)
 
 
 @in_place
@@ -165,40 +167,6 @@ def _load_addresses(s: Any, beats: Ints, fetch: Ints, channels: int, shift: int)
 
 
 @inlined
-def _crossbar(s: Any, fetch: Ints, drams: Ints, state: Channels, org: Organisation) -> None:
-    """Each DRAM channel takes the address of the lowest waiting port.
-
-    What the memory refuses is parked at the channel and keeps its turn; the port behind it is
-    chosen, and waits (release, section 5.2).
-    """
-    for d in range(len(drams)):
-        drams[d, D_CHOICE] = drams[d, D_LOCK]
-    for k in range(len(fetch)):
-        d = fetch[k, F_CHANNEL]
-        if d >= 0 and drams[d, D_CHOICE] < 0:
-            drams[d, D_CHOICE] = k
-    for d in range(len(drams)):
-        k, address = drams[d, D_CHOICE], drams[d, D_PARKED]
-        if address >= 0:
-            drams[d, D_LOCK] = k
-        elif k >= 0:
-            address = fetch[k, F_ADDRESS]
-            drams[d, D_ORDER + drams[d, D_ORDER_TAIL] % MAP_RING] = k
-            drams[d, D_ORDER_TAIL] += 1
-            drams[d, D_LOCK] = -1
-            fetch[k, F_CHANNEL] = -1
-            s[0].waiting -= 1
-            s[0].refused += 1
-        else:
-            continue
-        if channel_can_push(state, org, d):
-            channel_push(state, org, d, address, 0, False)
-            address = -1
-            s[0].refused -= 1
-        drams[d, D_PARKED] = address
-
-
-@inlined
 def _clock_channels(
     s: Any, beats: Ints, fetch: Ints, drams: Ints, state: Channels, org: Organisation, rate: int
 ) -> None:
@@ -210,11 +178,7 @@ def _clock_channels(
     target = (s[0].cycle + 1) * rate >> 10
     for d in range(len(drams)):
         if drams[d, D_RESPONSE]:
-            # Responses are attributed in the order of the requests (section 5.2).
-            k = drams[d, D_ORDER + drams[d, D_ORDER_HEAD] % MAP_RING]
-            beat = fetch[k, F_RETURNED]
-            while beats[beat % RING, B_ADDRESS + k] == PADDING:
-                beat += 1
+            k, beat = oldest_read(beats, fetch, drams, d, MAP_RING, B_ADDRESS)
             if fetch[k, F_SERVED] != s[0].cycle:
                 fetch[k, F_SERVED] = s[0].cycle
                 drams[d, D_RESPONSE] = 0
@@ -225,24 +189,7 @@ def _clock_channels(
         if not drams[d, D_RESPONSE] and state[d, DONE_HEAD] != state[d, DONE_TAIL]:
             channel_pop(state, d)
             drams[d, D_RESPONSE] = 1
-        while state[d, TICK] < target:
-            # Most ticks only count; it is worth a look before the call.
-            if state[d, TICK] + 1 >= state[d, NEXT_EVENT]:
-                channel_tick(state, org, d)
-            else:
-                state[d, TICK] = min(target, state[d, NEXT_EVENT] - 1)
-
-
-@inlined
-def _idle_until(state: Channels, org: Organisation, tick: int) -> None:
-    """Let the channels run on their own, while nothing is pushed or popped."""
-    for d in range(len(state)):
-        while state[d, TICK] < tick:
-            free = min(tick, state[d, NEXT_EVENT] - 1) - state[d, TICK]
-            if free > 0:
-                state[d, TICK] += free
-            else:
-                channel_tick(state, org, d)
+        run_channel(state, org, d, target)
 
 
 @inlined
@@ -280,8 +227,7 @@ def advance(
     Args:
         s: state of the fetcher.
         beats: [RING, B_ADDRESS + ports].
-        fetch: [ports, 5].
-        drams: [channels, D_ORDER + ring].
+        fetch, drams: of the crossbar.
         state: of the DRAM channels.
         org: of one DRAM channel.
         shift: log2 of the number of channels (32-byte interleave, release, section 5.1).
@@ -293,14 +239,14 @@ def advance(
     """
     while s[0].cycle < limit:
         if s[0].joined == s[0].tail:
-            _idle_until(state, org, limit * rate >> 10)
+            run_channels(state, org, limit * rate >> 10)
             s[0].cycle = limit
             return 0
         slot = s[0].joined % RING
         complete = s[0].joined < s[0].pushed and beats[slot, B_ARRIVED] == len(fetch)
         if s[0].waiting == s[0].refused == 0 and s[0].loaded == s[0].pushed and not complete:
             s[0].cycle = _quiet_until(s, beats, drams, state, org, rate, limit)
-            _idle_until(state, org, s[0].cycle * rate >> 10)
+            run_channels(state, org, s[0].cycle * rate >> 10)
             if s[0].cycle == limit:
                 return 0
         now = s[0].cycle
@@ -309,7 +255,9 @@ def advance(
         if room and beats[pushed % RING, B_READY] <= now:
             _push_beat(s, beats, len(fetch))
         if s[0].waiting or s[0].refused:
-            _crossbar(s, fetch, drams, state, org)
+            left, accepted = cross(fetch, drams, state, org, MAP_RING)
+            s[0].waiting -= left
+            s[0].refused += left - accepted
         if s[0].loaded != s[0].pushed:
             _load_addresses(s, beats, fetch, len(drams), shift)
         _clock_channels(s, beats, fetch, drams, state, org, rate)
@@ -382,10 +330,7 @@ class MatrixFetcher(Module):
         self.state = np.zeros(1, STATE)
         self.state[0]["address_fifo"], self.state[0]["response_fifo"] = address_fifo, response_fifo
         self.beats = np.zeros((RING, B_ADDRESS + ports), np.int64)
-        fetch = np.zeros((ports, 5), np.int64)
-        fetch[:, [F_CHANNEL, F_SERVED]] = -1
-        drams = np.zeros((channels, D_ORDER + MAP_RING), np.int64)
-        drams[:, [D_PARKED, D_LOCK]] = -1
+        fetch, drams = new_crossbar(ports, channels, MAP_RING)
         org = organisation(memory, writes=False)
         self.channels = new_channels(channels, org)
         rate = ticks_per_1024_cycles(memory, frequency_hz)

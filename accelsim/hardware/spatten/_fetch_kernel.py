@@ -14,24 +14,33 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from accelsim.hardware.blocks._crossbar import (
+    D_ORDER_HEAD,
+    D_RESPONSE,
+    F_ADDRESS,
+    F_CHANNEL,
+    F_HEAD,
+    F_RETURNED,
+    F_SERVED,
+    PADDING,
+    RING,
+    cross,
+    new_crossbar,
+    oldest_read,
+    run_channel,
+    run_channels,
+)
 from accelsim.hardware.memories._channel import (
     DONE_HEAD,
     DONE_TAIL,
     NEVER,
-    NEXT_EVENT,
-    TICK,
     Channels,
-    channel_can_push,
     channel_next_response,
     channel_pop,
-    channel_push,
-    channel_tick,
 )
 from accelsim.hardware.memories._timing import Organisation
 from accelsim.jit import in_place, inlined
 
-RING = 1 << 15
-"""Fetch beats that can be queued."""
 ADDRESS_FIFO = 16
 ADDRESS_LATENCY = 2
 """From the address FIFO's input to its output; the read-address register adds one more."""
@@ -48,7 +57,6 @@ ACCEPT_LATENCY = 16
 of the 0 to 4 that the line waits for the next poll of the reader (section 2.8)."""
 JOIN_TO_BUFFER = 6
 """From a joined beat to the write of its lines (section 2.6)."""
-PADDING = -1
 KEY, VALUE = range(2)
 """Which buffer a matrix fills; ``ACCEPTED + kind`` is its consumer's clock."""
 
@@ -78,15 +86,8 @@ N_SCALARS = ACCEPTED + 2
     B_GAP,
     B_ADDRESS,
 ) = range(12)
-# Columns of a fetch channel: next beat of its address FIFO, beats returned, the DRAM channel (-1:
-# empty) and address in its read-address register, and the cycle of its last response.
-F_HEAD, F_RETURNED, F_CHANNEL, F_ADDRESS, F_SERVED = range(5)
-N_FETCH_COLUMNS = F_SERVED + 1
-# Columns of a DRAM port: address that the memory refused (-1: none), fetch channel that waits
-# behind it (-1: none), scratch of the crossbar, whether the response register is full, then the
-# ring of fetch channels in the order of accepted requests.
-D_PARKED, D_LOCK, D_CHOICE, D_RESPONSE, D_ORDER_HEAD, D_ORDER_TAIL, D_ORDER = range(7)
 ORDER_RING = 256
+"""Requests of a DRAM channel whose fetch channels are remembered."""
 
 
 class Fetcher(NamedTuple):
@@ -95,8 +96,7 @@ class Fetcher(NamedTuple):
     Attributes:
         scalars: [N_SCALARS].
         beats: [RING, B_ADDRESS + fetch channels].
-        fetch: [fetch channels, N_FETCH_COLUMNS].
-        ports: [channels, D_ORDER + ring].
+        fetch, ports: of the crossbar: fetch channels, DRAM channels.
     """
 
     scalars: NDArray[np.int64]
@@ -110,10 +110,7 @@ def new_fetcher(fetch_channels: int, channels: int, first_accept: int) -> Fetche
     scalars = np.zeros(N_SCALARS, np.int64)
     scalars[OPENS] = first_accept - JOIN_TO_BUFFER
     scalars[ACCEPTED:] = first_accept * 1024
-    fetch = np.zeros((fetch_channels, N_FETCH_COLUMNS), np.int64)
-    fetch[:, [F_CHANNEL, F_SERVED]] = -1
-    ports = np.zeros((channels, D_ORDER + ORDER_RING), np.int64)
-    ports[:, [D_PARKED, D_LOCK]] = -1
+    fetch, ports = new_crossbar(fetch_channels, channels, ORDER_RING)
     return Fetcher(scalars, np.zeros((RING, B_ADDRESS + fetch_channels), np.int64), fetch, ports)
 
 
@@ -227,46 +224,6 @@ def _load_addresses(
 
 
 @inlined
-def _crossbar(
-    s: NDArray[np.int64],
-    fetch: NDArray[np.int64],
-    ports: NDArray[np.int64],
-    state: Channels,
-    org: Organisation,
-) -> None:
-    """Each DRAM channel takes the address of the lowest waiting fetch channel.
-
-    What the memory refuses is parked at the channel and keeps its turn; the fetch channel behind it
-    is chosen, and waits (section 5.2).
-    """
-    for d in range(len(ports)):
-        ports[d, D_CHOICE] = ports[d, D_LOCK]
-    for k in range(len(fetch)):
-        d = fetch[k, F_CHANNEL]
-        if d >= 0 and ports[d, D_CHOICE] < 0:
-            ports[d, D_CHOICE] = k
-    for d in range(len(ports)):
-        k, address = ports[d, D_CHOICE], ports[d, D_PARKED]
-        if address >= 0:
-            ports[d, D_LOCK] = k
-        elif k >= 0:
-            address = fetch[k, F_ADDRESS]
-            ports[d, D_ORDER + ports[d, D_ORDER_TAIL] % ORDER_RING] = k
-            ports[d, D_ORDER_TAIL] += 1
-            ports[d, D_LOCK] = -1
-            fetch[k, F_CHANNEL] = -1
-            s[WAITING] -= 1
-            s[REFUSED] += 1
-        else:
-            continue
-        if channel_can_push(state, org, d):
-            channel_push(state, org, d, address, 0, False)
-            address = -1
-            s[REFUSED] -= 1
-        ports[d, D_PARKED] = address
-
-
-@inlined
 def _clock_channels(
     s: NDArray[np.int64],
     beats: NDArray[np.int64],
@@ -284,11 +241,7 @@ def _clock_channels(
     target = (s[CYCLE] + 1) * rate >> 10
     for d in range(len(ports)):
         if ports[d, D_RESPONSE]:
-            # Responses are attributed in the order of the requests (section 5.2).
-            k = ports[d, D_ORDER + ports[d, D_ORDER_HEAD] % ORDER_RING]
-            beat = fetch[k, F_RETURNED]
-            while beats[beat % RING, B_ADDRESS + k] == PADDING:
-                beat += 1
+            k, beat = oldest_read(beats, fetch, ports, d, ORDER_RING, B_ADDRESS)
             if fetch[k, F_SERVED] != s[CYCLE] and beat - s[JOINED] < RESPONSE_FIFO:
                 fetch[k, F_SERVED] = s[CYCLE]
                 ports[d, D_RESPONSE] = 0
@@ -298,24 +251,7 @@ def _clock_channels(
         if not ports[d, D_RESPONSE] and state[d, DONE_HEAD] != state[d, DONE_TAIL]:
             channel_pop(state, d)
             ports[d, D_RESPONSE] = 1
-        while state[d, TICK] < target:
-            # Most ticks only count; it is worth a look before the call.
-            if state[d, TICK] + 1 >= state[d, NEXT_EVENT]:
-                channel_tick(state, org, d)
-            else:
-                state[d, TICK] = min(target, state[d, NEXT_EVENT] - 1)
-
-
-@inlined
-def _idle_until(state: Channels, org: Organisation, tick: int) -> None:
-    """Let the channels run on their own, while nothing is pushed or popped."""
-    for d in range(len(state)):
-        while state[d, TICK] < tick:
-            free = min(tick, state[d, NEXT_EVENT] - 1) - state[d, TICK]
-            if free > 0:
-                state[d, TICK] += free
-            else:
-                channel_tick(state, org, d)
+        run_channel(state, org, d, target)
 
 
 @inlined
@@ -373,13 +309,13 @@ def advance(
     """
     while s[CYCLE] < limit:
         if s[JOINED] == s[TAIL]:
-            _idle_until(state, org, limit * rate >> 10)
+            run_channels(state, org, limit * rate >> 10)
             s[CYCLE] = limit
             return 0
         complete = s[JOINED] < s[PUSHED] and beats[s[JOINED] % RING, B_ARRIVED] == len(fetch)
         if s[WAITING] == s[REFUSED] == 0 and s[LOADED] == s[PUSHED] and not complete:
             s[CYCLE] = _quiet_until(s, beats, ports, state, org, rate, limit)
-            _idle_until(state, org, s[CYCLE] * rate >> 10)
+            run_channels(state, org, s[CYCLE] * rate >> 10)
             if s[CYCLE] == limit:
                 return 0
         now = s[CYCLE]
@@ -388,7 +324,9 @@ def advance(
         if room and _ready(s, beats) <= now:
             _push_beat(s, beats, len(fetch))
         if s[WAITING] or s[REFUSED]:
-            _crossbar(s, fetch, ports, state, org)
+            left, accepted = cross(fetch, ports, state, org, ORDER_RING)
+            s[WAITING] -= left
+            s[REFUSED] += left - accepted
         if s[LOADED] != s[PUSHED]:
             _load_addresses(s, beats, fetch, len(ports), shift)
         _clock_channels(s, beats, fetch, ports, state, org, rate)

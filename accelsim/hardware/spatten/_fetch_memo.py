@@ -15,6 +15,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from accelsim.hardware.blocks._crossbar import (
+    D_LOCK,
+    D_ORDER,
+    D_ORDER_HEAD,
+    D_ORDER_TAIL,
+    D_PARKED,
+    D_RESPONSE,
+    F_ADDRESS,
+    F_CHANNEL,
+    F_HEAD,
+    F_RETURNED,
+    F_SERVED,
+    RING,
+)
 from accelsim.hardware.memories._channel import Channels
 from accelsim.hardware.memories._snapshot import (
     counts,
@@ -31,24 +45,12 @@ from accelsim.hardware.spatten._fetch_kernel import (
     B_PUSHED,
     B_TAKEN,
     CYCLE,
-    D_LOCK,
-    D_ORDER,
-    D_ORDER_HEAD,
-    D_ORDER_TAIL,
-    D_PARKED,
-    D_RESPONSE,
-    F_ADDRESS,
-    F_CHANNEL,
-    F_HEAD,
-    F_RETURNED,
-    F_SERVED,
     JOINED,
     LOADED,
     OPENS,
     ORDER_RING,
     PUSHED,
     REFUSED,
-    RING,
     SCORE_ROWS,
     TAIL,
     WAITING,

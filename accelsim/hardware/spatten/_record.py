@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
+from accelsim.hardware.blocks._crossbar import RING
+from accelsim.hardware.blocks._spans import close_spans, new_rows, note_channels, open_spans
 from accelsim.hardware.memories._channel import Channels
 from accelsim.hardware.memories._timing import Organisation
-from accelsim.hardware.spatten._fetch_kernel import CYCLE, RING, TAIL, Fetcher
-from accelsim.hardware.spatten._record_kernel import (
-    advance_watched,
-    close_spans,
-    new_rows,
-    open_spans,
+from accelsim.hardware.spatten._fetch_kernel import (
+    B_ADDRESS,
+    CYCLE,
+    JOINED,
+    ORDER_RING,
+    TAIL,
+    Fetcher,
+    advance,
 )
 from accelsim.hardware.timeline import NO_ITEM, Recorder
+from accelsim.jit import kernel
+
+Ints = NDArray[np.int64]
 
 _CHUNK_CYCLES = 2048
 """Cycles between two looks at the buffer of closed spans."""
@@ -53,7 +61,7 @@ class ChannelWatch:
         finished = 0
         while fetcher.scalars[CYCLE] < limit and not finished:
             until = min(limit, int(fetcher.scalars[CYCLE]) + _CHUNK_CYCLES)
-            finished, used = advance_watched(
+            finished, used = _advance_watched(
                 fetcher,
                 dram,
                 org,
@@ -73,3 +81,42 @@ class ChannelWatch:
         now = int(fetcher.scalars[CYCLE])
         used = close_spans(self._opened, self._rows, self._track, dram, now)
         self._recorder.add_rows(self._rows[:used].copy())
+
+
+@kernel
+def _advance_watched(
+    fetcher: Fetcher,
+    dram: Channels,
+    org: Organisation,
+    shift: int,
+    rate: int,
+    limit: int,
+    codes: Ints,
+    opened: Ints,
+    rows: Ints,
+    track: int,
+) -> tuple[int, int]:
+    """Do what ``advance`` does, cycle by cycle, and note what the channels do.
+
+    Args:
+        fetcher, dram, org, shift, rate, limit: as for ``advance``; at most ``len(rows)`` divided
+            by the channels cycles ahead.
+        codes: item code of each fetch beat [RING].
+        opened: open spans.
+        rows: room for closed spans.
+        track: track of channel 0.
+
+    Returns:
+        What ``advance`` returns, and how many spans were closed.
+    """
+    s, beats, fetch, ports = fetcher.scalars, fetcher.beats, fetcher.fetch, fetcher.ports
+    used, finished = 0, 0
+    while s[CYCLE] < limit and finished == 0:
+        now = s[CYCLE]
+        # Channels without work have nothing to show.
+        until = limit if s[JOINED] == s[TAIL] else now + 1
+        used = note_channels(
+            beats, fetch, ports, dram, ORDER_RING, B_ADDRESS, codes, opened, rows, used, track, now
+        )
+        finished = advance(s, beats, fetch, ports, dram, org, shift, rate, until)
+    return finished, used

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from accelsim.errors import SimulationError
 from accelsim.hardware.activity import Activity
+from accelsim.hardware.blocks._crossbar import RING
 from accelsim.hardware.config import MemoryConfig, SpattenConfig
 from accelsim.hardware.memories._channel import NEVER, counters, is_recording, new_channels
 from accelsim.hardware.memories._timing import H_READ_LATENCY, organisation, ticks_per_1024_cycles
@@ -37,7 +38,6 @@ from accelsim.hardware.spatten._fetch_kernel import (
     JOINED,
     KEY,
     PUSHED,
-    RING,
     SCORE_ROWS,
     TAIL,
     VALUE,

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from accelsim.errors import WorkloadError
 from accelsim.hardware.blocks import top_k, weighted_sum
+from accelsim.hardware.blocks._crossbar import RING
 from accelsim.hardware.blocks.dot_product import DotProduct, stream_end
-from accelsim.hardware.blocks.matrix_fetcher import B_ADDRESS, B_JOINED, FILL, RING
+from accelsim.hardware.blocks.matrix_fetcher import B_ADDRESS, B_JOINED, FILL
 from accelsim.hardware.blocks.top_k import TopK
 from accelsim.hardware.blocks.weighted_sum import WeightedSum
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from accelsim.errors import SimulationError
-from accelsim.hardware.memories._channel import INFLIGHT
-from accelsim.hardware.spatten._record_kernel import (
+from accelsim.hardware.blocks._spans import (
     NOTHING,
     close_spans,
     new_rows,
@@ -18,6 +17,7 @@ from accelsim.hardware.spatten._record_kernel import (
     open_spans,
     reads_of,
 )
+from accelsim.hardware.memories._channel import INFLIGHT
 from accelsim.hardware.spatten.cycle._clock import run
 from accelsim.hardware.spatten.cycle._diagnosis import describe_stall
 from accelsim.hardware.spatten.cycle._state import (

@@ -5,23 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from accelsim.hardware.blocks._crossbar import D_ORDER_HEAD, D_ORDER_TAIL, RING, oldest_read
 from accelsim.hardware.memories._channel import COUNTERS, INFLIGHT, RD, Channels
-from accelsim.hardware.memories._timing import Organisation
-from accelsim.hardware.spatten._fetch_kernel import (
-    B_ADDRESS,
-    CYCLE,
-    D_ORDER,
-    D_ORDER_HEAD,
-    D_ORDER_TAIL,
-    F_RETURNED,
-    JOINED,
-    ORDER_RING,
-    PADDING,
-    RING,
-    TAIL,
-    Fetcher,
-    advance,
-)
 from accelsim.hardware.timeline import N_COLUMNS, NO_ITEM
 from accelsim.jit import kernel
 
@@ -84,9 +69,13 @@ def reads_of(dram: Channels, channel: int) -> int:
 
 
 @kernel
-def _watch(
-    fetcher: Fetcher,
-    dram: Channels,
+def note_channels(
+    beats: Ints,
+    fetch: Ints,
+    drams: Ints,
+    state: Channels,
+    ring: int,
+    addresses: int,
     codes: Ints,
     opened: Ints,
     rows: Ints,
@@ -94,57 +83,24 @@ def _watch(
     track: int,
     now: int,
 ) -> int:
-    """Note for each channel the item that its oldest outstanding read belongs to."""
-    beats, fetch, ports = fetcher.beats, fetcher.fetch, fetcher.ports
-    for d in range(len(ports)):
-        item, state = NO_ITEM, NOTHING
-        if dram[d, INFLIGHT] > 0 and ports[d, D_ORDER_HEAD] != ports[d, D_ORDER_TAIL]:
-            k = ports[d, D_ORDER + ports[d, D_ORDER_HEAD] % ORDER_RING]
-            beat = fetch[k, F_RETURNED]
-            while beats[beat % RING, B_ADDRESS + k] == PADDING:
-                beat += 1
-            item, state = codes[beat % RING], 0
-        used = note(opened, rows, used, track + d, item, state, now, reads_of(dram, d))
-    return used
-
-
-@kernel
-def advance_watched(
-    fetcher: Fetcher,
-    dram: Channels,
-    org: Organisation,
-    shift: int,
-    rate: int,
-    limit: int,
-    codes: Ints,
-    opened: Ints,
-    rows: Ints,
-    track: int,
-) -> tuple[int, int]:
-    """Do what ``advance`` does, cycle by cycle, and note what the channels do.
+    """Say for each channel whose its oldest outstanding read is.
 
     Args:
-        fetcher, dram, org, shift, rate, limit: as for ``advance``; at most ``len(rows)`` divided
-            by the channels cycles ahead.
+        beats, fetch, drams, state, ring, addresses: of the crossbar.
         codes: item code of each fetch beat [RING].
-        opened: open spans.
-        rows: room for closed spans.
-        track: track of channel 0.
+        opened, rows, used, now: as for ``note``.
+        track: of channel 0.
 
     Returns:
-        What ``advance`` returns, and how many spans were closed.
+        How many spans are closed.
     """
-    s = fetcher.scalars
-    used, finished = 0, 0
-    while s[CYCLE] < limit and finished == 0:
-        now = s[CYCLE]
-        # Channels without work have nothing to show.
-        until = limit if s[JOINED] == s[TAIL] else now + 1
-        used = _watch(fetcher, dram, codes, opened, rows, used, track, now)
-        finished = advance(
-            s, fetcher.beats, fetcher.fetch, fetcher.ports, dram, org, shift, rate, until
-        )
-    return finished, used
+    for d in range(len(drams)):
+        item, what = NO_ITEM, NOTHING
+        if state[d, INFLIGHT] > 0 and drams[d, D_ORDER_HEAD] != drams[d, D_ORDER_TAIL]:
+            _, beat = oldest_read(beats, fetch, drams, d, ring, addresses)
+            item, what = codes[beat % RING], 0
+        used = note(opened, rows, used, track + d, item, what, now, reads_of(state, d))
+    return used
 
 
 @kernel

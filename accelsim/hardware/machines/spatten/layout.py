@@ -47,23 +47,24 @@ class Layout:
         self._plane = [plane * slots * region for plane in range(6)]
         self._region = region
         self._key_bits, self._value_bits = rows.key_bits.tolist(), rows.value_bits.tolist()
-        counts = np.diff(rows.start)
         asked = {
             "residual": workload["residual_bytes"].astype(np.int64),
             "metadata": workload["metadata_bytes"].astype(np.int64),
-            "query": counts * self._dim * BITS_ON_CHIP // 8 * queries,
         }
         atoms = {name: -(-size // TRANSACTION_BYTES) for name, size in asked.items()}
-        self._query_atoms = atoms["query"].tolist()
+        self._query_bytes = self._dim * BITS_ON_CHIP // 8 * queries
         self._other_atoms = (atoms["residual"] + atoms["metadata"]).tolist()
         self._residual_atoms = atoms["residual"].tolist()
         sums = {name: int(count.sum()) * TRANSACTION_BYTES for name, count in atoms.items()}
-        self.bytes = {"query": sums.pop("query"), "key_msb": 0, "key_lsb": 0, "value": 0}
+        self.bytes = {"query": 0, "key_msb": 0, "key_lsb": 0, "value": 0}
         self.bytes |= {name: size for name, size in sums.items() if size}
 
-    def queries(self, row: int) -> Ints:
-        """Transactions of the query vectors of a row."""
-        return self._block(QUERIES, row, self._query_atoms[row])
+    def queries(self, row: int, first: int, end: int) -> Ints:
+        """Transactions of the query vectors of a row from the ``first`` to that before ``end``."""
+        begin = first * self._query_bytes // TRANSACTION_BYTES
+        found = self._block(QUERIES, row, -(-end * self._query_bytes // TRANSACTION_BYTES))[begin:]
+        self.bytes["query"] += len(found) * TRANSACTION_BYTES
+        return found
 
     def before_keys(self, row: int) -> Ints:
         """Transactions of what a policy keeps beside the vectors of a row."""

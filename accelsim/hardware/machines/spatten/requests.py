@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.hardware.blocks.matrix_fetcher import TRANSACTION_BYTES
-from accelsim.hardware.machines.spatten.config import BITS_ON_CHIP
 from accelsim.hardware.machines.spatten.items import Keys, Row, Values
 from accelsim.hardware.machines.spatten.layout import Layout
 from accelsim.hardware.machines.spatten.plan import Plan
@@ -72,16 +71,8 @@ class Requests:
 
     def queries(self, row: Row) -> Ints:
         """Transactions of the query vectors of a row, or of one position of it."""
-        every = self._layout.queries(row.index)
-        start, stop = self._plan.rows.start[row.index : row.index + 2].tolist()
-        if (row.first, row.last) == (start, stop) or not len(every):
-            return every
-        size = self._plan.workload.head_dim * BITS_ON_CHIP // 8
-        first = (row.first - start) * size // TRANSACTION_BYTES
-        if (row.first - start) * size % TRANSACTION_BYTES:
-            # It begins in the last transaction of the position before.
-            self._layout.bytes["query"] += TRANSACTION_BYTES
-        return every[first : -(-(row.last - start) * size // TRANSACTION_BYTES)]
+        start = int(self._plan.rows.start[row.index])
+        return self._layout.queries(row.index, row.first - start, row.last - start)
 
     def values(self, values: Values) -> Ints:
         """Transactions of a value tile."""

@@ -239,7 +239,7 @@ class _Planner:
     def _add_row(self, row: _Row) -> None:
         table, source = self.table, row.source
         number = len(self.out["rows"])
-        self.out["rows"].append([row.group, source, -1, -1])
+        self.out["rows"].append([row.group, -1, -1])
         self.sources.append(source)
         n, tiles = len(row.keys), -(-len(row.keys) // self.tile)
         plane = bool(table.lsb_bits[source] > 0)
@@ -302,7 +302,6 @@ class _Planner:
                 int(two and plane and last),
                 me,
                 int(plane and not two),
-                0,
                 prefix_queries,
                 piece,
                 c.NEVER,
@@ -360,7 +359,6 @@ class _Planner:
                     int(tile == tiles - 1),
                     0,
                     -1 if two else first,
-                    0,
                     0,
                     0,
                     piece,
@@ -439,7 +437,6 @@ class _Planner:
         total_values = self._job_values(keys, values, offset, one_tile_of_many)
         self.out["pieces"].append(
             [
-                row.group,
                 int(late),
                 tile_0,
                 count,
@@ -497,7 +494,7 @@ class _Planner:
             self.early_tiles.append(len(self.out["tiles"]))
         lines = -(-len(vectors) // self.lines)
         self.out["tiles"].append(
-            [piece, request, len(vectors), lines, matrix, 0, uses, c.NEVER, c.NEVER]
+            [piece, request, len(vectors), lines, matrix, uses, c.NEVER, c.NEVER]
         )
 
     def _add_job(
@@ -548,7 +545,6 @@ class _Planner:
             [
                 piece,
                 row.group,
-                index,
                 row.source,
                 here,
                 -(-here // config.softmax_parallelism),

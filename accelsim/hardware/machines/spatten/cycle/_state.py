@@ -75,7 +75,6 @@ REISSUE, REUSE = 2, 5
     QK_BEAT,
     PIPE_HEAD,
     PIPE_TAIL,
-    PIPE_PUSHED,
     # softmax
     FIFO_IN,
     FIFO_OUT,
@@ -141,7 +140,7 @@ REISSUE, REUSE = 2, 5
     BUSY_SELECTOR,
     BUSY_PV,
     N_SCALARS,
-) = range(106)
+) = range(105)
 
 # Groups: the rows of one layer of one step.
 (
@@ -167,7 +166,7 @@ token search (after a query or the layer) and of the head search, for the group 
 G_TOKENS: token searches. G_JOBS_LEFT: queries whose last probability is to come."""
 
 # Rows (with query-outer, the rows that a row is run as).
-(ROW_GROUP, ROW_SOURCE, ROW_QUERY_REQUEST, ROW_QUERIES_AT, N_ROW) = range(5)
+(ROW_GROUP, ROW_QUERY_REQUEST, ROW_QUERIES_AT, N_ROW) = range(4)
 """ROW_QUERIES_AT: request whose last beat brings the queries; -1: they come with the keys."""
 
 # Key matrices.
@@ -187,20 +186,18 @@ G_TOKENS: token searches. G_JOBS_LEFT: queries whose last probability is to come
     M_BARRIER,
     M_OWNER,
     M_HOLD,
-    M_PREFIX,
     M_PREFIX_QUERIES,
     M_PIECE,
     # ----
     M_ASKED,
     M_FREE,
     N_MATRIX,
-) = range(21)
+) = range(20)
 """M_OWNER: the matrix whose lines it uses (itself, or for the LSBs of one tile that of the MSBs).
 M_HOLD: lines are released by the decision. M_BARRIER: the fork waits behind it for the decision."""
 
 # Pieces: what shares a value tile or several: a row, or a tile of a row of one pass.
 (
-    P_GROUP,
     P_LATE,
     P_TILE_0,
     P_TILES,
@@ -225,7 +222,7 @@ M_HOLD: lines are released by the decision. M_BARRIER: the fork waits behind it 
     P_DUE,
     P_GRADUAL,
     N_PIECE,
-) = range(24)
+) = range(23)
 """P_LATE: values are asked for on demand, in slots (late rows, and all of two passes). P_MODE: when
 (AT_PROBABILITY, WITH_FILTER, AFTER_FILTERS). P_LSB_0, P_LSB_1: matrices of the LSB pass. P_JOB_0,
 P_JOB_1: in the list of jobs with values. P_TWO_BEFORE: piece of the two-pass row two before; -1:
@@ -239,19 +236,17 @@ AT_PROBABILITY, WITH_FILTER, AFTER_FILTERS = range(3)
     T_VECTORS,
     T_LINES,
     T_MATRIX,
-    T_TX_BASE,
     # ----
     T_USES,
     T_ASKED,
     T_FREE,
     N_TILE,
-) = range(10)
+) = range(9)
 
 # Jobs: one pass of one query over a piece.
 (
     J_PIECE,
     J_GROUP,
-    J_QUERY,
     J_SOURCE,
     J_KEYS,
     J_BEATS,
@@ -274,7 +269,7 @@ AT_PROBABILITY, WITH_FILTER, AFTER_FILTERS = range(3)
     J_W_DONE,
     J_BUFFER,
     N_JOB,
-) = range(24)
+) = range(23)
 
 # Requests to the fetcher: two runs of transactions.
 (

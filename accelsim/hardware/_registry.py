@@ -174,18 +174,19 @@ def simulate(
             f"engine '{engine}' does not run '{accelerator.kind}' "
             f"(engines of it: {', '.join(machine.engines)})"
         )
-    order = _order(machine, accelerator.kind, workload, dependencies)
+    dependencies = _dependencies(machine, accelerator.kind, workload, dependencies)
+    order = (dependencies,) if len(machine.dependencies) > 1 else ()
     if recorder is None:
         activity = machine.simulate(workload, accelerator, memory, engine, *order)
-        _check(machine, activity, workload)
-        return activity
-    if machine.record is None:
+    elif machine.record is not None:
+        activity = machine.record(workload, accelerator, memory, engine, *order, recorder)
+    else:
         known = [kind for kind in accelerator_kinds() if accelerator_of(kind).record is not None]
         raise ConfigError(
             f"accelerator kind '{accelerator.kind}' records no timeline (kinds that do: "
             f"{', '.join(known)})"
         )
-    activity = machine.record(workload, accelerator, memory, engine, *order, recorder)
+    activity.dependencies = dependencies
     _check(machine, activity, workload)
     return activity
 
@@ -198,10 +199,10 @@ def _check(machine: Accelerator, activity: Activity, workload: Workload) -> None
         check_bytes(activity, workload)
 
 
-def _order(
+def _dependencies(
     machine: Accelerator, kind: str, workload: Workload, dependencies: str | None
-) -> tuple[str, ...]:
-    """The fifth argument of a machine that knows dependencies; none for the others."""
+) -> str:
+    """The order of a run: as asked for, else what the workload is and the machine knows."""
     known = machine.dependencies
     if dependencies is None:
         dependencies = workload.dependencies if workload.dependencies in known else known[0]
@@ -215,7 +216,7 @@ def _order(
             f"accelerator kind '{kind}' runs {', '.join(known)} only; dependencies "
             f"'{dependencies}' need one that knows layers and tokens"
         )
-    return (dependencies,) if len(known) > 1 else ()
+    return dependencies
 
 
 @functools.cache

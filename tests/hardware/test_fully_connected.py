@@ -90,6 +90,13 @@ def test_whole_model_is_attention_then_layers() -> None:
         assert module.busy_cycles + sum(module.stall_cycles.values()) == whole.cycles
 
 
+@pytest.mark.parametrize("order", ["causal", "streamed"])
+def test_a_whole_model_tells_the_order_of_its_run(order: str) -> None:
+    work = dense_workload(load_model("gpt2-small"), 100, 1)
+    config = load_accelerator("spatten-e2e", {"model": "gpt2-small"})
+    assert simulate(work, config, MEMORY, dependencies=order).dependencies == order
+
+
 def test_errors() -> None:
     work = dense_workload(load_model("gpt2-small"), 60, 1)
     with pytest.raises(ConfigError, match="key 'model'"):

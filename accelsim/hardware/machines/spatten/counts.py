@@ -9,7 +9,6 @@ import numpy as np
 
 from accelsim.hardware.activity import Activity, ModuleActivity, QueueActivity
 from accelsim.hardware.blocks.matrix_fetcher import TRANSACTION_BYTES
-from accelsim.hardware.invariants import check_bytes
 from accelsim.hardware.machines.spatten.config import BITS_ON_CHIP, SpattenConfig
 from accelsim.hardware.machines.spatten.rows import Rows
 from accelsim.hardware.memories._channel import counters
@@ -147,8 +146,7 @@ def activity_of(machine: Spatten) -> Activity:
     for module_activity in activity.modules.values():
         _close(module_activity, total)
     activity.queues = _queues(machine)
-    finish(activity, workload, rows, order.completions)
-    activity.dependencies = "causal" if plan.causal else "streamed"
+    finish(activity, rows, order.completions)
     return activity
 
 
@@ -169,12 +167,12 @@ def _close(module: ModuleActivity, total: int) -> None:
             module.operations = min(module.operations, module.busy_cycles * peak)
 
 
-def finish(activity: Activity, workload: Workload, rows: Rows, completions: list[int]) -> None:
-    """Tell prompts from decoding, and check the bytes.
+def finish(activity: Activity, rows: Rows, completions: list[int]) -> None:
+    """Tell prompts from decoding.
 
     Args:
         activity: to be completed.
-        workload, rows: what was run.
+        rows: what was run.
         completions: cycle of the last output of each row.
     """
     activity.completion_cycles = completions
@@ -183,7 +181,6 @@ def finish(activity: Activity, workload: Workload, rows: Rows, completions: list
     if early:
         activity.prefill_cycles = max(max(completions[g.first : g.end]) for g in early)
     activity.decode_steps = sum(not prefill for prefill in steps.values())
-    check_bytes(activity, workload)
 
 
 def _queues(machine: Spatten) -> dict[str, QueueActivity]:

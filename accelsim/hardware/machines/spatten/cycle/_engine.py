@@ -86,7 +86,6 @@ class CycleMachine:
                 f"memory: transaction_bytes is {memory.transaction_bytes}; the fetcher takes {ATOM}"
             )
         self.workload, self.config = workload, config
-        self.dependencies: Dependencies = dependencies
         self.plan = make_plan(workload, config, memory)
         self.state = _build(workload, config, memory, self.plan, dependencies)
 
@@ -162,8 +161,7 @@ def activity_of(machine: CycleMachine) -> Activity:
         name: QueueActivity(int(s[depth]), int(s[most]), unit)
         for name, depth, most, unit in _QUEUES
     }
-    activity.dependencies = machine.dependencies
-    finish(activity, workload, rows, done)
+    finish(activity, rows, done)
     return activity
 
 

@@ -6,6 +6,7 @@ for machines that are a wiring of blocks.
 
 from accelsim.hardware.simulation._dataflow import Block, Dataflow, Item, Queue, Wire
 from accelsim.hardware.simulation._module import (
+    FirstOf,
     Follower,
     Milestone,
     Module,
@@ -17,6 +18,7 @@ from accelsim.hardware.simulation._module import (
 __all__ = [
     "Block",
     "Dataflow",
+    "FirstOf",
     "Follower",
     "Item",
     "Milestone",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import simpy
@@ -178,6 +178,33 @@ class _Due(simpy.Event):
     def happen_at(self, cycle: int) -> None:
         self._ok, self._value = True, cycle
         self.env.schedule(self, delay=max(int(cycle + self.later - self.env.now), 0))
+
+
+class FirstOf(simpy.Event):
+    """The first of two events that have not happened, for a process that looks again either way.
+
+    Unlike SimPy's condition it is no event of the simulation: the process goes on with the event
+    that happens. Most looks of a busy block are of this kind.
+    """
+
+    def __init__(self, one: simpy.Event, other: simpy.Event) -> None:
+        self.env, self._events = one.env, (one, other)
+        # A process adds itself to the callbacks of what it waits for.
+        self.callbacks: Any = self
+
+    def append(self, resume: Callable[[simpy.Event], None]) -> None:
+        """Let a process wait for both."""
+        one, other = self._events
+
+        def happened(event: simpy.Event) -> None:
+            rest = other if event is one else one
+            if rest.callbacks is not None:
+                rest.callbacks.remove(happened)
+            resume(event)
+
+        for event in self._events:
+            assert event.callbacks is not None
+            event.callbacks.append(happened)
 
 
 class Module:

@@ -25,7 +25,7 @@ from accelsim.hardware.blocks._crossbar import RING
 from accelsim.hardware.config import MemoryConfig, SpattenConfig
 from accelsim.hardware.memories._channel import NEVER, counters, is_recording, new_channels
 from accelsim.hardware.memories._timing import H_READ_LATENCY, organisation, ticks_per_1024_cycles
-from accelsim.hardware.simulation import Follower, Milestone, Module, Stream
+from accelsim.hardware.simulation import FirstOf, Follower, Milestone, Module, Stream
 from accelsim.hardware.simulation._module import Following, Pause, Process
 from accelsim.hardware.spatten._addresses import AddressMap
 from accelsim.hardware.spatten._counts import count_dram, count_requests
@@ -236,7 +236,7 @@ class Spatten:
                     used += lines
                     live.append((lines, item.released))
                     break
-                blocked = self.requant.filled() | live[0][1].awaited()
+                blocked = FirstOf(self.requant.filled(), live[0][1].awaited())
                 yield from module.wait(blocked, "buffer_full")
             module.item = item.code
             if self.serial and last is not None:

@@ -12,12 +12,13 @@ from accelsim.hardware.blocks.matrix_fetcher import FILL, Matrix, MatrixFetcher
 from accelsim.hardware.blocks.ring_buffer import RingBuffer
 from accelsim.hardware.machines.spatten import pipeline
 from accelsim.hardware.machines.spatten.decision import REISSUE, RELEASE
+from accelsim.hardware.machines.spatten.foresight import Foresight
 from accelsim.hardware.machines.spatten.items import Keys, Port, Row, Values, usable
 from accelsim.hardware.machines.spatten.plan import Plan
 from accelsim.hardware.machines.spatten.requests import Requests
 from accelsim.hardware.machines.spatten.tracks import Tracks
 from accelsim.hardware.machines.spatten.units import Units
-from accelsim.hardware.simulation import Milestone, Module
+from accelsim.hardware.simulation import FirstOf, Milestone, Module
 from accelsim.hardware.simulation._module import Following, Process
 from accelsim.hardware.timeline import KEYS_LSB, KEYS_MSB, Recorder, item_code
 
@@ -79,21 +80,32 @@ class KeyFork(Module):
             row.tiles if row.two_pass else 1 for row in self._plan.items if row.refetches
         )
         yield from self.busy(FORK)
+        free = FORK
         for _ in range(left):
             while (obstacle := self._obstacle()) is not None:
-                yield from self.wait(*obstacle)
+                yield from self._wait_from(free, *obstacle)
+            # A pass may have come in the cycle of the tile before.
+            yield from self.sleep_until(free)
             item = self._lsb_passes.pop() if self._lsb_passes.items else self._new.popleft()
             self._take_lines(item)
             self.operations += 1
             self._issue(item)
-            yield from self.busy(1)
+            free = int(self.env.now) + 1
+            self.worked(free - 1, 1)
             row = item.row
             if row.two_pass and row.planes and item.tile == row.tiles - 1 and not item.again:
                 # What comes behind would take the lines that its LSB pass needs (section 6).
-                yield from self.wait(row.decision.awaited(REISSUE), "awaiting_decision")
+                decided = row.decision.awaited(REISSUE)
+                yield from self._wait_from(free, decided, "awaiting_decision")
         while True:
             # Nothing is left to issue; the followers end the run.
             yield self.env.event()
+
+    def _wait_from(self, free: int, event: simpy.Event, reason: str) -> Process:
+        """Wait for an event; time from cycle ``free`` on is a stall."""
+        start = max(free, int(self.env.now))
+        yield event
+        self.stalled(start, int(self.env.now) - start, reason)
 
     def _obstacle(self) -> tuple[Any, str] | None:
         """What to wait for before the next tile can be issued, and why."""
@@ -105,13 +117,13 @@ class KeyFork(Module):
             return passes.filled(), "awaiting_decision"
         item = self._new[0]
         if not item.row.layer.keys.reached:
-            return passes.filled() | item.row.layer.keys.awaited(), "awaiting_layer"
+            return FirstOf(passes.filled(), item.row.layer.keys.awaited()), "awaiting_layer"
         undecided = self._awaited_decision(item)
         if undecided is not None:
-            return passes.filled() | undecided.awaited(REISSUE), "awaiting_decision"
+            return FirstOf(passes.filled(), undecided.awaited(REISSUE)), "awaiting_decision"
         in_the_way = self._in_the_way(item)
         if in_the_way is not None:
-            return passes.filled() | in_the_way.awaited(), "buffer_full"
+            return FirstOf(passes.filled(), in_the_way.awaited()), "buffer_full"
         return None
 
     def _in_the_way(self, item: Keys) -> Milestone | None:
@@ -190,6 +202,7 @@ class ScoreUnit:
         tiles: in: key tiles, from the key fork.
         room: in: the softmax has read some rows out.
         scored: out: tile, its first query and that after the last whose scores are known.
+        foresight: looks at them.
         tracks: of the timeline.
     """
 
@@ -201,12 +214,14 @@ class ScoreUnit:
         tiles: Port[Keys],
         room: Port[None],
         scored: Port[tuple[Keys, int, int]],
+        foresight: Foresight,
         tracks: Tracks,
     ) -> None:
         self._plan, self._tracks = plan, tracks
         self._dot_product, softmax = units.dot_product, units.softmax
         self._states = self._dot_product.state, softmax.state, softmax.ring, fetcher.beats
         self._tiles, self._room, self._scored = tiles, room, scored
+        self._foresight = foresight
         # Two-pass rows whose scores are kept.
         self._keeping: deque[Row] = deque()
 
@@ -240,6 +255,7 @@ class ScoreUnit:
                 if scored == row.last:
                     break
                 self._scored.put((item, query, scored))
+                self._foresight.look()
                 while scored < row.last and not self._room.items:
                     yield self._room
                 self._room.items.clear()
@@ -247,6 +263,7 @@ class ScoreUnit:
             self._release(item, max(free, usable(item.matrix)))
             item.scored = free - 1 + dot.latency
             self._scored.put((item, query, scored))
+            self._foresight.look()
 
     def _score(self, item: Keys, ready: int, query: int, last: int) -> int:
         """Multiply queries with a key tile; the first that the softmax may not take yet."""

@@ -31,6 +31,7 @@ from accelsim.hardware.config import MemoryConfig
 from accelsim.hardware.machines.spatten.config import SpattenConfig
 from accelsim.hardware.machines.spatten.counts import activity_of
 from accelsim.hardware.machines.spatten.decision import Decision
+from accelsim.hardware.machines.spatten.foresight import Foresight
 from accelsim.hardware.machines.spatten.items import Again, Keys, Port, Row, Values
 from accelsim.hardware.machines.spatten.kept_scores import KeptScores
 from accelsim.hardware.machines.spatten.key_side import KeyFork, ScoreUnit
@@ -113,8 +114,11 @@ class Spatten:
         if recorder is not None:
             fetcher.watch = ChannelWatch(recorder, fetcher)
         self.order = order = LayerOrder(env, plan, units.selector, tracks)
-        self.score_unit = ScoreUnit(plan, units, fetcher, key_tiles, room, scored, tracks)
         decision = Decision(env, lsb_passes)
+        foresight = Foresight(plan, units, fetcher, scored, decision, order)
+        self.score_unit = ScoreUnit(
+            plan, units, fetcher, key_tiles, room, scored, foresight, tracks
+        )
         self.kept_scores = KeptScores(plan, units, decision, kept_rows, order, peak, tracks)
         self.selection = Selection(
             env,
@@ -124,6 +128,7 @@ class Spatten:
             scored,
             room,
             decision,
+            foresight,
             self.kept_scores,
             self.value_fork,
             order,

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from accelsim.hardware.blocks.matrix_fetcher import MatrixFetcher
 from accelsim.hardware.machines.spatten import pipeline
-from accelsim.hardware.machines.spatten.decision import RELEASE, Decision
-from accelsim.hardware.machines.spatten.items import Again, Keys, Port, Row, Values, usable
+from accelsim.hardware.machines.spatten.decision import Decision
+from accelsim.hardware.machines.spatten.foresight import Foresight, decide
+from accelsim.hardware.machines.spatten.items import Again, Keys, Port, Values, usable
 from accelsim.hardware.machines.spatten.kept_scores import KeptScores
 from accelsim.hardware.machines.spatten.order import LayerOrder
 from accelsim.hardware.machines.spatten.pipeline import DECIDED, FILTERED, GIVEN, SIZE
@@ -21,9 +22,6 @@ from accelsim.hardware.machines.spatten.units import Units
 from accelsim.hardware.machines.spatten.value_side import ValueFork
 from accelsim.hardware.simulation._module import Following
 from accelsim.hardware.timeline import SCORES, item_code
-
-_FAR = 1 << 50
-"""A cycle that is never reached."""
 
 
 class Selection:
@@ -37,6 +35,7 @@ class Selection:
         scored: in: tile, its first query and that after the last whose scores are known.
         room: out: the softmax has read some rows out.
         decision: is told when a row is decided.
+        foresight: is told with what the selection waits.
         kept_scores: takes rows of two passes.
         fork: of values: asked for those of late rows.
         order: is told of rows that are read, and done.
@@ -53,6 +52,7 @@ class Selection:
         scored: Port[tuple[Keys, int, int]],
         room: Port[None],
         decision: Decision,
+        foresight: Foresight,
         kept_scores: KeptScores,
         fork: ValueFork,
         order: LayerOrder,
@@ -62,17 +62,10 @@ class Selection:
         self._env, self._plan, self._tracks = env, plan, tracks
         self._fetcher, self._fork, self._order = fetcher, fork, order
         self._scored, self._room = scored, room
-        self._decision, self._kept_scores = decision, kept_scores
+        self._decision, self._foresight = decision, foresight
+        self._kept_scores = kept_scores
         self._sums = units.weighted_sum.state
-        self._states = (
-            units.softmax.state,
-            units.softmax.ring,
-            units.top_k.state,
-            units.top_k.buffers,
-            units.selector.state,
-            units.selector.buffers,
-            units.weighted_sum.state,
-        )
+        self._states = units.selecting
         # A partial result of a query: its sums, maximum and sum of exponentials go out and come
         # back (section 2, one pass).
         partial = (plan.workload.head_dim + 2) * plan.config.partial_bits // 8
@@ -92,42 +85,39 @@ class Selection:
             if item.values is None and not all_dropped:
                 values = item.values = row.slots[item.tile]
                 before = self._kept_scores.latest
-                if before is not None and not before.slotted.known:
+                slotless = before is not None and not before.slotted.known
+                if slotless or not (row.late and self._fork.has_room(values)):
+                    self._foresight.wait((item, query, scored), self._fork.weighs_late)
+                if before is not None and slotless:
                     yield before.slotted
-                waits = not (row.late and self._fork.has_room(values))
-                if item.drops and scored == row.last and waits:
-                    self._foresee(item, query)
                 if row.late:
                     yield from self._fork.take_slot(values)
                 else:
                     yield from self._fork.await_early(values)
+                self._foresight.go_on()
             self._select(item, item.values, query, scored)
             if not self._room.items:
                 self._room.put(None)
             if scored == row.last:
                 self._selected(item, item.values)
 
-    def _select(
-        self, item: Keys, values: Values | None, query: int, scored: int, foreseeing: bool = False
-    ) -> None:
+    def _select(self, item: Keys, values: Values | None, query: int, scored: int) -> None:
         """Let queries through softmax and top-k, those of early rows through the weighted sum.
 
         Args:
             item: the key tile.
             values: that go with it.
             query, scored: from which query on, and that after the last.
-            foreseeing: as if the values never came, nor found room.
         """
         row, plan = item.row, self._plan
         early = not row.late
-        begin = end = transactions = vectors = 0
-        at = slot = _FAR if foreseeing else 0
-        if early and values is not None and not foreseeing:
+        begin = end = transactions = vectors = at = slot = 0
+        if early and values is not None:
             matrix = values.matrix
             begin, end, transactions = matrix.begin, matrix.end, matrix.transactions
             vectors = plan.tile_size(row.values, item.tile)
             at = usable(matrix)
-        if row.late and values is not None and not foreseeing:
+        if row.late and values is not None:
             slot = values.slot or 0
         rescaling = 1 if item.tile else 0
         # Written after every tile but the last, read before every one but the first.
@@ -163,33 +153,12 @@ class Selection:
 
         self._tracks.queries(select, query, scored, item_code(row.index, SCORES))
 
-    def _foresee(self, item: Keys, query: int) -> None:
-        """Decide a row before it is known when its values come, or find room, if that makes no
-        difference: what waits for them waits behind the decision."""
-        row = item.row
-        states = (*self._states, self._plan.times[row.first : row.last])
-        kept = [state.copy() for state in states]
-        recording, self._tracks.on = self._tracks.on, False
-        self._select(item, row.slots[item.tile], query, row.last, foreseeing=True)
-        decided = int(self._plan.times[row.first : row.last, DECIDED].max())
-        self._tracks.on = recording
-        for state, before in zip(states, kept, strict=True):
-            state[...] = before
-        if decided < _FAR:
-            self._decide(row, decided)
-
-    def _decide(self, row: Row, decided: int) -> None:
-        """The last query of a row is decided: its LSB pass follows, or its keys go."""
-        self._decision.announce(row, 1 if row.refetches else 0, decided)
-        if not row.refetches:
-            row.released.announce(decided + RELEASE)
-
     def _selected(self, item: Keys, values: Values | None) -> None:
         """All queries of a tile, or of its LSB pass, are known up to their filters."""
         row = item.row
         drops = item.drops and row.refetches > 0
         if item.drops and not row.decision.known:
-            self._decide(row, int(self._plan.times[row.first : row.last, DECIDED].max()))
+            decide(self._decision, row, int(self._plan.times[row.first : row.last, DECIDED].max()))
         if values is not None:
             if row.late:
                 self._ask_late(item, values, drops)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from accelsim.hardware.blocks.dot_product import DotProduct
 from accelsim.hardware.blocks.softmax import Softmax
 from accelsim.hardware.blocks.top_k import TopK
@@ -12,6 +15,11 @@ from accelsim.hardware.machines.spatten.config import SpattenConfig
 
 SEARCHES = 2
 """Searches of tokens that the selector takes: one runs while another waits (section 7)."""
+
+
+Ints = NDArray[np.int64]
+Selecting = tuple[Any, Ints, Any, Ints, Any, Ints, Any]
+"""What :func:`.pipeline.select` takes of the blocks."""
 
 
 class Unit(Protocol):
@@ -55,3 +63,16 @@ class Units:
             "selector": self.selector,
             "pv_unit": self.weighted_sum,
         }
+
+    @property
+    def selecting(self) -> Selecting:
+        """States and queues of softmax, top-k, selector; the state of the weighted sum."""
+        return (
+            self.softmax.state,
+            self.softmax.ring,
+            self.top_k.state,
+            self.top_k.buffers,
+            self.selector.state,
+            self.selector.buffers,
+            self.weighted_sum.state,
+        )

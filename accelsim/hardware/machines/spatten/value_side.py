@@ -122,6 +122,11 @@ class ValueFork(Module):
         """Whether a tile finds lines without waiting for a release."""
         return self.buffer.fits(self._plan.tile_lines(values.row.values, values.tile))
 
+    @property
+    def weighs_late(self) -> bool:
+        """Whether the weighted sum of a late row is not known yet."""
+        return bool(self._unweighed) and not self._unweighed[-1].weighed.known
+
     def take_slot(self, values: Values) -> Knowing:
         """Lines of the value buffer for a tile, ahead of time; not for one that has them."""
         if values.slot is not None:

@@ -1,0 +1,143 @@
+"""Foresight: decisions of rows that wait behind one of which too little is known.
+
+The hardware decides a row while its first probability waits in the divider of the softmax. The
+event engine works a row out when it knows when its values come, or find room; decisions, and with
+them the lines of keys, would be told too late. No block of the hardware does this.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+
+from accelsim.hardware.blocks.matrix_fetcher import MatrixFetcher
+from accelsim.hardware.machines.spatten import pipeline
+from accelsim.hardware.machines.spatten.decision import RELEASE, Decision
+from accelsim.hardware.machines.spatten.items import Keys, Port, Row
+from accelsim.hardware.machines.spatten.order import LayerOrder
+from accelsim.hardware.machines.spatten.pipeline import DECIDED
+from accelsim.hardware.machines.spatten.plan import Plan
+from accelsim.hardware.machines.spatten.units import Units
+
+FAR = 1 << 50
+"""A cycle that is never reached."""
+
+Scored = tuple[Keys, int, int]
+"""Tile, its first query and that after the last whose scores are known."""
+
+
+class Foresight:
+    """Decides rows as far as that makes no difference: as if no value came and no room was found.
+
+    Args:
+        plan: of the run.
+        units: the blocks.
+        fetcher: for its beats.
+        scored: what waits behind the row at hand.
+        decision: is told when a row is decided.
+        order: knows which queries are followed by a search for tokens.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        units: Units,
+        fetcher: MatrixFetcher,
+        scored: Port[Scored],
+        decision: Decision,
+        order: LayerOrder,
+    ) -> None:
+        self._plan, self._fetcher, self._scored = plan, fetcher, scored
+        self._decision, self._order = decision, order
+        self._states = copy.deepcopy(units.selecting)
+        # Copies and the blocks' own, as plain integers: records are copied by the field.
+        self._copied = [
+            (mine.view(np.int64), real.view(np.int64))
+            for mine, real in zip(self._states, units.selecting, strict=True)
+        ]
+        self._times = np.zeros_like(plan.times)
+        self._planes = any(row.planes and not row.two_pass for row in plan.items)
+        self._waiting: Scored | None = None
+        self._weighs_late = False
+
+    def wait(self, scored: Scored, weighs_late: bool) -> None:
+        """The selection waits with these queries.
+
+        Args:
+            scored: what it waits with.
+            weighs_late: whether there are late rows before whose weighted sum is not known.
+        """
+        self._waiting, self._weighs_late = scored, weighs_late
+        self.look()
+
+    def go_on(self) -> None:
+        """The selection waits no more."""
+        self._waiting = None
+
+    def look(self) -> None:
+        """Decide rows whose scores are known, in their order."""
+        if self._waiting is None or not self._planes:
+            return
+        ahead = [self._waiting, *self._scored.items]
+        undecided = [place for place, scored in enumerate(ahead) if self._decides(*scored)]
+        if not undecided:
+            return
+        for mine, real in self._copied:
+            mine[...] = real
+        if self._weighs_late:
+            self._states[-1]["free"] = FAR
+        for item, query, scored in ahead[: undecided[-1] + 1]:
+            if item.row.two_pass:
+                return
+            self._select(item, query, scored)
+            if self._decides(item, query, scored):
+                row = item.row
+                decided = int(self._times[row.first : row.last, DECIDED].max())
+                if decided >= FAR:
+                    # So are all behind it, until the selection goes on.
+                    self.go_on()
+                    return
+                decide(self._decision, row, decided)
+
+    @staticmethod
+    def _decides(item: Keys, query: int, scored: int) -> bool:
+        """Whether these queries are the last of a row that is not decided."""
+        row = item.row
+        return item.drops and scored == row.last and not row.two_pass and not row.decision.known
+
+    def _select(self, item: Keys, query: int, scored: int) -> None:
+        """Let queries through, on copies of the blocks' states."""
+        row, plan = item.row, self._plan
+        slot = row.slots[item.tile].slot if row.late and item.tile in row.slots else None
+        pipeline.select(
+            *self._states,
+            *plan.queries,
+            plan.rows.search,
+            self._times,
+            query,
+            scored,
+            item.tile * plan.tile,
+            plan.tile,
+            item.drops,
+            item.again,
+            not row.late,
+            FAR if slot is None else slot,
+            self._fetcher.beats,
+            0,
+            0,
+            0,
+            0,
+            FAR,
+            False,
+            1 if item.tile else 0,
+            0,
+            self._order.selects(row.layer),
+        )
+
+
+def decide(decision: Decision, row: Row, decided: int) -> None:
+    """The last query of a row of one tile is decided: its LSB pass follows, or its keys go."""
+    decision.announce(row, 1 if row.refetches else 0, decided)
+    if not row.refetches:
+        row.released.announce(decided + RELEASE)

@@ -17,14 +17,15 @@ from accelsim.exploration._manifest import manifest
 from accelsim.exploration._replay import run
 from accelsim.exploration._session import Session
 from accelsim.exploration._setup import Library, Setup, resolve
+from accelsim.exploration.metrics import METRICS
 
 SCHEMA = "accelsim.ablation/1"
 UNITS = {
     "latency_cycles": "core cycles",
-    "latency_s": "s",
+    "latency_s": METRICS["latency_s"].unit,
     "speedup": "FROM's latency_s / this latency_s",
-    "dram_read_bytes": "B",
-    "energy_j": "J",
+    "dram_read_bytes": METRICS["dram_read_bytes"].unit,
+    "energy_j": METRICS["energy_j"].unit,
 }
 """Unit of every number of a point."""
 _WORDS = ("description", "source")

@@ -12,6 +12,7 @@ from accelsim.exploration._manifest import manifest
 from accelsim.exploration._result import Comparison, RunResult
 from accelsim.exploration._session import Session
 from accelsim.exploration._setup import DEFAULT_ACCELERATOR, Library, Setup, resolve
+from accelsim.exploration.metrics import Run, measure
 
 if TYPE_CHECKING:
     from accelsim.baselines import AttentionShape
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from accelsim.hardware.activity import Activity, ModuleActivity
     from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
     from accelsim.hardware.timeline import Recorder
-    from accelsim.workloads import Workload
 
 
 def replay(
@@ -136,7 +136,7 @@ def run(
     activity, files = _recorded(simulation, machine, memory) if record_dram else (simulation(), {})
     on_stage("energy")
     energy = evaluate(activity, table, machine, memory)
-    metrics = _metrics(prepared.workload, activity, shape)
+    streamed_cycles = None
     if streamed:
         on_stage("streamed")
         again = (
@@ -144,18 +144,9 @@ def run(
             if activity.dependencies == "streamed"
             else simulate(prepared.workload, machine, memory, setup.engine, dependencies="streamed")
         )
-        metrics["streamed_cycles"] = again.cycles
-    metrics["energy_j"] = energy.total_j
-    metrics["energy_j_low"], metrics["energy_j_high"] = energy.low_j, energy.high_j
-    if energy.area_mm2 is not None:
-        metrics["area_mm2"] = energy.area_mm2
-        metrics["area_mm2_low"], metrics["area_mm2_high"] = (
-            energy.area_low_mm2,
-            energy.area_high_mm2,
-        )
-    metrics["average_power_w"] = energy.total_j / activity.seconds
+        streamed_cycles = again.cycles
     return RunResult(
-        metrics=metrics,
+        metrics=measure(Run(prepared.workload, activity, shape, energy, streamed_cycles)),
         dram_read_bytes_by_tensor=activity.dram_read_bytes,
         energy_j_by_part=energy.energy_j_by_part,
         accuracy=prepared.accuracy,
@@ -196,39 +187,6 @@ def _module(module: ModuleActivity) -> dict[str, Any]:
         found["operations"] = module.operations
         found["peak_operations_per_cycle"] = module.peak_operations_per_cycle
     return found
-
-
-def _metrics(
-    workload: Workload, activity: Activity, shape: AttentionShape
-) -> dict[str, float | int | None]:
-    reads = sum(activity.dram_read_bytes.values())
-    counters = activity.counters
-    rows = [counters.get(name, 0) for name in ("row_hits", "row_misses", "row_conflicts")]
-    prefill, steps = workload.stages()
-    # A machine that tells no completions tells no end of the prompt either.
-    told = activity.completion_cycles or [0] * workload.rows
-    outputs = zip(told, prefill.tolist(), strict=True)
-    prompt = min(max((cycle for cycle, early in outputs if early), default=0), activity.cycles)
-    decode = activity.cycles - prompt if steps else 0
-    metrics: dict[str, float | int | None] = {
-        "latency_cycles": activity.cycles,
-        "latency_s": activity.seconds,
-        "prefill_latency_cycles": activity.cycles - decode,
-        "decode_latency_cycles": decode,
-        "decode_cycles_per_token": decode / steps if steps else 0.0,
-        "streamed_cycles": None,
-        "dram_read_bytes": reads,
-        "dram_write_bytes": activity.dram_write_bytes,
-        "dram_read_bytes_per_s": reads / activity.seconds,
-        "requests": workload.rows,
-        "macs": counters.get("qk_macs", 0) + counters.get("pv_macs", 0),
-        "dense_equivalent_op_per_s": shape.flops / activity.seconds,
-    }
-    if sum(rows):
-        metrics["row_hit_rate"] = rows[0] / sum(rows)
-    if not workload.extra:
-        metrics["policy_read_bytes"] = sum(workload.policy_bytes().values())
-    return metrics
 
 
 def _against(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from accelsim import configs
 from accelsim.configs import Config
@@ -25,6 +25,7 @@ from accelsim.exploration._setup import (
     schema,
 )
 from accelsim.exploration._space import Axis, Sampling, Settings, points
+from accelsim.exploration.metrics import goal
 
 NAMES = ("accelerator", "memory", "energy", "policy", "source", "engine", "dependencies")
 """Keys whose values are names of presets or files."""
@@ -32,7 +33,11 @@ NAMES = ("accelerator", "memory", "energy", "policy", "source", "engine", "depen
 S = TypeVar("S", bound=Config)
 Goal = Literal["minimize", "maximize", "report"]
 
-_METRICS: dict[str, Goal] = {"latency_s": "minimize", "energy_j": "minimize"}
+_METRICS = ("latency_s", "energy_j")
+
+
+def _goals(names: Iterable[str]) -> dict[str, Goal]:
+    return {name: goal(name) for name in names}
 
 
 class SpaceConfig(Config):
@@ -54,10 +59,18 @@ class SpaceConfig(Config):
     constraints: tuple[str, ...] = ()
     """Expressions that must hold. Those over keys alone drop a point before it runs; those over
     metrics mark it as infeasible."""
-    metrics: dict[str, Goal] = Field(default_factory=lambda: dict(_METRICS))
-    """What to minimize, maximize or report; the first two kinds make the Pareto set."""
+    metrics: dict[str, Goal] = Field(default_factory=lambda: _goals(_METRICS))
+    """What to minimize, maximize or report; the first two kinds make the Pareto set. A list of
+    names takes each to where it is better, and reports what has no better side."""
     baselines: tuple[str, ...] = ()
     """Platforms to compare every point with."""
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _from_names(cls, value: Any) -> Any:
+        if isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value):
+            return _goals(value)
+        return value
 
 
 class SweepConfig(SpaceConfig):

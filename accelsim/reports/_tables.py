@@ -6,7 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from accelsim.exploration import RunResult
-from accelsim.reports._units import percent, ratio, si
+from accelsim.exploration.metrics import METRICS
+from accelsim.reports._units import percent, ratio, shown, si
+
+Rows = list[tuple[str, list[str]]]
+"""Label, and one text per compared run."""
 
 TENSOR_LABELS = {
     "query": "queries",
@@ -28,7 +32,7 @@ class Section:
     """A titled block of rows: a label, then one text per compared run."""
 
     title: str
-    rows: list[tuple[str, list[str]]]
+    rows: Rows
 
 
 def comparison(results: Mapping[str, RunResult]) -> list[Section]:
@@ -47,53 +51,55 @@ def comparison(results: Mapping[str, RunResult]) -> list[Section]:
     ]
 
 
-def _time(runs: Sequence[RunResult]) -> list[tuple[str, list[str]]]:
+def _time(runs: Sequence[RunResult]) -> Rows:
     first = runs[0].metrics["latency_cycles"]
-    return [
-        ("latency", [f"{r.metrics['latency_cycles']:,} cycles" for r in runs]),
-        ("", [si(r.metrics["latency_s"], "s") for r in runs]),
-        ("speedup over first column", [ratio(first / r.metrics["latency_cycles"]) for r in runs]),
-        (
-            "dense-equivalent rate",
-            [si(r.metrics["dense_equivalent_op_per_s"], "op/s") for r in runs],
-        ),
-    ]
+    rows = _rows(runs, "time")
+    seconds = ("", [si(r.metrics["latency_s"], "s") for r in runs])
+    speedup = [ratio(first / r.metrics["latency_cycles"]) for r in runs]
+    return [rows[0], seconds, *_beside("speedup over first column", speedup), *rows[1:]]
 
 
-def _dram(runs: Sequence[RunResult]) -> list[tuple[str, list[str]]]:
+def _dram(runs: Sequence[RunResult]) -> Rows:
     rows = [
         (label, [si(r.dram_read_bytes_by_tensor.get(tensor, 0), "B") for r in runs])
         for tensor, label in TENSOR_LABELS.items()
     ]
     total = [r.metrics["dram_read_bytes"] for r in runs]
-    rows.append(("all reads", [si(value, "B") for value in total]))
-    rows.append(("reduction over first column", [ratio(total[0] / max(v, 1)) for v in total]))
-    rows.append(("writes", [si(r.metrics["dram_write_bytes"], "B") for r in runs]))
-    rows.append(("row hits", [percent(r.metrics.get("row_hit_rate")) for r in runs]))
-    rows.append(("read bandwidth", [si(r.metrics["dram_read_bytes_per_s"], "B/s") for r in runs]))
-    return rows
+    all_reads, *rest = _rows(runs, "dram")
+    reduction = [ratio(total[0] / max(v, 1)) for v in total]
+    return [*rows, all_reads, *_beside("reduction over first column", reduction), *rest]
 
 
-def _energy(runs: Sequence[RunResult]) -> list[tuple[str, list[str]]]:
+def _beside(label: str, texts: list[str]) -> Rows:
+    """A row that compares runs; none for one."""
+    return [(label, texts)] if len(texts) > 1 else []
+
+
+def _energy(runs: Sequence[RunResult]) -> Rows:
     parts = list(dict.fromkeys(part for r in runs for part in r.energy_j_by_part))
     rows = [(part, [si(r.energy_j_by_part.get(part), "J") for r in runs]) for part in parts]
-    rows.append(("total", [si(r.metrics["energy_j"], "J") for r in runs]))
-    rows.append(
-        (
-            "5 to 95 % of the tables' ranges",
-            [
-                f"{si(r.metrics['energy_j_low'], 'J')} – {si(r.metrics['energy_j_high'], 'J')}"
-                if "energy_j_low" in r.metrics
-                else "–"
-                for r in runs
-            ],
-        )
-    )
-    rows.append(("average power", [si(r.metrics["average_power_w"], "W") for r in runs]))
-    return rows
+    total, *rest = _rows(runs, "energy")
+    interval = [
+        f"{si(r.metrics['energy_j_low'], 'J')} – {si(r.metrics['energy_j_high'], 'J')}"
+        if "energy_j_low" in r.metrics
+        else "–"
+        for r in runs
+    ]
+    return [*rows, total, ("5 to 95 % of the tables' ranges", interval), *rest]
 
 
-def _accuracy(runs: Sequence[RunResult]) -> list[tuple[str, list[str]]]:
+def _rows(runs: Sequence[RunResult], section: str) -> Rows:
+    """Metrics of a section that some run has, and that are not 0 in all."""
+    return [
+        (metric.label, [shown(r.metrics.get(metric.name), metric.unit) for r in runs])
+        for metric in METRICS.values()
+        if metric.section == section
+        and metric.label
+        and any(r.metrics.get(metric.name) for r in runs)
+    ]
+
+
+def _accuracy(runs: Sequence[RunResult]) -> Rows:
     return [
         (
             label,
@@ -107,7 +113,7 @@ def _accuracy(runs: Sequence[RunResult]) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _baselines(runs: Sequence[RunResult]) -> list[tuple[str, list[str]]]:
+def _baselines(runs: Sequence[RunResult]) -> Rows:
     names = list(dict.fromkeys(name for r in runs for name in r.baselines))
     return [(name, [_against(r.baselines.get(name)) for r in runs]) for name in names]
 

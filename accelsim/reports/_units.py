@@ -37,3 +37,18 @@ def ratio(value: float | None) -> str:
 def percent(value: float | None) -> str:
     """Format a fraction as percent with three significant digits."""
     return "–" if value is None else f"{100 * value:.3g} %"
+
+
+def shown(value: float | int | None, unit: str) -> str:
+    """Format a number of any unit; cycles and counts in full.
+
+    >>> shown(1234567, "cycles")
+    '1,234,567 cycles'
+    """
+    if value is None:
+        return "–"
+    if unit == "fraction":
+        return percent(value)
+    if unit in ("", "cycles"):
+        return f"{value:,.0f} {unit}".rstrip()
+    return si(value, unit)

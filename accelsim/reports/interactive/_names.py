@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from accelsim.exploration.metrics import METRICS
+
 _UNITS = (
     ("op_per_s", "op/s"),
     ("bytes_per_s", "B/s"),
@@ -24,6 +26,9 @@ def unit_of(name: str) -> str:
 
     Empty for counts and fractions.
     """
+    if name in METRICS:
+        unit = METRICS[name].unit
+        return "" if unit == "fraction" else unit
     for word in reversed(name.split(".")):
         stem = re.sub(r"_(low|high|by_\w+)$", "", word)
         if stem in _PLAIN:

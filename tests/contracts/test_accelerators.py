@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import pytest
 
@@ -14,46 +13,27 @@ from accelsim.hardware import Accelerator, accelerator_of, load_accelerator, sim
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
 from accelsim.policies import load_policy_spec
+from accelsim.testing import AcceleratorContract
 from accelsim.traces import synthetic_trace
 from accelsim.workloads import Workload
 
 TRACE = synthetic_trace(seed=5, head_dim=64, prefill_tokens=40, decode_tokens=2)
-LSBS = "progressive-6-4:quantization.threshold=1.0"
-MACHINES = [
-    name
-    for name in preset_names("accelerators")
-    if accelerator_of(load_accelerator(name).kind).decide is None
-    and accelerator_of(load_accelerator(name).kind).exact_reads
-]
+NAMES = preset_names("accelerators")
+
+
+class TestEveryAccelerator(AcceleratorContract):
+    """The contract, preset by preset."""
+
+    @pytest.fixture(autouse=True, params=NAMES)
+    def _name(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(type(self), "accelerator", request.param, raising=False)
+        if load_accelerator(request.param).kind == "spatten-e2e":
+            monkeypatch.setattr(type(self), "overrides", {"model": "gpt2-small"})
 
 
 @cache
 def workload(policy: str) -> Workload:
     return run_policy(TRACE, load_policy_spec(policy)).workload
-
-
-def bytes_of(name: str, policy: str, **overrides: Any) -> dict[str, int]:
-    if load_accelerator(name).kind == "spatten-e2e":
-        overrides["model"] = "gpt2-small"
-    machine = load_accelerator(name, overrides)
-    memory = load(MemoryConfig, machine.memory, "memories")
-    return simulate(workload(policy), machine, memory).dram_read_bytes
-
-
-def check_contract(name: str) -> None:
-    """Bits that are stored and tokens that are kept are what is read."""
-    wide, narrow, pruned = (bytes_of(name, p) for p in ("static-12", "static-8", "spatten-pruned"))
-    for tensor in ("key_msb", "value"):
-        assert narrow[tensor] < 0.8 * wide[tensor], tensor
-        assert pruned[tensor] < wide[tensor], tensor
-    lsbs = workload(LSBS).policy_bytes()["key_lsb"]
-    assert lsbs > 0
-    assert bytes_of(name, LSBS)["key_lsb"] >= lsbs
-
-
-@pytest.mark.parametrize("name", MACHINES)
-def test_bytes_follow_the_policy(name: str) -> None:
-    check_contract(name)
 
 
 def test_a_machine_that_reads_too_little_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,11 +52,7 @@ def test_a_machine_that_reads_too_little_is_refused(monkeypatch: pytest.MonkeyPa
         simulate(workload("static-8"), machine, memory)
 
 
-DRAWN = [
-    name
-    for name in preset_names("accelerators")
-    if accelerator_of(load_accelerator(name).kind).wiring is not None
-]
+DRAWN = [name for name in NAMES if accelerator_of(load_accelerator(name).kind).wiring is not None]
 
 
 @pytest.mark.parametrize("name", DRAWN)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from accelsim.configs import load, preset_names
 from accelsim.energy import (
@@ -14,6 +17,7 @@ from accelsim.energy import (
     operation_pj,
     sram,
 )
+from accelsim.energy._evaluate import _drawn, _Line, interval
 from accelsim.errors import ConfigError
 from accelsim.hardware.activity import COUNTERS, Activity
 from accelsim.hardware.config import MemoryConfig, SpattenConfig
@@ -195,10 +199,40 @@ def test_a_smaller_node_costs_less_and_dram_stays() -> None:
     assert (new.area_mm2 or 0) < 0.4 * (old.area_mm2 or 0)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 1), st.floats(0, 1e3), st.floats(0, 1)), min_size=1, max_size=12
+    ),
+    st.integers(1, 12),
+)
+def test_every_total_lies_in_its_interval(
+    ranges: list[tuple[float, float, float]], groups: int
+) -> None:
+    lines = [
+        _Line(str(i), "dram", str(i % groups), value * below, value, value * (1 + above))
+        for i, (below, value, above) in enumerate(ranges)
+    ]
+    low, high = interval(lines)
+    total = sum(line.value for line in lines)
+    assert low <= total <= high
+    assert sum(line.low for line in lines) <= low * (1 + 1e-9) + 1e-9
+    assert high <= sum(line.high for line in lines) * (1 + 1e-9) + 1e-9
+
+
+def test_half_of_a_range_is_below_its_printed_value() -> None:
+    line = _Line("a", "dram", "a", 0.0, 1.0, 9.0)
+    drawn = np.asarray(_drawn(line, (np.arange(1000) + 0.5) / 1000))
+    assert (np.diff(drawn) >= 0).all()
+    assert (drawn < 1).mean() == 0.5
+    assert drawn.min() < 0.05
+    assert drawn.max() > 8.5
+
+
 def test_interval_is_reproducible_and_holds_the_total() -> None:
     table = load(EnergyTable, "spatten-40nm", "energy")
     activity = Activity(1000, 1e9, counters={"qk_macs": 10**6, "key_sram_read_bytes": 10**6})
     first, second = (evaluate(activity, table) for _ in range(2))
     assert (first.low_j, first.high_j) == (second.low_j, second.high_j)
-    assert first.low_j < first.high_j
-    assert 0 < first.area_low_mm2 < first.area_high_mm2
+    assert first.low_j < first.total_j < first.high_j
+    assert 0 < first.area_low_mm2 <= (first.area_mm2 or 0) < first.area_high_mm2

@@ -4,9 +4,30 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+
+
+def layers() -> list[str]:
+    """Rooms from the top down, as the import contract has them."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (contract,) = settings["tool"]["importlinter"]["contracts"]
+    return [name.removeprefix("accelsim.") for name in contract["layers"]]
+
+
+def test_every_room_is_in_the_contract_and_on_the_map() -> None:
+    package = ROOT / "accelsim"
+    rooms = {path.stem for path in package.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert rooms - {"__init__", "__main__", "__pycache__", "_data"} == set(layers())
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    block = page.split("## Rooms")[1].split("```")[1]
+    lines = [line.split() for line in block.strip().splitlines()]
+    files = {"configs", "jit", "files", "errors"}
+    drawn = [words[0] for words in lines if words[0] not in files]
+    assert drawn == [name for name in layers() if name not in files]
+    assert lines[-1] == [name for name in layers() if name in files]
 
 
 def test_rooms_import_only_what_comes_before_them() -> None:

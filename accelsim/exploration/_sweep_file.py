@@ -45,8 +45,8 @@ class SpaceConfig(Config):
 
     description: str = ""
     sources: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Traces or workloads: every point runs on each. Looked for from the current folder, then
-    beside this file."""
+    """Traces or workloads: every point runs on each. Like all files that this one names, looked for
+    beside it, then from the current folder."""
     accelerator: str = DEFAULT_ACCELERATOR
     policy: str | None = None
     engine: str = "event"

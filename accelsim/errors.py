@@ -7,6 +7,8 @@ line and exits with status 2; a traceback therefore always means a defect in acc
 from __future__ import annotations
 
 import difflib
+import re
+import urllib.parse
 from collections.abc import Iterable
 
 MAX_MESSAGE = 300
@@ -56,6 +58,29 @@ def shorten(text: str, limit: int = MAX_MESSAGE) -> str:
         return line
     end = (limit - 3) // 3
     return f"{line[: limit - 3 - end]} … {line[len(line) - end :]}"
+
+
+_USER = re.compile(r"([A-Za-z][\w+.-]*://[^:/@\s]*:)(\S*)@")
+_SECRET = re.compile(
+    r"(?i)\b([\w-]*(?:password|passwd|passphrase|pwd|secret|token|api_?key)=)([^&;\s'\"]+)"
+)
+_LEAST_SECRET = 4
+
+
+def redacted(text: str, url: str = "") -> str:
+    """Return ``text`` without the passwords of addresses in it, and without those of ``url``.
+
+    Args:
+        text: message that may quote an address; ``//user:password@`` and ``?password=`` are hidden.
+        url: address whose passwords a library may have put into the message in any form.
+    """
+    secrets = [match[1] for pattern in (_USER, _SECRET) for match in pattern.findall(url)]
+    for secret in sorted(secrets, key=len, reverse=True):
+        for form in {secret, urllib.parse.unquote(secret), urllib.parse.unquote_plus(secret)}:
+            if form in text and len(form) < _LEAST_SECRET:
+                return "details hidden"
+            text = text.replace(form, "***")
+    return _SECRET.sub(r"\1***", _USER.sub(r"\1***@", text))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

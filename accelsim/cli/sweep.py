@@ -156,6 +156,8 @@ def show(results: Results) -> None:
         f"{len(front)} in the Pareto set"
     )
     console.print(table)
+    for note in results.notes:
+        click.echo(f"note: {note}", err=True)
     for row in front:
         if "finalist.perplexity" in row:
             click.echo(

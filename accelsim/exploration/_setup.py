@@ -18,7 +18,7 @@ from accelsim.errors import AccelsimError, ConfigError, did_you_mean
 from accelsim.hardware import accelerator_of
 from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
 from accelsim.policies import Policy
-from accelsim.workloads import benchmark_path
+from accelsim.workloads import benchmark_names, benchmark_path
 
 DEFAULT_ACCELERATOR = "spatten-paper"
 DEFAULT_POLICY = "dense"
@@ -180,6 +180,9 @@ def existing_source(source: str | Path) -> Path:
         raise AccelsimError(f"{path}: no such file{_nearest_file(path)}")
     if path.is_dir():
         raise AccelsimError(f"{path}: is a folder; expected a .safetensors, .csv or .parquet file")
+    benchmark = path.suffix == ".yaml" and path.stem in benchmark_names()
+    if benchmark and os.path.samefile(path, benchmark_path(path.stem)):
+        return path
     if not path.name.endswith(_SUFFIXES):
         raise AccelsimError(f"{path}: expected a .safetensors, .csv or .parquet file")
     return path

@@ -243,6 +243,17 @@ def test_a_workload_has_no_accuracy(sweep_file: Path, tmp_path: Path) -> None:
         sweep(sweep_file, tmp_path / "store")
 
 
+def test_a_benchmark_is_a_source(tmp_path: Path) -> None:
+    file = tmp_path / "b.yaml"
+    axes = "[{key: accelerator.channels, values: [8, 16]}, {key: source, values: [bert-base-rte]}]"
+    file.write_text(f"sources: [bert-base-cola]\naxes: {axes.partition(', {key: source')[0]}]\n")
+    first = sweep(file, tmp_path / "s").usable
+    assert [Path(row["source"]).stem for row in first] == ["bert-base-cola"] * 2
+    file.write_text(f"sources: [bert-base-cola]\naxes: {axes}\n")
+    second = sweep(file, tmp_path / "s").usable
+    assert [row["source"] for row in second] == ["bert-base-rte"] * 2
+
+
 def test_a_goal_that_nothing_measures_is_told(sweep_file: Path, tmp_path: Path) -> None:
     write(sweep_file, "[64]", "set: {memory: flat}\nmetrics: {row_hit_rate: maximize}")
     with pytest.raises(AccelsimError, match="no point has 'row_hit_rate'"):

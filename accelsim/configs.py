@@ -6,29 +6,60 @@ the same message: file, key, what was expected, nearest match.
 
 from __future__ import annotations
 
+import functools
 import os
-import re
-from collections.abc import Mapping, Sequence
+import reprlib
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pydantic
-import yaml
+import pydantic_core
 
-from accelsim.errors import ConfigError, did_you_mean
+from accelsim import yaml_reader
+from accelsim.errors import ConfigError, did_you_mean, shorten
 
 FAMILIES = ("accelerators", "memories", "energy", "baselines", "policies", "models", "sweeps")
 """Folders of ``hw_configs/``; a preset is a file in one of them."""
 
-_MAX_FLOW_DEPTH = 100
-_MAX_SHOWN = 120
+_MAX_SHOWN = 80
 """Characters of a key that an error quotes."""
+_MAX_NAMES = 12
+"""Names that an error lists."""
+_REFERENCES = {
+    "accelerators": ("memory", "energy", "model"),
+    "sweeps": ("accelerator", "policy", "memory", "energy", "source"),
+}
+"""Keys of a family whose values are presets or files; so is what they end a dotted key with."""
 
 
 class Config(pydantic.BaseModel):
     """Base of all configuration models: unknown keys are errors, values never change."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _scalars_have_one_meaning(cls, data: Any) -> Any:
+        """Refuse ``true`` and texts where numbers are expected, and 1 where ``true`` is."""
+        if isinstance(data, Mapping):
+            errors = []
+            for name, field in cls.model_fields.items():
+                key = name if name in data or field.alias is None else field.alias
+                if key in data:
+                    errors += _scalar_errors(key, data[key], _kinds_of(cls, name))
+            if errors:
+                raise pydantic_core.ValidationError.from_exception_data(cls.__name__, errors)
+        return data
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Of a number, beside its bounds in ``Annotated``; errors name it."""
+
+    name: str
 
 
 C = TypeVar("C", bound=Config)
@@ -51,13 +82,18 @@ def preset_names(family: str) -> list[str]:
     return sorted(path.stem for path in (config_root() / family).glob("*.yaml"))
 
 
+def is_path(name_or_path: str) -> bool:
+    """Whether a text names a YAML file and not a preset."""
+    return name_or_path.endswith((".yaml", ".yml")) or os.sep in name_or_path
+
+
 def find(name_or_path: str, family: str) -> Path:
     """Return the file of a preset name or of a path to a YAML file.
 
     Raises:
         ConfigError: neither a preset of the family nor an existing file.
     """
-    if name_or_path.endswith((".yaml", ".yml")) or os.sep in name_or_path:
+    if is_path(name_or_path):
         path = Path(name_or_path)
         if not os.path.isfile(path):
             raise ConfigError(f"{name_or_path}: no such file")
@@ -65,9 +101,13 @@ def find(name_or_path: str, family: str) -> Path:
     path = config_root() / family / f"{name_or_path}.yaml"
     if not os.path.isfile(path):  # false, unlike Path.is_file, for a name too long for the system
         known = preset_names(family)
+        shown = shorten(name_or_path, _MAX_SHOWN)
+        # Every name where they fit on the line; else where to find them.
+        names = (
+            ", ".join(known) if len(known) <= _MAX_NAMES else f"'accelsim presets list {family}'"
+        )
         raise ConfigError(
-            f"unknown {family} preset '{name_or_path}'{did_you_mean(name_or_path, known)} "
-            f"(known: {', '.join(known)})"
+            f"unknown {family} preset '{shown}'{did_you_mean(name_or_path, known)} ({names})"
         )
     return path
 
@@ -79,10 +119,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from None
     try:
-        data = yaml.load(text, Loader=_StrictLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        detail = " ".join(str(error).split())
-        raise ConfigError(f"{path}: not valid YAML ({detail})") from None
+        data = yaml_reader.read(text)
+    except yaml_reader.YamlError as error:
+        raise ConfigError(f"{path}: not valid YAML ({error})") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a mapping of keys to values")
     return data
@@ -130,12 +169,13 @@ def validate(model: type[C], data: Mapping[str, Any], where: str) -> C:
 def parse_override(text: str) -> tuple[str, Any]:
     """Split ``KEY=VALUE`` of ``--set``; the value is read as YAML."""
     key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"--set {text}: expected KEY=VALUE")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {shorten(text, _MAX_SHOWN)}: expected KEY=VALUE")
     try:
-        parsed = yaml.load(value, Loader=_StrictLoader)
-    except (yaml.YAMLError, ValueError):
-        raise ConfigError(f"--set {text}: '{value}' is not a YAML value") from None
+        parsed = yaml_reader.read(value)
+    except yaml_reader.YamlError as error:
+        shown = f"--set {shorten(key, _MAX_SHOWN)}={shorten(value, _MAX_SHOWN)}"
+        raise ConfigError(f"{shown}: not a YAML value ({error})") from None
     return key.strip(), parsed
 
 
@@ -151,56 +191,65 @@ def set_dotted(data: dict[str, Any], key: str, value: Any) -> None:
     node[last] = value
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses duplicate keys and deep nesting, and reads ``1e9`` as a number."""
-
-    def fetch_flow_collection_start(self, TokenClass: Any) -> None:  # noqa: N803 - PyYAML's name
-        # PyYAML looks at every open bracket for each token: thousands would take minutes.
-        if self.flow_level >= _MAX_FLOW_DEPTH:
-            raise yaml.scanner.ScannerError(
-                None, None, f"brackets nested more than {_MAX_FLOW_DEPTH} deep", self.get_mark()
-            )
-        super().fetch_flow_collection_start(TokenClass)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, (dict, list)):
-                raise yaml.constructor.ConstructorError(
-                    None, None, "keys must be plain words", key_node.start_mark
-                )
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key '{key}' appears twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _read_float(loader: _StrictLoader, node: yaml.ScalarNode) -> float:
-    return float(node.value)
-
-
-# YAML 1.1 reads 1e9 as text because it has no dot; users of hardware files mean a number.
-_StrictLoader.add_constructor("!accelsim-float", _read_float)
-_StrictLoader.add_implicit_resolver(
-    "!accelsim-float",
-    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
-def _resolve(path: Path, family: str, seen: tuple[Path, ...]) -> dict[str, Any]:
-    if path in seen:
+def _resolve(path: Path, family: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    real = os.path.realpath(path)
+    if real in seen:
         raise ConfigError(f"{path}: 'extends' goes round in a circle")
-    data = read_yaml(path)
+    data = _beside(read_yaml(path), path.parent, family)
     parent = data.pop("extends", None)
     if parent is None:
         return data
     if not isinstance(parent, str):
         raise ConfigError(f"{path}: key 'extends': expected the name of a preset")
-    return _merge(_resolve(find(parent, family), family, (*seen, path)), data)
+    try:
+        found = find(parent, family)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: key 'extends': {error}") from None
+    return _merge(_resolve(found, family, (*seen, real)), data)
+
+
+def _beside(data: dict[str, Any], folder: Path, family: str) -> dict[str, Any]:
+    """Replace names of files that are beside ``folder``'s configuration by their paths.
+
+    Anything else stays as it is: it is a preset, or a file in the current folder.
+    """
+
+    def located(value: Any, *, source: bool = False) -> Any:
+        if isinstance(value, list):
+            return [located(item, source=source) for item in value]
+        if isinstance(value, str) and value and (source or is_path(value)):
+            return str(folder / value) if os.path.isfile(folder / value) else value
+        return value
+
+    def walk(key: Any, value: Any) -> Any:
+        last = key.rpartition(".")[2] if isinstance(key, str) else ""
+        refers = last in _REFERENCES.get(family, ())
+        return located(value, source=key == "source") if refers else value
+
+    result = {key: walk(key, value) for key, value in data.items()}
+    if "extends" in data:
+        result["extends"] = located(data["extends"])
+    if family != "sweeps":
+        return result
+    for key in ("sources", "baselines"):
+        if key in data:
+            result[key] = located(data[key], source=key == "sources")
+    if isinstance(data.get("set"), dict):
+        result["set"] = {key: walk(key, value) for key, value in data["set"].items()}
+    if isinstance(data.get("axes"), list):
+        result["axes"] = [_axis_beside(axis, walk) for axis in data["axes"]]
+    return result
+
+
+def _axis_beside(axis: Any, walk: Callable[[Any, Any], Any]) -> Any:
+    if not isinstance(axis, dict):
+        return axis
+    changed = dict(axis)
+    if "values" in axis:
+        changed["values"] = walk(axis.get("key"), axis["values"])
+    if isinstance(axis.get("zip"), list):
+        changed["zip"] = [_axis_beside(member, walk) for member in axis["zip"]]
+    return changed
 
 
 def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,25 +263,93 @@ def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _explain(model: type[pydantic.BaseModel], where: str, error: Any) -> str:
     location: Sequence[int | str] = error["loc"]
-    key = _short(".".join(str(part) for part in location))
+    key = shorten(".".join(str(part) for part in location), _MAX_SHOWN)
     if error["type"] == "extra_forbidden":
         known = _keys_at(model, location[:-1])
         return f"{where}: unknown key '{key}'{did_you_mean(str(location[-1]), known)}"
     if error["type"] == "missing":
         return f"{where}: key '{key}' is missing"
-    shown = repr(error.get("input"))
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    shown = _shown(error.get("input"))
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if error["type"] in _BOUNDS:
+        message += _unit_at(model, location)
     prefix = "" if error["type"] == "value_error" else "expected "
     place = f"key '{key}': " if key else ""
     given = f", got {shown}" if key and error["type"] != "value_error" else ""
     return f"{where}: {place}{prefix}{message}{given}"
 
 
-def _short(text: str) -> str:
-    """One printable line of at most :data:`_MAX_SHOWN` characters."""
-    line = text if text.isprintable() else ascii(text)
-    return line if len(line) <= _MAX_SHOWN else line[: _MAX_SHOWN - 3] + "..."
+def _shown(value: Any) -> str:
+    """A value as YAML writes it, short whatever it holds."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    try:
+        return shorten(_REPR.repr(value), 60)
+    except ValueError:
+        return "a number too long to print"
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxlong = _REPR.maxother = 60
+
+
+_BOUNDS = ("less_than_equal", "less_than", "greater_than_equal", "greater_than")
+
+
+def _unit_at(model: type[pydantic.BaseModel], location: Sequence[int | str]) -> str:
+    """Unit of the field that an error is about, behind a space; empty if it has none."""
+    models: list[type[Any]] = [model]
+    unit = ""
+    for part in location:
+        fields = [m.model_fields[part] for m in models if part in m.model_fields]
+        if fields:
+            parts = [x for f in fields for x in (*f.metadata, *_parts_of(f.annotation))]
+            unit = next((f" {x.name}" for x in parts if isinstance(x, Unit)), "")
+            models = [m for f in fields for m in models_in(f.annotation)]
+    return unit
+
+
+def _parts_of(annotation: Any) -> Iterator[Any]:
+    """An annotation, and what it is made of; of a mapping, only the values count."""
+    yield annotation
+    arguments = typing.get_args(annotation)
+    if isinstance(typing.get_origin(annotation), type) and issubclass(
+        typing.get_origin(annotation), Mapping
+    ):
+        arguments = arguments[1:]
+    for argument in arguments:
+        yield from _parts_of(argument)
+
+
+@functools.cache
+def _kinds_of(model: type[pydantic.BaseModel], name: str) -> frozenset[type] | None:
+    """Types that scalars of a field may have; ``None`` if there is nothing to check."""
+    parts = list(_parts_of(model.model_fields[name].annotation))
+    if Any in parts or models_in(model.model_fields[name].annotation):
+        return None
+    kinds = {p if isinstance(p, type) else type(p) for p in parts} & {bool, int, float, str}
+    return frozenset(kinds) if kinds & {bool, int, float} else None
+
+
+def _scalar_errors(
+    key: str, value: Any, kinds: frozenset[type] | None
+) -> list[pydantic_core.InitErrorDetails]:
+    if kinds is None:
+        return []
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [error for item in value for error in _scalar_errors(key, item, kinds)]
+    numbers = kinds & {int, float}
+    if type(value) not in (bool, str, int, float):
+        return []
+    if type(value) in kinds or (numbers and type(value) in (int, float)):
+        return []
+    expected = "true or false"
+    if numbers:
+        expected = "a valid number" if float in kinds else "a valid integer"
+    problem = pydantic_core.PydanticCustomError("scalar", expected)  # type: ignore[arg-type]
+    return [pydantic_core.InitErrorDetails(type=problem, loc=(key,), input=value)]
 
 
 def _keys_at(model: type[pydantic.BaseModel], location: Sequence[int | str]) -> list[str]:

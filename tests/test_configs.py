@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
+from pydantic import Field
 
-from accelsim.configs import Config, load, parse_override, read_yaml
+from accelsim.configs import Config, Unit, load, parse_override, read_yaml
 from accelsim.errors import ConfigError
+from accelsim.exploration._setup import Library, resolve
 
 
 class Inner(Config):
@@ -17,6 +20,10 @@ class Inner(Config):
 class Outer(Config):
     name: str
     rate: float = 1.0
+    size: Annotated[int, Field(le=64), Unit("bytes")] | None = None
+    fast: bool = False
+    bits: tuple[int, ...] = ()
+    shares: dict[str, float] = Field(default_factory=dict)
     inner: Inner = Inner()
 
 
@@ -53,6 +60,91 @@ def test_errors_name_file_key_and_expectation(tmp_path: Path, text: str, message
         load(Outer, path, "memories")
     assert "bad.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("rate", True, "key 'rate': expected a valid number, got true"),
+        ("size", True, "key 'size': expected a valid integer, got true"),
+        ("inner.depth", False, "key 'inner.depth': expected a valid integer, got false"),
+        ("bits", [8, True], "key 'bits': expected a valid integer, got true"),
+        ("shares", {"a": True}, "key 'shares': expected a valid number, got true"),
+        ("size", "8", "key 'size': expected a valid integer, got '8'"),
+        ("size", "1_0", "key 'size': expected a valid integer, got '1_0'"),
+        ("rate", "1e3", "key 'rate': expected a valid number, got '1e3'"),
+        ("fast", 1, "key 'fast': expected true or false, got 1"),
+        ("fast", "yes", "key 'fast': expected true or false, got 'yes'"),
+        ("name", True, "key 'name': expected a valid string, got true"),
+        ("size", 65, "key 'size': expected less than or equal to 64 bytes, got 65"),
+        ("name", ["x"] * 10_000, "key 'name': expected a valid string, got ['x', "),
+        ("rate", 10**400, "key 'rate': expected"),
+        ("size", [10**5000], "key 'size': expected"),
+        ("z" * 5000, 1, "unknown key 'zzz"),
+    ],
+)
+def test_a_scalar_means_one_thing(tmp_path: Path, key: str, value: Any, message: str) -> None:
+    path = write(tmp_path / "a.yaml", "name: a\n")
+    with pytest.raises(ConfigError) as caught:
+        load(Outer, path, "memories", {key: value})
+    assert message in str(caught.value)
+    assert len(str(caught.value)) <= 300
+
+
+def test_numbers_that_are_kept(tmp_path: Path) -> None:
+    text = "name: a\nrate: 3\nsize: 8.0\nfast: on\nbits: [1, 2]\nshares: {a: 1, b: .5}\n"
+    config = load(Outer, write(tmp_path / "a.yaml", text), "memories")
+    assert (config.rate, config.size, config.fast, config.bits) == (3.0, 8, True, (1, 2))
+    assert config.shares == {"a": 1.0, "b": 0.5}
+
+
+def test_merge_keys(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.yaml", "name: a\ninner:\n  <<: {depth: 3}\n")
+    assert load(Outer, path, "memories").inner.depth == 3
+
+
+def test_extends_is_beside_the_file_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sub" / "deep").mkdir(parents=True)
+    write(tmp_path / "sub" / "base.yaml", "name: right\n")
+    write(tmp_path / "base.yaml", "name: wrong\n")
+    write(tmp_path / "here.yaml", "name: here\n")
+    write(tmp_path / "sub" / "deep" / "child.yaml", "extends: ../base.yaml\nrate: 2\n")
+    write(tmp_path / "sub" / "child.yaml", "extends: base.yaml\n")
+    write(tmp_path / "sub" / "far.yaml", "extends: here.yaml\n")
+    monkeypatch.chdir(tmp_path)
+    assert load(Outer, "sub/child.yaml", "memories").name == "right"
+    assert load(Outer, "sub/deep/child.yaml", "memories").name == "right"
+    # Only where there is none beside it, the current folder counts.
+    assert load(Outer, "sub/far.yaml", "memories").name == "here"
+    with pytest.raises(ConfigError, match=r"lost.yaml: key 'extends': none.yaml: no such file"):
+        load(Outer, write(tmp_path / "lost.yaml", "extends: none.yaml\n"), "memories")
+
+
+def test_circle_by_way_of_another_folder(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.yaml", f"extends: ../{tmp_path.name}/a.yaml\n")
+    with pytest.raises(ConfigError, match="circle"):
+        load(Outer, path, "memories")
+
+
+def test_a_machine_finds_its_memory_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that a file names, in every key and at every depth of ``extends``."""
+    (tmp_path / "sub").mkdir()
+    write(tmp_path / "sub" / "m.yaml", "extends: flat\nflat_latency: 7\n")
+    write(tmp_path / "sub" / "base.yaml", "extends: spatten-paper\nmemory: m.yaml\n")
+    write(tmp_path / "child.yaml", "extends: sub/base.yaml\n")
+    write(tmp_path / "m.yaml", "extends: flat\nflat_latency: 9\n")
+    monkeypatch.chdir(tmp_path)
+    csv = Path(__file__).parents[1] / "traces" / "spatten-gpt2" / "small.csv"
+
+    def latency(machine: str, **overrides: Any) -> Any:
+        setup = resolve(csv, machine, None, "event", overrides, Library())
+        return getattr(setup.parts["memory"].config, "flat_latency")  # noqa: B009
+
+    assert latency("child.yaml") == latency("sub/base.yaml") == 7
+    # What the command line names is looked for from where it is called.
+    assert latency("child.yaml", memory="m.yaml") == 9
 
 
 def test_circular_extends(tmp_path: Path) -> None:

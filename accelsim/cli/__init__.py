@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from accelsim import __version__
-from accelsim.errors import AccelsimError, did_you_mean
+from accelsim.errors import AccelsimError, did_you_mean, shorten
 
 VERBS: dict[str, str] = {
     "replay": "Run one source through one accelerator under one policy.",
@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> Any:
 
 def _refuse(message: str) -> None:
     """End with one line on standard error: messages of libraries may span several."""
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    click.echo(f"error: {shorten(message)}", err=True)
     sys.exit(2)
 
 

@@ -196,8 +196,9 @@ def _lee(path: str) -> Any:
 
 
 def _print(model: str, results: dict[str, dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from accelsim.reports import plain_console
 
     first = next(iter(results.values()))
     metric = "perplexity" if "perplexity" in first else "pearson"
@@ -226,4 +227,4 @@ def _print(model: str, results: dict[str, dict[str, Any]]) -> None:
             f"{row['dram_bytes'] / 1e6:.1f}",
             detail,
         )
-    Console().print(table)
+    plain_console().print(table)

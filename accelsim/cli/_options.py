@@ -7,11 +7,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from accelsim.errors import AccelsimError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -86,8 +89,25 @@ def json_option(function: F) -> F:
         "--json",
         "json_file",
         metavar="FILE|-",
-        help="Write the result as JSON to a file, or to standard output with '-'.",
+        callback=_checked,
+        help="Write the result as JSON to a file, or to standard output with '-'. Checked before "
+        "any work is done.",
     )(function)
+
+
+def file_option(name: str, text: str) -> Callable[[F], F]:
+    """Add an option for a file to write, which is checked before any work is done.
+
+    Args:
+        name: of the option, with its dashes.
+        text: its line of help.
+    """
+    return click.option(name, metavar="FILE", callback=_checked, help=text)
+
+
+def _checked(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    check_json(value)
+    return value
 
 
 def check_json(target: str | None) -> None:
@@ -116,10 +136,40 @@ def stages(label: str) -> Iterator[Callable[[str], None]]:
     if not sys.stderr.isatty():
         yield lambda stage: None
         return
-    from rich.console import Console
+    from rich.text import Text
 
-    with Console(stderr=True).status(label) as status:
-        yield lambda stage: status.update(f"{label}: {stage}")
+    from accelsim.reports import plain_console
+
+    with plain_console(stderr=True).status(Text(label)) as status:
+        yield lambda stage: status.update(Text(f"{label}: {stage}"))
+
+
+def progress_bar(*more: Any, transient: bool = False) -> Progress:
+    """Return a bar on standard error that shows names as they are given.
+
+    Args:
+        more: columns beside what is done and how long it takes.
+        transient: leave nothing of it behind.
+    """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    from accelsim.reports import plain_console
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        *more,
+        console=plain_console(stderr=True),
+        transient=transient,
+    )
 
 
 def emit_json(text: str, target: str) -> None:

@@ -69,7 +69,6 @@ def command(
     from accelsim.exploration import ablate
     from accelsim.reports import ablation_figure, check_picture, write_picture
 
-    check_json(json_file)
     if plot is not None:
         check_picture(plot)
         check_json(plot)
@@ -86,8 +85,9 @@ def command(
 
 
 def _show(result: Ablation) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from accelsim.reports import plain_console
 
     base = result.base
     click.echo(
@@ -108,7 +108,7 @@ def _show(result: Ablation) -> None:
             cells += _cells(point, reasons)
         change = f"{_text(difference.before)} → {_text(difference.after)}"
         table.add_row(difference.key, change, *cells)
-    Console(width=150, soft_wrap=True).print(table)
+    plain_console(width=150, soft_wrap=True).print(table)
     for reason, number in reasons.items():
         click.echo(f"refused [{number}]: {reason}")
 
@@ -117,8 +117,7 @@ def _cells(point: AblationPoint, reasons: dict[str, int]) -> list[str]:
     """Cycles and speedup; a refused point names its reason by a number."""
     if point.refused is not None:
         number = reasons.setdefault(point.refused, len(reasons) + 1)
-        # Rich would read square brackets as markup.
-        return [f"refused \\[{number}]", ""]
+        return [f"refused [{number}]", ""]
     return [f"{point.latency_cycles:,}", f"{point.speedup:.3f}x"]
 
 

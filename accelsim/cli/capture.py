@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import click
 
+from accelsim.cli._options import progress_bar
 from accelsim.errors import TraceError
 
 
@@ -115,10 +116,7 @@ def _bar(label: str) -> Iterator[Callable[[str, int, int], None]]:
     if not sys.stderr.isatty():
         yield lambda stage, done, total: None
         return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as bar:
+    with progress_bar() as bar:
         task = bar.add_task(label, total=None)
         yield lambda stage, done, total: bar.update(
             task, description=f"{label}: {stage}", completed=done, total=total or None

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 from accelsim.cli._options import (
-    check_json,
     chosen_baselines,
     emit_json,
     hardware_options,
@@ -67,7 +66,6 @@ def command(
     from accelsim.reports import prepare_folder, render, to_text, write_text
 
     folder = None if out is None else prepare_folder(out)
-    check_json(json_file)
     chosen = [*policies, *(_applicable(source) if family else ())]
     with stages("compare") as on_stage:
         results = compare(

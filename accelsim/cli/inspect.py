@@ -64,8 +64,9 @@ def _facts(trace: AttentionTrace) -> dict[str, Any]:
 
 
 def _print(facts: dict[str, Any], skew: list[LayerSkew]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from accelsim.reports import plain_console
 
     width = max(len(name) for name in facts)
     for name, value in facts.items():
@@ -86,4 +87,4 @@ def _print(facts: dict[str, Any], skew: list[LayerSkew]) -> None:
     rows.append([sum(column) / len(skew) for column in zip(*rows, strict=True)])
     for label, values in zip(labels, rows, strict=True):
         table.add_row(label, *(f"{100 * value:.1f}" for value in values))
-    Console(width=100).print(table)
+    plain_console(width=100).print(table)

@@ -94,7 +94,6 @@ def command(
 
     folder = None if out is None else prepare_folder(out)
     traces = None if ramulator is None else prepare_folder(ramulator)
-    check_json(json_file)
     cycles = _window(timeline, window)
     name = Path(source).stem
     title = f"{name} on {accelerator}, {engine} engine"

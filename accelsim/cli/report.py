@@ -6,12 +6,12 @@ import json
 
 import click
 
-from accelsim.cli._options import emit_json, json_option, stages
+from accelsim.cli._options import emit_json, file_option, json_option, stages
 
 
 @click.command("report")
 @click.argument("source")
-@click.option("--out", metavar="FILE", help="File to write (default: report.html).")
+@file_option("--out", "File to write (default: report.html).")
 @click.option(
     "--format",
     "kind",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from accelsim.cli._options import emit_json, json_option
+from accelsim.cli._options import emit_json, json_option, progress_bar
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,9 +42,7 @@ def command(
       accelsim reproduce --out runs/reproduction
       accelsim reproduce --only ladder --json -
     """
-    from rich.console import Console
-
-    from accelsim.reports import prepare_folder, write_text
+    from accelsim.reports import plain_console, prepare_folder, write_text
     from accelsim.reproduction import choose, draw, reproduce, to_dict
 
     choose(only)
@@ -54,7 +52,9 @@ def command(
     text = json.dumps(to_dict(results), indent=2, allow_nan=False)
     if json_file != "-":
         for name, rows in results.items():
-            Console(width=None if sys.stdout.isatty() else _WIDTH).print(_table(name, rows), "")
+            plain_console(width=None if sys.stdout.isatty() else _WIDTH).print(
+                _table(name, rows), ""
+            )
     if json_file:
         emit_json(text, json_file)
     if folder is not None:
@@ -70,20 +70,17 @@ def _progress() -> Iterator[tuple[Callable[[int], None], Callable[[], None]]]:
     if not sys.stderr.isatty():
         yield lambda total: None, lambda: None
         return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as bar:
+    with progress_bar() as bar:
         task = bar.add_task("simulating", total=None)
         yield (lambda total: bar.update(task, total=total)), (lambda: bar.advance(task))
 
 
 def _as_text(results: dict[str, list[Row]]) -> str:
     """All tables, without the blanks that a terminal's width leaves at the end of lines."""
-    from rich.console import Console
+    from accelsim.reports import plain_console
 
     text = io.StringIO()
-    console = Console(width=_WIDTH, file=text, color_system=None)
+    console = plain_console(width=_WIDTH, file=text, color_system=None)
     for name, rows in results.items():
         console.print(_table(name, rows), "")
     lines = text.getvalue().splitlines()

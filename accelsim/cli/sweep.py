@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from accelsim.cli._options import emit_json, json_option
+from accelsim.cli._options import emit_json, json_option, progress_bar
 
 if TYPE_CHECKING:
     from accelsim.exploration import Results
@@ -101,27 +101,13 @@ def progress(label: str) -> Iterator[Callable[[dict[str, Any] | None, int, int],
     if not sys.stderr.isatty():
         yield lambda row, done, total: None
         return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import TextColumn
 
     from accelsim.exploration import Front, goals
 
     front = Front(goals(label))
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[best]}"),
-    )
     counts = {"failed": 0}
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with progress_bar(TextColumn("{task.fields[best]}", markup=False)) as bar:
         task = bar.add_task(label, total=None, best="")
 
         def on_point(row: dict[str, Any] | None, done: int, total: int) -> None:
@@ -137,8 +123,9 @@ def progress(label: str) -> Iterator[Callable[[dict[str, Any] | None, int, int],
 
 def show(results: Results) -> None:
     """Print counts, the Pareto set and the failures."""
-    from rich.console import Console
     from rich.table import Table
+
+    from accelsim.reports import plain_console
 
     front = results.pareto()
     table = Table(show_edge=False, pad_edge=False, header_style="bold")
@@ -148,7 +135,7 @@ def show(results: Results) -> None:
     first = next(iter(results.goals), "key")
     for row in sorted(front, key=lambda r: r[first])[:_SHOWN]:
         table.add_row(*(_cell(row.get(name)) for name in names))
-    console = Console(width=max(100, 18 * len(names)), soft_wrap=True)
+    console = plain_console(width=max(100, 18 * len(names)), soft_wrap=True)
     infeasible = len(results.rows) - len(results.failed) - len(results.usable)
     click.echo(
         f"{len(results.rows)} points in {results.store}: {len(results.failed)} failed, "
@@ -156,6 +143,8 @@ def show(results: Results) -> None:
         f"{len(front)} in the Pareto set"
     )
     console.print(table)
+    for note in results.notes:
+        click.echo(f"note: {note}", err=True)
     for row in front:
         if "finalist.perplexity" in row:
             click.echo(

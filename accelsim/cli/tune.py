@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from accelsim.cli._options import emit_json, json_option
+from accelsim.cli._options import emit_json, file_option, json_option, progress_bar
 
 if TYPE_CHECKING:
     from accelsim.exploration import TuneResult
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     metavar="NAME|FILE",
     help="Hardware on which the result is replayed.",
 )
-@click.option("--out", metavar="FILE", help="Write the policy here, as YAML.")
+@file_option("--out", "Write the policy here, as YAML.")
 @json_option
 def command(
     source: str | None,
@@ -184,10 +184,7 @@ def _bar() -> Iterator[Callable[[str, int, int], None]]:
     if not sys.stderr.isatty():
         yield lambda stage, done, total: None
         return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with progress_bar(transient=True) as progress:
         task = progress.add_task("tune")
         yield lambda stage, done, total: progress.update(
             task, description=stage, completed=done, total=total
@@ -195,8 +192,9 @@ def _bar() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _print(result: TuneResult) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from accelsim.reports import plain_console
 
     table = Table(
         title=f"loss {100 * result.loss:.3g} % of {100 * result.max_loss:g} % allowed "
@@ -214,4 +212,4 @@ def _print(result: TuneResult) -> None:
     ):
         before, after = result.before.metrics[key], result.after.metrics[key]
         table.add_row(title, f"{before:.4g}", f"{after:.4g}", f"{before / after:.2f}x")
-    Console().print(table)
+    plain_console().print(table)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from accelsim.cli._options import check_json, emit_json, json_option, stages
+from accelsim.cli._options import emit_json, json_option, stages
 
 if TYPE_CHECKING:
     from accelsim.validation import Report
@@ -63,8 +63,6 @@ def command(
     """
     from accelsim.validation import validate
 
-    check_json(json_file)
-
     with stages(f"validate {suite}") as on_stage:
         report = validate(
             suite,
@@ -86,8 +84,9 @@ def command(
 
 
 def _print_cases(report: Report) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from accelsim.reports import plain_console
 
     engine = "" if report.engine is None else f", {report.engine} engine"
     table = Table(
@@ -108,12 +107,13 @@ def _print_cases(report: Report) -> None:
         error = case.relative_error
         shown = "0" if error == 0 else f"{100 * error:+.3g}"
         table.add_row(case.id, _number(case.reference), _number(case.simulated), shown)
-    Console(width=120, soft_wrap=True).print(table)
+    plain_console(width=120, soft_wrap=True).print(table)
 
 
 def _print_groups(report: Report) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from accelsim.reports import plain_console
 
     table = Table(
         title=f"validate {report.suite}", title_justify="left", show_edge=False, pad_edge=False
@@ -132,7 +132,7 @@ def _print_groups(report: Report) -> None:
             f"{group['median_ratio']:.3f}",
             f"{100 * group['in_interval']:.0f}",
         )
-    Console(width=120, soft_wrap=True).print(table)
+    plain_console(width=120, soft_wrap=True).print(table)
 
 
 def _number(value: float) -> str:

@@ -136,8 +136,9 @@ _COLUMNS = (
 
 
 def _print(result: VerifyResult, policy: str) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from accelsim.reports import plain_console
 
     table = Table(
         title=f"{policy}, datapath {result.datapath.name}, rounding {result.datapath.rounding} "
@@ -158,7 +159,7 @@ def _print(result: VerifyResult, policy: str) -> None:
         table.add_row(str(layer), str(row["head"]), *_cells(row))
     table.add_section()
     table.add_row("all", "all", *_cells(result.summary), style="bold")
-    Console(width=120, soft_wrap=True).print(table)
+    plain_console(width=120, soft_wrap=True).print(table)
 
 
 def _cells(row: dict[str, float | int | None]) -> list[str]:

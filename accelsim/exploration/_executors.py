@@ -12,7 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol
 
-from accelsim.errors import AccelsimError
+from accelsim.errors import AccelsimError, redacted
 from accelsim.exploration._manifest import code_sha256
 from accelsim.exploration._point import Point, Row, describe, evaluate, failure
 
@@ -163,6 +163,7 @@ class DaskExecutor:
                 "executor 'dask' needs Dask; install it with: pip install 'accelsim[explore]'"
             ) from None
         self._cluster: Any = None
+        self._client: Any = None
         dask.config.set({"distributed.scheduler.allowed-failures": _ATTEMPTS - 1})
         if scheduler is None:
             try:
@@ -177,8 +178,11 @@ class DaskExecutor:
         try:
             self._client = distributed.Client(self._cluster or scheduler, timeout="20s")
             self._client.wait_for_workers(1, timeout=120)
-        except (OSError, ValueError, TimeoutError) as error:
-            raise AccelsimError(f"Dask scheduler {scheduler}: no workers ({error})") from None
+        except Exception as error:  # by the address: OSError, ValueError, TypeError, ImportError …
+            self.close()
+            where = redacted(str(scheduler))
+            detail = redacted(str(error), str(scheduler)) or type(error).__name__
+            raise AccelsimError(f"Dask scheduler {where}: no workers ({detail})") from None
         self._check_versions()
         self.workers = max(sum(self._client.nthreads().values()), 1)
 
@@ -209,7 +213,8 @@ class DaskExecutor:
 
     def close(self) -> None:
         """Leave the cluster; end it if it was made here."""
-        self._client.close()
+        if self._client is not None:
+            self._client.close()
         if self._cluster is not None:
             self._cluster.close()
 

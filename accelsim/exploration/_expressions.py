@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
-from accelsim.errors import ConfigError, did_you_mean
+from accelsim.errors import ConfigError, did_you_mean, shorten
 
 _MAX_LENGTH = 1000
+MAX_NUMBER = 1e300
+"""Largest number of an expression and of its result, in either direction."""
 Lookup = Callable[[str], Any]
 """Name to value; ``None`` for a value that this point does not have."""
 
@@ -96,8 +98,8 @@ class Expression:
             if isinstance(error, _MissingValueError):
                 return None
             raise self._error(f"cannot be computed ({error})") from None
-        if isinstance(value, float) and not math.isfinite(value):
-            raise self._error("is not finite")
+        if isinstance(value, (int, float)) and not abs(value) <= MAX_NUMBER:
+            raise self._error(f"expected a number up to {MAX_NUMBER:g}")
         return value
 
     def violation(self, lookup: Lookup) -> float:
@@ -108,7 +110,12 @@ class Expression:
         """
         if self.evaluate(lookup) is None:
             return 1.0
-        return self._violation(self._tree, lookup)
+        try:
+            return self._violation(self._tree, lookup)
+        except _MissingValueError:
+            return 1.0
+        except (ArithmeticError, TypeError, ValueError) as error:
+            raise self._error(f"cannot be computed ({error})") from None
 
     def _violation(self, node: ast.expr, lookup: Lookup) -> float:
         if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.And):
@@ -118,7 +125,9 @@ class Expression:
             left = self._value(node.left, lookup)
             right = self._value(node.comparators[0], lookup)
             gap = None
-            if isinstance(node.ops[0], (ast.Lt, ast.LtE)):
+            if isinstance(left, str) or isinstance(right, str):
+                pass
+            elif isinstance(node.ops[0], (ast.Lt, ast.LtE)):
                 gap = float(left - right)
             elif isinstance(node.ops[0], (ast.Gt, ast.GtE)):
                 gap = float(right - left)
@@ -144,7 +153,10 @@ class Expression:
             case ast.BinOp():
                 left = _number(self._value(node.left, lookup))
                 right = _number(self._value(node.right, lookup))
-                return _BINARY[type(node.op)](left, right)
+                value = _BINARY[type(node.op)](left, right)
+                if isinstance(value, int) and abs(value) > MAX_NUMBER:
+                    raise OverflowError(f"above {MAX_NUMBER:g}")
+                return value
             case ast.Compare():
                 return self._compare(node, lookup)
             case ast.Call(func=ast.Name(id=name)):
@@ -163,7 +175,9 @@ class Expression:
 
     def _check(self, node: ast.expr) -> None:
         match node:
-            case ast.Constant(value=bool() | int() | float() | str()):
+            case ast.Constant(value=bool() | int() | float() | str() as constant):
+                if not isinstance(constant, str) and not abs(constant) <= MAX_NUMBER:
+                    raise self._error(f"expected numbers up to {MAX_NUMBER:g}")
                 return
             case ast.Name() | ast.Attribute():
                 _dotted(node)
@@ -186,8 +200,7 @@ class Expression:
             self._check(child)
 
     def _error(self, message: str) -> ConfigError:
-        shown = self.text if len(self.text) <= 80 else self.text[:77] + "..."
-        return ConfigError(f"{self.where}: expression '{shown}': {message}")
+        return ConfigError(f"{self.where}: expression '{shorten(self.text, 80)}': {message}")
 
 
 class _MissingValueError(ValueError):

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import platform
+import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from accelsim import __version__
 from accelsim.configs import config_root
+from accelsim.errors import redacted
 from accelsim.exploration._setup import Setup
 
 _PACKAGES = ("numpy", "numba", "simpy")
@@ -37,7 +39,7 @@ def manifest(setup: Setup, source_sha256: str, dependencies: str | None = None) 
         "dependencies": dependencies or setup.dependencies,
         "configs": {name: json.loads(part.text) for name, part in setup.parts.items()},
         "config_sha256": {name: part.sha256 for name, part in setup.parts.items()},
-        "command": " ".join(sys.argv),
+        "command": shlex.join(redacted(word) for word in sys.argv),
     }
 
 

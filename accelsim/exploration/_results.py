@@ -27,6 +27,7 @@ class Results:
         goals: metric to ``minimize``, ``maximize`` or ``report``.
         store: where they are kept.
         excluded: points that constraints over keys dropped before they ran.
+        notes: what to know about how they came about.
     """
 
     rows: list[Row]
@@ -34,6 +35,7 @@ class Results:
     goals: Mapping[str, str] = field(default_factory=dict)
     store: Path | None = None
     excluded: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def failed(self) -> list[Row]:

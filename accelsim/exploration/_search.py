@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import socket
+import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from accelsim import configs
-from accelsim.errors import AccelsimError, ConfigError
+from accelsim.errors import AccelsimError, ConfigError, redacted
 from accelsim.exploration._executors import open_executor
 from accelsim.exploration._finalists import (
     Finalist,
@@ -22,7 +26,7 @@ from accelsim.exploration._finalists import (
 )
 from accelsim.exploration._point import Point, Row
 from accelsim.exploration._results import Results
-from accelsim.exploration._space import Axis, Settings
+from accelsim.exploration._space import MAX_POINTS, MAX_SEED, Axis, Settings
 from accelsim.exploration._store import Store
 from accelsim.exploration._sweep import OnPoint
 from accelsim.exploration._sweep_file import Plan, SpaceConfig, SweepConfig, load_file
@@ -35,11 +39,11 @@ class SearchConfig(SpaceConfig):
     """A search; its objectives are the metrics that are minimized or maximized."""
 
     kind: Literal["search"]
-    trials: Annotated[int, Field(ge=1)] = 100
+    trials: Annotated[int, Field(ge=1, le=MAX_POINTS)] = 100
     """Finished trials of the study, those of earlier runs included."""
     sampler: Literal["tpe", "nsga2", "nsga3", "random", "qmc"] = "tpe"
     """Optuna's sampler. ``random`` and ``qmc`` do not learn from constraints."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
     finalists: FinalistsConfig | None = None
     """Evaluation of the best points at a higher fidelity, after the trials."""
 
@@ -69,6 +73,9 @@ def search(
     point_timeout_s: float | None = None,
 ) -> Results:
     """Search hardware and policy for the Pareto set, or go on with a search.
+
+    A study is named by what it is about: axes, goals, constraints, source, fixed configurations and
+    the package's code. If any of these changes, a new study begins in the same store.
 
     Several calls may work on one study at the same time, from one machine or, with a database URL
     as ``storage``, from many.
@@ -100,9 +107,8 @@ def search(
         finalist = open_evaluator(config.finalists, plan.sources[0], where)
     folder = Path(out) if out is not None else Path("runs", "searches", plan.name)
     with Store(folder) as store:
-        url = storage or f"sqlite:///{(folder / 'study.db').absolute()}"
         shared = len(store.writers()) > 1
-        study = _open_study(plan, config, url, shared)
+        study, note = _open_study(plan, config, storage or folder.absolute() / "study.db", shared)
         _fail_orphans(study, alone=storage is None and not shared)
         run = _Search(plan, config, store, study, on_point)
         pool = open_executor(executor, workers, scheduler, point_timeout_s)
@@ -110,7 +116,7 @@ def search(
             run.run(pool, trials or config.trials)
         finally:
             pool.close()
-        results = run.results()
+        results = replace(run.results(), notes=(note,) if note else ())
         if finalist is not None:
             count = config.finalists.count if config.finalists else _FINALISTS
             settings = config.finalists.model_dump_json() if config.finalists else ""
@@ -134,56 +140,101 @@ def _optuna() -> Any:
     return optuna
 
 
-def _open_study(plan: Plan, config: SearchConfig, url: str, shared: bool) -> Any:
+def _open_study(
+    plan: Plan, config: SearchConfig, place: str | Path, shared: bool
+) -> tuple[Any, str]:
+    """Open the study of a plan, or begin it.
+
+    Args:
+        plan: what is searched.
+        config: its sampler and goals.
+        place: URL of a database, or file of an SQLite one.
+        shared: others are at work on the store.
+
+    Returns:
+        The study; and, if it is a new one beside an earlier one of the same name, what changed.
+    """
     optuna = _optuna()
+    identity = plan.identity()
+    digests = {part: _digest(value) for part, value in identity.items()}
+    name = f"{plan.name}-{_digest(identity)[:12]}"
+    try:
+        storage = _open_storage(optuna, place)
+        known = {s.study_name: s for s in optuna.get_all_study_summaries(storage)}
+    except Exception as error:
+        url = str(place)
+        # Without a scheme, nothing says where a password begins.
+        shown = f"***@{url.rpartition('@')[2]}" if "@" in url and "://" not in url else url
+        detail = redacted(str(error).replace(url, shown), url)
+        raise AccelsimError(f"{redacted(shown)}: the study cannot be opened ({detail})") from None
+    # A sampler that starts again with the same seed would propose the same points again.
+    trials = known[name].n_trials if name in known else 0
+    seed = (config.seed + trials + (os.getpid() if shared else 0)) % (MAX_SEED + 1)
+    study = optuna.create_study(
+        study_name=name,
+        storage=storage,
+        sampler=_sampler(optuna, config.sampler, seed, 1 + len(plan.constraints)),
+        directions=[goal for goal in config.metrics.values() if goal != "report"],
+        load_if_exists=True,
+    )
+    study.set_user_attr("identity", digests)
+    earlier = [s for n, s in known.items() if n != name and n.rpartition("-")[0] == plan.name]
+    if name in known or not earlier:
+        return study, ""
+    before = earlier[-1].user_attrs.get("identity", {})
+    changed = [part for part in {**before, **digests} if before.get(part) != digests.get(part)]
+    return study, f"a new study, as what is searched has changed: {', '.join(changed)}"
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _sampler(optuna: Any, name: str, seed: int, violations: int) -> Any:
     import warnings
 
-    try:
-        storage = _open_storage(optuna, url)
-        known = {s.study_name: s.n_trials for s in optuna.get_all_study_summaries(storage)}
-    except Exception as error:
-        detail = " ".join(str(error).split())[:200]
-        raise AccelsimError(f"{url}: the study cannot be opened ({detail})") from None
-    # A sampler that starts again with the same seed would propose the same points again.
-    seed = config.seed + known.get(plan.name, 0) + (os.getpid() if shared else 0)
-
     # The first element says whether there is a configuration at all.
-    count = 1 + len(plan.constraints)
-
-    def violations(trial: Any) -> list[float]:
-        known: list[float] = trial.user_attrs.get("violations", [1.0] * count)
+    def of_trial(trial: Any) -> list[float]:
+        known: list[float] = trial.user_attrs.get("violations", [1.0] * violations)
         return known
 
     samplers = optuna.samplers
-    options: dict[str, Any] = {"constraints_func": violations}
+    options: dict[str, Any] = {"constraints_func": of_trial}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        sampler = {
+        return {
             "tpe": lambda: samplers.TPESampler(seed=seed, constant_liar=True, **options),
             "nsga2": lambda: samplers.NSGAIISampler(seed=seed, **options),
             "nsga3": lambda: samplers.NSGAIIISampler(seed=seed, **options),
             "random": lambda: samplers.RandomSampler(seed=seed),
             "qmc": lambda: samplers.QMCSampler(seed=seed, scramble=True),
-        }[config.sampler]()
-    return optuna.create_study(
-        study_name=plan.name,
-        storage=storage,
-        sampler=sampler,
-        directions=[goal for goal in config.metrics.values() if goal != "report"],
-        load_if_exists=True,
-    )
+        }[name]()
 
 
-def _open_storage(optuna: Any, url: str) -> Any:
+def _open_storage(optuna: Any, place: str | Path) -> Any:
     """Open the database of a study.
 
     Optuna commits some twenty times a trial, and SQLite by default waits for the disk each time.
     With a write-ahead log and NORMAL synchronization it waits at checkpoints only: a killed process
     loses nothing, a power cut at most the last trials, whose points the store has.
+
+    Args:
+        optuna: the module.
+        place: URL, or file of an SQLite database; a file is opened by its path, as a URL would give
+            ``?``, ``#`` and braces of a folder's name a meaning.
     """
-    storage = optuna.storages.RDBStorage(url)
+    from sqlalchemy import event
+    from sqlalchemy.pool import QueuePool
+
+    if isinstance(place, Path):
+        options = {
+            "creator": lambda: sqlite3.connect(place, timeout=60.0, check_same_thread=False),
+            "poolclass": QueuePool,
+        }
+        storage = optuna.storages.RDBStorage("sqlite://", engine_kwargs=options)
+    else:
+        storage = optuna.storages.RDBStorage(place)
     if storage.engine.dialect.name == "sqlite":
-        from sqlalchemy import event
 
         @event.listens_for(storage.engine, "connect")
         def set_pragmas(connection: Any, _: Any) -> None:
@@ -309,10 +360,10 @@ class _Search:
     def _judged(self, row: Row, chosen: Settings) -> Row:
         row = {**row, **chosen}
         if row["status"] == "ok":
+            row = self.plan.finish(row)
             if not self.checked:
-                self.plan.check_metrics(row)
+                self.plan.check_measured([row])
                 self.checked = True
-            row["feasible"] = self.plan.feasible(row)
         return row
 
     def _finished(self) -> int:
@@ -323,14 +374,17 @@ class _Search:
 def _suggest(trial: Any, axis: Axis, label: str) -> Settings:
     """Let Optuna choose a value of one axis."""
     span = axis.span
-    if axis.key is not None and span is not None and span.points is None:
-        log = axis.log_range is not None
-        if axis.is_integer:
-            step = max(int(span.step or 1), 1)
-            low, high = int(span.start), int(span.stop)
-            return {axis.key: trial.suggest_int(axis.key, low, high, step=step, log=log)}
-        value = trial.suggest_float(axis.key, span.start, span.stop, step=span.step, log=log)
-        return {axis.key: float(f"{value:.12g}")}
-    levels = axis.levels()
-    index: int = trial.suggest_categorical(axis.key or label, list(range(len(levels))))
-    return levels[index]
+    if axis.key is None or span is None:
+        levels = axis.levels()
+        index: int = trial.suggest_categorical(axis.key or label, list(range(len(levels))))
+        return levels[index]
+    if span.count is not None:
+        # The number of the value: what a library makes of decimal steps may miss the last one.
+        levels = axis.levels()
+        number: int = trial.suggest_int(axis.key, 0, len(levels) - 1)
+        return levels[number]
+    log = axis.log_range is not None
+    if axis.is_integer:
+        return {axis.key: trial.suggest_int(axis.key, *axis.whole_ends, log=log)}
+    value = trial.suggest_float(axis.key, span.start, span.stop, log=log)
+    return {axis.key: float(f"{value:.12g}")}

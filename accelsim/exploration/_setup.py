@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +18,7 @@ from accelsim.errors import AccelsimError, ConfigError, did_you_mean
 from accelsim.hardware import accelerator_of
 from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
 from accelsim.policies import Policy
-from accelsim.workloads import benchmark_path
+from accelsim.workloads import benchmark_names, benchmark_path
 
 DEFAULT_ACCELERATOR = "spatten-paper"
 DEFAULT_POLICY = "dense"
@@ -166,12 +167,22 @@ def existing_source(source: str | Path) -> Path:
         AccelsimError: there is none, or its name has no known suffix.
     """
     path = Path(source)
-    if isinstance(source, str) and not path.suffix and not path.exists():
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        # No result, table or picture could name it.
+        raise AccelsimError(f"{path}: the name is not UTF-8; rename the file") from None
+    # Unlike Path.exists, os.path.exists is false for a name that is too long for the system.
+    exists = os.path.exists(path)
+    if isinstance(source, str) and not path.suffix and not exists:
         return benchmark_path(source)
-    if not path.exists():
+    if not exists:
         raise AccelsimError(f"{path}: no such file{_nearest_file(path)}")
     if path.is_dir():
         raise AccelsimError(f"{path}: is a folder; expected a .safetensors, .csv or .parquet file")
+    benchmark = path.suffix == ".yaml" and path.stem in benchmark_names()
+    if benchmark and os.path.samefile(path, benchmark_path(path.stem)):
+        return path
     if not path.name.endswith(_SUFFIXES):
         raise AccelsimError(f"{path}: expected a .safetensors, .csv or .parquet file")
     return path

@@ -15,6 +15,13 @@ from accelsim.configs import Config
 from accelsim.errors import AccelsimError, ConfigError
 
 MAX_POINTS = 1_000_000
+_STEP_GUARD = 1e-3
+"""Part of a step that forgives the rounding of decimal steps: 0.1 to 0.9 has nine."""
+MAX_SEED = (1 << 32) - 1
+"""Largest seed that every sampler takes."""
+MAX_NUMBER = 1e18
+"""Largest number of an axis, in either direction."""
+Number = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)]
 Settings = dict[str, Any]
 """Key to value: one point of the space."""
 
@@ -24,10 +31,10 @@ class Range(Config):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    start: Annotated[float, Field(alias="from")]
-    stop: Annotated[float, Field(alias="to")]
-    step: Annotated[float, Field(gt=0)] | None = None
-    """Distance of neighbours; not for a logarithmic range."""
+    start: Annotated[Number, Field(alias="from")]
+    stop: Annotated[Number, Field(alias="to")]
+    step: Annotated[float, Field(gt=0, le=MAX_NUMBER)] | None = None
+    """Distance of neighbours, which ends exactly at ``to``; not for a logarithmic range."""
     points: Annotated[int, Field(ge=1, le=MAX_POINTS)] | None = None
     """Number of values, instead of ``step``."""
 
@@ -39,7 +46,22 @@ class Range(Config):
             raise ValueError("give 'step' or 'points', not both")
         if self.step is not None and (self.stop - self.start) / self.step > MAX_POINTS:
             raise ValueError(f"more than {MAX_POINTS} values")
+        if self.step is not None:
+            steps = (self.stop - self.start) / self.step
+            if abs(steps - round(steps)) > _STEP_GUARD:
+                below, above = (self.start + n * self.step for n in (int(steps), int(steps) + 1))
+                raise ValueError(
+                    f"steps of {self.step:g} from {self.start:g} do not end at 'to' {self.stop:g}, "
+                    f"but at {below:g} or {above:g}"
+                )
         return self
+
+    @property
+    def count(self) -> int | None:
+        """Number of values of a range with a step or points."""
+        if self.step is None:
+            return self.points
+        return round((self.stop - self.start) / self.step) + 1
 
     @property
     def is_whole(self) -> bool:
@@ -76,8 +98,14 @@ class Axis(Config):
             raise ValueError("expected a 'key', or a 'zip' of axes with keys")
         elif len(forms) != 1:
             raise ValueError(f"axis '{self.key}' needs one of 'values', 'range' and 'log_range'")
+        if self.values is not None:
+            check_numbers(f"axis '{self.key}'", list(self.values))
         if self.log_range is not None and self.log_range.start <= 0:
             raise ValueError(f"axis '{self.key}': 'log_range' needs 'from' above 0")
+        if self.span is not None and self.is_integer and self.whole_ends[0] > self.whole_ends[1]:
+            raise ValueError(
+                f"axis '{self.key}': no whole number from {self.span.start:g} to {self.span.stop:g}"
+            )
         if self.log_range is not None and self.log_range.step is not None:
             raise ValueError(f"axis '{self.key}': 'log_range' takes 'points', not 'step'")
         return self
@@ -105,6 +133,12 @@ class Axis(Config):
         """Whether the numbers of a range are whole."""
         return self.integer or (self.range is not None and self.range.is_whole)
 
+    @property
+    def whole_ends(self) -> tuple[int, int]:
+        """Smallest and largest whole number of a range."""
+        assert self.span is not None
+        return math.ceil(self.span.start), math.floor(self.span.stop)
+
     def levels(self) -> list[Settings]:
         """Settings of each value on a grid.
 
@@ -130,7 +164,8 @@ class Axis(Config):
         if self.log_range is not None:
             value = span.start * (span.stop / span.start) ** position
         elif self.is_integer:
-            value = math.floor(span.start + position * (span.stop - span.start + 1))
+            low, high = self.whole_ends
+            value = low + math.floor(position * (high - low + 1))
         else:
             value = span.start + position * (span.stop - span.start)
         return {self.key: self._number(value)}
@@ -145,13 +180,29 @@ class Axis(Config):
         if span.step is None:
             need = "'points'" if self.log_range else "'step' or 'points'"
             raise ValueError(f"axis '{self.key}' needs {need} on a grid")
-        # A thousandth of a step forgives the rounding of decimal steps: 0.1 to 0.9 has nine.
-        count = math.floor((span.stop - span.start) / span.step + 1e-3) + 1
-        return span.start + span.step * np.arange(count, dtype=np.float64)
+        return span.start + span.step * np.arange(span.count or 1, dtype=np.float64)
 
     def _number(self, value: float) -> int | float:
+        if self.is_integer:
+            low, high = self.whole_ends
+            return min(max(round(value), low), high)
         # Twelve digits: 0.1 + 2 * 0.1 is to be 0.3 in a table, and in the hash of a point.
-        return round(value) if self.is_integer else float(f"{value:.12g}")
+        return float(f"{value:.12g}")
+
+
+def check_numbers(where: str, value: Any) -> None:
+    """Refuse numbers that no configuration and no row of a table can hold.
+
+    Raises:
+        ValueError: begins with ``where``.
+    """
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            check_numbers(where, item)
+    elif isinstance(value, (int, float)) and not abs(value) <= MAX_NUMBER:
+        raise ValueError(f"{where}: expected numbers up to {MAX_NUMBER:g}, got {value:.3g}")
 
 
 class Sampling(Config):
@@ -162,7 +213,7 @@ class Sampling(Config):
     low-discrepancy sequence, which covers the space more evenly (use a power of two)."""
     samples: Annotated[int, Field(ge=1, le=MAX_POINTS)] | None = None
     """Number of draws."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
 
     @model_validator(mode="after")
     def _samples_fit_method(self) -> Sampling:

@@ -166,6 +166,7 @@ def write_part(path: Path, rows: list[Row]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    rows = [{_storable(name): _storable(value) for name, value in row.items()} for row in rows]
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {name: _uniform([row.get(name) for row in rows]) for name in names}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -177,6 +178,18 @@ def write_part(path: Path, rows: list[Row]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _storable(value: Any) -> Any:
+    """Return a value of a row as Parquet takes it: a scalar, whose text has a UTF-8 form.
+
+    A journal holds whatever JSON holds, and must never be a reason not to open the store.
+    """
+    if isinstance(value, (dict, list, tuple)):
+        value = _text(value)
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    return value
 
 
 def _uniform(values: list[Any]) -> list[Any]:
@@ -220,7 +233,7 @@ def _read_journal(path: Path) -> list[Row]:
             row = json.loads(line)
         except ValueError:
             continue  # the line that its writer was killed in
-        if isinstance(row, dict) and "key" in row:
+        if isinstance(row, dict) and isinstance(row.get("key"), str) and "status" in row:
             rows.append(row)
     return rows
 

@@ -79,7 +79,6 @@ class _Run:
         }
         self.settings: dict[str, Settings] = {}
         self.missing: dict[str, Point] = {}
-        self.checked = False
         for chosen in settings:
             self._place(chosen)
 
@@ -97,6 +96,7 @@ class _Run:
             finally:
                 pool.close()
         rows = [self._finish(self.known[key], chosen) for key, chosen in self.settings.items()]
+        self.plan.check_measured(rows)
         return Results(
             rows, self.plan.axes, dict(self.plan.config.metrics), self.store.folder, excluded
         )
@@ -105,7 +105,7 @@ class _Run:
         try:
             point = self.plan.resolve(chosen)
         except AccelsimError as error:
-            key = self.plan.invalid_key(chosen)
+            key = self.plan.invalid_key(chosen, str(error))
             self.settings[key] = chosen
             if key not in self.known:
                 row = failure(key, str(error)) | chosen
@@ -125,12 +125,7 @@ class _Run:
     def _finish(self, row: Row, chosen: Settings) -> Row:
         """Attach this plan's settings and verdict to a row that another sweep may have made."""
         row = {**row, **chosen}
-        if row["status"] == "ok":
-            if not self.checked:
-                self.plan.check_metrics(row)
-                self.checked = True
-            row["feasible"] = self.plan.feasible(row)
-        return row
+        return self.plan.finish(row) if row["status"] == "ok" else row
 
 
 def summary(results: Results) -> dict[str, Any]:

@@ -4,31 +4,50 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from accelsim import configs
 from accelsim.configs import Config
-from accelsim.errors import AccelsimError, ConfigError, did_you_mean
+from accelsim.errors import AccelsimError, ConfigError, did_you_mean, shorten
 from accelsim.exploration._expressions import Expression
+from accelsim.exploration._manifest import code_sha256
 from accelsim.exploration._point import Point
 from accelsim.exploration._session import Session
 from accelsim.exploration._setup import (
     DEFAULT_ACCELERATOR,
     SECTIONS,
+    TRACE_SUFFIXES,
     Library,
     existing_source,
     resolve,
     schema,
 )
-from accelsim.exploration._space import Axis, Sampling, Settings, points
-from accelsim.exploration.metrics import goal
+from accelsim.exploration._space import (
+    MAX_NUMBER,
+    Axis,
+    Sampling,
+    Settings,
+    check_numbers,
+    points,
+)
+from accelsim.hardware import accelerator_of
+from accelsim.exploration.metrics import ACCURACY, DETAILS, METRICS, goal
 
 NAMES = ("accelerator", "memory", "energy", "policy", "source", "engine", "dependencies")
 """Keys whose values are names of presets or files."""
+_FAMILIES = {
+    "accelerator": "accelerators",
+    "memory": "memories",
+    "energy": "energy",
+    "policy": "policies",
+}
+"""Keys of :data:`NAMES` that stand for a configuration file, and the family of it."""
 
 S = TypeVar("S", bound=Config)
 Goal = Literal["minimize", "maximize", "report"]
@@ -45,8 +64,8 @@ class SpaceConfig(Config):
 
     description: str = ""
     sources: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Traces or workloads: every point runs on each. Looked for from the current folder, then
-    beside this file."""
+    """Traces or workloads: every point runs on each. Like all files that this one names, looked for
+    beside it, then from the current folder."""
     accelerator: str = DEFAULT_ACCELERATOR
     policy: str | None = None
     engine: str = "event"
@@ -71,6 +90,12 @@ class SpaceConfig(Config):
         if isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value):
             return _goals(value)
         return value
+
+    @model_validator(mode="after")
+    def _set_holds_numbers(self) -> Self:
+        for key, value in self.set.items():
+            check_numbers(f"'{key}'", value)
+        return self
 
 
 class SweepConfig(SpaceConfig):
@@ -97,6 +122,8 @@ class Plan:
         self.name = Path(where).stem
         self.library, self.session = Library(), Session()
         self.sources = [_locate(text, where) for text in sources or config.sources]
+        self._files: dict[tuple[str, str], tuple[dict[str, Any], str]] = {}
+        self._check_names()
         self.derived = {
             key: Expression(text, f"{where}: key 'derived.{key}'")
             for key, text in config.derived.items()
@@ -105,11 +132,17 @@ class Plan:
             Expression(text, f"{where}: key 'constraints'") for text in config.constraints
         ]
         keys = [key for axis in config.axes for key in axis.keys]
+        for section in _FAMILIES:
+            for name in self._named(section):
+                self._file(section, name)
+        schemas = self._schemas()
         for key in (*keys, *config.set, *config.derived):
-            self._check_key(key)
+            self._check_key(key, schemas)
         twice = [key for key in keys if keys.count(key) > 1]
         if twice:
             raise ConfigError(f"{where}: key 'axes': '{twice[0]}' is in two axes")
+        self._check_derived(keys)
+        self._check_known([*keys, *config.set, *config.derived], schemas)
         self.axes = [*keys, *(["source"] if len(self.sources) > 1 else [])]
 
     def settings(self, sampling: Sampling) -> Iterator[Settings]:
@@ -128,6 +161,12 @@ class Plan:
         complete = {**self.config.set, **chosen}
         for key, expression in self.derived.items():
             value = expression.evaluate(self.lookup(complete, {}))
+            if not isinstance(value, str) and (value is None or abs(value) > MAX_NUMBER):
+                shown = "no value" if value is None else f"{value:g}"
+                raise ConfigError(
+                    f"{self.where}: key 'derived.{key}': expected a number up to {MAX_NUMBER:g}, "
+                    f"got {shown}"
+                )
             whole = isinstance(value, float) and value == int(value)
             complete[key] = int(value) if whole else value
         return complete
@@ -165,19 +204,46 @@ class Plan:
         """Whether every constraint holds for a finished row."""
         return all(bool(c.evaluate(self.lookup(row, row))) for c in self.constraints)
 
-    def check_metrics(self, row: Mapping[str, Any]) -> None:
-        """Check, on the first result, that every metric and name of a constraint exists.
+    def finish(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Add the verdict of the constraints to a row that ran, and metrics that are keys.
 
         Raises:
-            ConfigError: with the nearest name.
+            ConfigError: a metric that depends on the machine and does not exist, with the nearest
+                name, or is no number.
         """
+        row = dict(row)
+        find = self.lookup(row, row)
         wanted = dict.fromkeys(self.config.metrics, "metrics")
         wanted |= {name: "constraints" for c in self.constraints for name in c.names}
         for name, key in wanted.items():
-            known = name in row or self.lookup(row, row)(name) is not None
-            if not known and not name.startswith("accuracy."):
-                hint = did_you_mean(name, [n for n in row if not n.startswith("config.")])
+            value = find(name)
+            first = name.partition(".")[0]
+            known = [n for n in row if n.partition(".")[0] == first]
+            if value is None and (first in DETAILS or (first == "accuracy" and known)):
+                hint = did_you_mean(name, known)
                 raise ConfigError(f"{self.where}: key '{key}': no metric or key '{name}'{hint}")
+            if key == "metrics" and isinstance(value, (str, bool, dict, list)):
+                raise ConfigError(f"{self.where}: key 'metrics': '{name}' is not a number")
+            if key == "metrics" and value is not None:
+                row[name] = value
+        row["feasible"] = self.feasible(row)
+        return row
+
+    def check_measured(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Refuse goals and constraints over what no finished row has: they would decide nothing.
+
+        Raises:
+            ConfigError: names the metric.
+        """
+        finished = [row for row in rows if row["status"] == "ok"]
+        wanted = {name: "metrics" for name, goal in self.config.metrics.items() if goal != "report"}
+        wanted |= {name: "constraints" for c in self.constraints for name in c.names}
+        for name, key in wanted.items():
+            if finished and all(self.lookup(row, row)(name) is None for row in finished):
+                raise ConfigError(
+                    f"{self.where}: key '{key}': no point has '{name}'; expected one that the "
+                    "machine, its memory and its tables measure"
+                )
 
     def lookup(self, settings: Mapping[str, Any], row: Mapping[str, Any]) -> Any:
         """Return a function from a name to its value: axis, metric, or resolved configuration."""
@@ -196,34 +262,160 @@ class Plan:
 
         return find
 
-    def invalid_key(self, settings: Settings) -> str:
-        """Name a point that has no valid configuration."""
+    def invalid_key(self, settings: Settings, message: str) -> str:
+        """Name a point that has no valid configuration, by its settings and what is wrong."""
         text = repr(sorted(settings.items(), key=lambda item: item[0]))
-        return hashlib.sha256(f"invalid {text}".encode()).hexdigest()
+        return hashlib.sha256(f"invalid {text} {message}".encode()).hexdigest()
 
-    def _check_key(self, key: str) -> None:
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides what a study is about: a change of any of it is another study.
+
+        Returns:
+            Name of each part, for people, to its contents.
+        """
+        own = self.config.model_dump(mode="json")
+        metrics = {name: goal for name, goal in self.config.metrics.items() if goal != "report"}
+        kept = ("axes", "set", "derived", "constraints", "engine", "dependencies", "baselines")
+        return {**{name: own[name] for name in kept}, "metrics": metrics, **self.contents()}
+
+    def contents(self) -> dict[str, str]:
+        """Digests of everything beyond the file's own text that decides a result.
+
+        Returns:
+            ``source NAME``, ``accelerator NAME`` …, and ``code``, to SHA-256.
+        """
+        found = {"code": code_sha256()}
+        for number, source in enumerate(self._every_source()):
+            path = existing_source(source)
+            found[f"source {number}"] = self.session.source_sha256(path)
+        for section in _FAMILIES:
+            for name in self._named(section):
+                text = json.dumps(self._file(section, name)[0], sort_keys=True)
+                found[f"{section} {name}"] = hashlib.sha256(text.encode()).hexdigest()
+        return found
+
+    def _file(self, section: str, name: str) -> tuple[dict[str, Any], str]:
+        """Return a configuration that the sweep names, and its path.
+
+        Raises:
+            ConfigError: names the sweep file too.
+        """
+        if (section, name) not in self._files:
+            try:
+                self._files[section, name] = configs.resolve(name, _FAMILIES[section])
+            except ConfigError as error:
+                raise ConfigError(f"{self.where}: key '{section}': {error}") from None
+        return self._files[section, name]
+
+    def _named(self, section: str) -> list[str]:
+        """Presets and files that any point may use in one of :data:`NAMES`."""
+        values: list[Any] = [getattr(self.config, section, None)]
+        for axis in self.config.axes:
+            for member in axis.zip or (axis,):
+                if member.key in (section, f"accelerator.{section}"):
+                    values += member.values or ()
+        values += [self.config.set.get(key) for key in (section, f"accelerator.{section}")]
+        if section in ("memory", "energy"):
+            for data, where in self._machines:
+                default = schema("accelerator", data, where).model_fields[section].default
+                values.append(data.get(section, default))
+        return list(dict.fromkeys(value for value in values if isinstance(value, str)))
+
+    @cached_property
+    def _machines(self) -> list[tuple[dict[str, Any], str]]:
+        return [self._file("accelerator", name) for name in self._named("accelerator")]
+
+    def _schemas(self) -> dict[str, list[type[Config]]]:
+        """Models that the dotted keys of a section may belong to."""
+        models: dict[str, list[type[Config]]] = {name: [m] for name, m in SECTIONS.items()}
+        models["accelerator"] = [schema("accelerator", *machine) for machine in self._machines]
+        return models
+
+    def _check_names(self) -> None:
+        """Check that values of :data:`NAMES` are texts."""
+        if "source" in self.config.set:
+            raise ConfigError(f"{self.where}: key 'set.source': give it as 'sources'")
+        pairs = [("set", key, value) for key, value in self.config.set.items()]
+        for axis in self.config.axes:
+            for member in axis.zip or (axis,):
+                if member.key in NAMES and member.values is None:
+                    raise ConfigError(f"{self.where}: key 'axes': '{member.key}' takes 'values'")
+                pairs += [("axes", member.key or "", value) for value in member.values or ()]
+        for place, key, value in pairs:
+            optional = key in ("policy", "dependencies") and value is None
+            if key in NAMES and not isinstance(value, str) and not optional:
+                raise ConfigError(
+                    f"{self.where}: key '{place}': '{key}' takes names, got "
+                    f"{shorten(repr(value), 60)}"
+                )
+
+    def _check_key(self, key: str, schemas: Mapping[str, list[type[Config]]]) -> None:
         if key in NAMES:
             return
         section, _, rest = key.partition(".")
         if section not in SECTIONS or not rest:
             hint = did_you_mean(section, SECTIONS) or did_you_mean(key, NAMES)
             raise ConfigError(
-                f"{self.where}: unknown key '{key}'{hint} (expected one of {', '.join(NAMES)}, or "
-                f"a dotted key of {', '.join(SECTIONS)})"
+                f"{self.where}: unknown key '{shorten(key, 60)}'{hint} (expected one of "
+                f"{', '.join(NAMES)}, or a dotted key of {', '.join(SECTIONS)})"
             )
-        model: type[Config] = SECTIONS[section]
-        if section == "accelerator":
-            data, where = configs.resolve(self.config.accelerator, "accelerators")
-            model = schema(section, data, where)
-        _check_field(model, rest, key, self.where)
+        _check_field(schemas[section], rest, key, self.where)
+
+    def _check_derived(self, keys: list[str]) -> None:
+        """Check that every name of ``derived`` has a value before the point runs."""
+        known = [*keys, *self.config.set, "source"]
+        for key, expression in self.derived.items():
+            for name in sorted(expression.names - set(known)):
+                raise ConfigError(
+                    f"{self.where}: key 'derived.{key}': '{name}' is neither an axis nor in 'set' "
+                    f"nor derived before{did_you_mean(name, known)}"
+                )
+            known.append(key)
+
+    def _check_known(self, keys: list[str], schemas: Mapping[str, list[type[Config]]]) -> None:
+        """Check names of metrics and constraints, as far as they do not depend on the machine.
+
+        Raises:
+            ConfigError: with the nearest name.
+        """
+        traces = any(source.endswith(TRACE_SUFFIXES) for source in self._every_source())
+        # What is there only on request (``streamed_cycles``) is not there in a sweep.
+        measured = [name for name, metric in METRICS.items() if not metric.always]
+        names = [*measured, *ACCURACY, *keys, *NAMES]
+        wanted = dict.fromkeys(self.config.metrics, "metrics")
+        wanted |= {name: "constraints" for c in self.constraints for name in c.names}
+        kinds = [accelerator_of(str(data["kind"])) for data, _ in self._machines]
+        foreign = any(k.decide and not k.decide.__module__.startswith("accelsim.") for k in kinds)
+        for name, key in wanted.items():
+            first, _, rest = name.partition(".")
+            if first == "accuracy" and not traces:
+                raise ConfigError(
+                    f"{self.where}: key '{key}': '{name}': a workload has no accuracy; expected a "
+                    "trace as source"
+                )
+            if name in names and not (key == "metrics" and name in NAMES):
+                continue
+            if rest and (first in DETAILS or (first == "accuracy" and foreign)):
+                continue  # they are checked on the first result
+            if first in SECTIONS and rest:
+                _check_field(schemas[first], rest, name, self.where)
+                continue
+            raise ConfigError(
+                f"{self.where}: key '{key}': no metric or key '{shorten(name, 60)}'"
+                f"{did_you_mean(name, names)}"
+            )
+
+    def _every_source(self) -> list[str]:
+        return [*self.sources, *self._named("source")]
 
 
-def _check_field(model: type[Config], rest: str, key: str, where: str) -> None:
-    models = [model]
+def _check_field(models: list[type[Config]], rest: str, key: str, where: str) -> None:
     for part in rest.split("."):
         fields = {name: f for m in models for name, f in m.model_fields.items()}
         if part not in fields:
-            raise ConfigError(f"{where}: unknown key '{key}'{did_you_mean(part, fields)}")
+            raise ConfigError(
+                f"{where}: unknown key '{shorten(key, 60)}'{did_you_mean(part, fields)}"
+            )
         found = [m.model_fields[part].annotation for m in models if part in m.model_fields]
         models = [m for annotation in found for m in configs.models_in(annotation)]
         if not models:
@@ -250,7 +442,7 @@ def load_file(model: type[S], name_or_path: str) -> tuple[S, str]:
 def _locate(source: str, where: str) -> str:
     """Find a source from here, beside the file, or in the checkout that holds the presets."""
     for folder in (Path(), Path(where).parent, configs.config_root().parent):
-        if (folder / source).is_file():
+        if os.path.isfile(folder / source):
             return str(existing_source(folder / source))
     try:
         return str(existing_source(source))

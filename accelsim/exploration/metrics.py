@@ -202,6 +202,30 @@ METRICS: dict[str, Metric] = {
 }
 """All metrics, in the order of results."""
 
+ACCURACY = (
+    "accuracy.relative_output_error",
+    "accuracy.mean_cosine",
+    "accuracy.mean_kl",
+    "accuracy.kept_mass",
+    "accuracy.kept_value_mass",
+    "accuracy.lsb_refetch_fraction",
+    "accuracy.kept_token_fraction",
+    "accuracy.kept_value_fraction",
+    "accuracy.kept_head_fraction",
+    "accuracy.kept_query_fraction",
+    "accuracy.saturated_fraction",
+)
+"""Figures of a trace under a policy; the last one of A3 only. A workload has none."""
+
+DETAILS = (
+    "dram_read_bytes_by_tensor",
+    "energy_j_by_part",
+    "modules",
+    "queues",
+    "baselines",
+)
+"""First words of names that depend on the machine, its memory and its energy table."""
+
 
 def measure(run: Run) -> dict[str, Number | None]:
     """Return the metrics of a run."""

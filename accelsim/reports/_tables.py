@@ -130,8 +130,10 @@ def _against(baseline: Mapping[str, float | None] | None) -> str:
 
 def to_text(results: Mapping[str, RunResult]) -> None:
     """Print the comparison to standard output as a table."""
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    from accelsim.reports._console import plain_console
 
     table = Table(show_edge=False, pad_edge=False, header_style="bold")
     table.add_column("")
@@ -139,7 +141,7 @@ def to_text(results: Mapping[str, RunResult]) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for section in comparison(results):
         table.add_section()
-        table.add_row(f"[bold]{section.title}[/bold]")
+        table.add_row(Text(section.title, style="bold"))
         for label, cells in section.rows:
             table.add_row(f"  {label}", *cells)
-    Console(width=max(100, 40 + 26 * len(results)), soft_wrap=True).print(table)
+    plain_console(width=max(100, 40 + 26 * len(results)), soft_wrap=True).print(table)

@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accelsim import configs, load_results, search, sweep
+from accelsim import configs, load_results, replay, search, sweep
 from accelsim.errors import AccelsimError
 from accelsim.exploration import Front, Results
 from accelsim.exploration._store import Store, StoreError, read_rows
+from accelsim.exploration.metrics import ACCURACY, METRICS
 from accelsim.traces import save_trace, synthetic_trace
 
 ROOT = Path(__file__).parents[2]
@@ -124,16 +125,188 @@ def test_constraints_exclude_and_mark(sweep_file: Path, tmp_path: Path) -> None:
         ("set: {policy.tokens.mean_kep: 0.5}", "did you mean 'mean_keep'"),
         ("sampling: {method: random}", "needs 'samples'"),
         ("accelerator: spaten-paper", "did you mean 'spatten-paper'"),
+        (
+            "metrics: {latency_s: minimize, accuracy.relative_output_eror: minimize}",
+            "did you mean 'accuracy.relative_output_error'",
+        ),
+        ("constraints: [accuracy.mean_k < 1]", "did you mean 'accuracy.mean_kl'"),
+        ("constraints: ['1 / latncy_s > 2 and energy_j < 3']", "did you mean 'latency_s'"),
+        ("constraints: ['accelerator.multiplers < 3']", "did you mean 'multipliers'"),
+        ("metrics: {key: minimize}", "no metric or key 'key'"),
+        ("metrics: {source: minimize}", "no metric or key 'source'"),
+        ("metrics: {streamed_cycles: minimize}", "no metric or key 'streamed_cycles'"),
+        (
+            "derived: {accelerator.fetch_channels: 2 * acelerator.multipliers}",
+            "'acelerator.multipliers' is neither an axis nor in 'set'",
+        ),
+        ("derived: {accelerator.channels: 2 * latency_s}", "'latency_s' is neither an axis"),
+        (
+            "derived: {accelerator.channels: ceil(1e300) * accelerator.multipliers}",
+            "derived.accelerator.channels",
+        ),
+        (f"constraints: ['latency_s < {'9' * 50 + '0' * 260}']", "expected numbers up to 1e+300"),
+        ("set: {source: x}", "give it as 'sources'"),
+        ("set: {memory: 1}", "'memory' takes names, got 1"),
+        ("set: {memory.rows: .nan}", "'memory.rows': expected numbers up to 1e+18, got nan"),
+        ("set: {memory.rows: .inf}", "'memory.rows': expected numbers up to 1e+18, got inf"),
     ],
 )
 def test_mistakes_name_file_and_remedy(
     sweep_file: Path, tmp_path: Path, extra: str, message: str
 ) -> None:
     write(sweep_file, "[64]", extra)
+    ran: list[Any] = []
     with pytest.raises(AccelsimError, match=r"\S") as caught:
+        sweep(sweep_file, tmp_path / "store", on_point=lambda *told: ran.append(told[0]))
+    assert message in str(caught.value)
+    assert "small.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) <= 300
+    # Before any point has run, and before there is a store.
+    assert not ran
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("axis", "message"),
+    [
+        ("values: [.inf]", "axis 'accelerator.channels': expected numbers up to 1e+18, got inf"),
+        ("values: [1, -.inf]", "got -inf"),
+        ("values: [.nan]", "got nan"),
+        ("values: [{a: [.nan]}]", "got nan"),
+        (f"values: [{'9' * 30}]", "got 1e+30"),
+        ("values: [!!set {a}]", "tag '!!set' is not allowed"),
+        ("values: [!!binary AAAA]", "tag '!!binary' is not allowed"),
+        ("values: [{1: a, b: 2}]", "all words or all whole numbers"),
+        ("range: {from: 1, to: 10, step: 4}", "do not end at 'to' 10, but at 9 or 13"),
+        ("range: {from: 0, to: 1, step: 0.3}", "but at 0.9 or 1.2"),
+        ("range: {from: 0.2, to: 0.8}, integer: true", "no whole number from 0.2 to 0.8"),
+        (
+            "range: {from: 0, to: 1e300}",
+            "key 'axes.1.range.to': expected less than",
+        ),
+        ("range: {from: yes, to: 4}", "expected a valid number, got true"),
+        ("log_range: {from: 0, to: 4, points: 3}", "needs 'from' above 0"),
+    ],
+)
+def test_values_that_no_point_can_have(
+    sweep_file: Path, tmp_path: Path, axis: str, message: str
+) -> None:
+    old = "accelerator.topk.parallelism, values: [1, 8]"
+    sweep_file.write_text(sweep_file.read_text().replace(old, f"accelerator.channels, {axis}"))
+    with pytest.raises(AccelsimError) as caught:
         sweep(sweep_file, tmp_path / "store")
     assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert "small.yaml" in str(caught.value)
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    "axis",
+    [
+        "{key: source, values: [1]}",
+        "{key: source, values: [null]}",
+        "{key: memory, values: [[flat]]}",
+        "{key: accelerator, values: [true]}",
+        "{key: policy, range: {from: 0, to: 1, step: 1}}",
+    ],
+)
+def test_names_are_texts(sweep_file: Path, tmp_path: Path, axis: str) -> None:
+    text = sweep_file.read_text()
+    sweep_file.write_text(text.replace("axes:", f"axes:\n  - {axis}"))
+    with pytest.raises(AccelsimError, match=r"takes (names, got|'values')"):
+        sweep(sweep_file, tmp_path / "store")
+
+
+def test_a_source_with_a_name_too_long_is_a_failed_point(sweep_file: Path, tmp_path: Path) -> None:
+    axis = f"{{key: source, values: [tiny.safetensors, {'x' * 300}]}}"
+    write(sweep_file, "[64]")
+    sweep_file.write_text(sweep_file.read_text().replace("axes:", f"axes:\n  - {axis}"))
+    results = sweep(sweep_file, tmp_path / "store")
+    assert len(results.failed) == 2
+    assert len(results.usable) == 2
+    assert all(len(row["error"]) <= 300 for row in results.failed)
+
+
+def test_dates_are_texts_that_no_field_takes(sweep_file: Path, tmp_path: Path) -> None:
+    write(sweep_file, "[2024-01-01, 64]")
+    results = sweep(sweep_file, tmp_path / "store")
+    assert len(results.failed) == 2
+    assert "expected a valid integer, got '2024-01-01'" in results.failed[0]["error"]
+
+
+def test_a_workload_has_no_accuracy(sweep_file: Path, tmp_path: Path) -> None:
+    write(sweep_file, "[64]", "metrics: {latency_s: minimize, accuracy.mean_kl: minimize}")
+    text = sweep_file.read_text().replace("tiny.safetensors", "bert-base-cola")
+    sweep_file.write_text(text.replace("policy: spatten-full", ""))
+    with pytest.raises(AccelsimError, match=r"'accuracy\.mean_kl': a workload has no accuracy"):
+        sweep(sweep_file, tmp_path / "store")
+
+
+def test_a_benchmark_is_a_source(tmp_path: Path) -> None:
+    file = tmp_path / "b.yaml"
+    axes = "[{key: accelerator.channels, values: [8, 16]}, {key: source, values: [bert-base-rte]}]"
+    file.write_text(f"sources: [bert-base-cola]\naxes: {axes.partition(', {key: source')[0]}]\n")
+    first = sweep(file, tmp_path / "s").usable
+    assert [Path(row["source"]).stem for row in first] == ["bert-base-cola"] * 2
+    file.write_text(f"sources: [bert-base-cola]\naxes: {axes}\n")
+    second = sweep(file, tmp_path / "s").usable
+    assert [row["source"] for row in second] == ["bert-base-rte"] * 2
+
+
+def test_a_goal_that_nothing_measures_is_told(sweep_file: Path, tmp_path: Path) -> None:
+    write(sweep_file, "[64]", "set: {memory: flat}\nmetrics: {row_hit_rate: maximize}")
+    with pytest.raises(AccelsimError, match="no point has 'row_hit_rate'"):
+        sweep(sweep_file, tmp_path / "store")
+    # What ran is kept.
+    assert len(read_rows(tmp_path / "store")) == 2
+
+
+def test_a_key_may_be_a_metric(sweep_file: Path, tmp_path: Path) -> None:
+    write(sweep_file, "[64, 128]", "metrics: {latency_s: minimize, accelerator.channels: report}")
+    results = sweep(sweep_file, tmp_path / "store")
+    assert {row["accelerator.channels"] for row in results.rows} == {16}
+
+
+def test_names_of_metrics_are_those_of_a_result(sweep_file: Path) -> None:
+    trace = sweep_file.parent / "tiny.safetensors"
+    rows = [replay(trace, accelerator=name, baselines=[]).to_row()
+            for name in ("spatten-paper", "a3-base")]  # fmt: skip
+    found = {name for row in rows for name in row if "." not in name} 
+    assert found == set(METRICS)
+    figures = {name for row in rows for name in row if name.startswith("accuracy.")}
+    assert figures == {*ACCURACY, "accuracy.mode"}
+
+
+def test_the_message_of_an_invalid_point_is_of_now(sweep_file: Path, tmp_path: Path) -> None:
+    machine = tmp_path / "hw.yaml"
+    write(sweep_file, "[100]", "accelerator: hw.yaml")
+    machine.write_text("extends: spatten-paper\n")
+    assert "power of two" in sweep(sweep_file, tmp_path / "s").failed[0]["error"]
+    machine.write_text("extends: spatten-paper\nchannels: 3\nkey_prefetch_depth: 9\n")
+    (error,) = {row["error"] for row in sweep(sweep_file, tmp_path / "s").failed}
+    assert "value_prefetch_depth" in error or "channels" in error or "multipliers" in error
+    machine.write_text("extends: spatten-rtl\n")
+    (error,) = {row["error"] for row in sweep(sweep_file, tmp_path / "s").failed}
+    assert "multiple of 64" in error
+
+
+def test_files_are_looked_for_beside_the_sweep_first(
+    sweep_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    for place, channels in ((tmp_path, 8), (folder, 4)):
+        (place / "hw.yaml").write_text(f"extends: spatten-paper\nchannels: {channels}\n")
+        (place / "p.yaml").write_text(f"description: {place.name}\n")
+        (place / "m.yaml").write_text(f"extends: flat\nflat_latency: {channels}\n")
+    write(sweep_file, "[64]", "accelerator: hw.yaml\nset: {memory: m.yaml}")
+    sweep_file.write_text(sweep_file.read_text().replace("spatten-full", "p.yaml"))
+    monkeypatch.chdir(folder)
+    row = sweep(sweep_file, tmp_path / "store").rows[0]
+    assert json.loads(row["config.accelerator"])["channels"] == 8
+    assert json.loads(row["config.memory"])["flat_latency"] == 8
+    assert json.loads(row["config.policy"])["description"] == tmp_path.name
 
 
 def start(sweep_file: Path, store: Path, *more: str) -> subprocess.Popen[str]:
@@ -322,6 +495,41 @@ def test_store_refuses_foreign_folders(tmp_path: Path) -> None:
         Store(tmp_path / "thesis.tex" / "store")
     with pytest.raises(StoreError, match="not a result store"):
         read_rows(tmp_path)
+
+
+def test_a_journal_that_parquet_refuses_stops_nobody(tmp_path: Path) -> None:
+    """Whatever JSON a dead writer left: the store opens, and the rows of others are kept."""
+    with Store(tmp_path / "s") as store:
+        store.append({"key": "good", "status": "ok", "x": 1})
+    lines = [
+        {"key": "a", "status": "ok", "source_path": "x\udcff", "column \udcff": 1},
+        {"key": "b", "status": "ok", "x": {"deep": [1, "\ud800"]}, "y": [1, "a", None]},
+        {"key": "c", "status": "ok", "x": 10**400, "y": 2**64},
+        {"key": "d", "status": "ok", "x": True, "y": float("inf")},
+        {"key": 7, "status": "ok"},
+        {"key": "no status"},
+        ["no row"],
+    ]
+    text = "\n".join(json.dumps(line) for line in lines)
+    (tmp_path / "s" / "journal-dead.jsonl").write_text(text + '\n\x00\n{"key": "torn')
+    for _ in range(2):
+        Store(tmp_path / "s").close()
+    assert sorted(row["key"] for row in read_rows(tmp_path / "s")) == ["a", "b", "c", "d", "good"]
+    assert not list((tmp_path / "s").glob("journal-*"))
+
+
+def test_a_row_with_any_text_is_stored(tmp_path: Path) -> None:
+    with Store(tmp_path / "s") as store:
+        store.append({"key": "a", "status": "failed", "error": "caf\udce9"})
+    assert read_rows(tmp_path / "s")[0]["error"] == "caf\\udce9"
+
+
+def test_a_source_whose_name_is_not_utf8(sweep_file: Path, tmp_path: Path) -> None:
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.safetensors")
+    os.link(tmp_path / "tiny.safetensors", odd)
+    with pytest.raises(AccelsimError, match="not UTF-8; rename the file"):
+        sweep(sweep_file, tmp_path / "store", sources=[odd])
+    assert sweep(sweep_file, tmp_path / "store").usable
 
 
 def test_store_merges_parts_and_torn_journals(tmp_path: Path) -> None:

@@ -42,6 +42,10 @@ class SimulationError(AccelsimError):
     """The simulated machine cannot make progress, or refuses its parameters."""
 
 
+class MachineError(AccelsimError):
+    """The machine that simulates has failed (its disk, a library), and not the input."""
+
+
 class InvariantError(AccelsimError):
     """A result that cannot be: the model, and not its input, is wrong."""
 

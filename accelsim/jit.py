@@ -4,16 +4,25 @@ Numba's own cache looks at the file of a function only. A kernel that was compil
 inlined would outlive a change of a callee in another file, and run with a wrong memory layout. Here
 the cache of a kernel depends on the contents of its file and of all files of the package that this
 one imports, directly or not. A change anywhere else recompiles nothing.
+
+A cache is a help and no condition: an entry that is cut or garbled is compiled again, and where no
+folder can be written, kernels are compiled without one.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import io
+import os
 import re
-from collections.abc import Callable
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import numba
 from numba.core import caching
@@ -26,7 +35,7 @@ _PACKAGE = Path(__file__).parent
 
 def kernel(function: F) -> F:
     """Compile a function in nopython mode and keep the machine code on disk."""
-    return cast(F, numba.njit(cache=True)(function))
+    return cast(F, _compiled(function))
 
 
 def in_place(function: F, inline: bool = False) -> F:
@@ -36,7 +45,7 @@ def in_place(function: F, inline: bool = False) -> F:
     and no check for division by zero.
     """
     options = {"error_model": "numpy", "forceinline": inline, "_nrt": False}
-    return cast(F, numba.njit(cache=True, **options)(function))
+    return cast(F, _compiled(function, **options))
 
 
 def inlined(function: F) -> F:
@@ -106,3 +115,100 @@ class _UserProvided(_Stamped, caching.UserProvidedCacheLocator):  # type: ignore
 
 
 caching.CacheImpl._locator_classes[:0] = [_UserProvided, _InTree, _UserWide]
+
+
+class _SealedFile(caching.IndexDataCacheFile):  # type: ignore[misc]
+    """Files of a cache with a digest of contents and sources at their end.
+
+    Numba reads machine code as it finds it. What is cut, garbled or of other sources must not run.
+    """
+
+    @contextmanager
+    def _open_for_write(self, filepath: str) -> Iterator[BinaryIO]:
+        content = io.BytesIO()
+        yield content
+        with super()._open_for_write(filepath) as stream:
+            stream.write(content.getvalue() + self._seal(content.getvalue()))
+
+    def _load_index(self) -> Any:
+        self._check(self._index_path)
+        return super()._load_index()
+
+    def _load_data(self, name: str) -> Any:
+        self._check(self._data_path(name))
+        return super()._load_data(name)
+
+    def _seal(self, content: bytes) -> bytes:
+        return hashlib.sha256(self._source_stamp.encode() + content).digest()
+
+    def _check(self, path: str) -> None:
+        if os.path.exists(path):
+            content = Path(path).read_bytes()
+            size = len(content) - hashlib.sha256().digest_size
+            if size < 0 or self._seal(content[:size]) != content[size:]:
+                raise ValueError(f"{path}: cut, garbled or of other sources")
+
+
+class _Cache(caching.FunctionCache):  # type: ignore[misc]
+    """The cache of one kernel; whatever is wrong with it costs a compilation and nothing else."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        stamp = self._impl.locator.get_source_stamp()
+        self._cache_file = _SealedFile(self.cache_path, self._impl.filename_base, stamp)
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # what unpickling leads to is anybody's guess
+            with suppress(OSError):
+                self.flush()  # an empty index: the entry is written again
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        # Without room or right to write, the next process compiles again.
+        with suppress(OSError, ValueError):
+            super().save_overload(sig, data)
+
+
+def _compiled(function: Callable[..., Any], **options: Any) -> Any:
+    dispatcher = numba.njit(**options)(function)
+    cache = _cache_of(function)
+    if cache is not None and dispatcher is not function:  # equal under NUMBA_DISABLE_JIT
+        dispatcher._cache = cache
+    return dispatcher
+
+
+def _cache_of(function: Callable[..., Any]) -> _Cache | None:
+    """The cache of a kernel, in the temporary folder where no other can be written."""
+    with suppress(RuntimeError):  # no location can be written
+        return _Cache(function)
+    folder = _temporary_folder()
+    if folder is None:
+        return None
+    # The processes that this one starts find it too, and say nothing.
+    os.environ["NUMBA_CACHE_DIR"] = numba.config.CACHE_DIR = str(folder)
+    with suppress(RuntimeError):
+        return _Cache(function)
+    return None
+
+
+@functools.cache
+def _temporary_folder() -> Path | None:
+    """A folder for kernels that nobody else can write; ``None`` if there is none. Says so once."""
+    folder = None
+    with suppress(OSError):
+        folder = Path(tempfile.gettempdir(), f"accelsim-kernels-{os.getuid()}")
+        with suppress(FileExistsError):
+            folder.mkdir(0o700)
+        status = folder.lstat()
+        own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+        if not own or status.st_mode & 0o77:
+            folder = Path(tempfile.mkdtemp(prefix="accelsim-kernels-"))
+    where = "compiled each time" if folder is None else f"kept in {folder}"
+    print(
+        "note: no folder for compiled kernels can be written (beside the package, in the home "
+        f"folder, in NUMBA_CACHE_DIR); they are {where}",
+        file=sys.stderr,
+    )
+    return folder

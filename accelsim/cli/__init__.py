@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
+import io
+import os
 import sys
 from typing import Any
 
@@ -65,8 +69,17 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; bad input ends with one line on standard error and status 2."""
+    if sys.stdout is None:  # closed by the caller: what is printed is not wanted
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal's encoding may lack our arrows and lines, and a file name may be in none.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
-        cli.main(args=arguments, prog_name="accelsim", standalone_mode=False)
+        _run(arguments)
+        sys.stdout.flush()
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
     except click.NoSuchOption as error:
         _refuse(f"unknown option '{error.option_name}'{_nearest_option(error)}")
     except click.exceptions.NoArgsIsHelpError as error:
@@ -81,8 +94,38 @@ def main(arguments: list[str] | None = None) -> Any:
         sys.exit(130)
     except BrokenPipeError:
         # The reader of our output (head, less) left: nothing more to say, and nothing went wrong.
-        sys.stderr.close()
+        _drop_output()
         sys.exit(0)
+    except OSError as error:
+        if error.filename is not None or error.errno not in _NO_ROOM:
+            raise
+        _drop_output()
+        _refuse(f"output cannot be written ({error.strerror})")
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""How a write fails on a file system that is full or broken."""
+
+
+def _run(arguments: list[str] | None) -> None:
+    """Run a verb.
+
+    Click's own ``main`` takes any end of a file (a truncated cache) for Ctrl-C, and gives status 1
+    when a reader leaves; it is used for what it alone knows, the completion of a shell.
+    """
+    if "_ACCELSIM_COMPLETE" in os.environ:
+        cli.main(args=arguments, prog_name="accelsim")
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    with cli.make_context("accelsim", words) as context:
+        cli.invoke(context)
+
+
+def _drop_output() -> None:
+    """Let nothing of what is still buffered be written, or complained about, at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _refuse(message: str) -> None:

@@ -152,6 +152,8 @@ def _perplexity(
     skip: int,
     prompt_tokens: int,
 ) -> Any:
+    from accelsim.errors import TraceError
+    from accelsim.files import read_text
     from accelsim.functional.closed_loop import (
         cut_windows,
         load_model,
@@ -160,7 +162,7 @@ def _perplexity(
         shipped_windows,
     )
 
-    text = "" if text_file is None else read_text(text_file)
+    text = "" if text_file is None else read_text(text_file, TraceError)
     known = shipped_windows() if tokens_file is None else read_windows(tokens_file)
     model = load_model(name)
     if text_file is None:
@@ -170,20 +172,6 @@ def _perplexity(
     return lambda policy, tell: perplexity(
         model, list(chosen.values()), policy, skip=skip, prompt_tokens=prompt_tokens, on_window=tell
     )
-
-
-def read_text(path: str) -> str:
-    """Read a text file.
-
-    Raises:
-        TraceError: it cannot be read.
-    """
-    from accelsim.errors import TraceError
-
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TraceError(f"{path}: cannot be read as text ({error})") from None
 
 
 def _lee(path: str) -> Any:

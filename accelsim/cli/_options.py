@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from accelsim.errors import AccelsimError
+from accelsim.files import check_target
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -112,15 +110,8 @@ def _checked(context: click.Context, option: click.Parameter, value: str | None)
 
 def check_json(target: str | None) -> None:
     """Refuse a target of ``--json`` that cannot be written before any work is done."""
-    if target in (None, "-"):
-        return
-    path = Path(str(target))
-    if path.is_dir():
-        raise AccelsimError(f"{path}: is a folder; expected the name of a file")
-    if not path.parent.is_dir():
-        raise AccelsimError(f"{path}: cannot be written (no folder '{path.parent}')")
-    if not os.access(path.parent, os.W_OK):
-        raise AccelsimError(f"{path}: cannot be written (no right to write in '{path.parent}')")
+    if target not in (None, "-"):
+        check_target(str(target))
 
 
 def overrides(settings: tuple[str, ...]) -> dict[str, Any]:

@@ -84,16 +84,13 @@ def command(
 def _text(text: str | None, text_file: str | None) -> tuple[str, str]:
     from pathlib import Path
 
+    from accelsim.files import read_text
+
     if (text is None) == (text_file is None):
         raise TraceError("expected one of --text and --text-file")
     if text_file is None:
         return text or "", "given on the command line"
-    try:
-        return Path(text_file).read_text(encoding="utf-8"), Path(text_file).name
-    except OSError as error:
-        raise TraceError(f"{text_file}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise TraceError(f"{text_file}: expected UTF-8 text") from None
+    return read_text(text_file, TraceError), Path(text_file).name
 
 
 def _layers(text: str) -> list[int]:

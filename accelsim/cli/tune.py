@@ -152,13 +152,13 @@ def _from_model(
     skip: int,
 ) -> tuple[Callable[[Any], float] | None, str]:
     """Loss inside the model (if wanted), and the file of a trace captured from it."""
-    from accelsim.cli._closed_loop import read_text
-    from accelsim.errors import AccelsimError
+    from accelsim.errors import AccelsimError, TraceError
+    from accelsim.files import read_text
     from accelsim.functional.closed_loop import cut_windows, load_model, perplexity_increase
     from accelsim.traces import save_trace
     from accelsim.traces.capture import capture
 
-    text = read_text(text_file)
+    text = read_text(text_file, TraceError)
     loss = None
     if closed_loop:
         if model == "minilm":

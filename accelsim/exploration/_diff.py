@@ -10,6 +10,7 @@ from typing import Any
 
 from accelsim.errors import AccelsimError
 from accelsim.exploration._store import is_store, read_rows
+from accelsim.files import read_text
 
 SCHEMA = "accelsim.diff/1"
 _NOT_NUMBERS = ("key", "error", "worker", "elapsed_s", "finished_at_unix_s", "status", "feasible")
@@ -89,9 +90,7 @@ def _from_row(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _from_result(name: str) -> dict[str, dict[str, Any]]:
     try:
-        document = json.loads(Path(name).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise AccelsimError(f"{name}: cannot be read ({error.strerror})") from None
+        document = json.loads(read_text(name))
     except (ValueError, RecursionError):
         raise AccelsimError(f"{name}: is not JSON; expected a result of 'accelsim replay'") from (
             None

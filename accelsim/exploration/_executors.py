@@ -70,7 +70,7 @@ class ProcessExecutor:
 
     def __init__(self, workers: int | None = None, timeout_s: float | None = None) -> None:
         self.timeout_s = timeout_s
-        self.workers = workers or len(os.sched_getaffinity(0))
+        self.workers = workers or _cores()
         # A fork server imports the model once; its children start with it loaded.
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else None
         self._context = multiprocessing.get_context(method)
@@ -168,7 +168,7 @@ class DaskExecutor:
         if scheduler is None:
             try:
                 self._cluster = distributed.LocalCluster(
-                    n_workers=workers or len(os.sched_getaffinity(0)),
+                    n_workers=workers or _cores(),
                     threads_per_worker=1,
                     dashboard_address=None,
                     silence_logs=50,
@@ -178,7 +178,7 @@ class DaskExecutor:
         try:
             self._client = distributed.Client(self._cluster or scheduler, timeout="20s")
             self._client.wait_for_workers(1, timeout=120)
-        except Exception as error:  # by the address: OSError, ValueError, TypeError, ImportError …
+        except Exception as error:  # a protocol that is not installed or set up raises its own
             self.close()
             where = redacted(str(scheduler))
             detail = redacted(str(error), str(scheduler)) or type(error).__name__
@@ -205,6 +205,8 @@ class DaskExecutor:
             try:
                 yield future.result()
             except Exception as error:
+                if isinstance(error, AccelsimError):
+                    raise
                 if type(error).__name__ != "KilledWorker":
                     raise AccelsimError(f"Dask: {type(error).__name__}: {error}") from None
                 yield _lost(point, self.timeout_s)
@@ -248,6 +250,13 @@ def open_executor(
     if name == "dask":
         return DaskExecutor(scheduler, workers, point_timeout_s)
     raise AccelsimError(f"unknown executor '{name}' (known: {', '.join(EXECUTORS)})")
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _lost(point: Point, timeout_s: float | None) -> Row:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from accelsim import configs
-from accelsim.errors import AccelsimError, ConfigError
+from accelsim.errors import AccelsimError, ConfigError, MachineError
 from accelsim.exploration._manifest import code_sha256, versions
 from accelsim.exploration._replay import run
 from accelsim.exploration._session import Session
@@ -91,7 +91,10 @@ class Worker:
         self._lock = threading.Lock()
 
     def evaluate(self, point: Point, timeout_s: float | None = None) -> Row:
-        """Run one point; whatever goes wrong becomes the row's ``error``.
+        """Run one point; whatever is wrong with it becomes the row's ``error``.
+
+        A fault of the machine (a full disk, a broken library) is not the point's and would be
+        gone at the next try: it ends the sweep, which goes on where it was when called again.
 
         A point that takes longer than ``timeout_s`` ends the process: a compiled kernel that does
         not return can be stopped in no other way.
@@ -103,6 +106,11 @@ class Worker:
                 row |= self._run(point)
         except AccelsimError as error:
             row |= failure(point.key, str(error))
+        except (OSError, EOFError, ImportError) as error:
+            raise MachineError(
+                f"{socket.gethostname()}: {type(error).__name__}: {error}; the sweep ends here and "
+                "goes on from its store when called again"
+            ) from error
         except Exception as error:
             row |= failure(point.key, f"internal error, {type(error).__name__}: {error}")
         row["elapsed_s"] = time.perf_counter() - started

@@ -257,8 +257,19 @@ def _fail_orphans(study: Any, alone: bool) -> None:
     states = _optuna().trial.TrialState
     for trial in study.get_trials(deepcopy=False, states=(states.RUNNING,)):
         host, _, process = trial.user_attrs.get("owner", "").rpartition(":")
-        if alone or (host == socket.gethostname() and not Path("/proc", process).exists()):
+        if alone or (host == socket.gethostname() and not _runs(process)):
             study.tell(trial.number, state=states.FAIL, skip_if_finished=True)
+
+
+def _runs(process: str) -> bool:
+    """Whether a process of this machine is alive, by its number."""
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 class _Search:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from accelsim.baselines import AttentionShape
 from accelsim.errors import AccelsimError
 from accelsim.exploration._setup import Setup
+from accelsim.files import read_text
 from accelsim.workloads import Workload, load_benchmark, read_csv, read_parquet
 
 if TYPE_CHECKING:
@@ -168,8 +169,8 @@ def _file_sha256(path: Path) -> str:
 
 def _shards(path: Path) -> list[Path]:
     try:
-        names = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+        names = set(json.loads(read_text(path))["weight_map"].values())
         return [path.parent / str(name) for name in sorted(names)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (AccelsimError, ValueError, KeyError, TypeError, AttributeError):
         # The reader of traces says what is wrong with an index file.
         return []

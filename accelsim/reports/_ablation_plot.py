@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from accelsim.drawing import plain_figures
 from accelsim.reports._picture import new_figure
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ _SERIES = (
 )
 
 
+@plain_figures()
 def ablation_figure(ablation: Ablation) -> Figure:
     """Draw speedups over FROM, one group of bars for each field; refused points say so."""
     names = [f"{d.key}\n{_text(d.before)} → {_text(d.after)}" for d in ablation.fields]

@@ -92,5 +92,16 @@ def write_text(path: str | Path, text: str) -> None:
     Raises:
         AccelsimError: the folder cannot be written, or the disk is full.
     """
+    # A file name that is no UTF-8 is in a string as surrogates, which UTF-8 does not have; what
+    # takes their place is also JSON for them.
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        AccelsimError: the folder cannot be written, or the disk is full.
+    """
     with whole_file(path) as stream:
-        stream.write(text.encode("utf-8"))
+        stream.write(data)

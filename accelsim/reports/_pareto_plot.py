@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from accelsim.drawing import plain_figures
 from accelsim.errors import AccelsimError, did_you_mean
 from accelsim.reports._picture import Svg, new_figure, svg_text
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 _COLORS = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#9d755d", "#bab0ac")
 
 
+@plain_figures()
 def pareto_figure(
     results: Results,
     x: str,

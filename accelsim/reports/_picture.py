@@ -9,6 +9,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelsim.drawing import plain_figures
 from accelsim.errors import AccelsimError
 from accelsim.files import whole_file
 
@@ -34,7 +35,10 @@ class Svg(str):
 
 
 def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """Return an empty figure of a size in inches, with one pair of axes."""
+    """Return an empty figure of a size in inches, with one pair of axes.
+
+    For functions that :func:`~accelsim.drawing.plain_figures` decorates.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height))
@@ -69,10 +73,8 @@ def write_picture(path: str | Path, figure: Figure) -> None:
 
 
 def _rendered(figure: Figure, kind: str) -> bytes:
-    import matplotlib
-
     buffer = io.BytesIO()
     stamp = {"Date": None} if kind == "svg" else {"Software": None}
-    with matplotlib.rc_context({"svg.hashsalt": "accelsim"}):
+    with plain_figures():
         figure.savefig(buffer, format=kind, bbox_inches="tight", dpi=150, metadata=stamp)
     return buffer.getvalue()

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
+from accelsim.drawing import plain_figures
 from accelsim.exploration import RunResult
-from accelsim.reports._picture import svg_text
+from accelsim.reports._picture import new_figure, svg_text
 from accelsim.reports._tables import TENSOR_LABELS
 
 _COLORS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2", "#9d755d")
 
 
+@plain_figures()
 def figures(results: Mapping[str, RunResult]) -> dict[str, str]:
     """Return title to SVG for every plot that the results allow."""
-    import matplotlib
-
-    matplotlib.use("svg")
     drawn = {
         "DRAM reads by tensor and bit plane": _stacked(
             results,
@@ -43,24 +41,8 @@ def figures(results: Mapping[str, RunResult]) -> dict[str, str]:
     return drawn
 
 
-def _svg(figure: Any) -> str:
-    import matplotlib.pyplot as plt
-
-    text = svg_text(figure)
-    plt.close(figure)
-    return text
-
-
-def _axes(width: float = 6.4, height: float = 3.2) -> tuple[Any, Any]:
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(width, height))
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
 def _stacked(results: Mapping[str, RunResult], parts: Mapping[str, list[float]], unit: str) -> str:
-    figure, axes = _axes()
+    figure, axes = new_figure(6.4, 3.2)
     left = [0.0] * len(results)
     for color, (label, values) in zip(_COLORS, parts.items(), strict=False):
         axes.barh(list(results), values, left=left, label=label, color=color)
@@ -70,11 +52,11 @@ def _stacked(results: Mapping[str, RunResult], parts: Mapping[str, list[float]],
     axes.invert_yaxis()
     axes.set_xlabel(unit)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def _modules(results: Mapping[str, RunResult]) -> str:
-    figure, axes = _axes(height=4.2)
+    figure, axes = new_figure(6.4, 4.2)
     names = list(next(iter(results.values())).modules)
     height = 0.8 / len(results)
     for index, (label, result) in enumerate(results.items()):
@@ -86,11 +68,11 @@ def _modules(results: Mapping[str, RunResult]) -> str:
     axes.invert_yaxis()
     axes.set_xlabel("busy, % of all cycles")
     axes.legend(frameon=False, fontsize=8)
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def _layers(results: Mapping[str, RunResult]) -> str:
-    figure, axes = _axes()
+    figure, axes = new_figure(6.4, 3.2)
     for index, (label, result) in enumerate(results.items()):
         points = [
             (record["layer"], 100 * record["relative_output_error"])
@@ -107,12 +89,12 @@ def _layers(results: Mapping[str, RunResult]) -> str:
     axes.set_xlabel("layer")
     axes.set_ylabel("relative output error, %")
     axes.legend(frameon=False, fontsize=8)
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def _speedups(results: Mapping[str, RunResult]) -> str:
     names = list(dict.fromkeys(n for r in results.values() for n in r.baselines))
-    figure, axes = _axes(height=0.34 * len(names) + 1)
+    figure, axes = new_figure(6.4, 0.34 * len(names) + 1)
     height = 0.8 / len(results)
     for index, (label, result) in enumerate(results.items()):
         values = [result.baselines.get(n, {}).get("speedup") or 0 for n in names]
@@ -124,4 +106,4 @@ def _speedups(results: Mapping[str, RunResult]) -> str:
     axes.invert_yaxis()
     axes.set_xlabel("speedup (log scale; left of 1 the baseline is faster)")
     axes.legend(frameon=False, fontsize=8)
-    return _svg(figure)
+    return svg_text(figure)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from accelsim.drawing import plain_figures
 from accelsim.reports._picture import Svg, new_figure, svg_text
 
 
+@plain_figures()
 def policy_figure(
     points: Mapping[str, tuple[float, float]],
     metric: str,

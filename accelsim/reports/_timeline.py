@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from accelsim import __version__
+from accelsim.drawing import plain_figures
 from accelsim.files import whole_file
 from accelsim.hardware.timeline import (
     END,
@@ -141,6 +142,7 @@ def write_timeline(
         stream.write(b"\n]}\n")
 
 
+@plain_figures()
 def timeline_figure(timeline: Timeline, title: str = "", requests: int = 4) -> Figure:
     """Draw the spans of the first requests, one row a track.
 

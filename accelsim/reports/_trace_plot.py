@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from accelsim.errors import AccelsimError
+from accelsim.drawing import plain_figures
+from accelsim.files import check_target
+from accelsim.reports._picture import check_picture, new_figure, write_picture
 from accelsim.traces import LayerSkew
-
-FORMATS = (".svg", ".png")
 
 
 def check_plot_target(path: str | Path) -> None:
@@ -18,27 +17,19 @@ def check_plot_target(path: str | Path) -> None:
     Raises:
         AccelsimError: a suffix that is neither .svg nor .png, or a folder that does not exist.
     """
-    path = Path(path)
-    if path.suffix not in FORMATS:
-        raise AccelsimError(f"{path}: expected a name that ends in {' or '.join(FORMATS)}")
-    if not path.parent.is_dir():
-        raise AccelsimError(f"{path}: its folder does not exist")
+    check_picture(path)
+    check_target(path)
 
 
+@plain_figures()
 def plot_skew(skew: Sequence[LayerSkew], title: str, path: str | Path) -> None:
     """Draw the skew of every layer into an .svg or .png file.
 
     Raises:
         AccelsimError: a file that cannot be written.
     """
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    path = Path(path)
     check_plot_target(path)
-    figure, axes = plt.subplots(figsize=(7.2, 3.6))
+    figure, axes = new_figure(7.2, 3.6)
     layers = [record.layer for record in skew]
     for label, values in (
         ("mass on the top 10 % of keys", [record.top_mass for record in skew]),
@@ -47,14 +38,5 @@ def plot_skew(skew: Sequence[LayerSkew], title: str, path: str | Path) -> None:
     ):
         axes.plot(layers, [100 * value for value in values], marker=".", label=label)
     axes.set(xlabel="layer", ylabel="%", ylim=(0, 100), title=title)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
-    buffer = io.BytesIO()
-    kind = path.suffix[1:]
-    metadata = {"Date": None} if kind == "svg" else None
-    figure.savefig(buffer, format=kind, bbox_inches="tight", metadata=metadata)
-    plt.close(figure)
-    try:
-        path.write_bytes(buffer.getvalue())
-    except OSError as error:
-        raise AccelsimError(f"{path}: cannot be written ({error.strerror})") from None
+    write_picture(path, figure)

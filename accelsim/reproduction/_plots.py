@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from accelsim.drawing import plain_figures
+from accelsim.files import whole_file
 from accelsim.reproduction._base import ALL, PLATFORMS, Row
 
 if TYPE_CHECKING:
@@ -18,13 +20,10 @@ _ROOFS = ((2.048, "SpAtten"), (12.15, "TITAN Xp"))
 _BANDWIDTHS_TB_PER_S = {"SpAtten": 0.512, "TITAN Xp": 0.5476}
 
 
+# Text as text and no date: small files that differ only where a number does.
+@plain_figures(svg__fonttype="none")
 def draw(results: dict[str, list[Row]], folder: Path) -> list[Path]:
     """Write ``NAME.svg`` and ``NAME.png`` for every figure; returns the files."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    # Text as text and no date: small files that differ only where a number does.
-    matplotlib.rcParams.update({"svg.hashsalt": "accelsim", "svg.fonttype": "none"})
     special: dict[str, Callable[[list[Row]], Canvas]] = {
         "speedup": _speedups,
         "ladder": _ladder,
@@ -37,7 +36,10 @@ def draw(results: dict[str, list[Row]], folder: Path) -> list[Path]:
         for suffix in ("svg", "png"):
             path = folder / f"{name}.{suffix}"
             metadata = {"Date": None} if suffix == "svg" else None
-            canvas.savefig(path, bbox_inches="tight", dpi=150, metadata=metadata)
+            with whole_file(path) as stream:
+                canvas.savefig(
+                    stream, format=suffix, bbox_inches="tight", dpi=150, metadata=metadata
+                )
             written.append(path)
     return written
 

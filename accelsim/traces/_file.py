@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from accelsim import files
 from accelsim.errors import TraceError, did_you_mean
-from accelsim.files import whole_file
 from accelsim.traces._trace import SCHEMA, AttentionTrace
 
 FLOAT_TYPES = ("F16", "BF16", "F32")
@@ -208,7 +207,7 @@ def save_trace(trace: AttentionTrace, path: str | Path, dtype: Any = np.float16)
     if ids is not None:
         tensors["token_ids"] = np.ascontiguousarray(ids, dtype=np.int32)
     payload = _canonical(save(tensors, metadata))
-    with whole_file(path, TraceError) as stream:
+    with files.whole_file(path, TraceError) as stream:
         stream.write(payload)
 
 
@@ -221,13 +220,7 @@ def check_target(path: str | Path) -> None:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise TraceError(f"{path}: expected a name that ends in .safetensors")
-    if path.is_dir():
-        raise TraceError(f"{path}: is a folder; expected a .safetensors file")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be written ({error.strerror})") from None
+    files.check_target(path, TraceError)
 
 
 def _canonical(payload: bytes) -> bytes:
@@ -303,12 +296,12 @@ def _check_spans(path: Path, spans: list[tuple[int, int, str]], data_bytes: int)
 
 def _shards(index: Path) -> list[Path]:
     try:
-        table = json.loads(index.read_text(encoding="utf-8"))
-        files = sorted(set(table["weight_map"].values()))
+        table = json.loads(files.read_text(index, TraceError))
+        names = sorted(set(table["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise TraceError(f"{index}: expected a safetensors index with a 'weight_map'") from None
     paths = []
-    for name in files:
+    for name in names:
         if not isinstance(name, str) or Path(name).name != name:
             raise TraceError(f"{index}: shard {ascii(name)[:80]}: expected a file name beside it")
         if not (index.parent / name).is_file():

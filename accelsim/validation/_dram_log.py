@@ -53,7 +53,7 @@ def read_logs(path: Path) -> dict[str, Log]:
     logs: dict[str, Log] = {}
     number = 1
     try:
-        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+        with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as file:
             for row in csv.DictReader(file):
                 number += 1
                 log = logs.setdefault(row["id"], {}).setdefault(int(row["channel"]), set())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from accelsim.errors import AccelsimError, did_you_mean
+from accelsim.files import read_text
 
 T = TypeVar("T")
 
@@ -65,9 +66,9 @@ def read_lines(path: Path, required: Sequence[str]) -> list[Line]:
         CaseFileError: unreadable, empty, a column missing, or a row of another length.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, CaseFileError)
         records = list(csv.reader(text.splitlines(keepends=True)))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
         raise CaseFileError(f"{path}: cannot be read as CSV ({error})") from None
     if not records:
         raise CaseFileError(f"{path}: empty file; expected the header {','.join(required)}")

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.errors import WorkloadError, did_you_mean
+from accelsim.files import read_text, whole_file
 from accelsim.workloads._table import Workload
 
 CSV_COLUMNS = (
@@ -69,10 +70,7 @@ def read_csv(path: str | Path, iteration: int | None = None) -> Workload:
         WorkloadError: naming file, line and column.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise WorkloadError(f"{path}: cannot be read as text ({error})") from None
+    text = read_text(path, WorkloadError)
     try:
         lines = list(csv.reader(io.StringIO(text)))
     except csv.Error as error:
@@ -138,7 +136,8 @@ def write_csv(workload: Workload, path: str | Path) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     writer.writerows(body)
-    Path(path).write_text(text.getvalue(), encoding="utf-8")
+    with whole_file(path, WorkloadError) as stream:
+        stream.write(text.getvalue().encode())
 
 
 def _record(workload: Workload, row: int) -> list[str]:

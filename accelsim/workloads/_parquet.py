@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from accelsim.errors import WorkloadError
+from accelsim.files import whole_file
 from accelsim.workloads._queries import FIELDS, QueryTable
 from accelsim.workloads._table import BEAT_COLUMNS, COLUMNS, POLICY_COLUMNS, Workload
 
@@ -44,15 +43,8 @@ def write_parquet(workload: Workload, path: str | Path) -> None:
             "name": workload.name,
         }
     )
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".parquet.tmp")
-    os.close(handle)
-    try:
-        pq.write_table(table, temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with whole_file(path, WorkloadError) as stream:
+        pq.write_table(table, stream)
 
 
 def read_parquet(path: str | Path) -> Workload:

@@ -77,7 +77,9 @@ def read_lee(path: str | Path) -> tuple[list[str], NDArray[np.float64]]:
             with zipfile.ZipFile(path) as wheel:
                 raw = [wheel.read(_FOLDER + name) for name in (_STORIES, _JUDGEMENTS)]
         stories = [line for line in raw[0].decode("latin-1").splitlines() if line.strip()]
-        judged = np.array([line.split() for line in raw[1].decode().splitlines()], dtype=np.float64)
+        judged = np.array(
+            [line.split() for line in raw[1].decode("utf-8-sig").splitlines()], dtype=np.float64
+        )
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise TraceError(
             f"{path}: expected a gensim wheel or a folder with {_STORIES} and {_JUDGEMENTS} "

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.errors import TraceError
+from accelsim.files import read_text
 from accelsim.functional.closed_loop._attend import policy_attention
 from accelsim.policies import Policy, why_closed_loop_not
 
@@ -181,9 +182,9 @@ def read_windows(path: str | Path) -> dict[str, list[int]]:
         TraceError: not such a file.
     """
     try:
-        windows = json.loads(Path(path).read_text(encoding="utf-8"))["windows"]
+        windows = json.loads(read_text(path, TraceError))["windows"]
         wrong = [n for n, ids in windows.items() if not all(type(i) is int for i in ids)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TraceError(
             f'{path}: expected JSON {{"windows": {{"name": [token ids], ...}}}} ({error})'
         ) from None

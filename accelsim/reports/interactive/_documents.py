@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from accelsim.errors import AccelsimError
+from accelsim.files import read_text
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Whole = Annotated[int, Field(ge=0)]
@@ -63,9 +64,7 @@ def read_results(path: Path) -> dict[str, Result]:
         AccelsimError: the file cannot be read or is neither.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
-    except OSError as error:
-        raise AccelsimError(f"{path}: cannot be read ({error.strerror})") from None
+        document = json.loads(read_text(path), parse_constant=_refuse)
     except (ValueError, RecursionError):
         raise AccelsimError(
             f"{path}: is not JSON; expected a result of 'accelsim replay' or 'accelsim compare'"

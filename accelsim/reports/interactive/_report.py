@@ -8,7 +8,7 @@ from typing import Any
 
 from accelsim.errors import AccelsimError
 from accelsim.exploration import Comparison, Results, RunResult, load_results
-from accelsim.reports._html import write_text
+from accelsim.reports._html import write_bytes, write_text
 from accelsim.reports.interactive._documents import read_results, results_of
 from accelsim.reports.interactive._html import number, to_html
 from accelsim.reports.interactive._page import Page, Spec
@@ -86,7 +86,7 @@ def write_report(page: Page, path: Path, kind: str) -> None:
         if kind == "svg":
             write_text(path, converter.vegalite_to_svg(spec))
         else:
-            _write_bytes(path, converter.vegalite_to_png(spec, scale=_PIXELS_PER_UNIT))
+            write_bytes(path, converter.vegalite_to_png(spec, scale=_PIXELS_PER_UNIT))
 
 
 def to_markdown(page: Page) -> str:
@@ -158,13 +158,3 @@ def _md(value: Any) -> str:
     for character in "\\`*_[]|":
         text = text.replace(character, f"\\{character}")
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise AccelsimError(f"{path}: cannot be written ({error.strerror})") from None

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
+from accelsim.jit import kernel
 from accelsim.traces.capture._recorder import Attend, Floats
 from accelsim.traces.capture._shape import ModelShape, checked_ids
 
@@ -93,7 +93,11 @@ class Bert:
 _SQRT_HALF = math.sqrt(0.5)
 
 
-@numba.vectorize(["float32(float32)", "float64(float64)"], cache=True)
-def _gelu(x):  # type: ignore[no-untyped-def]
+@kernel
+def _gelu(x: Floats) -> Floats:
     # BERT's exact form, with the error function (not its tanh approximation); NumPy has none.
-    return 0.5 * x * (1.0 + math.erf(x * _SQRT_HALF))
+    y = np.empty_like(x)
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            y[i, j] = 0.5 * x[i, j] * (1.0 + math.erf(x[i, j] * _SQRT_HALF))
+    return y

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from accelsim.errors import TraceError
+from accelsim.files import read_text
 from accelsim.traces.capture._bert import Bert, BertShape
 from accelsim.traces.capture._packages import require
 from accelsim.traces.capture._recorder import Attend, Floats, dense_attention
@@ -180,9 +181,7 @@ def _expected(num_layers: int, width: int, inner: int) -> dict[str, tuple[int, .
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be read ({error.strerror})") from None
+        content = json.loads(read_text(path, TraceError))
     except (ValueError, RecursionError):
         raise TraceError(f"{path}: expected JSON") from None
     if not isinstance(content, dict):

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.hardware.memories._channel import (
-    NEXT_EVENT,
-    TICK,
+    Banks,
     Channels,
     channel_can_push,
     channel_push,
@@ -49,7 +48,7 @@ def new_crossbar(ports: int, channels: int, ring: int) -> tuple[Ints, Ints]:
 
 @inlined
 def cross(
-    fetch: Ints, drams: Ints, state: Channels, org: Organisation, ring: int
+    fetch: Ints, drams: Ints, state: Channels, banks: Banks, org: Organisation, ring: int
 ) -> tuple[int, int]:
     """Each DRAM channel takes the address of the lowest waiting port.
 
@@ -80,7 +79,7 @@ def cross(
         else:
             continue
         if channel_can_push(state, org, d):
-            channel_push(state, org, d, address, 0, False)
+            channel_push(state, banks, org, d, address, 0, False)
             address = -1
             accepted += 1
         drams[d, D_PARKED] = address
@@ -100,18 +99,18 @@ def oldest_read(
 
 
 @inlined
-def run_channel(state: Channels, org: Organisation, d: int, target: int) -> None:
+def run_channel(state: Channels, banks: Banks, org: Organisation, d: int, target: int) -> None:
     """Let the memory clock of a channel run up to a tick."""
-    while state[d, TICK] < target:
+    while state[d].tick < target:
         # Most ticks only count; it is worth a look before the call.
-        if state[d, TICK] + 1 >= state[d, NEXT_EVENT]:
-            channel_tick(state, org, d)
+        if state[d].tick + 1 >= state[d].next_event:
+            channel_tick(state, banks, org, d)
         else:
-            state[d, TICK] = min(target, state[d, NEXT_EVENT] - 1)
+            state[d].tick = min(target, state[d].next_event - 1)
 
 
 @inlined
-def run_channels(state: Channels, org: Organisation, tick: int) -> None:
+def run_channels(state: Channels, banks: Banks, org: Organisation, tick: int) -> None:
     """Let the channels run on their own, while nothing is pushed or popped."""
     for d in range(len(state)):
-        run_channel(state, org, d, tick)
+        run_channel(state, banks, org, d, tick)

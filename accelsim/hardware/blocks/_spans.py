@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.hardware.blocks._crossbar import D_ORDER_HEAD, D_ORDER_TAIL, RING, oldest_read
-from accelsim.hardware.memories._channel import COUNTERS, INFLIGHT, RD, Channels
+from accelsim.hardware.memories._channel import RD, Channels
 from accelsim.hardware.timeline import N_COLUMNS, NO_ITEM
 from accelsim.jit import kernel
 
@@ -65,7 +65,7 @@ def note(
 @kernel
 def reads_of(dram: Channels, channel: int) -> int:
     """Read bursts that a channel has issued."""
-    return int(dram[channel, COUNTERS + RD])
+    return int(dram[channel].counters[RD])
 
 
 @kernel
@@ -96,7 +96,7 @@ def note_channels(
     """
     for d in range(len(drams)):
         item, what = NO_ITEM, NOTHING
-        if state[d, INFLIGHT] > 0 and drams[d, D_ORDER_HEAD] != drams[d, D_ORDER_TAIL]:
+        if state[d].inflight > 0 and drams[d, D_ORDER_HEAD] != drams[d, D_ORDER_TAIL]:
             _, beat = oldest_read(beats, fetch, drams, d, ring, addresses)
             item, what = codes[beat % RING], 0
         used = note(opened, rows, used, track + d, item, what, now, reads_of(state, d))

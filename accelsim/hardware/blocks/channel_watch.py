@@ -68,6 +68,7 @@ def _advance_watched(
     fetch: Ints,
     drams: Ints,
     state: Any,
+    banks: Any,
     org: Any,
     shift: int,
     rate: int,
@@ -81,7 +82,7 @@ def _advance_watched(
     outstanding read belongs to.
 
     Args:
-        s, beats, fetch, drams, state, org, shift, rate, limit: as for ``advance``; at most
+        s, beats, fetch, drams, state, banks, org, shift, rate, limit: as for ``advance``; at most
             ``len(rows)`` divided by the channels cycles ahead.
         codes: item code of each fetch beat [RING].
         opened: open spans.
@@ -110,5 +111,5 @@ def _advance_watched(
             track,
             now,
         )
-        finished = advance(s, beats, fetch, drams, state, org, shift, rate, until)
+        finished = advance(s, beats, fetch, drams, state, banks, org, shift, rate, until)
     return finished, used

@@ -33,16 +33,14 @@ from accelsim.hardware.blocks._crossbar import (
     run_channels,
 )
 from accelsim.hardware.memories._channel import (
-    DONE_HEAD,
-    DONE_TAIL,
     NEVER,
+    Banks,
     Channels,
     channel_next_response,
     channel_pop,
     new_channels,
 )
 from accelsim.hardware.memories._timing import (
-    H_READ_LATENCY,
     Organisation,
     organisation,
     ticks_per_1024_cycles,
@@ -168,7 +166,14 @@ def _load_addresses(s: Any, beats: Ints, fetch: Ints, channels: int, shift: int)
 
 @inlined
 def _clock_channels(
-    s: Any, beats: Ints, fetch: Ints, drams: Ints, state: Channels, org: Organisation, rate: int
+    s: Any,
+    beats: Ints,
+    fetch: Ints,
+    drams: Ints,
+    state: Channels,
+    banks: Banks,
+    org: Organisation,
+    rate: int,
 ) -> None:
     """Return responses, then let the memory clock run to the end of the cycle.
 
@@ -186,10 +191,10 @@ def _clock_channels(
                 beats[beat % RING, B_ARRIVED] += 1
                 fetch[k, F_RETURNED] = beat + 1
                 s[0].response_mark = max(s[0].response_mark, beat + 1 - s[0].joined)
-        if not drams[d, D_RESPONSE] and state[d, DONE_HEAD] != state[d, DONE_TAIL]:
+        if not drams[d, D_RESPONSE] and state[d].done_head != state[d].done_tail:
             channel_pop(state, d)
             drams[d, D_RESPONSE] = 1
-        run_channel(state, org, d, target)
+        run_channel(state, banks, org, d, target)
 
 
 @inlined
@@ -201,7 +206,7 @@ def _quiet_until(
     if s[0].pushed < s[0].tail:
         until = min(until, np.int64(beats[s[0].pushed % RING, B_READY]))
     for d in range(len(state)):
-        if drams[d, D_RESPONSE] or state[d, DONE_HEAD] != state[d, DONE_TAIL]:
+        if drams[d, D_RESPONSE] or state[d].done_head != state[d].done_tail:
             return int(s[0].cycle)
         response = channel_next_response(state, org, d)
         if response < NEVER:
@@ -217,6 +222,7 @@ def advance(
     fetch: Ints,
     drams: Ints,
     state: Channels,
+    banks: Banks,
     org: Organisation,
     shift: int,
     rate: int,
@@ -228,7 +234,7 @@ def advance(
         s: state of the fetcher.
         beats: [RING, B_ADDRESS + ports].
         fetch, drams: of the crossbar.
-        state: of the DRAM channels.
+        state, banks: of the DRAM channels.
         org: of one DRAM channel.
         shift: log2 of the number of channels (32-byte interleave, release, section 5.1).
         rate: memory clock ticks in 1024 core cycles.
@@ -239,14 +245,14 @@ def advance(
     """
     while s[0].cycle < limit:
         if s[0].joined == s[0].tail:
-            run_channels(state, org, limit * rate >> 10)
+            run_channels(state, banks, org, limit * rate >> 10)
             s[0].cycle = limit
             return 0
         slot = s[0].joined % RING
         complete = s[0].joined < s[0].pushed and beats[slot, B_ARRIVED] == len(fetch)
         if s[0].waiting == s[0].refused == 0 and s[0].loaded == s[0].pushed and not complete:
             s[0].cycle = _quiet_until(s, beats, drams, state, org, rate, limit)
-            run_channels(state, org, s[0].cycle * rate >> 10)
+            run_channels(state, banks, org, s[0].cycle * rate >> 10)
             if s[0].cycle == limit:
                 return 0
         now = s[0].cycle
@@ -255,12 +261,12 @@ def advance(
         if room and beats[pushed % RING, B_READY] <= now:
             _push_beat(s, beats, len(fetch))
         if s[0].waiting or s[0].refused:
-            left, accepted = cross(fetch, drams, state, org, MAP_RING)
+            left, accepted = cross(fetch, drams, state, banks, org, MAP_RING)
             s[0].waiting -= left
             s[0].refused += left - accepted
         if s[0].loaded != s[0].pushed:
             _load_addresses(s, beats, fetch, len(drams), shift)
-        _clock_channels(s, beats, fetch, drams, state, org, rate)
+        _clock_channels(s, beats, fetch, drams, state, banks, org, rate)
         s[0].cycle = now + 1
         if s[0].joined < s[0].pushed and beats[slot, B_ARRIVED] == len(fetch):
             beats[slot, B_JOINED] = now
@@ -332,7 +338,7 @@ class MatrixFetcher(Module):
         self.beats = np.zeros((RING, B_ADDRESS + ports), np.int64)
         fetch, drams = new_crossbar(ports, channels, MAP_RING)
         org = organisation(memory, writes=False)
-        self.channels = new_channels(channels, org)
+        self.channels, banks = new_channels(channels, org)
         rate = ticks_per_1024_cycles(memory, frequency_hz)
         self.service = (
             self.state,
@@ -340,12 +346,13 @@ class MatrixFetcher(Module):
             fetch,
             drams,
             self.channels,
+            banks,
             org,
             channels.bit_length() - 1,
             rate,
         )
         self._read = self.state[0]
-        self.round_trip = ADDRESS_LATENCY + int(org[H_READ_LATENCY]) * 1024 // rate
+        self.round_trip = ADDRESS_LATENCY + int(org[0]["read_latency"]) * 1024 // rate
         self.peak_operations_per_cycle = ports
         self.operations = self._tail = self._joined = 0
         self.watch: Any = None

@@ -31,9 +31,8 @@ from accelsim.hardware.blocks._crossbar import (
     run_channels,
 )
 from accelsim.hardware.memories._channel import (
-    DONE_HEAD,
-    DONE_TAIL,
     NEVER,
+    Banks,
     Channels,
     channel_next_response,
     channel_pop,
@@ -230,6 +229,7 @@ def _clock_channels(
     fetch: NDArray[np.int64],
     ports: NDArray[np.int64],
     state: Channels,
+    banks: Banks,
     org: Organisation,
     rate: int,
 ) -> None:
@@ -248,10 +248,10 @@ def _clock_channels(
                 ports[d, D_ORDER_HEAD] += 1
                 beats[beat % RING, B_ARRIVED] += 1
                 fetch[k, F_RETURNED] = beat + 1
-        if not ports[d, D_RESPONSE] and state[d, DONE_HEAD] != state[d, DONE_TAIL]:
+        if not ports[d, D_RESPONSE] and state[d].done_head != state[d].done_tail:
             channel_pop(state, d)
             ports[d, D_RESPONSE] = 1
-        run_channel(state, org, d, target)
+        run_channel(state, banks, org, d, target)
 
 
 @inlined
@@ -272,7 +272,7 @@ def _quiet_until(
     if s[PUSHED] < s[TAIL]:
         until = min(until, np.int64(_ready(s, beats)))
     for d in range(len(state)):
-        if ports[d, D_RESPONSE] or state[d, DONE_HEAD] != state[d, DONE_TAIL]:
+        if ports[d, D_RESPONSE] or state[d].done_head != state[d].done_tail:
             return int(s[CYCLE])
         response = channel_next_response(state, org, d)
         if response < NEVER:
@@ -288,6 +288,7 @@ def advance(
     fetch: NDArray[np.int64],
     ports: NDArray[np.int64],
     state: Channels,
+    banks: Banks,
     org: Organisation,
     shift: int,
     rate: int,
@@ -298,7 +299,7 @@ def advance(
     Args:
         s, beats, fetch, ports: fields of a :class:`Fetcher`; as a tuple they would take four times
             as long to unpack.
-        state: of the DRAM channels.
+        state, banks: of the DRAM channels.
         org: of one DRAM channel.
         shift: log2 of the number of channels (32-byte interleave, section 5.1).
         rate: memory clock ticks in 1024 core cycles.
@@ -309,13 +310,13 @@ def advance(
     """
     while s[CYCLE] < limit:
         if s[JOINED] == s[TAIL]:
-            run_channels(state, org, limit * rate >> 10)
+            run_channels(state, banks, org, limit * rate >> 10)
             s[CYCLE] = limit
             return 0
         complete = s[JOINED] < s[PUSHED] and beats[s[JOINED] % RING, B_ARRIVED] == len(fetch)
         if s[WAITING] == s[REFUSED] == 0 and s[LOADED] == s[PUSHED] and not complete:
             s[CYCLE] = _quiet_until(s, beats, ports, state, org, rate, limit)
-            run_channels(state, org, s[CYCLE] * rate >> 10)
+            run_channels(state, banks, org, s[CYCLE] * rate >> 10)
             if s[CYCLE] == limit:
                 return 0
         now = s[CYCLE]
@@ -324,12 +325,12 @@ def advance(
         if room and _ready(s, beats) <= now:
             _push_beat(s, beats, len(fetch))
         if s[WAITING] or s[REFUSED]:
-            left, accepted = cross(fetch, ports, state, org, ORDER_RING)
+            left, accepted = cross(fetch, ports, state, banks, org, ORDER_RING)
             s[WAITING] -= left
             s[REFUSED] += left - accepted
         if s[LOADED] != s[PUSHED]:
             _load_addresses(s, beats, fetch, len(ports), shift)
-        _clock_channels(s, beats, fetch, ports, state, org, rate)
+        _clock_channels(s, beats, fetch, ports, state, banks, org, rate)
         s[CYCLE] = now + 1
         slot = s[JOINED] % RING
         if now >= s[OPENS] and s[JOINED] < s[PUSHED] and beats[slot, B_ARRIVED] == len(fetch):

@@ -29,15 +29,16 @@ from accelsim.hardware.blocks._crossbar import (
     F_SERVED,
     RING,
 )
-from accelsim.hardware.memories._channel import Channels
+from accelsim.hardware.memories._channel import Banks, Channels
 from accelsim.hardware.memories._snapshot import (
     counts,
     longest_rule,
     move_channels,
     relative_channels,
+    room_for,
     row_bits,
 )
-from accelsim.hardware.memories._timing import H_ROW_MASK, Organisation
+from accelsim.hardware.memories._timing import Organisation
 from accelsim.hardware.spatten._fetch_kernel import (
     ACCEPTED,
     B_ARRIVED,
@@ -93,7 +94,8 @@ class _Result:
     scalars: Ints
     fetch: Ints
     ports: Ints
-    channels: Ints
+    channels: Channels
+    banks: Banks
     counted: Ints
     beats: Ints
 
@@ -113,7 +115,7 @@ class FetchMemo:
 
     def __init__(self, org: Organisation, channels: int, shift: int) -> None:
         self._row_bits = row_bits(org) + shift
-        self._row_mask = int(org[H_ROW_MASK])
+        self._row_mask = int(org[0]["row_mask"])
         self._longest = longest_rule(org)
         self._queue: deque[_Queued] = deque()
         self._patterns: dict[bytes, int] = {}
@@ -143,6 +145,7 @@ class FetchMemo:
         self,
         fetcher: Fetcher,
         state: Channels,
+        banks: Banks,
         org: Organisation,
         shift: int,
         rate: int,
@@ -150,7 +153,7 @@ class FetchMemo:
     ) -> int:
         """Do what the fetch kernel's ``advance`` does."""
         if not self.of_use:
-            return int(advance(*fetcher, state, org, shift, rate, limit))
+            return int(advance(*fetcher, state, banks, org, shift, rate, limit))
         scalars = fetcher.scalars
         cycle, joined = int(scalars[CYCLE]), int(scalars[JOINED])
         tick, row = cycle * rate >> 10, self._queue[0].first >> self._row_bits
@@ -168,7 +171,7 @@ class FetchMemo:
                 )
                 for m in self._queue
             ),
-            self._relative(fetcher, state, org, tick, row, base >> shift),
+            self._relative(fetcher, state, banks, org, tick, row, base >> shift),
         )
         self.calls += 1
         known = self._results.get(key)
@@ -177,11 +180,13 @@ class FetchMemo:
             _restore(
                 fetcher,
                 state,
+                banks,
                 org,
                 known.scalars,
                 known.fetch,
                 known.ports,
                 known.channels,
+                known.banks,
                 known.counted,
                 known.beats,
                 cycle - known.cycle,
@@ -193,7 +198,7 @@ class FetchMemo:
             self._queue.popleft()
             return known.finished
         before = counts(state)
-        finished = int(advance(*fetcher, state, org, shift, rate, limit))
+        finished = int(advance(*fetcher, state, banks, org, shift, rate, limit))
         if not finished:
             return 0
         self._queue.popleft()
@@ -208,10 +213,12 @@ class FetchMemo:
                 fetcher.fetch.copy(),
                 fetcher.ports.copy(),
                 state.copy(),
+                banks.copy(),
                 counts(state) - before,
                 fetcher.beats[np.arange(joined, scalars[PUSHED]) % RING][:, _MOVING],
             )
             self._kept_bytes += len(key[-1]) + result.channels.nbytes + result.beats.nbytes
+            self._kept_bytes += result.banks.nbytes
             self._kept_bytes += result.fetch.nbytes + result.ports.nbytes
         if self.calls >= TRIALS and 4 * self.hits < self.calls:
             self.of_use = False
@@ -220,16 +227,29 @@ class FetchMemo:
         return finished
 
     def _relative(
-        self, fetcher: Fetcher, state: Channels, org: Organisation, tick: int, row: int, local: int
+        self,
+        fetcher: Fetcher,
+        state: Channels,
+        banks: Banks,
+        org: Organisation,
+        tick: int,
+        row: int,
+        local: int,
     ) -> bytes:
         """All that the kernel's result depends on beside the queue, as bytes."""
         history = SCORE_ROWS * max(m.row_beats for m in self._queue)
         beats = int(fetcher.scalars[PUSHED] - fetcher.scalars[JOINED]) + history
-        need = state.size + 16 + fetcher.fetch.size + fetcher.ports.size + len(_MOVING) * beats
+        need = (
+            room_for(state, banks)
+            + 16
+            + fetcher.fetch.size
+            + fetcher.ports.size
+            + len(_MOVING) * beats
+        )
         if len(self._state) < need:
             self._state = np.zeros(need, np.int64)
         count = relative_channels(
-            state, org, tick, row & self._row_mask, self._longest, self._state
+            state, banks, org, tick, row & self._row_mask, self._longest, self._state
         )
         count = _relative_fetcher(fetcher, local, history, self._state, count)
         return self._state[:count].tobytes()
@@ -282,11 +302,13 @@ def _relative_fetcher(fetcher: Fetcher, local: int, history: int, out: Ints, at:
 def _restore(
     fetcher: Fetcher,
     state: Channels,
+    banks: Banks,
     org: Organisation,
     scalars: Ints,
     fetch: Ints,
     ports: Ints,
     channels: Channels,
+    saved_banks: Banks,
     counted: Ints,
     moved: Ints,
     cycles: int,
@@ -321,4 +343,4 @@ def _restore(
         fetcher.beats[slot, B_LOADED] = moved[i, 1]
         fetcher.beats[slot, B_ARRIVED] = moved[i, 2]
         fetcher.beats[slot, B_TAKEN] = moved[i, 3] + cycles
-    move_channels(channels, counted, state, org, ticks, rows)
+    move_channels(channels, saved_banks, counted, state, banks, org, ticks, rows)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from accelsim.hardware.blocks._crossbar import RING
 from accelsim.hardware.blocks._spans import close_spans, new_rows, note_channels, open_spans
-from accelsim.hardware.memories._channel import Channels
+from accelsim.hardware.memories._channel import Banks, Channels
 from accelsim.hardware.memories._timing import Organisation
 from accelsim.hardware.spatten._fetch_kernel import (
     B_ADDRESS,
@@ -52,6 +52,7 @@ class ChannelWatch:
         self,
         fetcher: Fetcher,
         dram: Channels,
+        banks: Banks,
         org: Organisation,
         shift: int,
         rate: int,
@@ -64,6 +65,7 @@ class ChannelWatch:
             finished, used = _advance_watched(
                 fetcher,
                 dram,
+                banks,
                 org,
                 shift,
                 rate,
@@ -87,6 +89,7 @@ class ChannelWatch:
 def _advance_watched(
     fetcher: Fetcher,
     dram: Channels,
+    banks: Banks,
     org: Organisation,
     shift: int,
     rate: int,
@@ -99,8 +102,8 @@ def _advance_watched(
     """Do what ``advance`` does, cycle by cycle, and note what the channels do.
 
     Args:
-        fetcher, dram, org, shift, rate, limit: as for ``advance``; at most ``len(rows)`` divided
-            by the channels cycles ahead.
+        fetcher, dram, banks, org, shift, rate, limit: as for ``advance``; at most ``len(rows)``
+            divided by the channels cycles ahead.
         codes: item code of each fetch beat [RING].
         opened: open spans.
         rows: room for closed spans.
@@ -118,5 +121,5 @@ def _advance_watched(
         used = note_channels(
             beats, fetch, ports, dram, ORDER_RING, B_ADDRESS, codes, opened, rows, used, track, now
         )
-        finished = advance(s, beats, fetch, ports, dram, org, shift, rate, until)
+        finished = advance(s, beats, fetch, ports, dram, banks, org, shift, rate, until)
     return finished, used

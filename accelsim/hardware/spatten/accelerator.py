@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from accelsim.hardware.activity import Activity
 from accelsim.hardware.blocks._crossbar import RING
 from accelsim.hardware.config import MemoryConfig, SpattenConfig
 from accelsim.hardware.memories._channel import NEVER, counters, is_recording, new_channels
-from accelsim.hardware.memories._timing import H_READ_LATENCY, organisation, ticks_per_1024_cycles
+from accelsim.hardware.memories._timing import organisation, ticks_per_1024_cycles
 from accelsim.hardware.simulation import FirstOf, Follower, Milestone, Module, Stream
 from accelsim.hardware.simulation._module import Following, Pause, Process
 from accelsim.hardware.spatten._addresses import AddressMap
@@ -126,7 +127,7 @@ class Spatten:
         self.items = len(self.requests) + int(self.table.requant.sum())
         self.addresses = AddressMap(workload, config, self.table)
         self.org = organisation(memory, writes=False)
-        self.channels = new_channels(config.channels, self.org)
+        self.channels, self.banks = new_channels(config.channels, self.org)
         self.rate = ticks_per_1024_cycles(memory, config.frequency_hz)
         # As released, one item at a time passes the key fork, and nothing is fetched ahead.
         self.serial = config.key_prefetch_depth == 0
@@ -152,14 +153,17 @@ class Spatten:
         self.memo = None
         scattered = config.index_pattern == "workload" and workload.key_indices is not None
         looks_up &= self.watch is None and not scattered
-        if looks_up and not is_recording(self.channels):
+        if looks_up and not is_recording(self.channels, self.banks):
             self.memo = FetchMemo(self.org, config.channels, self.shift)
-        surroundings = self.channels, self.org, self.shift, self.rate
+        dram = self.channels, self.banks, self.org
         stands_in = self.watch or self.memo
+        self.advance: Callable[[int], int]
         if stands_in is None:
-            self.advance = functools.partial(advance, *self.fetcher, *surroundings)
+            self.advance = functools.partial(advance, *self.fetcher, *dram, self.shift, self.rate)
         else:
-            self.advance = functools.partial(stands_in.advance, self.fetcher, *surroundings)
+            self.advance = functools.partial(
+                stands_in.advance, self.fetcher, *dram, self.shift, self.rate
+            )
         self.drains = config.topk.drain == "serial"
         self.in_turn = self.serial or self.drains
         self.requant = Stream(env)
@@ -172,7 +176,7 @@ class Spatten:
         self.gather = config.fetch_channels // config.vectors_per_line - 1
         self.score_queue = SCORE_ROWS * config.fetch_channels // config.vectors_per_line
         # A beat is on its way through the memory for so many cycles at least.
-        read_latency = int(self.org[H_READ_LATENCY]) * 1024 // self.rate
+        read_latency = int(self.org[0]["read_latency"]) * 1024 // self.rate
         self.round_trip = ADDRESS_LATENCY + read_latency
         # Nothing depends on a beat before so many cycles after its return.
         self.lag = _WRITTEN if self.in_turn else ACCEPT_LATENCY

@@ -32,15 +32,9 @@ from accelsim.hardware.spatten._addresses import AddressMap
 from accelsim.hardware.spatten._counts import count_dram, count_requests
 from accelsim.hardware.spatten._fetch_kernel import (
     ACCEPT_LATENCY,
-    ACCEPTED,
     ADDRESS_LATENCY,
-    B_TAKEN,
-    CYCLE,
-    JOINED,
     KEY,
-    PUSHED,
     SCORE_ROWS,
-    TAIL,
     VALUE,
     advance,
     new_fetcher,
@@ -285,7 +279,7 @@ class Spatten:
         behind them until a matrix that it cannot have finished would be missed.
         """
         module, env = self.modules["fetcher"], self.env
-        scalar, asked = self.fetcher.scalars.item, self.fetches.items
+        state, asked = self.fetcher.state[0], self.fetches.items
         charged = 0
         while True:
             if not asked:
@@ -294,19 +288,19 @@ class Spatten:
             module.turn_to(matrix.code, charged, matrix.given, "no_request")
             charged = max(charged, matrix.given)
             # A beat enters and one returns a cycle at most.
-            awaited = matrix.end - scalar(JOINED)
-            unsent = matrix.end - scalar(PUSHED)
+            awaited = matrix.end - int(state["joined"])
+            unsent = matrix.end - int(state["pushed"])
             if unsent > 0:
                 awaited = max(awaited, unsent + self.round_trip)
             sleep = charged + awaited - 1 + self.lag - int(env.now)
             if sleep > 0:
                 yield env.timeout(sleep)
             kind = self.advance(int(min(env.peek(), _FOREVER)) + _LOOKAHEAD)
-            reached = max(scalar(CYCLE), charged)
+            reached = max(int(state["cycle"]), charged)
             module.worked(charged, reached - charged)
             charged = reached
             if kind:
-                taken = scalar(ACCEPTED + matrix.kind) >> 10
+                taken = int(state["accepted"][matrix.kind]) >> 10
                 turn = matrix.item.turn
                 if turn is not None and matrix.kind == VALUE and turn.drained.cycle is None:
                     turn.drained.announce(self._drained(matrix, taken))
@@ -334,11 +328,11 @@ class Spatten:
             row_beats: see :func:`queue_matrix`.
         """
         beats = -(-len(transactions) // self.config.fetch_channels)
-        scalars = self.fetcher.scalars
-        matrix.begin = scalars.item(TAIL)
+        state, in_flight, addresses, *_ = self.fetcher
+        matrix.begin = int(state[0]["tail"])
         matrix.end = matrix.begin + beats
         # No beat may be overwritten that is still looked at.
-        if matrix.end - scalars.item(JOINED) > _QUEUE:
+        if matrix.end - int(state[0]["joined"]) > _QUEUE:
             return self._ask_later(module, matrix, transactions, ready, spread, row_beats)
         if self.watch is not None:
             self.watch.queue(self.fetcher, len(transactions), matrix.code)
@@ -346,7 +340,7 @@ class Spatten:
         if self.memo is not None:
             self.memo.queue(self.fetcher, transactions, ready, row_beats, (lines, spread, kind))
         queue_matrix(
-            scalars, self.fetcher.beats, transactions, ready, spread, lines, kind, row_beats
+            state, in_flight, addresses, transactions, ready, spread, lines, kind, row_beats
         )
         # An idle fetcher need not look before it can be there.
         self.fetches.put(matrix, ready + beats - 1 + self.round_trip + self.lag)
@@ -378,7 +372,7 @@ class Spatten:
         # Further queries take the lines that are there by then, one a cycle.
         later = max(waiting - matrix.lines + 1, 0)
         beat = matrix.begin + (waiting - later) * beats // matrix.lines
-        room = self.fetcher.beats.item(beat % RING, B_TAKEN) + later
+        room = int(self.fetcher.beats[beat % RING]["taken"]) + later
         return min(room, max(taken, matrix.given + lines))
 
     def multiply_keys(self) -> Following:

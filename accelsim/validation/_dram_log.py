@@ -18,10 +18,6 @@ from pathlib import Path
 
 from accelsim.hardware.config import MemoryConfig, SpattenConfig
 from accelsim.hardware.memories._channel import (
-    DONE_HEAD,
-    LOG_NEXT,
-    TICK,
-    Channels,
     channel_pop,
     channel_push,
     channel_tick,
@@ -96,19 +92,20 @@ Pops = dict[int, set[int]]
 
 def _watch(machine: CycleMachine) -> tuple[Pushes, Pops]:
     """Per channel: address by tick of the push, and ticks of the pops."""
-    dram = machine.state.dram
+    dram, banks = machine.state.dram, machine.state.banks
+    seen = ["log_next", "done_head"]
     pushes: Pushes = {}
     pops: Pops = {}
     finished = False
     while not finished:
         tick = int(machine.state.s[NOW])
-        before = dram[:, [LOG_NEXT, DONE_HEAD]].copy()
+        before = dram[seen].copy()
         finished = machine.run(until=tick + 1)
-        pushed, popped = (dram[:, [LOG_NEXT, DONE_HEAD]] != before).T
+        pushed, popped = (dram[name] != before[name] for name in seen)
         for channel in pushed.nonzero()[0]:
-            at = before[channel, 0]
+            at = before[channel]["log_next"]
             # The run that only counts has no room for addresses.
-            address = int(dram[channel, at]) >> 1 if at < dram.shape[1] else 0
+            address = int(banks[channel, at]) >> 1 if at < banks.shape[1] else 0
             pushes.setdefault(int(channel), {})[tick] = address
         for channel in popped.nonzero()[0]:
             pops.setdefault(int(channel), set()).add(tick)
@@ -118,14 +115,14 @@ def _watch(machine: CycleMachine) -> tuple[Pushes, Pops]:
 def _with_addresses(pushes: dict[int, int], pops: set[int], memory: MemoryConfig) -> set[Event]:
     """Give each pop its address: the machine only counts responses, so the channel runs again."""
     org = organisation(memory)
-    state: Channels = new_channels(1, org)
+    state, banks = new_channels(1, org)
     events: set[Event] = set()
     for tick in range(max(pops, default=-1) + 1):
-        state[0, TICK] = tick
+        state[0]["tick"] = tick
         if tick in pushes:
-            channel_push(state, org, 0, pushes[tick], pushes[tick], False)
+            channel_push(state, banks, org, 0, pushes[tick], pushes[tick], False)
             events.add((PUSH, tick, pushes[tick]))
         if tick in pops:
             events.add((POP, tick, channel_pop(state, 0)))
-        channel_tick(state, org, 0)
+        channel_tick(state, banks, org, 0)
     return events

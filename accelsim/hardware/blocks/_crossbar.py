@@ -1,8 +1,7 @@
 """Between fetch ports and DRAM channels: the crossbar and the way back, compiled.
 
 SpAtten's release, sections 5.2 and 5.3. What a fetch beat is, and when it is joined, is the
-fetcher's own: arguments ``beats``, ``ring`` and ``addresses`` are its beats, how many entries the
-order of requests of a channel has, and the column of a beat's first address.
+fetcher's own.
 """
 
 from __future__ import annotations
@@ -11,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.hardware.memories._channel import (
-    NEXT_EVENT,
-    TICK,
+    Banks,
     Channels,
     channel_can_push,
     channel_push,
@@ -22,34 +20,55 @@ from accelsim.hardware.memories._timing import Organisation
 from accelsim.jit import inlined
 
 Ints = NDArray[np.int64]
+Records = NDArray[np.void]
 
 RING = 1 << 15
 """Fetch beats that are kept: those outstanding, and those whose times are still asked for."""
 PADDING = -1
 """Address of a transaction of a beat that is not asked for."""
 
-# Columns of a port: next beat of its address FIFO, beats returned, the DRAM channel (-1: empty) and
-# address in its read-address register, and the cycle of its last response.
-F_HEAD, F_RETURNED, F_CHANNEL, F_ADDRESS, F_SERVED = range(5)
-N_PORT_COLUMNS = F_SERVED + 1
-# Columns of a DRAM channel: address that the memory refused (-1: none), port that waits behind it
-# (-1: none), scratch of the crossbar, whether the response register is full, then the ring of ports
-# in the order of accepted requests.
-D_PARKED, D_LOCK, D_CHOICE, D_RESPONSE, D_ORDER_HEAD, D_ORDER_TAIL, D_ORDER = range(7)
+PORT = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "head",  # next beat of its address FIFO
+            "returned",  # beats returned
+            "channel",  # of the address in its read-address register, -1: empty
+            "address",  # in that register
+            "served",  # cycle of its last response
+        )
+    ]
+)
+"""A port of the fetcher."""
 
 
-def new_crossbar(ports: int, channels: int, ring: int) -> tuple[Ints, Ints]:
-    """Return idle ports [ports, N_PORT_COLUMNS] and channels [channels, D_ORDER + ring]."""
-    fetch = np.zeros((ports, N_PORT_COLUMNS), np.int64)
-    fetch[:, [F_CHANNEL, F_SERVED]] = -1
-    drams = np.zeros((channels, D_ORDER + ring), np.int64)
-    drams[:, [D_PARKED, D_LOCK]] = -1
+def dram_port(ring: int) -> np.dtype[np.void]:
+    """Record of the port of a DRAM channel that remembers the ports of ``ring`` requests."""
+    return np.dtype(
+        [
+            ("parked", np.int64),  # address that the memory refused, -1: none
+            ("lock", np.int64),  # port that waits behind it, -1: none
+            ("choice", np.int64),  # scratch of the crossbar
+            ("response", np.int64),  # whether the response register is full
+            ("order_head", np.int64),  # requests answered
+            ("order_tail", np.int64),  # requests accepted
+            ("order", np.int64, ring),  # ports in the order of accepted requests
+        ]
+    )
+
+
+def new_crossbar(ports: int, channels: int, ring: int) -> tuple[Records, Records]:
+    """Return idle ports [ports] and channels [channels] that remember ``ring`` requests."""
+    fetch = np.zeros(ports, PORT)
+    fetch["channel"] = fetch["served"] = -1
+    drams = np.zeros(channels, dram_port(ring))
+    drams["parked"] = drams["lock"] = -1
     return fetch, drams
 
 
 @inlined
 def cross(
-    fetch: Ints, drams: Ints, state: Channels, org: Organisation, ring: int
+    fetch: Records, drams: Records, state: Channels, banks: Banks, org: Organisation
 ) -> tuple[int, int]:
     """Each DRAM channel takes the address of the lowest waiting port.
 
@@ -61,57 +80,61 @@ def cross(
     """
     left = accepted = 0
     for d in range(len(drams)):
-        drams[d, D_CHOICE] = drams[d, D_LOCK]
+        drams[d].choice = drams[d].lock
     for k in range(len(fetch)):
-        d = fetch[k, F_CHANNEL]
-        if d >= 0 and drams[d, D_CHOICE] < 0:
-            drams[d, D_CHOICE] = k
+        d = fetch[k].channel
+        if d >= 0 and drams[d].choice < 0:
+            drams[d].choice = k
     for d in range(len(drams)):
-        k, address = drams[d, D_CHOICE], drams[d, D_PARKED]
+        k, address = drams[d].choice, drams[d].parked
         if address >= 0:
-            drams[d, D_LOCK] = k
+            drams[d].lock = k
         elif k >= 0:
-            address = fetch[k, F_ADDRESS]
-            drams[d, D_ORDER + drams[d, D_ORDER_TAIL] % ring] = k
-            drams[d, D_ORDER_TAIL] += 1
-            drams[d, D_LOCK] = -1
-            fetch[k, F_CHANNEL] = -1
+            address = fetch[k].address
+            drams[d].order[drams[d].order_tail % len(drams[d].order)] = k
+            drams[d].order_tail += 1
+            drams[d].lock = -1
+            fetch[k].channel = -1
             left += 1
         else:
             continue
         if channel_can_push(state, org, d):
-            channel_push(state, org, d, address, 0, False)
+            channel_push(state, banks, org, d, address, 0, False)
             address = -1
             accepted += 1
-        drams[d, D_PARKED] = address
+        drams[d].parked = address
     return left, accepted
 
 
 @inlined
-def oldest_read(
-    beats: Ints, fetch: Ints, drams: Ints, d: int, ring: int, addresses: int
-) -> tuple[int, int]:
-    """Port and beat of the oldest read of a channel: responses come in the order of requests."""
-    k = drams[d, D_ORDER + drams[d, D_ORDER_HEAD] % ring]
-    beat = fetch[k, F_RETURNED]
-    while beats[beat % RING, addresses + k] == PADDING:
+def oldest_read(addresses: Ints, fetch: Records, drams: Records, d: int) -> tuple[int, int]:
+    """Port and beat of the oldest read of a channel: responses come in the order of requests.
+
+    Args:
+        addresses: of the beats, [RING, ports].
+        fetch, drams: ports and channels of the crossbar.
+        d: the channel.
+    """
+    k = drams[d].order[drams[d].order_head % len(drams[d].order)]
+    beat = fetch[k].returned
+    while addresses[beat % RING, k] == PADDING:
         beat += 1
     return k, beat
 
 
 @inlined
-def run_channel(state: Channels, org: Organisation, d: int, target: int) -> None:
+def run_channel(state: Channels, banks: Banks, org: Organisation, d: int, target: int) -> None:
     """Let the memory clock of a channel run up to a tick."""
-    while state[d, TICK] < target:
+    while state[d].tick < target:
         # Most ticks only count; it is worth a look before the call.
-        if state[d, TICK] + 1 >= state[d, NEXT_EVENT]:
-            channel_tick(state, org, d)
+        if state[d].tick + 1 >= state[d].next_event:
+            channel_tick(state, banks, org, d)
         else:
-            state[d, TICK] = min(target, state[d, NEXT_EVENT] - 1)
+            state[d].tick = min(target, state[d].next_event - 1)
 
 
 @inlined
-def run_channels(state: Channels, org: Organisation, tick: int) -> None:
+def run_channels(state: Channels, banks: Banks, org: Organisation, tick: int) -> None:
     """Let the channels run on their own, while nothing is pushed or popped."""
     for d in range(len(state)):
-        run_channel(state, org, d, tick)
+        run_channel(state, banks, org, d, tick)

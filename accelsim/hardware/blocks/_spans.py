@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.hardware.blocks._crossbar import D_ORDER_HEAD, D_ORDER_TAIL, RING, oldest_read
-from accelsim.hardware.memories._channel import COUNTERS, INFLIGHT, RD, Channels
+from accelsim.hardware.blocks._crossbar import RING, Records, oldest_read
+from accelsim.hardware.memories._channel import RD, Channels
 from accelsim.hardware.timeline import N_COLUMNS, NO_ITEM
 from accelsim.jit import kernel
 
@@ -65,17 +65,15 @@ def note(
 @kernel
 def reads_of(dram: Channels, channel: int) -> int:
     """Read bursts that a channel has issued."""
-    return int(dram[channel, COUNTERS + RD])
+    return int(dram[channel].counters[RD])
 
 
 @kernel
 def note_channels(
-    beats: Ints,
-    fetch: Ints,
-    drams: Ints,
+    addresses: Ints,
+    fetch: Records,
+    drams: Records,
     state: Channels,
-    ring: int,
-    addresses: int,
     codes: Ints,
     opened: Ints,
     rows: Ints,
@@ -86,7 +84,7 @@ def note_channels(
     """Say for each channel whose its oldest outstanding read is.
 
     Args:
-        beats, fetch, drams, state, ring, addresses: of the crossbar.
+        addresses, fetch, drams, state: of the fetcher and its crossbar.
         codes: item code of each fetch beat [RING].
         opened, rows, used, now: as for ``note``.
         track: of channel 0.
@@ -96,8 +94,8 @@ def note_channels(
     """
     for d in range(len(drams)):
         item, what = NO_ITEM, NOTHING
-        if state[d, INFLIGHT] > 0 and drams[d, D_ORDER_HEAD] != drams[d, D_ORDER_TAIL]:
-            _, beat = oldest_read(beats, fetch, drams, d, ring, addresses)
+        if state[d].inflight > 0 and drams[d].order_head != drams[d].order_tail:
+            _, beat = oldest_read(addresses, fetch, drams, d)
             item, what = codes[beat % RING], 0
         used = note(opened, rows, used, track + d, item, what, now, reads_of(state, d))
     return used

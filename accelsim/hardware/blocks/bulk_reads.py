@@ -22,11 +22,10 @@ from accelsim.hardware.memories._channel import (
     CONFLICTS,
     HITS,
     MISSES,
-    NEXT_EVENT,
     PRE,
     RD,
     REFAB,
-    TICK,
+    Banks,
     Channels,
     channel_can_push,
     channel_pop,
@@ -71,7 +70,7 @@ class BulkReads:
         self._rate = ticks_per_1024_cycles(memory, frequency_hz)
         self.atom = memory.transaction_bytes
         self._org = organisation(memory)
-        self._state = new_channels(channels, self._org)
+        self._state, self._banks = new_channels(channels, self._org)
 
     def read(self, address: int, size: int, start: int, item: int = NO_ITEM) -> tuple[int, int]:
         """Read ``size`` bytes from byte ``address`` on, not before cycle ``start``.
@@ -102,7 +101,17 @@ class BulkReads:
             count = (last - first - skip) // self.channels + 1
             limit = begin + _TICKS_PER_READ * (count + 10)
             finished = int(
-                _read_run(self._state, self._org, channel, local, count, self.atom, begin, limit)
+                _read_run(
+                    self._state,
+                    self._banks,
+                    self._org,
+                    channel,
+                    local,
+                    count,
+                    self.atom,
+                    begin,
+                    limit,
+                )
             )
             if finished < 0:
                 raise SimulationError(
@@ -132,6 +141,7 @@ class BulkReads:
 @kernel
 def _read_run(
     state: Channels,
+    banks: Banks,
     org: Organisation,
     channel: int,
     first: int,
@@ -141,23 +151,23 @@ def _read_run(
     limit: int,
 ) -> int:
     """Read consecutive bursts of one channel; the tick of the last response, or -1."""
-    while state[channel, TICK] < start:
+    while state[channel].tick < start:
         # Nothing happens before the next event (a refresh): skip to it in one step.
-        free = min(start, state[channel, NEXT_EVENT] - 1) - state[channel, TICK]
+        free = min(start, state[channel].next_event - 1) - state[channel].tick
         if free > 0:
-            state[channel, TICK] += free
+            state[channel].tick += free
         else:
-            channel_tick(state, org, channel)
+            channel_tick(state, banks, org, channel)
     offered, received = 0, 0
-    while state[channel, TICK] < limit:
+    while state[channel].tick < limit:
         if offered < count and channel_can_push(state, org, channel):
-            channel_push(state, org, channel, (first + offered) * atom, offered, False)
+            channel_push(state, banks, org, channel, (first + offered) * atom, offered, False)
             offered += 1
         if channel_pop(state, channel) >= 0:
             received += 1
             if received == count:
-                return int(state[channel, TICK])
-        channel_tick(state, org, channel)
+                return int(state[channel].tick)
+        channel_tick(state, banks, org, channel)
     return -1
 
 

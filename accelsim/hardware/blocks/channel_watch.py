@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from accelsim.hardware.blocks._crossbar import RING
 from accelsim.hardware.blocks._spans import close_spans, new_rows, note_channels, open_spans
-from accelsim.hardware.blocks.matrix_fetcher import B_ADDRESS, MAP_RING, advance
+from accelsim.hardware.blocks.matrix_fetcher import advance
 from accelsim.hardware.timeline import NO_ITEM, Recorder
 from accelsim.jit import kernel
 
@@ -64,10 +64,12 @@ class ChannelWatch:
 @kernel
 def _advance_watched(
     s: Any,
-    beats: Ints,
-    fetch: Ints,
-    drams: Ints,
+    beats: Any,
+    addresses: Ints,
+    fetch: Any,
+    drams: Any,
     state: Any,
+    banks: Any,
     org: Any,
     shift: int,
     rate: int,
@@ -81,8 +83,8 @@ def _advance_watched(
     outstanding read belongs to.
 
     Args:
-        s, beats, fetch, drams, state, org, shift, rate, limit: as for ``advance``; at most
-            ``len(rows)`` divided by the channels cycles ahead.
+        s, beats, addresses, fetch, drams, state, banks, org, shift, rate, limit: as for
+            ``advance``; at most ``len(rows)`` divided by the channels cycles ahead.
         codes: item code of each fetch beat [RING].
         opened: open spans.
         rows: room for closed spans.
@@ -97,12 +99,10 @@ def _advance_watched(
         # Channels without work have nothing to show.
         until = limit if s[0].joined == s[0].tail else now + 1
         used = note_channels(
-            beats,
+            addresses,
             fetch,
             drams,
             state,
-            MAP_RING,
-            B_ADDRESS,
             codes,
             opened,
             rows,
@@ -110,5 +110,5 @@ def _advance_watched(
             track,
             now,
         )
-        finished = advance(s, beats, fetch, drams, state, org, shift, rate, until)
+        finished = advance(s, beats, addresses, fetch, drams, state, banks, org, shift, rate, until)
     return finished, used

@@ -9,7 +9,7 @@ import numpy as np
 
 from accelsim.errors import WorkloadError
 from accelsim.hardware.blocks._crossbar import RING
-from accelsim.hardware.blocks.matrix_fetcher import B_JOINED, FILL
+from accelsim.hardware.blocks.matrix_fetcher import FILL
 from accelsim.jit import Int, inlined
 
 STATE = np.dtype(
@@ -104,14 +104,13 @@ def stream_end(
         per_beat: vectors read in a cycle.
         start: cycle from which beats can be taken.
     """
-    ports = beats.shape[1] - B_JOINED - 1
     count = -(-wanted // per_beat)
     last = start + count - 1
     for beat in range(begin, end):
         # First vector that needs something of this fetch beat.
-        first = max((beat - begin) * ports - before, 0) * vectors // max(transactions, 1)
+        first = max(beats[beat % RING].first - before, 0) * vectors // max(transactions, 1)
         if first >= wanted:
             break
-        arrived = beats[beat % RING, B_JOINED] + FILL
+        arrived = beats[beat % RING].joined + FILL
         last = max(last, arrived + count - 1 - first // per_beat)
     return int(last)

@@ -17,13 +17,6 @@ from numpy.typing import NDArray
 
 from accelsim.errors import SimulationError
 from accelsim.hardware.blocks._crossbar import (
-    D_ORDER_HEAD,
-    D_RESPONSE,
-    F_ADDRESS,
-    F_CHANNEL,
-    F_HEAD,
-    F_RETURNED,
-    F_SERVED,
     PADDING,
     RING,
     cross,
@@ -33,16 +26,14 @@ from accelsim.hardware.blocks._crossbar import (
     run_channels,
 )
 from accelsim.hardware.memories._channel import (
-    DONE_HEAD,
-    DONE_TAIL,
     NEVER,
+    Banks,
     Channels,
     channel_next_response,
     channel_pop,
     new_channels,
 )
 from accelsim.hardware.memories._timing import (
-    H_READ_LATENCY,
     Organisation,
     organisation,
     ticks_per_1024_cycles,
@@ -92,53 +83,71 @@ STATE = np.dtype(
 )
 """Of the whole fetcher; one record."""
 
-# Columns of a beat, then the byte address for each port.
-B_READY, B_PUSHED, B_LOADED, B_ARRIVED, B_LAST, B_JOINED, B_ADDRESS = range(7)
+BEAT = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "ready",  # cycle from which it may enter the address FIFOs
+            "pushed",  # cycle in which it did
+            "loaded",  # ports that have taken their address
+            "arrived",  # responses, and transactions that are not asked for
+            "last",  # whether it is the last of its matrix
+            "joined",  # cycle in which it was whole
+            "first",  # transactions of its matrix in the beats before it
+        )
+    ]
+)
+"""A fetch beat."""
 
 
 @in_place
-def queue_matrix(s: Any, beats: Ints, transactions: Ints, ready: int, spread: int) -> None:
+def queue_matrix(
+    s: Any, beats: Any, addresses: Ints, transactions: Ints, ready: int, spread: int
+) -> None:
     """Append a matrix.
 
     Args:
-        s, beats: state and beats of the fetcher.
+        s, beats, addresses: state and beats of the fetcher.
         transactions: byte addresses in order; each beat takes one for each port.
         ready: cycle in which the first beat may enter the address FIFOs.
         spread: cycles over which the transactions become known, evenly, the first ones in
             ``ready``; a beat waits for its last one.
     """
-    width = beats.shape[1] - B_ADDRESS
+    width = addresses.shape[1]
     size = len(transactions)
     count = -(-size // width)
     tail = s[0].tail
     for beat in range(count):
-        row = beats[(tail + beat) % RING]
-        row[B_READY] = ready
+        slot = (tail + beat) % RING
+        beats[slot].ready = ready
         if spread:
-            row[B_READY] += -(-min((beat + 1) * width, size) * spread // size) - 1
-        row[B_LAST] = beat == count - 1
+            beats[slot].ready += -(-min((beat + 1) * width, size) * spread // size) - 1
+        beats[slot].last = beat == count - 1
+        beats[slot].first = beat * width
         for k in range(width):
             at = beat * width + k
-            row[B_ADDRESS + k] = transactions[at] if at < len(transactions) else PADDING
+            addresses[slot, k] = transactions[at] if at < len(transactions) else PADDING
     s[0].tail = tail + count
 
 
 @inlined
-def _push_beat(s: Any, beats: Ints, ports: int) -> None:
+def _push_beat(s: Any, beats: Any, addresses: Ints) -> None:
     """Put the next beat into the address FIFOs; padding takes its turn there and nowhere else."""
     slot = s[0].pushed % RING
     padding = 0
-    for k in range(ports):
-        padding += beats[slot, B_ADDRESS + k] == PADDING
-    beats[slot, B_PUSHED] = s[0].cycle
-    beats[slot, B_LOADED] = 0
-    beats[slot, B_ARRIVED] = padding
+    for k in range(addresses.shape[1]):
+        padding += addresses[slot, k] == PADDING
+    beats[slot].pushed = s[0].cycle
+    beats[slot].loaded = 0
+    beats[slot].arrived = padding
     s[0].pushed += 1
     s[0].address_mark = max(s[0].address_mark, s[0].pushed - s[0].loaded)
 
 
 @inlined
-def _load_addresses(s: Any, beats: Ints, fetch: Ints, channels: int, shift: int) -> None:
+def _load_addresses(
+    s: Any, beats: Any, addresses: Ints, fetch: Any, channels: int, shift: int
+) -> None:
     """Each free read-address register takes the output of its address FIFO.
 
     Only if there will be room for the response: without such a credit a low port, which the
@@ -146,29 +155,37 @@ def _load_addresses(s: Any, beats: Ints, fetch: Ints, channels: int, shift: int)
     """
     pushed, now = s[0].pushed, s[0].cycle
     for k in range(len(fetch)):
-        head = fetch[k, F_HEAD]
-        if fetch[k, F_CHANNEL] >= 0 or head >= pushed:
+        head = fetch[k].head
+        if fetch[k].channel >= 0 or head >= pushed:
             continue
         slot = head % RING
-        if beats[slot, B_PUSHED] + ADDRESS_LATENCY > now:
+        if beats[slot].pushed + ADDRESS_LATENCY > now:
             continue
         if head - s[0].joined >= s[0].response_fifo:
             continue
-        fetch[k, F_HEAD] = head + 1
-        beats[slot, B_LOADED] += 1
-        address = beats[slot, B_ADDRESS + k]
+        fetch[k].head = head + 1
+        beats[slot].loaded += 1
+        address = addresses[slot, k]
         if address == PADDING:
             continue
-        fetch[k, F_CHANNEL] = (address >> 5) & (channels - 1)
-        fetch[k, F_ADDRESS] = (address >> (5 + shift)) << 5
+        fetch[k].channel = (address >> 5) & (channels - 1)
+        fetch[k].address = (address >> (5 + shift)) << 5
         s[0].waiting += 1
-    while s[0].loaded < pushed and beats[s[0].loaded % RING, B_LOADED] == len(fetch):
+    while s[0].loaded < pushed and beats[s[0].loaded % RING].loaded == len(fetch):
         s[0].loaded += 1
 
 
 @inlined
 def _clock_channels(
-    s: Any, beats: Ints, fetch: Ints, drams: Ints, state: Channels, org: Organisation, rate: int
+    s: Any,
+    beats: Any,
+    addresses: Ints,
+    fetch: Any,
+    drams: Any,
+    state: Channels,
+    banks: Banks,
+    org: Organisation,
+    rate: int,
 ) -> None:
     """Return responses, then let the memory clock run to the end of the cycle.
 
@@ -177,31 +194,31 @@ def _clock_channels(
     """
     target = (s[0].cycle + 1) * rate >> 10
     for d in range(len(drams)):
-        if drams[d, D_RESPONSE]:
-            k, beat = oldest_read(beats, fetch, drams, d, MAP_RING, B_ADDRESS)
-            if fetch[k, F_SERVED] != s[0].cycle:
-                fetch[k, F_SERVED] = s[0].cycle
-                drams[d, D_RESPONSE] = 0
-                drams[d, D_ORDER_HEAD] += 1
-                beats[beat % RING, B_ARRIVED] += 1
-                fetch[k, F_RETURNED] = beat + 1
+        if drams[d].response:
+            k, beat = oldest_read(addresses, fetch, drams, d)
+            if fetch[k].served != s[0].cycle:
+                fetch[k].served = s[0].cycle
+                drams[d].response = 0
+                drams[d].order_head += 1
+                beats[beat % RING].arrived += 1
+                fetch[k].returned = beat + 1
                 s[0].response_mark = max(s[0].response_mark, beat + 1 - s[0].joined)
-        if not drams[d, D_RESPONSE] and state[d, DONE_HEAD] != state[d, DONE_TAIL]:
+        if not drams[d].response and state[d].done_head != state[d].done_tail:
             channel_pop(state, d)
-            drams[d, D_RESPONSE] = 1
-        run_channel(state, org, d, target)
+            drams[d].response = 1
+        run_channel(state, banks, org, d, target)
 
 
 @inlined
 def _quiet_until(
-    s: Any, beats: Ints, drams: Ints, state: Channels, org: Organisation, rate: int, limit: int
+    s: Any, beats: Any, drams: Any, state: Channels, org: Organisation, rate: int, limit: int
 ) -> int:
     """Next cycle in which the front end has work; until then channels run independently."""
     until = np.int64(limit)
     if s[0].pushed < s[0].tail:
-        until = min(until, np.int64(beats[s[0].pushed % RING, B_READY]))
+        until = min(until, np.int64(beats[s[0].pushed % RING].ready))
     for d in range(len(state)):
-        if drams[d, D_RESPONSE] or state[d, DONE_HEAD] != state[d, DONE_TAIL]:
+        if drams[d].response or state[d].done_head != state[d].done_tail:
             return int(s[0].cycle)
         response = channel_next_response(state, org, d)
         if response < NEVER:
@@ -213,10 +230,12 @@ def _quiet_until(
 @in_place
 def advance(
     s: Any,
-    beats: Ints,
-    fetch: Ints,
-    drams: Ints,
+    beats: Any,
+    addresses: Ints,
+    fetch: Any,
+    drams: Any,
     state: Channels,
+    banks: Banks,
     org: Organisation,
     shift: int,
     rate: int,
@@ -226,9 +245,10 @@ def advance(
 
     Args:
         s: state of the fetcher.
-        beats: [RING, B_ADDRESS + ports].
+        beats: [RING].
+        addresses: of each beat, [RING, ports].
         fetch, drams: of the crossbar.
-        state: of the DRAM channels.
+        state, banks: of the DRAM channels.
         org: of one DRAM channel.
         shift: log2 of the number of channels (32-byte interleave, release, section 5.1).
         rate: memory clock ticks in 1024 core cycles.
@@ -239,33 +259,33 @@ def advance(
     """
     while s[0].cycle < limit:
         if s[0].joined == s[0].tail:
-            run_channels(state, org, limit * rate >> 10)
+            run_channels(state, banks, org, limit * rate >> 10)
             s[0].cycle = limit
             return 0
         slot = s[0].joined % RING
-        complete = s[0].joined < s[0].pushed and beats[slot, B_ARRIVED] == len(fetch)
+        complete = s[0].joined < s[0].pushed and beats[slot].arrived == len(fetch)
         if s[0].waiting == s[0].refused == 0 and s[0].loaded == s[0].pushed and not complete:
             s[0].cycle = _quiet_until(s, beats, drams, state, org, rate, limit)
-            run_channels(state, org, s[0].cycle * rate >> 10)
+            run_channels(state, banks, org, s[0].cycle * rate >> 10)
             if s[0].cycle == limit:
                 return 0
         now = s[0].cycle
         pushed = s[0].pushed
         room = pushed < s[0].tail and pushed - s[0].loaded < s[0].address_fifo
-        if room and beats[pushed % RING, B_READY] <= now:
-            _push_beat(s, beats, len(fetch))
+        if room and beats[pushed % RING].ready <= now:
+            _push_beat(s, beats, addresses)
         if s[0].waiting or s[0].refused:
-            left, accepted = cross(fetch, drams, state, org, MAP_RING)
+            left, accepted = cross(fetch, drams, state, banks, org)
             s[0].waiting -= left
             s[0].refused += left - accepted
         if s[0].loaded != s[0].pushed:
-            _load_addresses(s, beats, fetch, len(drams), shift)
-        _clock_channels(s, beats, fetch, drams, state, org, rate)
+            _load_addresses(s, beats, addresses, fetch, len(drams), shift)
+        _clock_channels(s, beats, addresses, fetch, drams, state, banks, org, rate)
         s[0].cycle = now + 1
-        if s[0].joined < s[0].pushed and beats[slot, B_ARRIVED] == len(fetch):
-            beats[slot, B_JOINED] = now
+        if s[0].joined < s[0].pushed and beats[slot].arrived == len(fetch):
+            beats[slot].joined = now
             s[0].joined += 1
-            if beats[slot, B_LAST]:
+            if beats[slot].last:
                 return 1
     return 0
 
@@ -329,23 +349,26 @@ class MatrixFetcher(Module):
         self.ports = ports
         self.state = np.zeros(1, STATE)
         self.state[0]["address_fifo"], self.state[0]["response_fifo"] = address_fifo, response_fifo
-        self.beats = np.zeros((RING, B_ADDRESS + ports), np.int64)
+        self.beats = np.zeros(RING, BEAT)
+        self.addresses = np.zeros((RING, ports), np.int64)
         fetch, drams = new_crossbar(ports, channels, MAP_RING)
         org = organisation(memory, writes=False)
-        self.channels = new_channels(channels, org)
+        self.channels, banks = new_channels(channels, org)
         rate = ticks_per_1024_cycles(memory, frequency_hz)
         self.service = (
             self.state,
             self.beats,
+            self.addresses,
             fetch,
             drams,
             self.channels,
+            banks,
             org,
             channels.bit_length() - 1,
             rate,
         )
         self._read = self.state[0]
-        self.round_trip = ADDRESS_LATENCY + int(org[H_READ_LATENCY]) * 1024 // rate
+        self.round_trip = ADDRESS_LATENCY + int(org[0]["read_latency"]) * 1024 // rate
         self.peak_operations_per_cycle = ports
         self.operations = self._tail = self._joined = 0
         self.watch: Any = None
@@ -369,7 +392,7 @@ class MatrixFetcher(Module):
             )
         if self.watch is not None:
             self.watch.queue(matrix.begin, beats, matrix.code)
-        queue_matrix(self.state, self.beats, transactions, ready, spread)
+        queue_matrix(self.state, self.beats, self.addresses, transactions, ready, spread)
         self.operations += len(transactions)
         # An idle fetcher need not look before it can be there.
         self.requests.put(matrix, ready + self.round_trip - LOOKAHEAD)

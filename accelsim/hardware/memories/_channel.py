@@ -1,12 +1,12 @@
-"""One command-level DRAM channel, as compiled functions over one flat array.
+"""One command-level DRAM channel, as compiled functions over a record a channel.
 
-Contract. All channels of a machine live in one array, a row each; ``channel`` selects one. In every
-clock edge the owner does, in this order,
+Contract. All channels of a machine live in two arrays, records and the state of their banks;
+``channel`` selects one. In every clock edge the owner does, in this order,
 
 1. at most one :func:`channel_push` (after :func:`channel_can_push`), at the present tick count;
 2. at most one :func:`channel_pop`;
-3. exactly one :func:`channel_tick`. While ``NEXT_EVENT`` lies after the coming tick, a call would
-   only count: the owner may add to ``TICK`` instead, once for any number of ticks.
+3. exactly one :func:`channel_tick`. While ``next_event`` lies after the coming tick, a call would
+   only count: the owner may add to ``tick`` instead, once for any number of ticks.
 
 A request is refused while ``inflight_limit`` requests are accepted and not yet popped, or while the
 controller's queue is full. Reads complete ``read_latency`` ticks after their RD command and are
@@ -33,31 +33,8 @@ from accelsim.hardware.memories._timing import (
     COMMANDS,
     FLAT,
     FLAT_UNIT,
-    H_BANK_SHIFT,
-    H_BANKS,
-    H_BEFORE_REFRESH,
-    H_COLUMN_SHIFT,
-    H_FIRST_RULE,
-    H_FLAT_UNITS,
-    H_GROUP_SHIFT,
-    H_HALF_CLOCKS,
-    H_HISTORIES,
-    H_INFLIGHT,
-    H_INTERLEAVE_SHIFT,
-    H_NODES,
-    H_PSEUDO_BANKS_SHIFT,
-    H_PSEUDO_SHIFT,
-    H_QUEUE,
-    H_READ_LATENCY,
-    H_REFRESH_INTERVAL,
-    H_REFRESH_RULE,
-    H_ROW_MASK,
-    H_SCHEDULER,
-    H_SPLIT_ACT,
-    H_TWO_BUSES,
     MAX_ENTRIES,
     MAX_WINDOW,
-    RULE,
     SINGLE_BUS,
     Organisation,
 )
@@ -69,50 +46,54 @@ ENTRIES = MAX_ENTRIES
 """Slots of the request queues."""
 NEVER = np.int64(1) << 60
 
-Channels = NDArray[np.int64]
-"""State of all channels, (channels, columns). A row holds the scalars below; counters; the queue
-and the class of requests whose row was opened (both oldest first, packed as below); the free slots
-and what a slot remembers; rings of issued and of completed reads; then, sized by the organisation,
-the open row of each bank (-1: closed), the earliest tick of each command at each node, and the
-ticks of the last commands where a timing row has a window; then the log of accepted requests
-(``address << 1 | write``), as long as :func:`record_requests` makes it, usually empty.
-
-A request is packed as ``row << 32 | bank << 16 | command << 9 | seen << 8 | slot``."""
-
-# Scalars of a row.
-(
-    TICK,
-    NEXT_EVENT,
-    NEXT_TRY,
-    QUEUED,
-    ACTIVE,
-    PENDING_HEAD,
-    PENDING_TAIL,
-    DONE_HEAD,
-    DONE_TAIL,
-    INFLIGHT,
-    REFRESH_DUE,
-    REFRESH_MASK,
-    LATENCY_SUM,
-    FLAT_FREE,
-    FREE_SLOTS,
-    LOG_NEXT,
-    ACT_2_DUE,
-) = range(17)
-COUNTERS = 17
-"""First counter: commands by code, then hits, misses and conflicts."""
 HITS, MISSES, CONFLICTS = N_COMMANDS, N_COMMANDS + 1, N_COMMANDS + 2
 N_COUNTERS = N_COMMANDS + 3
-_QUEUE = COUNTERS + N_COUNTERS
-_ACTIVE_LIST = _QUEUE + ENTRIES
-_FREE = _ACTIVE_LIST + ENTRIES
-_ARRIVE = _FREE + ENTRIES
-_IDENT = _ARRIVE + ENTRIES
-_WAKE = _IDENT + ENTRIES
-_PENDING_SLOT = _WAKE + ENTRIES
-_PENDING_DEPART = _PENDING_SLOT + ENTRIES
-_DONE = _PENDING_DEPART + ENTRIES
-_OPEN_ROW = _DONE + ENTRIES
+
+_SCALARS = (
+    "tick",  # the present one
+    "next_event",  # tick before which nothing happens, if nothing is pushed
+    "next_try",  # tick before which no command can go
+    "queued",  # entries of ``queue``
+    "active",  # entries of ``opened``
+    "pending_head",  # reads whose data have come
+    "pending_tail",  # reads that were issued
+    "done_head",  # reads handed back
+    "done_tail",  # reads ready to be handed back
+    "inflight",  # requests accepted and not handed back
+    "refresh_due",  # tick of the next refresh
+    "refresh_mask",  # pseudo-channels whose refresh is due, a bit each
+    "latency_sum",  # ticks from acceptance to data, all reads
+    "flat_free",  # flat memory: when it is free, in FLAT_UNIT of a tick
+    "free_slots",  # entries of ``free``
+    "log_next",  # column of ``banks`` for the next entry of the log
+    "act_2_due",  # last tick for the second half of an ACT, or NEVER
+)
+CHANNEL = np.dtype(
+    [(name, np.int64) for name in _SCALARS]
+    + [
+        ("counters", np.int64, N_COUNTERS),  # commands by code, then hits, misses, conflicts
+        ("queue", np.int64, ENTRIES),  # requests, oldest first
+        ("opened", np.int64, ENTRIES),  # requests whose row was opened for them, oldest first
+        ("free", np.int64, ENTRIES),  # free slots
+        ("arrive", np.int64, ENTRIES),  # of a slot: tick of acceptance
+        ("ident", np.int64, ENTRIES),  # of a slot: what the owner calls it
+        ("wake", np.int64, ENTRIES),  # of a slot: earliest tick of its next command
+        ("pending_slot", np.int64, ENTRIES),  # ring of issued reads: slot
+        ("pending_depart", np.int64, ENTRIES),  # and tick of the data
+        ("done", np.int64, ENTRIES),  # ring of completed reads: identifier
+    ]
+)
+"""One channel. A request in ``queue`` and ``opened`` is packed, as both are shifted and searched:
+``row << 32 | bank << 16 | command << 9 | seen << 8 | slot``."""
+
+Channels = NDArray[np.void]
+"""Records of all channels, one :data:`CHANNEL` each."""
+Banks = NDArray[np.int64]
+"""What the organisation sizes, [channels, columns]: the open row of each bank (-1: closed); from
+column ``first_tick`` the earliest tick of each command at each node; from ``first_history`` the
+ticks of the last commands where a timing row has a window; from ``columns`` the log of accepted
+requests (``address << 1 | write``), as long as :func:`record_requests` makes it, usually empty."""
+
 _SEEN = 1 << 8
 _SLOT_MASK = _SEEN - 1
 
@@ -125,16 +106,22 @@ class _Recording:
 
     def __init__(self, length: int) -> None:
         self.length = length
-        self.channels: list[Channels] = []
+        self.channels: list[tuple[Channels, Banks]] = []
 
     def counts(self) -> int:
         """Most reads and writes of any channel."""
-        columns = [COUNTERS + RD, COUNTERS + WR]
-        return max((int(s[:, columns].sum(axis=1).max()) for s in self.channels), default=0)
+        return max(
+            (int(state["counters"][:, [RD, WR]].sum(axis=1).max()) for state, _ in self.channels),
+            default=0,
+        )
 
     def logs(self) -> list[NDArray[np.int64]]:
         """The log of each channel."""
-        return [row[len(row) - self.length : row[LOG_NEXT]] for s in self.channels for row in s]
+        return [
+            row[len(row) - self.length : end]
+            for state, banks in self.channels
+            for row, end in zip(banks, state["log_next"], strict=True)
+        ]
 
 
 _recording: ContextVar[_Recording | None] = ContextVar("recording", default=None)
@@ -164,48 +151,53 @@ def record_requests(run: Callable[[], T]) -> tuple[T, list[NDArray[np.int64]]]:
     return result, recording.logs()
 
 
-def new_channels(channels: int, org: Organisation) -> Channels:
+def new_channels(channels: int, org: Organisation) -> tuple[Channels, Banks]:
     """Return ``channels`` idle channels with all banks closed."""
-    banks = int(org[H_BANKS])
-    history = int(org[H_HISTORIES]) * MAX_WINDOW
-    first_history = _OPEN_ROW + banks + N_COMMANDS * int(org[H_NODES])
-    width = first_history + history
+    columns = int(org[0]["columns"])
     recording = _recording.get()
-    state = np.zeros((channels, width + (recording.length if recording else 0)), np.int64)
+    state = np.zeros(channels, CHANNEL)
+    banks = np.zeros((channels, columns + (recording.length if recording else 0)), np.int64)
     if recording:
-        recording.channels.append(state)
-    state[:, LOG_NEXT] = width
-    state[:, NEXT_TRY] = state[:, ACT_2_DUE] = NEVER
-    state[:, REFRESH_DUE] = int(org[H_REFRESH_INTERVAL]) or NEVER
-    state[:, NEXT_EVENT] = state[:, REFRESH_DUE]
-    state[:, _FREE : _FREE + ENTRIES] = np.arange(ENTRIES)
-    state[:, FREE_SLOTS] = ENTRIES
-    state[:, _OPEN_ROW : _OPEN_ROW + banks] = -1
-    state[:, first_history:width] = -1
-    return state
+        recording.channels.append((state, banks))
+    state["log_next"] = columns
+    state["next_try"] = state["act_2_due"] = NEVER
+    state["refresh_due"] = int(org[0]["refresh_interval"]) or NEVER
+    state["next_event"] = state["refresh_due"]
+    state["free"] = np.arange(ENTRIES)
+    state["free_slots"] = ENTRIES
+    banks[:, : int(org[0]["first_tick"])] = -1
+    banks[:, int(org[0]["first_history"]) : columns] = -1
+    return state, banks
 
 
-def is_recording(state: Channels) -> bool:
+def is_recording(state: Channels, banks: Banks) -> bool:
     """Whether the channels keep a log of their requests."""
-    return bool(state[0, LOG_NEXT] < state.shape[1])
+    return bool(state[0]["log_next"] < banks.shape[1])
 
 
 def counters(state: Channels) -> NDArray[np.int64]:
     """Commands by code, then hits, misses and conflicts; summed over the channels."""
-    return np.asarray(state[:, COUNTERS : COUNTERS + N_COUNTERS].sum(axis=0), np.int64)
+    return np.asarray(state["counters"].sum(axis=0), np.int64)
 
 
 @inlined
 def channel_can_push(state: Channels, org: Organisation, channel: int) -> bool:
     """Whether the channel would accept a request in this clock edge."""
     return bool(
-        state[channel, INFLIGHT] < org[H_INFLIGHT] and state[channel, QUEUED] < org[H_QUEUE]
+        state[channel].inflight < org[0].inflight_limit
+        and state[channel].queued < org[0].queue_entries
     )
 
 
 @inlined
 def channel_push(
-    state: Channels, org: Organisation, channel: int, address: int, ident: int, write: bool
+    state: Channels,
+    banks: Banks,
+    org: Organisation,
+    channel: int,
+    address: int,
+    ident: int,
+    write: bool,
 ) -> None:
     """Accept a request for the channel-local byte ``address``.
 
@@ -214,390 +206,415 @@ def channel_push(
     are pseudo-channel major, then bank group, then bank.
     """
     pseudo_shift, group_shift, bank_shift = (
-        org[H_PSEUDO_SHIFT],
-        org[H_GROUP_SHIFT],
-        org[H_BANK_SHIFT],
+        org[0].pseudo_shift,
+        org[0].group_shift,
+        org[0].bank_shift,
     )
-    rest = address >> org[H_INTERLEAVE_SHIFT]
+    rest = address >> org[0].interleave_shift
     bank = rest & ((1 << pseudo_shift) - 1)
     rest >>= pseudo_shift
     bank = (bank << group_shift) | (rest & ((1 << group_shift) - 1))
-    rest >>= group_shift + org[H_COLUMN_SHIFT] - org[H_INTERLEAVE_SHIFT]
+    rest >>= group_shift + org[0].column_shift - org[0].interleave_shift
     bank = (bank << bank_shift) | (rest & ((1 << bank_shift) - 1))
-    row = (rest >> bank_shift) & org[H_ROW_MASK]
+    row = (rest >> bank_shift) & org[0].row_mask
     final = WR if write else RD
-    free = state[channel, FREE_SLOTS] - 1
-    slot = state[channel, _FREE + free]
-    state[channel, FREE_SLOTS] = free
-    state[channel, _ARRIVE + slot] = state[channel, TICK]
-    state[channel, _IDENT + slot] = ident
-    queued = state[channel, QUEUED]
-    state[channel, _QUEUE + queued] = row << 32 | bank << 16 | final << 9 | slot
-    state[channel, QUEUED] = queued + 1
-    state[channel, INFLIGHT] += 1
-    log = state[channel, LOG_NEXT]
-    if log < state.shape[1]:
-        state[channel, log] = address << 1 | write
-        state[channel, LOG_NEXT] = log + 1
+    free = state[channel].free_slots - 1
+    slot = state[channel].free[free]
+    state[channel].free_slots = free
+    state[channel].arrive[slot] = state[channel].tick
+    state[channel].ident[slot] = ident
+    queued = state[channel].queued
+    state[channel].queue[queued] = row << 32 | bank << 16 | final << 9 | slot
+    state[channel].queued = queued + 1
+    state[channel].inflight += 1
+    log = state[channel].log_next
+    if log < banks.shape[1]:
+        banks[channel, log] = address << 1 | write
+        state[channel].log_next = log + 1
     # The others' earliest ticks have not changed, so only the new request can be ready sooner.
-    command = _next_command(state, channel, bank, state[channel, _QUEUE + queued])
-    tick = 0 if org[H_SCHEDULER] == FLAT else _earliest(state, org, channel, command, bank)
-    state[channel, _WAKE + slot] = tick
-    if tick < state[channel, NEXT_TRY]:
-        state[channel, NEXT_TRY] = tick
-        state[channel, NEXT_EVENT] = min(state[channel, NEXT_EVENT], tick)
+    command = _next_command(banks, channel, bank, state[channel].queue[queued])
+    tick = 0 if org[0].scheduler == FLAT else _earliest(state, banks, org, channel, command, bank)
+    state[channel].wake[slot] = tick
+    if tick < state[channel].next_try:
+        state[channel].next_try = tick
+        state[channel].next_event = min(state[channel].next_event, tick)
 
 
 @inlined
 def channel_pop(state: Channels, channel: int) -> int:
     """Take the oldest completed request out; its identifier, or -1 when there is none."""
-    head = state[channel, DONE_HEAD]
-    if head == state[channel, DONE_TAIL]:
+    head = state[channel].done_head
+    if head == state[channel].done_tail:
         return -1
-    state[channel, DONE_HEAD] = head + 1
-    state[channel, INFLIGHT] -= 1
-    return int(state[channel, _DONE + head % ENTRIES])
+    state[channel].done_head = head + 1
+    state[channel].inflight -= 1
+    return int(state[channel].done[head % ENTRIES])
 
 
 @inlined
 def channel_next_response(state: Channels, org: Organisation, channel: int) -> int:
     """Tick before which no further request completes, if none is pushed; ``NEVER`` if idle."""
-    head = state[channel, PENDING_HEAD]
-    if head != state[channel, PENDING_TAIL]:
-        return int(state[channel, _PENDING_DEPART + head % ENTRIES])
-    if state[channel, QUEUED] + state[channel, ACTIVE] == 0:
+    head = state[channel].pending_head
+    if head != state[channel].pending_tail:
+        return int(state[channel].pending_depart[head % ENTRIES])
+    if state[channel].queued + state[channel].active == 0:
         return int(NEVER)
-    return int(state[channel, NEXT_EVENT] + org[H_READ_LATENCY] - 1)
+    return int(state[channel].next_event + org[0].read_latency - 1)
 
 
 @inlined
-def channel_tick(state: Channels, org: Organisation, channel: int) -> None:
+def channel_tick(state: Channels, banks: Banks, org: Organisation, channel: int) -> None:
     """Advance the channel by one tick: hand over a finished read, issue at most one command."""
-    now = state[channel, TICK] + 1
-    state[channel, TICK] = now
-    if now < state[channel, NEXT_EVENT]:
+    now = state[channel].tick + 1
+    state[channel].tick = now
+    if now < state[channel].next_event:
         return
-    head = state[channel, PENDING_HEAD]
-    if head != state[channel, PENDING_TAIL]:
+    head = state[channel].pending_head
+    if head != state[channel].pending_tail:
         at = head % ENTRIES
-        depart = state[channel, _PENDING_DEPART + at]
+        depart = state[channel].pending_depart[at]
         if depart <= now:
             head += 1
-            state[channel, PENDING_HEAD] = head
-            tail = state[channel, DONE_TAIL]
-            slot = state[channel, _PENDING_SLOT + at]
-            state[channel, _DONE + tail % ENTRIES] = state[channel, _IDENT + slot]
-            state[channel, DONE_TAIL] = tail + 1
-            state[channel, LATENCY_SUM] += depart - state[channel, _ARRIVE + slot]
-            free = state[channel, FREE_SLOTS]
-            state[channel, _FREE + free] = slot
-            state[channel, FREE_SLOTS] = free + 1
-    if now >= state[channel, NEXT_TRY] or now >= state[channel, REFRESH_DUE]:
-        if org[H_SCHEDULER] == SINGLE_BUS:
-            _schedule(state, org, channel, now)
+            state[channel].pending_head = head
+            tail = state[channel].done_tail
+            slot = state[channel].pending_slot[at]
+            state[channel].done[tail % ENTRIES] = state[channel].ident[slot]
+            state[channel].done_tail = tail + 1
+            state[channel].latency_sum += depart - state[channel].arrive[slot]
+            free = state[channel].free_slots
+            state[channel].free[free] = slot
+            state[channel].free_slots = free + 1
+    if now >= state[channel].next_try or now >= state[channel].refresh_due:
+        if org[0].scheduler == SINGLE_BUS:
+            _schedule(state, banks, org, channel, now)
         else:
-            _schedule_otherwise(state, org, channel, now)
-    event = min(state[channel, NEXT_TRY], state[channel, REFRESH_DUE])
-    if head != state[channel, PENDING_TAIL]:
-        event = min(event, state[channel, _PENDING_DEPART + head % ENTRIES])
-    state[channel, NEXT_EVENT] = event
+            _schedule_otherwise(state, banks, org, channel, now)
+    event = min(state[channel].next_try, state[channel].refresh_due)
+    if head != state[channel].pending_tail:
+        event = min(event, state[channel].pending_depart[head % ENTRIES])
+    state[channel].next_event = event
 
 
 @inlined
-def _earliest(state: Channels, org: Organisation, channel: int, command: int, bank: int) -> int:
+def _earliest(
+    state: Channels, banks: Banks, org: Organisation, channel: int, command: int, bank: int
+) -> int:
     """First tick in which ``command`` may go to ``bank``.
 
     Commands to all banks of a pseudo-channel are asked for at its first bank.
     """
-    banks = org[H_BANKS]
-    at = _OPEN_ROW + banks + command * org[H_NODES]
-    pseudo = bank >> org[H_PSEUDO_BANKS_SHIFT]
-    return int(max(state[channel, at + bank], state[channel, at + banks + pseudo]))
+    at = org[0].first_tick + command * org[0].nodes
+    pseudo = org[0].banks + (bank >> org[0].pseudo_banks_shift)
+    return int(max(banks[channel, at + bank], banks[channel, at + pseudo]))
 
 
 @inlined
 def _issue(
-    state: Channels, org: Organisation, channel: int, bank: int, command: int, now: int
+    state: Channels,
+    banks: Banks,
+    org: Organisation,
+    channel: int,
+    bank: int,
+    command: int,
+    now: int,
 ) -> None:
     """Issue ``command`` at tick ``now``: push the earliest ticks of the commands it holds back."""
-    earliest = _OPEN_ROW + org[H_BANKS]
-    histories = earliest + N_COMMANDS * org[H_NODES]
     shifted = np.int64(-1)
-    end = org[H_FIRST_RULE + command + 1]
-    if (
-        now + org[H_BEFORE_REFRESH] < state[channel, REFRESH_DUE]
-        and not state[channel, REFRESH_MASK]
-    ):
+    end = org[0].first_rule[command + 1]
+    if now + org[0].before_refresh < state[channel].refresh_due and not state[channel].refresh_mask:
         # What holds a refresh back has passed when the next one comes.
-        end = org[H_REFRESH_RULE + command]
-    for rule in range(org[H_FIRST_RULE + command], end, RULE):
+        end = org[0].refresh_rule[command]
+    for i in range(org[0].first_rule[command], end):
+        rule = org[0].rules[i]
         since = now
-        if org[rule + 4] > 1:
-            past = histories + (org[rule + 5] + (bank >> org[rule + 6])) * MAX_WINDOW
+        if rule.window > 1:
+            past = org[0].first_history
+            past += (rule.history + (bank >> rule.history_shift)) * MAX_WINDOW
             if shifted != past:
                 # Rules are sorted by level, so each history moves once.
                 shifted = past
-                for i in range(past + MAX_WINDOW - 1, past, -1):
-                    state[channel, i] = state[channel, i - 1]
-                state[channel, past] = now
-            since = state[channel, past + org[rule + 4] - 1]
+                for at in range(past + MAX_WINDOW - 1, past, -1):
+                    banks[channel, at] = banks[channel, at - 1]
+                banks[channel, past] = now
+            since = banks[channel, past + rule.window - 1]
             if since < 0:
                 continue
-        span = org[rule + 2]
-        first = earliest + org[rule] + (bank >> org[rule + 1] & -span)
-        for at in range(first, first + span):
-            state[channel, at] = max(state[channel, at], since + org[rule + 3])
-    state[channel, COUNTERS + command] += 1
+        first = org[0].first_tick + rule.node + (bank >> rule.node_shift & -rule.nodes)
+        for at in range(first, first + rule.nodes):
+            banks[channel, at] = max(banks[channel, at], since + rule.ticks)
+    state[channel].counters[command] += 1
 
 
 @inlined
-def _remove(state: Channels, channel: int, first: int, place: int, count: int) -> None:
-    """Close the gap at ``place`` in the list of slots that starts at column ``first``."""
-    for i in range(first + place, first + count - 1):
-        state[channel, i] = state[channel, i + 1]
+def _remove(entries: NDArray[np.int64], place: int, count: int) -> None:
+    """Close the gap at ``place`` in a list of ``count`` requests."""
+    for i in range(place, count - 1):
+        entries[i] = entries[i + 1]
 
 
 @inlined
-def _refresh(state: Channels, org: Organisation, channel: int, now: int) -> bool:
+def _refresh(state: Channels, banks: Banks, org: Organisation, channel: int, now: int) -> bool:
     """Serve a due refresh; true when the tick is taken (or lost waiting for it)."""
-    if now >= state[channel, REFRESH_DUE]:
-        state[channel, REFRESH_MASK] |= (1 << (1 << org[H_PSEUDO_SHIFT])) - 1
-        state[channel, REFRESH_DUE] += org[H_REFRESH_INTERVAL]
-    mask = state[channel, REFRESH_MASK]
+    if now >= state[channel].refresh_due:
+        state[channel].refresh_mask |= (1 << (1 << org[0].pseudo_shift)) - 1
+        state[channel].refresh_due += org[0].refresh_interval
+    mask = state[channel].refresh_mask
     if mask == 0:
         return False
     pseudo = 0
     while not (mask >> pseudo) & 1:
         pseudo += 1
-    shift = org[H_PSEUDO_BANKS_SHIFT]
+    shift = org[0].pseudo_banks_shift
     first, last = pseudo << shift, (pseudo + 1) << shift
     command = REFAB
     for bank in range(first, last):
-        if state[channel, _OPEN_ROW + bank] >= 0:
+        if banks[channel, bank] >= 0:
             command = PREA
-    if now < _earliest(state, org, channel, command, first):
+    if now < _earliest(state, banks, org, channel, command, first):
         return True
-    if command == REFAB and org[H_HALF_CLOCKS] and not now & 1:
+    if command == REFAB and org[0].half_clocks and not now & 1:
         return True
     if command == PREA:
-        for i in range(state[channel, ACTIVE]):
-            if (state[channel, _ACTIVE_LIST + i] >> 16 & 0xFFFF) >> shift == pseudo:
+        for i in range(state[channel].active):
+            if (state[channel].opened[i] >> 16 & 0xFFFF) >> shift == pseudo:
                 return True
         for bank in range(first, last):
-            state[channel, _OPEN_ROW + bank] = -1
+            banks[channel, bank] = -1
         _rouse(state, channel, first, last)
     else:
-        state[channel, REFRESH_MASK] = mask & ~(1 << pseudo)
-    _issue(state, org, channel, first, command, now)
+        state[channel].refresh_mask = mask & ~(1 << pseudo)
+    _issue(state, banks, org, channel, first, command, now)
     return True
 
 
 @in_place
-def _schedule_otherwise(state: Channels, org: Organisation, channel: int, now: int) -> None:
+def _schedule_otherwise(
+    state: Channels, banks: Banks, org: Organisation, channel: int, now: int
+) -> None:
     """Schedule a channel of another kind than most."""
-    if org[H_SCHEDULER] == FLAT:
-        _serve_flat(state, org, channel, now)
+    if org[0].scheduler == FLAT:
+        _serve_flat(state, banks, org, channel, now)
     else:
-        _schedule_passing_over(state, org, channel, now)
+        _schedule_passing_over(state, banks, org, channel, now)
 
 
 @inlined
-def _serve_flat(state: Channels, org: Organisation, channel: int, now: int) -> None:
+def _serve_flat(state: Channels, banks: Banks, org: Organisation, channel: int, now: int) -> None:
     """Flat memory: first come first served at ``bytes_per_tick``, ``flat_latency`` to the data."""
-    queued = state[channel, QUEUED]
+    queued = state[channel].queued
     if queued == 0:
-        state[channel, NEXT_TRY] = NEVER
+        state[channel].next_try = NEVER
         return
-    free = state[channel, FLAT_FREE]
+    free = state[channel].flat_free
     if free >= (now + 1) * FLAT_UNIT:
-        state[channel, NEXT_TRY] = free // FLAT_UNIT
+        state[channel].next_try = free // FLAT_UNIT
         return
-    state[channel, FLAT_FREE] = max(free, now * FLAT_UNIT) + org[H_FLAT_UNITS]
-    entry = state[channel, _QUEUE]
-    state[channel, COUNTERS + (entry >> 9 & 0x7F)] += 1
-    _depart(state, channel, entry, now - 1 + org[H_READ_LATENCY])
-    _remove(state, channel, _QUEUE, 0, queued)
-    state[channel, QUEUED] = queued - 1
-    state[channel, NEXT_TRY] = now + 1
+    state[channel].flat_free = max(free, now * FLAT_UNIT) + org[0].flat_units
+    entry = state[channel].queue[0]
+    state[channel].counters[entry >> 9 & 0x7F] += 1
+    _depart(state, channel, entry, now - 1 + org[0].read_latency)
+    _remove(state[channel].queue, 0, queued)
+    state[channel].queued = queued - 1
+    state[channel].next_try = now + 1
 
 
 @inlined
 def _depart(state: Channels, channel: int, entry: int, tick: int) -> None:
     """Let the data of a request arrive at ``tick``."""
-    tail = state[channel, PENDING_TAIL]
-    state[channel, _PENDING_SLOT + tail % ENTRIES] = entry & _SLOT_MASK
-    state[channel, _PENDING_DEPART + tail % ENTRIES] = tick
-    state[channel, PENDING_TAIL] = tail + 1
+    tail = state[channel].pending_tail
+    state[channel].pending_slot[tail % ENTRIES] = entry & _SLOT_MASK
+    state[channel].pending_depart[tail % ENTRIES] = tick
+    state[channel].pending_tail = tail + 1
 
 
 @inlined
-def _schedule(state: Channels, org: Organisation, channel: int, now: int) -> None:
+def _schedule(state: Channels, banks: Banks, org: Organisation, channel: int, now: int) -> None:
     """Issue the command of one request, or note when to try again.
 
-    A request's tick in ``_WAKE`` is the earliest for its next command as it was last computed. Time
+    A request's tick in ``wake`` is the earliest for its next command as it was last computed. Time
     constraints only move later until the request's bank is opened or closed, so a request is not
     looked at before.
     """
-    n_active, n_queued = state[channel, ACTIVE], state[channel, QUEUED]
+    n_active, n_queued = state[channel].active, state[channel].queued
     wake = NEVER
     chosen, oldest = -1, NEVER
     for i in range(n_active):
-        entry = state[channel, _ACTIVE_LIST + i]
+        entry = state[channel].opened[i]
         slot = entry & _SLOT_MASK
-        tick = state[channel, _WAKE + slot]
+        tick = state[channel].wake[slot]
         if tick <= now:
-            tick = np.int64(_earliest(state, org, channel, entry >> 9 & 0x7F, entry >> 16 & 0xFFFF))
-            state[channel, _WAKE + slot] = tick
+            tick = np.int64(
+                _earliest(state, banks, org, channel, entry >> 9 & 0x7F, entry >> 16 & 0xFFFF)
+            )
+            state[channel].wake[slot] = tick
         if tick > now:
             wake = min(wake, tick)
-        elif state[channel, _ARRIVE + slot] < oldest:
-            chosen, oldest = i, state[channel, _ARRIVE + slot]
-    state[channel, NEXT_TRY] = now + 1
+        elif state[channel].arrive[slot] < oldest:
+            chosen, oldest = i, state[channel].arrive[slot]
+    state[channel].next_try = now + 1
     if chosen >= 0:
-        _finish(state, org, channel, state[channel, _ACTIVE_LIST + chosen], now)
-        _remove(state, channel, _ACTIVE_LIST, chosen, n_active)
-        state[channel, ACTIVE] = n_active - 1
+        _finish(state, banks, org, channel, state[channel].opened[chosen], now)
+        _remove(state[channel].opened, chosen, n_active)
+        state[channel].active = n_active - 1
         return
-    if state[channel, REFRESH_DUE] != NEVER and _refresh(state, org, channel, now):
+    if state[channel].refresh_due != NEVER and _refresh(state, banks, org, channel, now):
         return
     command, bank, entry = np.int64(RD), np.int64(0), np.int64(0)
     for i in range(n_queued):
-        entry = state[channel, _QUEUE + i]
+        entry = state[channel].queue[i]
         slot = entry & _SLOT_MASK
-        tick = state[channel, _WAKE + slot]
+        tick = state[channel].wake[slot]
         if tick <= now:
             bank = entry >> 16 & 0xFFFF
-            command = np.int64(_next_command(state, channel, int(bank), int(entry)))
-            tick = np.int64(_earliest(state, org, channel, int(command), int(bank)))
-            state[channel, _WAKE + slot] = tick
+            command = np.int64(_next_command(banks, channel, int(bank), int(entry)))
+            tick = np.int64(_earliest(state, banks, org, channel, int(command), int(bank)))
+            state[channel].wake[slot] = tick
             if tick <= now:
                 chosen = i
                 break
         wake = min(wake, tick)
     if chosen < 0:
-        state[channel, NEXT_TRY] = wake
+        state[channel].next_try = wake
         return
     if command in (ACT, PRE):
-        _open_or_close(state, org, channel, chosen, int(command), now)
+        _open_or_close(state, banks, org, channel, chosen, int(command), now)
         return
-    _finish(state, org, channel, entry, now)
-    _remove(state, channel, _QUEUE, chosen, n_queued)
-    state[channel, QUEUED] = n_queued - 1
+    _finish(state, banks, org, channel, entry, now)
+    _remove(state[channel].queue, chosen, n_queued)
+    state[channel].queued = n_queued - 1
 
 
 @inlined
-def _next_command(state: Channels, channel: int, bank: int, entry: int) -> int:
+def _next_command(banks: Banks, channel: int, bank: int, entry: int) -> int:
     """What a request needs next: its own command, or ACT or PRE of its bank."""
-    opened = state[channel, _OPEN_ROW + bank]
-    if opened == entry >> 32:
+    row = banks[channel, bank]
+    if row == entry >> 32:
         return int(entry >> 9 & 0x7F)
-    return ACT if opened < 0 else PRE
+    return ACT if row < 0 else PRE
 
 
 @inlined
 def _rouse(state: Channels, channel: int, first: int, last: int) -> None:
     """Look again at the queued requests of banks ``first`` to ``last`` - 1: their rows changed."""
-    for i in range(state[channel, QUEUED]):
-        entry = state[channel, _QUEUE + i]
+    for i in range(state[channel].queued):
+        entry = state[channel].queue[i]
         if first <= entry >> 16 & 0xFFFF < last:
-            state[channel, _WAKE + (entry & _SLOT_MASK)] = 0
+            state[channel].wake[entry & _SLOT_MASK] = 0
 
 
 @inlined
 def _open_or_close(
-    state: Channels, org: Organisation, channel: int, place: int, command: int, now: int
+    state: Channels,
+    banks: Banks,
+    org: Organisation,
+    channel: int,
+    place: int,
+    command: int,
+    now: int,
 ) -> None:
     """Issue ACT or PRE for the request at ``place`` of the queue; ACT moves it to the active."""
-    entry = state[channel, _QUEUE + place]
+    entry = state[channel].queue[place]
     bank = entry >> 16 & 0xFFFF
-    n_active, n_queued = state[channel, ACTIVE], state[channel, QUEUED]
+    n_active, n_queued = state[channel].active, state[channel].queued
     if command == PRE and _row_in_use(state, channel, bank):
         return
-    _issue(state, org, channel, bank, command, now)
+    _issue(state, banks, org, channel, bank, command, now)
     if not entry & _SEEN:
         entry |= _SEEN
-        state[channel, _QUEUE + place] = entry
-        state[channel, COUNTERS + (MISSES if command == ACT else CONFLICTS)] += 1
+        state[channel].queue[place] = entry
+        state[channel].counters[MISSES if command == ACT else CONFLICTS] += 1
     if command == PRE:
-        state[channel, _OPEN_ROW + bank] = -1
+        banks[channel, bank] = -1
     else:
-        state[channel, _OPEN_ROW + bank] = entry >> 32
-        state[channel, _ACTIVE_LIST + n_active] = entry
-        state[channel, _WAKE + (entry & _SLOT_MASK)] = 0
-        state[channel, ACTIVE] = n_active + 1
-        _remove(state, channel, _QUEUE, place, n_queued)
-        state[channel, QUEUED] = n_queued - 1
+        banks[channel, bank] = entry >> 32
+        state[channel].opened[n_active] = entry
+        state[channel].wake[entry & _SLOT_MASK] = 0
+        state[channel].active = n_active + 1
+        _remove(state[channel].queue, place, n_queued)
+        state[channel].queued = n_queued - 1
     _rouse(state, channel, bank, bank + 1)
 
 
 @inlined
-def _finish(state: Channels, org: Organisation, channel: int, entry: int, now: int) -> None:
+def _finish(
+    state: Channels, banks: Banks, org: Organisation, channel: int, entry: int, now: int
+) -> None:
     """Issue the last command of a request. Writes are posted: they complete with the command."""
-    _issue(state, org, channel, entry >> 16 & 0xFFFF, entry >> 9 & 0x7F, now)
+    _issue(state, banks, org, channel, entry >> 16 & 0xFFFF, entry >> 9 & 0x7F, now)
     if not entry & _SEEN:
-        state[channel, COUNTERS + HITS] += 1
-    _depart(state, channel, entry, now + org[H_READ_LATENCY])
+        state[channel].counters[HITS] += 1
+    _depart(state, channel, entry, now + org[0].read_latency)
 
 
 @in_place
-def _schedule_passing_over(state: Channels, org: Organisation, channel: int, now: int) -> None:
+def _schedule_passing_over(
+    state: Channels, banks: Banks, org: Organisation, channel: int, now: int
+) -> None:
     """Issue what may go on one or both command buses, or note when to try again.
 
     As :func:`_schedule`, but a precharge that has to be withheld is passed over instead of taking
     the tick. Where rows and columns have a bus each, a column command goes first. The second half
     of an ACT goes first of all in the tick in which it is due, before that when nothing else does.
     """
-    state[channel, NEXT_TRY] = now + 1
-    if state[channel, ACT_2_DUE] <= now:
-        state[channel, ACT_2_DUE] = NEVER
+    state[channel].next_try = now + 1
+    if state[channel].act_2_due <= now:
+        state[channel].act_2_due = NEVER
         return
-    n_active = state[channel, ACTIVE]
+    n_active = state[channel].active
     wake = NEVER
     chosen, oldest = -1, NEVER
     for i in range(n_active):
-        entry = state[channel, _ACTIVE_LIST + i]
+        entry = state[channel].opened[i]
         slot = entry & _SLOT_MASK
-        tick = state[channel, _WAKE + slot]
+        tick = state[channel].wake[slot]
         if tick <= now:
-            tick = _earliest_edge(state, org, channel, entry >> 9 & 0x7F, entry >> 16 & 0xFFFF, now)
-            state[channel, _WAKE + slot] = tick
+            tick = _earliest_edge(
+                state, banks, org, channel, entry >> 9 & 0x7F, entry >> 16 & 0xFFFF, now
+            )
+            state[channel].wake[slot] = tick
         if tick > now:
             wake = min(wake, tick)
-        elif state[channel, _ARRIVE + slot] < oldest:
-            chosen, oldest = i, state[channel, _ARRIVE + slot]
+        elif state[channel].arrive[slot] < oldest:
+            chosen, oldest = i, state[channel].arrive[slot]
     if chosen >= 0:
-        _finish(state, org, channel, state[channel, _ACTIVE_LIST + chosen], now)
-        _remove(state, channel, _ACTIVE_LIST, chosen, n_active)
-        state[channel, ACTIVE] = n_active - 1
-        if not org[H_TWO_BUSES]:
+        _finish(state, banks, org, channel, state[channel].opened[chosen], now)
+        _remove(state[channel].opened, chosen, n_active)
+        state[channel].active = n_active - 1
+        if not org[0].two_buses:
             return
-    if state[channel, REFRESH_MASK] or now >= state[channel, REFRESH_DUE]:
-        if state[channel, ACT_2_DUE] != NEVER:
+    if state[channel].refresh_mask or now >= state[channel].refresh_due:
+        if state[channel].act_2_due != NEVER:
             # Closing all banks waits for the bank that is being opened.
-            state[channel, ACT_2_DUE] = NEVER
+            state[channel].act_2_due = NEVER
         else:
-            _refresh(state, org, channel, now)
+            _refresh(state, banks, org, channel, now)
         return
-    two = org[H_TWO_BUSES] != 0
-    column, row, queue_wake = _first_ready(state, org, channel, chosen < 0, two, now)
+    two = org[0].two_buses != 0
+    column, row, queue_wake = _first_ready(state, banks, org, channel, chosen < 0, two, now)
     if column >= 0:
-        _serve(state, org, channel, column, now)
+        _serve(state, banks, org, channel, column, now)
         row -= int(row > column)
-        if row >= 0 and not _is_ready(state, org, channel, row, now):
+        if row >= 0 and not _is_ready(state, banks, org, channel, row, now):
             # The read holds back the precharge of its own bank.
-            _, row, _ = _first_ready(state, org, channel, False, two, now)
+            _, row, _ = _first_ready(state, banks, org, channel, False, two, now)
     if row >= 0:
-        _serve(state, org, channel, row, now)
+        _serve(state, banks, org, channel, row, now)
     elif chosen < 0 and column < 0:
-        if state[channel, ACT_2_DUE] != NEVER:
-            state[channel, ACT_2_DUE] = NEVER
+        if state[channel].act_2_due != NEVER:
+            state[channel].act_2_due = NEVER
         else:
-            state[channel, NEXT_TRY] = min(int(wake), queue_wake)
+            state[channel].next_try = min(int(wake), queue_wake)
 
 
 @in_place
 def _first_ready(
-    state: Channels, org: Organisation, channel: int, columns: bool, two: bool, now: int
+    state: Channels,
+    banks: Banks,
+    org: Organisation,
+    channel: int,
+    columns: bool,
+    two: bool,
+    now: int,
 ) -> tuple[int, int, int]:
     """Search the queue for the first requests whose next command may go now.
 
@@ -608,26 +625,26 @@ def _first_ready(
     """
     column, row = -1, -1
     wake = NEVER
-    for i in range(state[channel, QUEUED]):
-        entry = state[channel, _QUEUE + i]
+    for i in range(state[channel].queued):
+        entry = state[channel].queue[i]
         slot = entry & _SLOT_MASK
-        tick = state[channel, _WAKE + slot]
+        tick = state[channel].wake[slot]
         if tick > now:
             wake = min(wake, tick)
             continue
         bank = entry >> 16 & 0xFFFF
-        command = _next_command(state, channel, int(bank), int(entry))
+        command = _next_command(banks, channel, int(bank), int(entry))
         is_row = command in (ACT, PRE)
         if row >= 0 if is_row else (column >= 0 or not columns):
             continue
-        tick = np.int64(_earliest_edge(state, org, channel, int(command), int(bank), now))
-        state[channel, _WAKE + slot] = tick
+        tick = np.int64(_earliest_edge(state, banks, org, channel, int(command), int(bank), now))
+        state[channel].wake[slot] = tick
         if tick > now:
             wake = min(wake, tick)
             continue
         if command == PRE and _row_in_use(state, channel, bank):
             continue
-        if command == ACT and state[channel, ACT_2_DUE] != NEVER:
+        if command == ACT and state[channel].act_2_due != NEVER:
             continue
         if is_row:
             row = i
@@ -639,37 +656,47 @@ def _first_ready(
 
 
 @inlined
-def _is_ready(state: Channels, org: Organisation, channel: int, place: int, now: int) -> bool:
+def _is_ready(
+    state: Channels, banks: Banks, org: Organisation, channel: int, place: int, now: int
+) -> bool:
     """Whether the next command of the request at ``place`` of the queue may go now."""
-    entry = state[channel, _QUEUE + place]
+    entry = state[channel].queue[place]
     bank = entry >> 16 & 0xFFFF
-    command = _next_command(state, channel, int(bank), int(entry))
-    return _earliest_edge(state, org, channel, int(command), int(bank), now) <= now
+    command = _next_command(banks, channel, int(bank), int(entry))
+    return _earliest_edge(state, banks, org, channel, int(command), int(bank), now) <= now
 
 
 @in_place
-def _serve(state: Channels, org: Organisation, channel: int, place: int, now: int) -> None:
+def _serve(
+    state: Channels, banks: Banks, org: Organisation, channel: int, place: int, now: int
+) -> None:
     """Issue the next command of the request at ``place`` of the queue."""
-    entry = state[channel, _QUEUE + place]
-    command = _next_command(state, channel, int(entry >> 16 & 0xFFFF), int(entry))
+    entry = state[channel].queue[place]
+    command = _next_command(banks, channel, int(entry >> 16 & 0xFFFF), int(entry))
     if command in (ACT, PRE):
-        if command == ACT and org[H_SPLIT_ACT]:
-            state[channel, ACT_2_DUE] = now + org[H_SPLIT_ACT]
-        _open_or_close(state, org, channel, place, command, now)
+        if command == ACT and org[0].split_act:
+            state[channel].act_2_due = now + org[0].split_act
+        _open_or_close(state, banks, org, channel, place, command, now)
         return
-    _finish(state, org, channel, entry, now)
-    n_queued = state[channel, QUEUED]
-    _remove(state, channel, _QUEUE, place, n_queued)
-    state[channel, QUEUED] = n_queued - 1
+    _finish(state, banks, org, channel, entry, now)
+    n_queued = state[channel].queued
+    _remove(state[channel].queue, place, n_queued)
+    state[channel].queued = n_queued - 1
 
 
 @inlined
 def _earliest_edge(
-    state: Channels, org: Organisation, channel: int, command: int, bank: int, now: int
+    state: Channels,
+    banks: Banks,
+    org: Organisation,
+    channel: int,
+    command: int,
+    bank: int,
+    now: int,
 ) -> int:
     """First tick in which ``command`` may go, of half clocks too; at most ``now`` if it is now."""
-    tick = _earliest(state, org, channel, command, bank)
-    if org[H_HALF_CLOCKS] and command != PRE:
+    tick = _earliest(state, banks, org, channel, command, bank)
+    if org[0].half_clocks and command != PRE:
         return int(max(tick, now)) | 1
     return tick
 
@@ -677,7 +704,7 @@ def _earliest_edge(
 @inlined
 def _row_in_use(state: Channels, channel: int, bank: int) -> bool:
     """Whether a request that opened the bank's row still waits for its own command."""
-    for i in range(state[channel, ACTIVE]):
-        if state[channel, _ACTIVE_LIST + i] >> 16 & 0xFFFF == bank:
+    for i in range(state[channel].active):  # noqa: SIM110 - Numba compiles no generators
+        if state[channel].opened[i] >> 16 & 0xFFFF == bank:
             return True
     return False

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from accelsim.errors import SimulationError
 from accelsim.hardware.config import MemoryConfig
 from accelsim.hardware.memories._channel import (
+    Banks,
     Channels,
     channel_can_push,
     channel_pop,
@@ -75,9 +76,9 @@ def read_gather(
         busy = np.unique(channel)
         return max(read_stream(memory, local[channel == c]).cycles for c in busy)
     org = organisation(memory)
-    state = new_channels(channels, org)
+    state, banks = new_channels(channels, org)
     limit = 10_000 + 2_000 * len(addresses)
-    cycles = int(_drive_ports(state, org, channel, local, limit))
+    cycles = int(_drive_ports(state, banks, org, channel, local, limit))
     if cycles < 0:
         raise SimulationError(f"memory: gather not finished after {limit} cycles")
     return cycles
@@ -86,6 +87,7 @@ def read_gather(
 @kernel
 def _drive_ports(
     state: Channels,
+    banks: Banks,
     org: Organisation,
     channel: NDArray[np.int64],
     local: NDArray[np.int64],
@@ -117,7 +119,7 @@ def _drive_ports(
                 selected[c] = _lowest_waiting(channel, on_offer, offered, c)
             if parked[c] >= 0:
                 if channel_can_push(state, org, c):
-                    channel_push(state, org, c, local[parked[c]], parked[c], False)
+                    channel_push(state, banks, org, c, local[parked[c]], parked[c], False)
                     parked[c] = -1
                 continue
             port = selected[c]
@@ -125,7 +127,7 @@ def _drive_ports(
                 continue
             k = accepted[port] * ports + port
             if channel_can_push(state, org, c):
-                channel_push(state, org, c, local[k], k, False)
+                channel_push(state, banks, org, c, local[k], k, False)
             else:
                 parked[c] = k
             order[c, sent[c]] = port
@@ -137,7 +139,7 @@ def _drive_ports(
             if response[c] < 0 and channel_pop(state, c) >= 0:
                 response[c] = order[c, served[c]]
                 served[c] += 1
-            channel_tick(state, org, c)
+            channel_tick(state, banks, org, c)
     return -1
 
 

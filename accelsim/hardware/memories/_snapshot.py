@@ -1,66 +1,62 @@
 """States of channels that differ only in when and in which rows: compared, and moved.
 
-Nothing in a channel depends on the number of a tick or of a row, only on differences. So what it
-does from one state it does from every other that is equal after subtracting the present tick and
-some row; and the state it comes to can be moved there.
+A channel is invariant under a shift of tick and row, so a stored successor state can be shifted.
+Every field of a channel is copied when it is moved, and compared unless it is named below.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numba import literal_unroll
 from numpy.typing import NDArray
 
 from accelsim.hardware.memories._channel import (
-    _ACTIVE_LIST,
-    _ARRIVE,
-    _DONE,
-    _IDENT,
-    _OPEN_ROW,
-    _PENDING_DEPART,
-    _PENDING_SLOT,
-    _QUEUE,
     _SLOT_MASK,
-    _WAKE,
-    ACT_2_DUE,
-    ACTIVE,
-    COUNTERS,
-    DONE_HEAD,
-    DONE_TAIL,
+    CHANNEL,
     ENTRIES,
-    FLAT_FREE,
-    INFLIGHT,
-    LATENCY_SUM,
-    N_COMMANDS,
     N_COUNTERS,
     NEVER,
-    NEXT_EVENT,
-    NEXT_TRY,
-    PENDING_HEAD,
-    PENDING_TAIL,
-    QUEUED,
-    REFRESH_DUE,
-    REFRESH_MASK,
-    TICK,
+    Banks,
     Channels,
 )
-from accelsim.hardware.memories._timing import (
-    FLAT_UNIT,
-    H_BANK_SHIFT,
-    H_BANKS,
-    H_COLUMN_SHIFT,
-    H_FIRST_RULE,
-    H_GROUP_SHIFT,
-    H_HALF_CLOCKS,
-    H_HISTORIES,
-    H_NODES,
-    H_PSEUDO_SHIFT,
-    H_ROW_MASK,
-    MAX_WINDOW,
-    RULE,
-    Organisation,
-)
+from accelsim.hardware.memories._timing import FLAT_UNIT, Organisation
 from accelsim.jit import in_place, inlined
 
+DUE = ("refresh_due", "act_2_due")
+"""Ticks to come, or NEVER: compared relative to the present one."""
+RETRIED = ("next_event", "next_try")
+"""Ticks as well, which only say when to look again: not compared."""
+IN_RINGS = ("pending_head", "pending_tail", "done_head", "done_tail")
+"""Compared by how many entries lie between, as are the entries themselves."""
+IN_ENTRIES = (
+    "queue",
+    "opened",
+    "arrive",
+    "ident",
+    "pending_slot",
+    "pending_depart",
+    "done",
+)
+"""Compared entry by entry, for the requests in flight, whichever slot they have."""
+BY_HAND = ("tick", "flat_free")
+"""Compared in a way of their own."""
+NOT_COMPARED = (
+    "wake",  # saves work only
+    "free",  # slots are interchangeable
+    "free_slots",
+    "log_next",  # nothing is looked up while requests are recorded
+)
+COUNTED = ("latency_sum", "counters")
+"""Neither compared nor copied: they go on from where they are."""
+AS_THEY_ARE = tuple(
+    name
+    for name in CHANNEL.names or ()
+    if name not in (*DUE, *RETRIED, *IN_RINGS, *IN_ENTRIES, *BY_HAND, *NOT_COMPARED, *COUNTED)
+)
+"""All other fields; numbers, which are compared as they are."""
+
+_MOVED = DUE + RETRIED
+_MOVED_SLOTS = ("arrive", "wake", "pending_depart")
 _ROW_SHIFT = 32
 _ROW_BELOW = 0xFFFFFFFF
 _NEITHER_ROW_NOR_SLOT = _ROW_BELOW - _SLOT_MASK
@@ -68,14 +64,18 @@ _NEITHER_ROW_NOR_SLOT = _ROW_BELOW - _SLOT_MASK
 
 def row_bits(org: Organisation) -> int:
     """Address bits of a channel below the row number."""
-    columns = (H_PSEUDO_SHIFT, H_GROUP_SHIFT, H_COLUMN_SHIFT, H_BANK_SHIFT)
-    return int(sum(org[column] for column in columns))
+    fields = ("pseudo_shift", "group_shift", "column_shift", "bank_shift")
+    return int(sum(org[0][field] for field in fields))
 
 
 def longest_rule(org: Organisation) -> int:
     """Ticks after which no command is held back by an earlier one."""
-    rules = org[org[H_FIRST_RULE] :].reshape(-1, RULE)
-    return int(rules[:, 3].max(initial=0))
+    return int(org[0]["rules"]["ticks"].max())
+
+
+def room_for(state: Channels, banks: Banks) -> int:
+    """Most numbers that :func:`relative_channels` writes."""
+    return len(state) * (CHANNEL.itemsize // 8 + 2 * ENTRIES) + banks.size
 
 
 @inlined
@@ -84,14 +84,15 @@ def _relative_entry(
 ) -> int:
     slot = entry & _SLOT_MASK
     out[at] = ((entry >> _ROW_SHIFT) - row & mask) << _ROW_SHIFT | entry & _NEITHER_ROW_NOR_SLOT
-    out[at + 1] = state[channel, _ARRIVE + slot] - state[channel, TICK]
-    out[at + 2] = state[channel, _IDENT + slot]
+    out[at + 1] = state[channel].arrive[slot] - state[channel].tick
+    out[at + 2] = state[channel].ident[slot]
     return at + 3
 
 
 @in_place
 def relative_channels(
     state: Channels,
+    banks: Banks,
     org: Organisation,
     tick: int,
     row: int,
@@ -100,59 +101,54 @@ def relative_channels(
 ) -> int:
     """Write what the channels' future depends on, relative to a tick and a row.
 
-    Counters are not in it, nor what only saves work (when to look again).
-
     Args:
-        state: channels.
+        state, banks: channels.
         org: of one channel.
         tick: present tick, as the owner counts.
         row: base of the row numbers.
         longest: of :func:`longest_rule`.
-        out: int64, as many as ``state`` has in all are enough.
+        out: int64, as many as :func:`room_for` says.
 
     Returns:
         The numbers written.
     """
-    mask, banks = org[H_ROW_MASK], org[H_BANKS]
-    first_tick = _OPEN_ROW + banks
-    first_history = first_tick + N_COMMANDS * org[H_NODES]
-    end = first_history + org[H_HISTORIES] * MAX_WINDOW
+    mask = org[0].row_mask
     at = 0
     for d in range(len(state)):
-        now = state[d, TICK]
+        now = state[d].tick
         out[at] = now - tick
-        out[at + 1] = state[d, QUEUED]
-        out[at + 2] = state[d, ACTIVE]
-        out[at + 3] = state[d, PENDING_TAIL] - state[d, PENDING_HEAD]
-        out[at + 4] = state[d, DONE_TAIL] - state[d, DONE_HEAD]
-        out[at + 5] = state[d, INFLIGHT]
-        out[at + 6] = state[d, REFRESH_MASK]
-        out[at + 7] = NEVER if state[d, REFRESH_DUE] == NEVER else state[d, REFRESH_DUE] - now
-        out[at + 8] = max(state[d, FLAT_FREE] - now * FLAT_UNIT, 0)
-        out[at + 9] = NEVER if state[d, ACT_2_DUE] == NEVER else state[d, ACT_2_DUE] - now
-        out[at + 10] = now & org[H_HALF_CLOCKS]
-        at += 11
-        for i in range(state[d, QUEUED]):
-            at = _relative_entry(state, d, state[d, _QUEUE + i], row, mask, out, at)
-        for i in range(state[d, ACTIVE]):
-            at = _relative_entry(state, d, state[d, _ACTIVE_LIST + i], row, mask, out, at)
-        for i in range(state[d, PENDING_HEAD], state[d, PENDING_TAIL]):
-            slot = state[d, _PENDING_SLOT + i % ENTRIES]
-            out[at] = state[d, _PENDING_DEPART + i % ENTRIES] - now
-            out[at + 1] = state[d, _ARRIVE + slot] - now
-            out[at + 2] = state[d, _IDENT + slot]
+        out[at + 1] = now & org[0].half_clocks
+        out[at + 2] = max(state[d].flat_free - now * FLAT_UNIT, 0)
+        out[at + 3] = state[d].pending_tail - state[d].pending_head
+        out[at + 4] = state[d].done_tail - state[d].done_head
+        at += 5
+        for name in literal_unroll(AS_THEY_ARE):
+            out[at] = state[d][name]
+            at += 1
+        for name in literal_unroll(DUE):
+            out[at] = NEVER if state[d][name] == NEVER else state[d][name] - now
+            at += 1
+        for i in range(state[d].queued):
+            at = _relative_entry(state, d, state[d].queue[i], row, mask, out, at)
+        for i in range(state[d].active):
+            at = _relative_entry(state, d, state[d].opened[i], row, mask, out, at)
+        for i in range(state[d].pending_head, state[d].pending_tail):
+            slot = state[d].pending_slot[i % ENTRIES]
+            out[at] = state[d].pending_depart[i % ENTRIES] - now
+            out[at + 1] = state[d].arrive[slot] - now
+            out[at + 2] = state[d].ident[slot]
             at += 3
-        for i in range(state[d, DONE_HEAD], state[d, DONE_TAIL]):
-            out[at] = state[d, _DONE + i % ENTRIES]
+        for i in range(state[d].done_head, state[d].done_tail):
+            out[at] = state[d].done[i % ENTRIES]
             at += 1
-        for i in range(_OPEN_ROW, first_tick):
-            out[at] = state[d, i] if state[d, i] < 0 else (state[d, i] - row & mask)
+        for i in range(org[0].first_tick):
+            out[at] = banks[d, i] if banks[d, i] < 0 else (banks[d, i] - row & mask)
             at += 1
-        for i in range(first_tick, first_history):
-            out[at] = max(state[d, i] - now, 0)
+        for i in range(org[0].first_tick, org[0].first_history):
+            out[at] = max(banks[d, i] - now, 0)
             at += 1
-        for i in range(first_history, end):
-            out[at] = -longest if state[d, i] < 0 else max(state[d, i] - now, -longest)
+        for i in range(org[0].first_history, org[0].columns):
+            out[at] = -longest if banks[d, i] < 0 else max(banks[d, i] - now, -longest)
             at += 1
     return at
 
@@ -160,8 +156,10 @@ def relative_channels(
 @in_place
 def move_channels(
     saved: Channels,
+    saved_banks: Banks,
     counted: NDArray[np.int64],
     state: Channels,
+    banks: Banks,
     org: Organisation,
     ticks: int,
     rows: int,
@@ -169,47 +167,47 @@ def move_channels(
     """Put the channels into a saved state, ``ticks`` later and ``rows`` rows further.
 
     Args:
-        saved: a copy of the channels.
-        counted: what :func:`counts` rose by until then [channels, N_COUNTS]; added to the present.
-        state: overwritten.
+        saved, saved_banks: a copy of the channels.
+        counted: what :func:`counts` rose by until then; added to the present.
+        state, banks: overwritten.
         org: of one channel.
         ticks: from the saved state to the one put in its place.
         rows: as well.
     """
-    mask, banks = org[H_ROW_MASK], org[H_BANKS]
-    first_tick = _OPEN_ROW + banks
-    first_history = first_tick + N_COMMANDS * org[H_NODES]
-    end = first_history + org[H_HISTORIES] * MAX_WINDOW
+    mask = org[0].row_mask
     for d in range(len(state)):
-        latency = state[d, LATENCY_SUM] + counted[d, N_COUNTERS]
-        for i in range(COUNTERS):
-            state[d, i] = saved[d, i]
-        state[d, LATENCY_SUM] = latency
+        # The counters of the copy are of no use but this.
         for i in range(N_COUNTERS):
-            state[d, COUNTERS + i] += counted[d, i]
-        for i in range(COUNTERS + N_COUNTERS, end):
-            state[d, i] = saved[d, i]
-        state[d, TICK] += ticks
-        state[d, FLAT_FREE] += ticks * FLAT_UNIT
-        for i in (NEXT_EVENT, NEXT_TRY, REFRESH_DUE, ACT_2_DUE):
-            state[d, i] += ticks if state[d, i] < NEVER else 0
-        for first, count in ((_QUEUE, state[d, QUEUED]), (_ACTIVE_LIST, state[d, ACTIVE])):
-            for i in range(first, first + count):
-                row = (state[d, i] >> _ROW_SHIFT) + rows & mask
-                state[d, i] = row << _ROW_SHIFT | state[d, i] & _ROW_BELOW
+            saved[d].counters[i] = state[d].counters[i] + counted[d, i]
+        saved[d].latency_sum = state[d].latency_sum + counted[d, N_COUNTERS]
+        state[d] = saved[d]
+        state[d].tick += ticks
+        state[d].flat_free += ticks * FLAT_UNIT
+        for name in literal_unroll(_MOVED):
+            state[d][name] += ticks if state[d][name] < NEVER else 0
+        for i in range(state[d].queued):
+            state[d].queue[i] = _further(state[d].queue[i], rows, mask)
+        for i in range(state[d].active):
+            state[d].opened[i] = _further(state[d].opened[i], rows, mask)
         for i in range(ENTRIES):
-            state[d, _ARRIVE + i] += ticks
-            state[d, _WAKE + i] += ticks
-            state[d, _PENDING_DEPART + i] += ticks
-        for i in range(_OPEN_ROW, first_tick):
-            state[d, i] = state[d, i] if state[d, i] < 0 else (state[d, i] + rows & mask)
-        for i in range(first_tick, first_history):
-            state[d, i] += ticks
-        for i in range(first_history, end):
-            state[d, i] += ticks if state[d, i] >= 0 else 0
+            for name in literal_unroll(_MOVED_SLOTS):
+                state[d][name][i] += ticks
+        for i in range(org[0].first_tick):
+            row = saved_banks[d, i]
+            banks[d, i] = row if row < 0 else (row + rows & mask)
+        for i in range(org[0].first_tick, org[0].first_history):
+            banks[d, i] = saved_banks[d, i] + ticks
+        for i in range(org[0].first_history, org[0].columns):
+            tick = saved_banks[d, i]
+            banks[d, i] = tick + (ticks if tick >= 0 else 0)
+
+
+@inlined
+def _further(entry: int, rows: int, mask: int) -> int:
+    """A request ``rows`` further."""
+    return ((entry >> _ROW_SHIFT) + rows & mask) << _ROW_SHIFT | entry & _ROW_BELOW
 
 
 def counts(state: Channels) -> NDArray[np.int64]:
-    """Counters of each channel, and its sum of latencies: int64 [channels, N_COUNTS]."""
-    columns = [*range(COUNTERS, COUNTERS + N_COUNTERS), LATENCY_SUM]
-    return np.asarray(state[:, columns])
+    """Counters of each channel, and its sum of latencies: int64 [channels, N_COUNTERS + 1]."""
+    return np.column_stack([state["counters"], state["latency_sum"]])

@@ -13,8 +13,8 @@ from accelsim.hardware.config import MemoryConfig
 from accelsim.hardware.memories._channel import (
     CONFLICTS,
     HITS,
-    LATENCY_SUM,
     MISSES,
+    Banks,
     Channels,
     channel_can_push,
     channel_pop,
@@ -73,10 +73,10 @@ def read_stream(
     if protocol == "controller":
         memory = memory.model_copy(update={"inflight_limit": MAX_ENTRIES})
     org = organisation(memory)
-    state = new_channels(1, org)
+    state, banks = new_channels(1, org)
     limit = 10_000 + 2_000 * len(addresses)
     drive = _drive_controller if protocol == "controller" else _drive
-    cycles = int(drive(state, org, np.asarray(addresses, np.int64), limit))
+    cycles = int(drive(state, banks, org, np.asarray(addresses, np.int64), limit))
     if cycles < 0:
         raise SimulationError(
             f"memory: {len(addresses)} reads not finished after {limit} ticks; "
@@ -85,7 +85,7 @@ def read_stream(
     counts = counters(state)
     return StreamResult(
         cycles,
-        float(state[0, LATENCY_SUM]) / max(1, len(addresses)),
+        float(state[0]["latency_sum"]) / max(1, len(addresses)),
         int(counts[HITS]),
         int(counts[MISSES]),
         int(counts[CONFLICTS]),
@@ -94,18 +94,20 @@ def read_stream(
 
 
 @kernel
-def _drive(state: Channels, org: Organisation, addresses: NDArray[np.int64], limit: int) -> int:
+def _drive(
+    state: Channels, banks: Banks, org: Organisation, addresses: NDArray[np.int64], limit: int
+) -> int:
     reads = len(addresses)
     offered, received = 0, 0
     parked = -1
     for edge in range(limit):
         if parked >= 0:
             if channel_can_push(state, org, 0):
-                channel_push(state, org, 0, addresses[parked], parked, False)
+                channel_push(state, banks, org, 0, addresses[parked], parked, False)
                 parked = -1
         elif offered < reads:
             if channel_can_push(state, org, 0):
-                channel_push(state, org, 0, addresses[offered], offered, False)
+                channel_push(state, banks, org, 0, addresses[offered], offered, False)
             else:
                 parked = offered
             offered += 1
@@ -113,21 +115,21 @@ def _drive(state: Channels, org: Organisation, addresses: NDArray[np.int64], lim
             received += 1
             if received == reads:
                 return edge + 2
-        channel_tick(state, org, 0)
+        channel_tick(state, banks, org, 0)
     return -1
 
 
 @kernel
 def _drive_controller(
-    state: Channels, org: Organisation, addresses: NDArray[np.int64], limit: int
+    state: Channels, banks: Banks, org: Organisation, addresses: NDArray[np.int64], limit: int
 ) -> int:
     reads = len(addresses)
     offered, received = 0, 0
     for tick in range(limit):
         if offered < reads and channel_can_push(state, org, 0):
-            channel_push(state, org, 0, addresses[offered], offered, False)
+            channel_push(state, banks, org, 0, addresses[offered], offered, False)
             offered += 1
-        channel_tick(state, org, 0)
+        channel_tick(state, banks, org, 0)
         if channel_pop(state, 0) >= 0:
             received += 1
             if received == reads:

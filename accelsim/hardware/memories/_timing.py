@@ -1,6 +1,8 @@
-"""The timing table of a :class:`MemoryConfig` as one flat array that the kernels read."""
+"""The timing table of a :class:`MemoryConfig` as one record that the kernels read."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,46 +33,67 @@ _POWERS_OF_TWO = (
     "transaction_bytes",
 )
 
-Organisation = NDArray[np.int64]
-"""What the kernels need to know of one memory: a header (the ``H_`` columns), then the rules of
-each command, then the nodes of each bank."""
+MAX_RULES = 256
+"""Most rules of a timing table."""
 
-# Columns of the header. Sizes are powers of two and stored as shifts.
-(
-    H_INTERLEAVE_SHIFT,
-    H_COLUMN_SHIFT,
-    H_PSEUDO_SHIFT,
-    H_GROUP_SHIFT,
-    H_BANK_SHIFT,
-    H_ROW_MASK,
-    H_READ_LATENCY,
-    H_INFLIGHT,
-    H_QUEUE,
-    H_REFRESH_INTERVAL,
-    H_SCHEDULER,
-    H_FLAT_UNITS,
-    H_BANKS,
-    H_PSEUDO_BANKS_SHIFT,
-    H_HISTORIES,
-    H_NODES,
-    H_BEFORE_REFRESH,
-    H_TWO_BUSES,
-    H_HALF_CLOCKS,
-    H_SPLIT_ACT,
-    H_FIRST_RULE,
-) = range(21)
-H_REFRESH_RULE = H_FIRST_RULE + len(COMMANDS) + 1
-HEADER = H_REFRESH_RULE + len(COMMANDS)
-"""``H_FIRST_RULE + c`` holds where the rules of command ``c`` start, ``H_REFRESH_RULE + c`` where
-those of them do that only hold back a refresh; they reach ``H_BEFORE_REFRESH`` ticks."""
-RULE = 7
-"""Numbers of a rule: where the earliest ticks of the command it holds back start; log2 of the banks
-of a node there; how many nodes it holds back; ticks; window (the n-th last command counts); the
-first history of its level and command (one for each node); log2 of the banks at its level.
+RULE = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "node",  # where the earliest ticks of the command it holds back start
+            "node_shift",  # log2 of the banks of a node there
+            "nodes",  # how many nodes it holds back
+            "ticks",  # for so long
+            "window",  # from the n-th last command on
+            "history",  # first history of its level and command, one for each node; -1: none
+            "history_shift",  # log2 of the banks at its level
+        )
+    ]
+)
+"""A rule of the timing table. The earliest ticks of a command are kept for each bank and for each
+pseudo-channel (``nodes`` in all), of which the later counts: a rule of a bank group is kept at its
+banks, one of the channel at its pseudo-channels."""
 
-The earliest ticks of a command are kept for each bank and for each pseudo-channel (``H_NODES`` in
-all), of which the later counts: a rule of a bank group is kept at its banks, one of the channel at
-its pseudo-channels."""
+ORGANISATION = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            # Sizes are powers of two and stored as shifts.
+            "interleave_shift",
+            "column_shift",
+            "pseudo_shift",
+            "group_shift",
+            "bank_shift",
+            "row_mask",
+            "read_latency",
+            "inflight_limit",
+            "queue_entries",
+            "refresh_interval",
+            "scheduler",
+            "flat_units",  # of a transaction, in FLAT_UNIT
+            "banks",  # of the channel
+            "pseudo_banks_shift",  # log2 of the banks of a pseudo-channel
+            "histories",  # of commands, for the rules with a window
+            "nodes",  # banks and pseudo-channels
+            "before_refresh",  # ticks that rules which only hold back a refresh reach
+            "two_buses",
+            "half_clocks",
+            "split_act",
+            "first_tick",  # columns of the state of the banks, see ``Banks`` of a channel
+            "first_history",
+            "columns",
+        )
+    ]
+    + [
+        ("first_rule", np.int64, len(COMMANDS) + 1),  # where the rules of each command start
+        ("refresh_rule", np.int64, len(COMMANDS)),  # and those of them that hold back a refresh
+        ("rules", RULE, MAX_RULES),
+    ]
+)
+"""What the kernels need to know of one memory."""
+
+Organisation = NDArray[np.void]
+"""One record of :data:`ORGANISATION`."""
 
 
 def organisation(memory: MemoryConfig, writes: bool = True) -> Organisation:
@@ -88,57 +111,80 @@ def organisation(memory: MemoryConfig, writes: bool = True) -> Organisation:
             two (the address map takes bit fields).
     """
     _check_sizes(memory)
-    header = np.zeros(HEADER, np.int64)
-    for column, size in (
-        (H_INTERLEAVE_SHIFT, memory.interleave_bytes or memory.row_bytes),
-        (H_COLUMN_SHIFT, memory.row_bytes),
-        (H_PSEUDO_SHIFT, memory.pseudochannels),
-        (H_GROUP_SHIFT, memory.bankgroups),
-        (H_BANK_SHIFT, memory.banks),
+    org = np.zeros(1, ORGANISATION)
+    header = org[0]
+    for name, size in (
+        ("interleave_shift", memory.interleave_bytes or memory.row_bytes),
+        ("column_shift", memory.row_bytes),
+        ("pseudo_shift", memory.pseudochannels),
+        ("group_shift", memory.bankgroups),
+        ("bank_shift", memory.banks),
     ):
-        header[column] = size.bit_length() - 1
-    header[H_ROW_MASK] = memory.rows - 1
+        header[name] = size.bit_length() - 1
     is_flat = memory.kind == "flat"
-    header[H_READ_LATENCY] = memory.flat_latency if is_flat else memory.read_ticks
-    header[H_INFLIGHT] = memory.inflight_limit
-    header[H_QUEUE] = memory.queue_entries
-    header[H_REFRESH_INTERVAL] = memory.refresh_ticks if memory.refresh else 0
-    header[H_FLAT_UNITS] = round(FLAT_UNIT * memory.transaction_bytes / memory.bytes_per_tick)
-    if is_flat:
-        header[H_SCHEDULER] = FLAT
-    elif memory.command_buses == 2 or memory.split_activation:
-        header[H_SCHEDULER] = PASSING_OVER
-    header[H_TWO_BUSES] = memory.command_buses == 2
-    header[H_HALF_CLOCKS] = memory.half_clock_ticks
-    header[H_SPLIT_ACT] = memory.split_activation
-    header[H_BANKS] = memory.pseudochannels * memory.bankgroups * memory.banks
-    header[H_PSEUDO_BANKS_SHIFT] = _banks_shift(header, PSEUDOCHANNEL)
-    header[H_NODES] = header[H_BANKS] + memory.pseudochannels
-    flat: list[int] = []
-    for command, group in enumerate(_rules(memory, writes)):
-        header[H_FIRST_RULE + command] = header[H_REFRESH_RULE + command] = HEADER + len(flat)
-        histories: dict[int, int] = {}
+    banks = memory.pseudochannels * memory.bankgroups * memory.banks
+    nodes = banks + memory.pseudochannels
+    for name, value in {
+        "row_mask": memory.rows - 1,
+        "read_latency": memory.flat_latency if is_flat else memory.read_ticks,
+        "inflight_limit": memory.inflight_limit,
+        "queue_entries": memory.queue_entries,
+        "refresh_interval": memory.refresh_ticks if memory.refresh else 0,
+        "scheduler": _scheduler(memory),
+        "flat_units": round(FLAT_UNIT * memory.transaction_bytes / memory.bytes_per_tick),
+        "banks": banks,
+        "nodes": nodes,
+        "two_buses": memory.command_buses == 2,
+        "half_clocks": memory.half_clock_ticks,
+        "split_act": memory.split_activation,
+        "first_tick": banks,
+        "first_history": banks + len(COMMANDS) * nodes,
+    }.items():
+        header[name] = value
+    header["pseudo_banks_shift"] = _banks_shift(header, PSEUDOCHANNEL)
+    _add_rules(header, _rules(memory, writes))
+    header["columns"] = header["first_history"] + header["histories"] * MAX_WINDOW
+    return org
+
+
+def _scheduler(memory: MemoryConfig) -> int:
+    if memory.kind == "flat":
+        return FLAT
+    if memory.command_buses == 2 or memory.split_activation:
+        return PASSING_OVER
+    return SINGLE_BUS
+
+
+def _add_rules(header: Any, groups: list[list[tuple[int, int, int, int]]]) -> None:
+    """Write the rules of each command into the record of a memory."""
+    count = histories = 0
+    if sum(map(len, groups)) > MAX_RULES:
+        raise ConfigError(
+            f"memory: timing table has {sum(map(len, groups))} rules; expected at most {MAX_RULES}"
+        )
+    for command, group in enumerate(groups):
+        header["first_rule"][command] = header["refresh_rule"][command] = count
+        first: dict[int, int] = {}
         for level, before, ticks, window in group:
             shift = _banks_shift(header, level)
-            first = -1
-            if window > 1:
-                if level not in histories:
-                    histories[level] = int(header[H_HISTORIES])
-                    header[H_HISTORIES] += int(header[H_BANKS]) >> shift
-                first = histories[level]
-            target, nodes_shift = before * int(header[H_NODES]), 0
+            if window > 1 and level not in first:
+                first[level] = histories
+                histories += int(header["banks"]) >> shift
+            node, node_shift = before * int(header["nodes"]), 0
             # A command to all banks of a pseudo-channel waits for every one of them.
             if level <= PSEUDOCHANNEL or COMMANDS[before] in TO_ALL_BANKS:
-                target += int(header[H_BANKS])
-                nodes_shift = int(header[H_PSEUDO_BANKS_SHIFT])
-            span = 1 << max(shift - nodes_shift, 0)
-            flat += [target, nodes_shift, span, ticks, window, first, shift]
+                node += int(header["banks"])
+                node_shift = int(header["pseudo_banks_shift"])
+            span = 1 << max(shift - node_shift, 0)
+            history = first[level] if window > 1 else -1
+            header["rules"][count] = node, node_shift, span, ticks, window, history, shift
+            count += 1
             if _refreshes_only(before, window):
-                header[H_BEFORE_REFRESH] = max(int(header[H_BEFORE_REFRESH]), ticks)
+                header["before_refresh"] = max(int(header["before_refresh"]), ticks)
             else:
-                header[H_REFRESH_RULE + command] = HEADER + len(flat)
-    header[H_FIRST_RULE + len(COMMANDS)] = HEADER + len(flat)
-    return np.concatenate([header, np.asarray(flat, np.int64)])
+                header["refresh_rule"][command] = count
+    header["first_rule"][len(groups)] = count
+    header["histories"] = histories
 
 
 def _refreshes_only(before: int, window: int) -> bool:
@@ -146,10 +192,9 @@ def _refreshes_only(before: int, window: int) -> bool:
     return COMMANDS[before] in TO_ALL_BANKS and window == 1
 
 
-def _banks_shift(header: NDArray[np.int64], level: int) -> int:
+def _banks_shift(header: Any, level: int) -> int:
     """log2 of the banks below one node of a level."""
-    shifts = (H_PSEUDO_SHIFT, H_GROUP_SHIFT, H_BANK_SHIFT)[level:]
-    return int(sum(header[column] for column in shifts))
+    return int(sum(header[name] for name in ("pseudo_shift", "group_shift", "bank_shift")[level:]))
 
 
 def ticks_per_1024_cycles(memory: MemoryConfig, frequency_hz: float) -> int:

@@ -15,15 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.hardware.blocks._crossbar import (
-    D_ORDER_HEAD,
-    D_RESPONSE,
-    F_ADDRESS,
-    F_CHANNEL,
-    F_HEAD,
-    F_RETURNED,
-    F_SERVED,
     PADDING,
     RING,
+    Records,
     cross,
     new_crossbar,
     oldest_read,
@@ -31,9 +25,8 @@ from accelsim.hardware.blocks._crossbar import (
     run_channels,
 )
 from accelsim.hardware.memories._channel import (
-    DONE_HEAD,
-    DONE_TAIL,
     NEVER,
+    Banks,
     Channels,
     channel_next_response,
     channel_pop,
@@ -58,66 +51,85 @@ of the 0 to 4 that the line waits for the next poll of the reader (section 2.8).
 JOIN_TO_BUFFER = 6
 """From a joined beat to the write of its lines (section 2.6)."""
 KEY, VALUE = range(2)
-"""Which buffer a matrix fills; ``ACCEPTED + kind`` is its consumer's clock."""
+"""Which buffer a matrix fills."""
 
-# Entries of ``scalars``. ``CYCLE``: the present cycle. ``TAIL``, ``PUSHED``, ``LOADED``,
-# ``JOINED``: beats queued, in the address FIFOs, out of all of them, returned. ``WAITING``:
-# addresses in the read-address registers. ``REFUSED``: ports with a parked address. ``OPENS``:
-# cycle before which no beat returns, as the buffers are being initialised. ``ACCEPTED``: cycle of
-# the last line taken from the key and from the value buffer, times 1024, as lines per beat need not
-# be whole.
-CYCLE, TAIL, PUSHED, LOADED, JOINED, WAITING, REFUSED, OPENS, ACCEPTED = range(9)
-N_SCALARS = ACCEPTED + 2
+FETCHER = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "cycle",  # the present one
+            "tail",  # beats queued
+            "pushed",  # beats in the address FIFOs or past them
+            "loaded",  # beats whose addresses all left the FIFOs
+            "joined",  # beats returned
+            "waiting",  # addresses in the read-address registers
+            "refused",  # ports with a parked address
+            "opens",  # cycle before which no beat returns: the buffers are being initialised
+        )
+    ]
+    # Cycle of the last line taken from the key and from the value buffer, times 1024, as lines per
+    # beat need not be whole.
+    + [("accepted", np.int64, 2)]
+)
+"""Of the whole fetcher; one record."""
 
-# Columns of a beat; then the byte address for each fetch channel. ``B_AFTER``: how many beats
-# before it the beat is whose lines must have been taken before this one may enter (0: none).
-# ``B_PACE``: the same for the beat that must have entered ``B_GAP`` cycles earlier.
-(
-    B_READY,
-    B_PUSHED,
-    B_LOADED,
-    B_ARRIVED,
-    B_LINES,
-    B_KIND,
-    B_LAST,
-    B_AFTER,
-    B_TAKEN,
-    B_PACE,
-    B_GAP,
-    B_ADDRESS,
-) = range(12)
+BEAT = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "ready",  # cycle from which it may enter the address FIFOs
+            "lines",  # it fills, times 1024
+            "kind",  # KEY or VALUE
+            "last",  # whether it is the last of its matrix
+            "after",  # how many beats before it the beat is whose lines must have been taken before
+            # this one may enter, 0: none
+            "pace",  # the same for the beat that must have entered ``gap`` cycles earlier
+            "gap",
+            "pushed",  # cycle in which it entered
+            "loaded",  # ports that have taken their address
+            "arrived",  # responses, and transactions that are not asked for
+            "taken",  # cycle in which its lines were taken
+        )
+    ]
+)
+"""A fetch beat. Up to ``gap`` it is given with its matrix; the rest changes while it is fetched."""
+
 ORDER_RING = 256
 """Requests of a DRAM channel whose fetch channels are remembered."""
 
 
 class Fetcher(NamedTuple):
-    """State; all arrays int64.
+    """State.
 
     Attributes:
-        scalars: [N_SCALARS].
-        beats: [RING, B_ADDRESS + fetch channels].
+        state: one record of FETCHER.
+        beats: [RING] of BEAT.
+        addresses: bytes, of each beat for each fetch channel, int64 [RING, fetch channels].
         fetch, ports: of the crossbar: fetch channels, DRAM channels.
     """
 
-    scalars: NDArray[np.int64]
-    beats: NDArray[np.int64]
-    fetch: NDArray[np.int64]
-    ports: NDArray[np.int64]
+    state: Records
+    beats: Records
+    addresses: NDArray[np.int64]
+    fetch: Records
+    ports: Records
 
 
 def new_fetcher(fetch_channels: int, channels: int, first_accept: int) -> Fetcher:
     """Return an idle fetcher whose first line is accepted at ``first_accept`` or later."""
-    scalars = np.zeros(N_SCALARS, np.int64)
-    scalars[OPENS] = first_accept - JOIN_TO_BUFFER
-    scalars[ACCEPTED:] = first_accept * 1024
+    state = np.zeros(1, FETCHER)
+    state["opens"] = first_accept - JOIN_TO_BUFFER
+    state["accepted"] = first_accept * 1024
     fetch, ports = new_crossbar(fetch_channels, channels, ORDER_RING)
-    return Fetcher(scalars, np.zeros((RING, B_ADDRESS + fetch_channels), np.int64), fetch, ports)
+    addresses = np.zeros((RING, fetch_channels), np.int64)
+    return Fetcher(state, np.zeros(RING, BEAT), addresses, fetch, ports)
 
 
 @in_place
 def queue_matrix(
-    s: NDArray[np.int64],
-    beats: NDArray[np.int64],
+    s: Records,
+    beats: Records,
+    addresses: NDArray[np.int64],
     transactions: NDArray[np.int64],
     ready: int,
     spread: int,
@@ -128,7 +140,7 @@ def queue_matrix(
     """Append a matrix.
 
     Args:
-        s, beats: ``scalars`` and ``beats`` of the fetcher.
+        s, beats, addresses: of the fetcher.
         transactions: byte addresses in order; each beat takes one for each fetch channel.
         ready: cycle in which the first beat may enter the address FIFOs.
         spread: cycles over which the beats become ready, evenly.
@@ -137,99 +149,102 @@ def queue_matrix(
         row_beats: fetch beats of a row of vectors, if the score queue limits how many rows are
             fetched ahead of the multipliers; else 0.
     """
-    width = beats.shape[1] - B_ADDRESS
+    width = addresses.shape[1]
     count = -(-len(transactions) // width)
-    tail = s[TAIL]
+    tail = s[0].tail
     for beat in range(count):
-        row = beats[(tail + beat) % RING]
-        row[B_READY] = ready + beat * spread // count
-        row[B_LINES] = lines * 1024 // count
-        row[B_KIND] = kind
-        row[B_LAST] = beat == count - 1
-        row[B_AFTER] = row[B_PACE] = 0
+        slot = (tail + beat) % RING
+        beats[slot].ready = ready + beat * spread // count
+        beats[slot].lines = lines * 1024 // count
+        beats[slot].kind = kind
+        beats[slot].last = beat == count - 1
+        beats[slot].after = beats[slot].pace = 0
         if row_beats:
             number, part = beat // row_beats, beat % row_beats
             gap = lines * row_beats // count
-            row[B_READY] = ready + number * gap
+            beats[slot].ready = ready + number * gap
             if number >= 2:
                 # The second row is gathered while the first waits for the arbiter.
-                row[B_PACE], row[B_GAP] = row_beats, gap
+                beats[slot].pace, beats[slot].gap = row_beats, gap
             if number >= SCORE_ROWS:
-                row[B_AFTER] = (SCORE_ROWS - 1) * row_beats + 1 + part
+                beats[slot].after = (SCORE_ROWS - 1) * row_beats + 1 + part
         for k in range(width):
             at = beat * width + k
-            row[B_ADDRESS + k] = transactions[at] if at < len(transactions) else PADDING
-    s[TAIL] = tail + count
+            addresses[slot, k] = transactions[at] if at < len(transactions) else PADDING
+    s[0].tail = tail + count
 
 
 @inlined
-def _ready(s: NDArray[np.int64], beats: NDArray[np.int64]) -> int:
+def _ready(s: Records, beats: Records) -> int:
     """Cycle in which the next beat may enter the address FIFOs, or far in the future."""
-    slot = s[PUSHED] % RING
-    ready = beats[slot, B_READY]
-    if beats[slot, B_PACE]:
-        before = (s[PUSHED] - beats[slot, B_PACE]) % RING
-        ready = max(ready, beats[before, B_PUSHED] + beats[slot, B_GAP])
-    if beats[slot, B_AFTER]:
-        awaited = s[PUSHED] - beats[slot, B_AFTER]
-        if awaited >= s[JOINED]:
+    slot = s[0].pushed % RING
+    ready = beats[slot].ready
+    if beats[slot].pace:
+        before = (s[0].pushed - beats[slot].pace) % RING
+        ready = max(ready, beats[before].pushed + beats[slot].gap)
+    if beats[slot].after:
+        awaited = s[0].pushed - beats[slot].after
+        if awaited >= s[0].joined:
             return int(NEVER)
-        ready = max(ready, beats[awaited % RING, B_TAKEN] + TAKEN_TO_FETCH)
+        ready = max(ready, beats[awaited % RING].taken + TAKEN_TO_FETCH)
     return int(ready)
 
 
 @inlined
-def _push_beat(s: NDArray[np.int64], beats: NDArray[np.int64], ports: int) -> None:
+def _push_beat(s: Records, beats: Records, addresses: NDArray[np.int64]) -> None:
     """Put the next beat into the address FIFOs; its padding bypasses DRAM."""
-    slot = s[PUSHED] % RING
+    slot = s[0].pushed % RING
     padding = 0
-    for k in range(ports):
-        padding += beats[slot, B_ADDRESS + k] == PADDING
-    beats[slot, B_PUSHED] = s[CYCLE]
-    beats[slot, B_LOADED] = padding
-    beats[slot, B_ARRIVED] = padding
-    s[PUSHED] += 1
+    for k in range(addresses.shape[1]):
+        padding += addresses[slot, k] == PADDING
+    beats[slot].pushed = s[0].cycle
+    beats[slot].loaded = padding
+    beats[slot].arrived = padding
+    s[0].pushed += 1
 
 
 @inlined
 def _load_addresses(
-    s: NDArray[np.int64],
-    beats: NDArray[np.int64],
-    fetch: NDArray[np.int64],
+    s: Records,
+    beats: Records,
+    addresses: NDArray[np.int64],
+    fetch: Records,
     channels: int,
     shift: int,
 ) -> None:
     """Each free read-address register takes the output of its address FIFO."""
-    pushed, now = s[PUSHED], s[CYCLE]
+    pushed, now = s[0].pushed, s[0].cycle
     for k in range(len(fetch)):
-        head = fetch[k, F_HEAD]
-        if fetch[k, F_CHANNEL] >= 0 or head >= pushed:
+        head = fetch[k].head
+        if fetch[k].channel >= 0 or head >= pushed:
             continue
-        while head < pushed and beats[head % RING, B_ADDRESS + k] == PADDING:
+        while head < pushed and addresses[head % RING, k] == PADDING:
             head += 1
-        fetch[k, F_HEAD] = head
+        fetch[k].head = head
         if head >= pushed:
             continue
         slot = head % RING
-        if beats[slot, B_PUSHED] + ADDRESS_LATENCY > now:
+        if beats[slot].pushed + ADDRESS_LATENCY > now:
             continue
-        address = beats[slot, B_ADDRESS + k]
-        fetch[k, F_CHANNEL] = (address >> 5) & (channels - 1)
-        fetch[k, F_ADDRESS] = (address >> (5 + shift)) << 5
-        fetch[k, F_HEAD] = head + 1
-        s[WAITING] += 1
-        beats[slot, B_LOADED] += 1
-    while s[LOADED] < pushed and beats[s[LOADED] % RING, B_LOADED] == len(fetch):
-        s[LOADED] += 1
+        address = addresses[slot, k]
+        fetch[k].channel = (address >> 5) & (channels - 1)
+        fetch[k].address = (address >> (5 + shift)) << 5
+        fetch[k].head = head + 1
+        s[0].waiting += 1
+        beats[slot].loaded += 1
+    while s[0].loaded < pushed and beats[s[0].loaded % RING].loaded == len(fetch):
+        s[0].loaded += 1
 
 
 @inlined
 def _clock_channels(
-    s: NDArray[np.int64],
-    beats: NDArray[np.int64],
-    fetch: NDArray[np.int64],
-    ports: NDArray[np.int64],
+    s: Records,
+    beats: Records,
+    addresses: NDArray[np.int64],
+    fetch: Records,
+    ports: Records,
     state: Channels,
+    banks: Banks,
     org: Organisation,
     rate: int,
 ) -> None:
@@ -238,27 +253,27 @@ def _clock_channels(
     A fetch channel takes one response a cycle, of the lowest DRAM channel; the others wait in their
     response registers, and keep the next ones in the memory (sections 5.2, 5.3).
     """
-    target = (s[CYCLE] + 1) * rate >> 10
+    target = (s[0].cycle + 1) * rate >> 10
     for d in range(len(ports)):
-        if ports[d, D_RESPONSE]:
-            k, beat = oldest_read(beats, fetch, ports, d, ORDER_RING, B_ADDRESS)
-            if fetch[k, F_SERVED] != s[CYCLE] and beat - s[JOINED] < RESPONSE_FIFO:
-                fetch[k, F_SERVED] = s[CYCLE]
-                ports[d, D_RESPONSE] = 0
-                ports[d, D_ORDER_HEAD] += 1
-                beats[beat % RING, B_ARRIVED] += 1
-                fetch[k, F_RETURNED] = beat + 1
-        if not ports[d, D_RESPONSE] and state[d, DONE_HEAD] != state[d, DONE_TAIL]:
+        if ports[d].response:
+            k, beat = oldest_read(addresses, fetch, ports, d)
+            if fetch[k].served != s[0].cycle and beat - s[0].joined < RESPONSE_FIFO:
+                fetch[k].served = s[0].cycle
+                ports[d].response = 0
+                ports[d].order_head += 1
+                beats[beat % RING].arrived += 1
+                fetch[k].returned = beat + 1
+        if not ports[d].response and state[d].done_head != state[d].done_tail:
             channel_pop(state, d)
-            ports[d, D_RESPONSE] = 1
-        run_channel(state, org, d, target)
+            ports[d].response = 1
+        run_channel(state, banks, org, d, target)
 
 
 @inlined
 def _quiet_until(
-    s: NDArray[np.int64],
-    beats: NDArray[np.int64],
-    ports: NDArray[np.int64],
+    s: Records,
+    beats: Records,
+    ports: Records,
     state: Channels,
     org: Organisation,
     rate: int,
@@ -269,25 +284,27 @@ def _quiet_until(
     Until then each channel runs on its own.
     """
     until = np.int64(limit)
-    if s[PUSHED] < s[TAIL]:
+    if s[0].pushed < s[0].tail:
         until = min(until, np.int64(_ready(s, beats)))
     for d in range(len(state)):
-        if ports[d, D_RESPONSE] or state[d, DONE_HEAD] != state[d, DONE_TAIL]:
-            return int(s[CYCLE])
+        if ports[d].response or state[d].done_head != state[d].done_tail:
+            return int(s[0].cycle)
         response = channel_next_response(state, org, d)
         if response < NEVER:
             # The cycle whose ticks reach it: (cycle + 1) * rate >> 10 >= response.
             until = min(until, np.int64(((response << 10) - 1) // rate))
-    return int(max(until, s[CYCLE]))
+    return int(max(until, s[0].cycle))
 
 
 @in_place
 def advance(
-    s: NDArray[np.int64],
-    beats: NDArray[np.int64],
-    fetch: NDArray[np.int64],
-    ports: NDArray[np.int64],
+    s: Records,
+    beats: Records,
+    addresses: NDArray[np.int64],
+    fetch: Records,
+    ports: Records,
     state: Channels,
+    banks: Banks,
     org: Organisation,
     shift: int,
     rate: int,
@@ -296,9 +313,9 @@ def advance(
     """Run until a matrix is complete or the cycle reaches ``limit``.
 
     Args:
-        s, beats, fetch, ports: fields of a :class:`Fetcher`; as a tuple they would take four times
-            as long to unpack.
-        state: of the DRAM channels.
+        s, beats, addresses, fetch, ports: fields of a :class:`Fetcher`; as a tuple they would
+            take four times as long to unpack.
+        state, banks: of the DRAM channels.
         org: of one DRAM channel.
         shift: log2 of the number of channels (32-byte interleave, section 5.1).
         rate: memory clock ticks in 1024 core cycles.
@@ -307,37 +324,39 @@ def advance(
     Returns:
         1 + kind of the matrix that was completed, else 0.
     """
-    while s[CYCLE] < limit:
-        if s[JOINED] == s[TAIL]:
-            run_channels(state, org, limit * rate >> 10)
-            s[CYCLE] = limit
+    while s[0].cycle < limit:
+        if s[0].joined == s[0].tail:
+            run_channels(state, banks, org, limit * rate >> 10)
+            s[0].cycle = limit
             return 0
-        complete = s[JOINED] < s[PUSHED] and beats[s[JOINED] % RING, B_ARRIVED] == len(fetch)
-        if s[WAITING] == s[REFUSED] == 0 and s[LOADED] == s[PUSHED] and not complete:
-            s[CYCLE] = _quiet_until(s, beats, ports, state, org, rate, limit)
-            run_channels(state, org, s[CYCLE] * rate >> 10)
-            if s[CYCLE] == limit:
+        complete = s[0].joined < s[0].pushed and beats[s[0].joined % RING].arrived == len(fetch)
+        if s[0].waiting == s[0].refused == 0 and s[0].loaded == s[0].pushed and not complete:
+            s[0].cycle = _quiet_until(s, beats, ports, state, org, rate, limit)
+            run_channels(state, banks, org, s[0].cycle * rate >> 10)
+            if s[0].cycle == limit:
                 return 0
-        now = s[CYCLE]
-        pushed = s[PUSHED]
-        room = pushed < s[TAIL] and pushed - s[LOADED] < ADDRESS_FIFO
+        now = s[0].cycle
+        pushed = s[0].pushed
+        room = pushed < s[0].tail and pushed - s[0].loaded < ADDRESS_FIFO
         if room and _ready(s, beats) <= now:
-            _push_beat(s, beats, len(fetch))
-        if s[WAITING] or s[REFUSED]:
-            left, accepted = cross(fetch, ports, state, org, ORDER_RING)
-            s[WAITING] -= left
-            s[REFUSED] += left - accepted
-        if s[LOADED] != s[PUSHED]:
-            _load_addresses(s, beats, fetch, len(ports), shift)
-        _clock_channels(s, beats, fetch, ports, state, org, rate)
-        s[CYCLE] = now + 1
-        slot = s[JOINED] % RING
-        if now >= s[OPENS] and s[JOINED] < s[PUSHED] and beats[slot, B_ARRIVED] == len(fetch):
-            lines = beats[slot, B_LINES]
-            clock = ACCEPTED + beats[slot, B_KIND]
-            s[clock] = max(s[clock] + lines, (now + ACCEPT_LATENCY) * 1024 + max(lines - 1024, 0))
-            beats[slot, B_TAKEN] = s[clock] >> 10
-            s[JOINED] += 1
-            if beats[slot, B_LAST]:
-                return 1 + int(beats[slot, B_KIND])
+            _push_beat(s, beats, addresses)
+        if s[0].waiting or s[0].refused:
+            left, accepted = cross(fetch, ports, state, banks, org)
+            s[0].waiting -= left
+            s[0].refused += left - accepted
+        if s[0].loaded != s[0].pushed:
+            _load_addresses(s, beats, addresses, fetch, len(ports), shift)
+        _clock_channels(s, beats, addresses, fetch, ports, state, banks, org, rate)
+        s[0].cycle = now + 1
+        slot = s[0].joined % RING
+        if now >= s[0].opens and s[0].joined < s[0].pushed and beats[slot].arrived == len(fetch):
+            lines = beats[slot].lines
+            kind = beats[slot].kind
+            taken = (now + ACCEPT_LATENCY) * 1024 + max(lines - 1024, 0)
+            taken = max(s[0].accepted[kind] + lines, taken)
+            s[0].accepted[kind] = taken
+            beats[slot].taken = taken >> 10
+            s[0].joined += 1
+            if beats[slot].last:
+                return 1 + int(kind)
     return 0

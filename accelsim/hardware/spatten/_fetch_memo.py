@@ -13,47 +13,24 @@ from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
+from numba import literal_unroll
 from numpy.typing import NDArray
 
-from accelsim.hardware.blocks._crossbar import (
-    D_LOCK,
-    D_ORDER,
-    D_ORDER_HEAD,
-    D_ORDER_TAIL,
-    D_PARKED,
-    D_RESPONSE,
-    F_ADDRESS,
-    F_CHANNEL,
-    F_HEAD,
-    F_RETURNED,
-    F_SERVED,
-    RING,
-)
-from accelsim.hardware.memories._channel import Channels
+from accelsim.hardware.blocks._crossbar import RING, Records
+from accelsim.hardware.memories._channel import Banks, Channels
 from accelsim.hardware.memories._snapshot import (
     counts,
     longest_rule,
     move_channels,
     relative_channels,
+    room_for,
     row_bits,
 )
-from accelsim.hardware.memories._timing import H_ROW_MASK, Organisation
+from accelsim.hardware.memories._timing import Organisation
 from accelsim.hardware.spatten._fetch_kernel import (
-    ACCEPTED,
-    B_ARRIVED,
-    B_LOADED,
-    B_PUSHED,
-    B_TAKEN,
-    CYCLE,
-    JOINED,
-    LOADED,
-    OPENS,
-    ORDER_RING,
-    PUSHED,
-    REFUSED,
+    BEAT,
+    FETCHER,
     SCORE_ROWS,
-    TAIL,
-    WAITING,
     Fetcher,
     advance,
 )
@@ -65,8 +42,17 @@ CAPACITY_BYTES = 1 << 27
 """Results kept; one is some 50 KB at two channels and 300 KB at sixteen."""
 TRIALS = 64
 """Calls after which one in four must have been known, or nothing more is looked up."""
-_MOVING = (B_PUSHED, B_LOADED, B_ARRIVED, B_TAKEN)
-"""Columns of a beat that change while it is fetched."""
+
+IN_BEATS = ("tail", "pushed", "loaded")
+"""Fields of the fetcher that are numbers of beats: compared relative to the one joined next."""
+BY_HAND = ("cycle", "joined", "opens", "accepted")
+"""Compared in a way of their own."""
+AS_THEY_ARE = tuple(name for name in FETCHER.names or () if name not in IN_BEATS + BY_HAND)
+"""All other fields of the fetcher; numbers, which are compared as they are."""
+GIVEN = ("ready", "lines", "kind", "last", "after", "pace", "gap")
+"""Fields of a beat that are given with its matrix, so known from the queue."""
+MOVING = tuple(name for name in BEAT.names or () if name not in GIVEN)
+"""All other fields of a beat: they change while it is fetched, so are kept with the result."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +73,15 @@ class _Result:
 
     finished: int
     cycle: int
+    until: int
     tick: int
     joined: int
     row: int
-    scalars: Ints
-    fetch: Ints
-    ports: Ints
-    channels: Ints
+    state: Records
+    fetch: Records
+    ports: Records
+    channels: Channels
+    banks: Banks
     counted: Ints
     beats: Ints
 
@@ -113,7 +101,7 @@ class FetchMemo:
 
     def __init__(self, org: Organisation, channels: int, shift: int) -> None:
         self._row_bits = row_bits(org) + shift
-        self._row_mask = int(org[H_ROW_MASK])
+        self._row_mask = int(org[0]["row_mask"])
         self._longest = longest_rule(org)
         self._queue: deque[_Queued] = deque()
         self._patterns: dict[bytes, int] = {}
@@ -136,13 +124,14 @@ class FetchMemo:
             first = int(transactions[0])
             content = (transactions - first).tobytes()
             pattern = self._patterns.setdefault(content, len(self._patterns))
-            begin = int(fetcher.scalars[TAIL])
+            begin = int(fetcher.state[0]["tail"])
             self._queue.append(_Queued(pattern, first, begin, ready, row_beats, shape))
 
     def advance(
         self,
         fetcher: Fetcher,
         state: Channels,
+        banks: Banks,
         org: Organisation,
         shift: int,
         rate: int,
@@ -150,9 +139,9 @@ class FetchMemo:
     ) -> int:
         """Do what the fetch kernel's ``advance`` does."""
         if not self.of_use:
-            return int(advance(*fetcher, state, org, shift, rate, limit))
-        scalars = fetcher.scalars
-        cycle, joined = int(scalars[CYCLE]), int(scalars[JOINED])
+            return int(advance(*fetcher, state, banks, org, shift, rate, limit))
+        now = fetcher.state[0]
+        cycle, joined = int(now["cycle"]), int(now["joined"])
         tick, row = cycle * rate >> 10, self._queue[0].first >> self._row_bits
         base = row << self._row_bits
         key = (
@@ -168,20 +157,22 @@ class FetchMemo:
                 )
                 for m in self._queue
             ),
-            self._relative(fetcher, state, org, tick, row, base >> shift),
+            self._relative(fetcher, state, banks, org, tick, row, base >> shift),
         )
         self.calls += 1
         known = self._results.get(key)
-        if known is not None and known.scalars[CYCLE] - known.cycle <= limit - cycle:
+        if known is not None and known.until - known.cycle <= limit - cycle:
             self.hits += 1
             _restore(
                 fetcher,
                 state,
+                banks,
                 org,
-                known.scalars,
+                known.state,
                 known.fetch,
                 known.ports,
                 known.channels,
+                known.banks,
                 known.counted,
                 known.beats,
                 cycle - known.cycle,
@@ -193,25 +184,29 @@ class FetchMemo:
             self._queue.popleft()
             return known.finished
         before = counts(state)
-        finished = int(advance(*fetcher, state, org, shift, rate, limit))
+        finished = int(advance(*fetcher, state, banks, org, shift, rate, limit))
         if not finished:
             return 0
         self._queue.popleft()
         if self._kept_bytes < CAPACITY_BYTES:
+            fetched = np.arange(joined, now["pushed"]) % RING
             result = self._results[key] = _Result(
                 finished,
                 cycle,
+                int(now["cycle"]),
                 tick,
                 joined,
                 row,
-                scalars.copy(),
+                fetcher.state.copy(),
                 fetcher.fetch.copy(),
                 fetcher.ports.copy(),
                 state.copy(),
+                banks.copy(),
                 counts(state) - before,
-                fetcher.beats[np.arange(joined, scalars[PUSHED]) % RING][:, _MOVING],
+                np.column_stack([fetcher.beats[name][fetched] for name in MOVING]),
             )
             self._kept_bytes += len(key[-1]) + result.channels.nbytes + result.beats.nbytes
+            self._kept_bytes += result.banks.nbytes
             self._kept_bytes += result.fetch.nbytes + result.ports.nbytes
         if self.calls >= TRIALS and 4 * self.hits < self.calls:
             self.of_use = False
@@ -220,16 +215,25 @@ class FetchMemo:
         return finished
 
     def _relative(
-        self, fetcher: Fetcher, state: Channels, org: Organisation, tick: int, row: int, local: int
+        self,
+        fetcher: Fetcher,
+        state: Channels,
+        banks: Banks,
+        org: Organisation,
+        tick: int,
+        row: int,
+        local: int,
     ) -> bytes:
         """All that the kernel's result depends on beside the queue, as bytes."""
         history = SCORE_ROWS * max(m.row_beats for m in self._queue)
-        beats = int(fetcher.scalars[PUSHED] - fetcher.scalars[JOINED]) + history
-        need = state.size + 16 + fetcher.fetch.size + fetcher.ports.size + len(_MOVING) * beats
+        now = fetcher.state[0]
+        beats = int(now["pushed"] - now["joined"]) + history
+        need = room_for(state, banks) + len(MOVING) * beats
+        need += sum(part.nbytes // 8 for part in (fetcher.state, fetcher.fetch, fetcher.ports))
         if len(self._state) < need:
             self._state = np.zeros(need, np.int64)
         count = relative_channels(
-            state, org, tick, row & self._row_mask, self._longest, self._state
+            state, banks, org, tick, row & self._row_mask, self._longest, self._state
         )
         count = _relative_fetcher(fetcher, local, history, self._state, count)
         return self._state[:count].tobytes()
@@ -238,42 +242,45 @@ class FetchMemo:
 @in_place
 def _relative_fetcher(fetcher: Fetcher, local: int, history: int, out: Ints, at: int) -> int:
     """Write what the fetcher's future depends on beside its queue, relative to cycle and beat."""
-    s, beats, fetch, ports = fetcher.scalars, fetcher.beats, fetcher.fetch, fetcher.ports
-    now, joined, pushed = s[CYCLE], s[JOINED], s[PUSHED]
-    out[at] = pushed - joined
-    out[at + 1] = s[LOADED] - joined
-    out[at + 2] = s[TAIL] - joined
-    out[at + 3] = s[WAITING]
-    out[at + 4] = max(s[OPENS] - now, 0)
-    at += 5
-    for clock in range(ACCEPTED, len(s)):
+    s, beats, _, fetch, ports = fetcher
+    now, joined, pushed = s[0].cycle, s[0].joined, s[0].pushed
+    out[at] = max(s[0].opens - now, 0)
+    at += 1
+    for name in literal_unroll(IN_BEATS):
+        out[at] = s[0][name] - joined
+        at += 1
+    for name in literal_unroll(AS_THEY_ARE):
+        out[at] = s[0][name]
+        at += 1
+    for kind in range(len(s[0].accepted)):
         # A line is taken 16 cycles after its beat at the earliest.
-        out[at] = max(s[clock] - now * 1024, 0)
+        out[at] = max(s[0].accepted[kind] - now * 1024, 0)
         at += 1
     for k in range(len(fetch)):
-        waits = fetch[k, F_CHANNEL] >= 0
-        out[at] = fetch[k, F_HEAD] - joined
-        out[at + 1] = fetch[k, F_RETURNED] - joined
-        out[at + 2] = fetch[k, F_CHANNEL]
-        out[at + 3] = fetch[k, F_ADDRESS] - local if waits else 0
-        out[at + 4] = fetch[k, F_SERVED] == now
+        waits = fetch[k].channel >= 0
+        out[at] = fetch[k].head - joined
+        out[at + 1] = fetch[k].returned - joined
+        out[at + 2] = fetch[k].channel
+        out[at + 3] = fetch[k].address - local if waits else 0
+        out[at + 4] = fetch[k].served == now
         at += 5
     for d in range(len(ports)):
-        out[at] = ports[d, D_PARKED] - local if ports[d, D_PARKED] >= 0 else 0
-        out[at + 1] = ports[d, D_PARKED] >= 0
-        out[at + 2] = ports[d, D_LOCK]
-        out[at + 3] = ports[d, D_RESPONSE]
-        out[at + 4] = ports[d, D_ORDER_TAIL] - ports[d, D_ORDER_HEAD]
+        # ``choice`` is scratch.
+        out[at] = ports[d].parked - local if ports[d].parked >= 0 else 0
+        out[at + 1] = ports[d].parked >= 0
+        out[at + 2] = ports[d].lock
+        out[at + 3] = ports[d].response
+        out[at + 4] = ports[d].order_tail - ports[d].order_head
         at += 5
-        for i in range(ports[d, D_ORDER_HEAD], ports[d, D_ORDER_TAIL]):
-            out[at] = ports[d, D_ORDER + i % ORDER_RING]
+        for i in range(ports[d].order_head, ports[d].order_tail):
+            out[at] = ports[d].order[i % len(ports[d].order)]
             at += 1
     for i in range(max(min(joined, pushed - history), 0), pushed):
         slot = i % RING
-        out[at] = beats[slot, B_PUSHED] - now
-        out[at + 1] = beats[slot, B_TAKEN] - now if i < joined else 0
-        out[at + 2] = beats[slot, B_LOADED] if i >= joined else 0
-        out[at + 3] = beats[slot, B_ARRIVED] if i >= joined else 0
+        out[at] = beats[slot].pushed - now
+        out[at + 1] = beats[slot].taken - now if i < joined else 0
+        out[at + 2] = beats[slot].loaded if i >= joined else 0
+        out[at + 3] = beats[slot].arrived if i >= joined else 0
         at += 4
     return int(at)
 
@@ -282,11 +289,13 @@ def _relative_fetcher(fetcher: Fetcher, local: int, history: int, out: Ints, at:
 def _restore(
     fetcher: Fetcher,
     state: Channels,
+    banks: Banks,
     org: Organisation,
-    scalars: Ints,
-    fetch: Ints,
-    ports: Ints,
+    saved: Records,
+    saved_fetch: Records,
+    saved_ports: Records,
     channels: Channels,
+    saved_banks: Banks,
     counted: Ints,
     moved: Ints,
     cycles: int,
@@ -296,29 +305,30 @@ def _restore(
     local: int,
 ) -> None:
     """Put fetcher and channels into a saved state, later and elsewhere by the given differences."""
-    s = fetcher.scalars
-    first = s[JOINED]
-    s[CYCLE] = scalars[CYCLE] + cycles
-    s[WAITING], s[REFUSED] = scalars[WAITING], scalars[REFUSED]
-    for i in (PUSHED, LOADED, JOINED):
-        s[i] = scalars[i] + beats
-    for i in range(ACCEPTED, len(s)):
-        s[i] = scalars[i] + cycles * 1024
+    s, all_beats, _, fetch, ports = fetcher
+    first, opens = s[0].joined, s[0].opens
+    s[0] = saved[0]
+    s[0].opens = opens
+    s[0].cycle += cycles
+    s[0].joined += beats
+    for name in literal_unroll(IN_BEATS):
+        s[0][name] += beats
+    for kind in range(len(s[0].accepted)):
+        s[0].accepted[kind] += cycles * 1024
     for k in range(len(fetch)):
-        for i in range(fetch.shape[1]):
-            fetcher.fetch[k, i] = fetch[k, i]
-        fetcher.fetch[k, F_HEAD] += beats
-        fetcher.fetch[k, F_RETURNED] += beats
-        fetcher.fetch[k, F_ADDRESS] += local
-        fetcher.fetch[k, F_SERVED] += cycles
+        fetch[k] = saved_fetch[k]
+        fetch[k].head += beats
+        fetch[k].returned += beats
+        fetch[k].address += local
+        fetch[k].served += cycles
     for d in range(len(ports)):
-        for i in range(ports.shape[1]):
-            fetcher.ports[d, i] = ports[d, i]
-        fetcher.ports[d, D_PARKED] += local if ports[d, D_PARKED] >= 0 else 0
+        ports[d] = saved_ports[d]
+        ports[d].parked += local if ports[d].parked >= 0 else 0
     for i in range(len(moved)):
-        slot = (first + i) % RING
-        fetcher.beats[slot, B_PUSHED] = moved[i, 0] + cycles
-        fetcher.beats[slot, B_LOADED] = moved[i, 1]
-        fetcher.beats[slot, B_ARRIVED] = moved[i, 2]
-        fetcher.beats[slot, B_TAKEN] = moved[i, 3] + cycles
-    move_channels(channels, counted, state, org, ticks, rows)
+        slot, column = (first + i) % RING, 0
+        for name in literal_unroll(MOVING):
+            all_beats[slot][name] = moved[i, column]
+            column += 1  # noqa: SIM113 - literal_unroll stands alone
+        all_beats[slot].pushed += cycles
+        all_beats[slot].taken += cycles
+    move_channels(channels, saved_banks, counted, state, banks, org, ticks, rows)

@@ -7,14 +7,9 @@ from numpy.typing import NDArray
 
 from accelsim.hardware.blocks._crossbar import RING
 from accelsim.hardware.blocks._spans import close_spans, new_rows, note_channels, open_spans
-from accelsim.hardware.memories._channel import Channels
+from accelsim.hardware.memories._channel import Banks, Channels
 from accelsim.hardware.memories._timing import Organisation
 from accelsim.hardware.spatten._fetch_kernel import (
-    B_ADDRESS,
-    CYCLE,
-    JOINED,
-    ORDER_RING,
-    TAIL,
     Fetcher,
     advance,
 )
@@ -45,13 +40,14 @@ class ChannelWatch:
     def queue(self, fetcher: Fetcher, transactions: int, code: int) -> None:
         """Remember whose the next transactions' fetch beats are; before they are queued."""
         beats = -(-transactions // len(fetcher.fetch))
-        tail = int(fetcher.scalars[TAIL])
+        tail = int(fetcher.state[0]["tail"])
         self._codes[np.arange(tail, tail + beats) % RING] = code
 
     def advance(
         self,
         fetcher: Fetcher,
         dram: Channels,
+        banks: Banks,
         org: Organisation,
         shift: int,
         rate: int,
@@ -59,11 +55,12 @@ class ChannelWatch:
     ) -> int:
         """Do what the fetch kernel's ``advance`` does."""
         finished = 0
-        while fetcher.scalars[CYCLE] < limit and not finished:
-            until = min(limit, int(fetcher.scalars[CYCLE]) + _CHUNK_CYCLES)
+        while fetcher.state[0]["cycle"] < limit and not finished:
+            until = min(limit, int(fetcher.state[0]["cycle"]) + _CHUNK_CYCLES)
             finished, used = _advance_watched(
                 fetcher,
                 dram,
+                banks,
                 org,
                 shift,
                 rate,
@@ -78,7 +75,7 @@ class ChannelWatch:
 
     def finish(self, fetcher: Fetcher, dram: Channels) -> None:
         """Close what is open."""
-        now = int(fetcher.scalars[CYCLE])
+        now = int(fetcher.state[0]["cycle"])
         used = close_spans(self._opened, self._rows, self._track, dram, now)
         self._recorder.add_rows(self._rows[:used].copy())
 
@@ -87,6 +84,7 @@ class ChannelWatch:
 def _advance_watched(
     fetcher: Fetcher,
     dram: Channels,
+    banks: Banks,
     org: Organisation,
     shift: int,
     rate: int,
@@ -99,8 +97,8 @@ def _advance_watched(
     """Do what ``advance`` does, cycle by cycle, and note what the channels do.
 
     Args:
-        fetcher, dram, org, shift, rate, limit: as for ``advance``; at most ``len(rows)`` divided
-            by the channels cycles ahead.
+        fetcher, dram, banks, org, shift, rate, limit: as for ``advance``; at most ``len(rows)``
+            divided by the channels cycles ahead.
         codes: item code of each fetch beat [RING].
         opened: open spans.
         rows: room for closed spans.
@@ -109,14 +107,12 @@ def _advance_watched(
     Returns:
         What ``advance`` returns, and how many spans were closed.
     """
-    s, beats, fetch, ports = fetcher.scalars, fetcher.beats, fetcher.fetch, fetcher.ports
+    s, beats, addresses, fetch, ports = fetcher
     used, finished = 0, 0
-    while s[CYCLE] < limit and finished == 0:
-        now = s[CYCLE]
+    while s[0].cycle < limit and finished == 0:
+        now = s[0].cycle
         # Channels without work have nothing to show.
-        until = limit if s[JOINED] == s[TAIL] else now + 1
-        used = note_channels(
-            beats, fetch, ports, dram, ORDER_RING, B_ADDRESS, codes, opened, rows, used, track, now
-        )
-        finished = advance(s, beats, fetch, ports, dram, org, shift, rate, until)
+        until = limit if s[0].joined == s[0].tail else now + 1
+        used = note_channels(addresses, fetch, ports, dram, codes, opened, rows, used, track, now)
+        finished = advance(s, beats, addresses, fetch, ports, dram, banks, org, shift, rate, until)
     return finished, used

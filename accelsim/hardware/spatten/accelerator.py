@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,22 +25,16 @@ from accelsim.hardware.activity import Activity
 from accelsim.hardware.blocks._crossbar import RING
 from accelsim.hardware.config import MemoryConfig, SpattenConfig
 from accelsim.hardware.memories._channel import NEVER, counters, is_recording, new_channels
-from accelsim.hardware.memories._timing import H_READ_LATENCY, organisation, ticks_per_1024_cycles
+from accelsim.hardware.memories._timing import organisation, ticks_per_1024_cycles
 from accelsim.hardware.simulation import FirstOf, Follower, Milestone, Module, Stream
 from accelsim.hardware.simulation._module import Following, Pause, Process
 from accelsim.hardware.spatten._addresses import AddressMap
 from accelsim.hardware.spatten._counts import count_dram, count_requests
 from accelsim.hardware.spatten._fetch_kernel import (
     ACCEPT_LATENCY,
-    ACCEPTED,
     ADDRESS_LATENCY,
-    B_TAKEN,
-    CYCLE,
-    JOINED,
     KEY,
-    PUSHED,
     SCORE_ROWS,
-    TAIL,
     VALUE,
     advance,
     new_fetcher,
@@ -126,7 +121,7 @@ class Spatten:
         self.items = len(self.requests) + int(self.table.requant.sum())
         self.addresses = AddressMap(workload, config, self.table)
         self.org = organisation(memory, writes=False)
-        self.channels = new_channels(config.channels, self.org)
+        self.channels, self.banks = new_channels(config.channels, self.org)
         self.rate = ticks_per_1024_cycles(memory, config.frequency_hz)
         # As released, one item at a time passes the key fork, and nothing is fetched ahead.
         self.serial = config.key_prefetch_depth == 0
@@ -152,14 +147,17 @@ class Spatten:
         self.memo = None
         scattered = config.index_pattern == "workload" and workload.key_indices is not None
         looks_up &= self.watch is None and not scattered
-        if looks_up and not is_recording(self.channels):
+        if looks_up and not is_recording(self.channels, self.banks):
             self.memo = FetchMemo(self.org, config.channels, self.shift)
-        surroundings = self.channels, self.org, self.shift, self.rate
+        dram = self.channels, self.banks, self.org
         stands_in = self.watch or self.memo
+        self.advance: Callable[[int], int]
         if stands_in is None:
-            self.advance = functools.partial(advance, *self.fetcher, *surroundings)
+            self.advance = functools.partial(advance, *self.fetcher, *dram, self.shift, self.rate)
         else:
-            self.advance = functools.partial(stands_in.advance, self.fetcher, *surroundings)
+            self.advance = functools.partial(
+                stands_in.advance, self.fetcher, *dram, self.shift, self.rate
+            )
         self.drains = config.topk.drain == "serial"
         self.in_turn = self.serial or self.drains
         self.requant = Stream(env)
@@ -172,7 +170,7 @@ class Spatten:
         self.gather = config.fetch_channels // config.vectors_per_line - 1
         self.score_queue = SCORE_ROWS * config.fetch_channels // config.vectors_per_line
         # A beat is on its way through the memory for so many cycles at least.
-        read_latency = int(self.org[H_READ_LATENCY]) * 1024 // self.rate
+        read_latency = int(self.org[0]["read_latency"]) * 1024 // self.rate
         self.round_trip = ADDRESS_LATENCY + read_latency
         # Nothing depends on a beat before so many cycles after its return.
         self.lag = _WRITTEN if self.in_turn else ACCEPT_LATENCY
@@ -281,7 +279,7 @@ class Spatten:
         behind them until a matrix that it cannot have finished would be missed.
         """
         module, env = self.modules["fetcher"], self.env
-        scalar, asked = self.fetcher.scalars.item, self.fetches.items
+        state, asked = self.fetcher.state[0], self.fetches.items
         charged = 0
         while True:
             if not asked:
@@ -290,19 +288,19 @@ class Spatten:
             module.turn_to(matrix.code, charged, matrix.given, "no_request")
             charged = max(charged, matrix.given)
             # A beat enters and one returns a cycle at most.
-            awaited = matrix.end - scalar(JOINED)
-            unsent = matrix.end - scalar(PUSHED)
+            awaited = matrix.end - int(state["joined"])
+            unsent = matrix.end - int(state["pushed"])
             if unsent > 0:
                 awaited = max(awaited, unsent + self.round_trip)
             sleep = charged + awaited - 1 + self.lag - int(env.now)
             if sleep > 0:
                 yield env.timeout(sleep)
             kind = self.advance(int(min(env.peek(), _FOREVER)) + _LOOKAHEAD)
-            reached = max(scalar(CYCLE), charged)
+            reached = max(int(state["cycle"]), charged)
             module.worked(charged, reached - charged)
             charged = reached
             if kind:
-                taken = scalar(ACCEPTED + matrix.kind) >> 10
+                taken = int(state["accepted"][matrix.kind]) >> 10
                 turn = matrix.item.turn
                 if turn is not None and matrix.kind == VALUE and turn.drained.cycle is None:
                     turn.drained.announce(self._drained(matrix, taken))
@@ -330,11 +328,11 @@ class Spatten:
             row_beats: see :func:`queue_matrix`.
         """
         beats = -(-len(transactions) // self.config.fetch_channels)
-        scalars = self.fetcher.scalars
-        matrix.begin = scalars.item(TAIL)
+        state, in_flight, addresses, *_ = self.fetcher
+        matrix.begin = int(state[0]["tail"])
         matrix.end = matrix.begin + beats
         # No beat may be overwritten that is still looked at.
-        if matrix.end - scalars.item(JOINED) > _QUEUE:
+        if matrix.end - int(state[0]["joined"]) > _QUEUE:
             return self._ask_later(module, matrix, transactions, ready, spread, row_beats)
         if self.watch is not None:
             self.watch.queue(self.fetcher, len(transactions), matrix.code)
@@ -342,7 +340,7 @@ class Spatten:
         if self.memo is not None:
             self.memo.queue(self.fetcher, transactions, ready, row_beats, (lines, spread, kind))
         queue_matrix(
-            scalars, self.fetcher.beats, transactions, ready, spread, lines, kind, row_beats
+            state, in_flight, addresses, transactions, ready, spread, lines, kind, row_beats
         )
         # An idle fetcher need not look before it can be there.
         self.fetches.put(matrix, ready + beats - 1 + self.round_trip + self.lag)
@@ -374,7 +372,7 @@ class Spatten:
         # Further queries take the lines that are there by then, one a cycle.
         later = max(waiting - matrix.lines + 1, 0)
         beat = matrix.begin + (waiting - later) * beats // matrix.lines
-        room = self.fetcher.beats.item(beat % RING, B_TAKEN) + later
+        room = int(self.fetcher.beats[beat % RING]["taken"]) + later
         return min(room, max(taken, matrix.given + lines))
 
     def multiply_keys(self) -> Following:

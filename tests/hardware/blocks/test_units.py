@@ -11,7 +11,7 @@ from accelsim.errors import WorkloadError
 from accelsim.hardware.blocks import top_k, weighted_sum
 from accelsim.hardware.blocks._crossbar import RING
 from accelsim.hardware.blocks.dot_product import DotProduct, stream_end
-from accelsim.hardware.blocks.matrix_fetcher import B_ADDRESS, B_JOINED, FILL
+from accelsim.hardware.blocks.matrix_fetcher import BEAT, FILL
 from accelsim.hardware.blocks.top_k import TopK
 from accelsim.hardware.blocks.weighted_sum import WeightedSum
 
@@ -43,8 +43,10 @@ def test_vectors_are_taken_as_they_arrive(
     wanted = max(int(share * vectors), 1)
     count = -(-(before + transactions) // PORTS)
     joined = np.cumsum(gaps)[:count]
-    beats = np.zeros((RING, B_ADDRESS + PORTS), np.int64)
-    beats[np.arange(begin, begin + count) % RING, B_JOINED] = joined
+    beats = np.zeros(RING, BEAT)
+    places = np.arange(begin, begin + count) % RING
+    beats["joined"][places] = joined
+    beats["first"][places] = np.arange(count) * PORTS
     # Cycle in which each vector can be used: when the beat of its last transaction is there.
     ends = before + per_vector * (np.arange(vectors) + 1) - 1
     there = joined[ends // PORTS] + FILL

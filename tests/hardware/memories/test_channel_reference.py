@@ -239,7 +239,7 @@ def test_kernel_is_the_plain_channel(
     update = {"inflight_limit": limit, "refresh": True, "refresh_interval": interval}
     memory = PRESETS[name].model_copy(update=update | {"refresh_interval_ns": None})
     org = organisation(memory)
-    state = channel.new_channels(1, org)
+    state, banks = channel.new_channels(1, org)
     plain = PlainChannel(memory)
     waiting = list(enumerate(stream))
     pause = waiting[0][1][0]
@@ -250,7 +250,7 @@ def test_kernel_is_the_plain_channel(
         if waiting and can and pause <= 0:
             ident, (_, address, write) = waiting.pop(0)
             plain.push(address, ident, write)
-            channel.channel_push(state, org, 0, address, ident, write)
+            channel.channel_push(state, banks, org, 0, address, ident, write)
             pause = waiting[0][1][0] if waiting else 0
         else:
             pause -= 1
@@ -258,7 +258,7 @@ def test_kernel_is_the_plain_channel(
         assert channel.channel_pop(state, 0) == popped
         left -= popped >= 0
         plain.tick()
-        channel.channel_tick(state, org, 0)
+        channel.channel_tick(state, banks, org, 0)
         if left == 0:
             break
     assert left == 0

@@ -14,7 +14,7 @@ from accelsim.errors import ConfigError
 from accelsim.hardware import load_accelerator, simulate
 from accelsim.hardware.config import MemoryConfig, Timing
 from accelsim.hardware.memories import read_stream
-from accelsim.hardware.memories._timing import H_REFRESH_INTERVAL, organisation
+from accelsim.hardware.memories._timing import organisation
 from accelsim.workloads import read_csv
 
 SMALL_CSV = Path(__file__).parents[3] / "traces" / "spatten-gpt2" / "small.csv"
@@ -183,7 +183,7 @@ def test_refresh_costs_its_time_and_moves_no_bytes(name: str) -> None:
 def test_refresh_can_be_set_on_the_command_line(name: str, refresh: bool) -> None:
     memory = load(MemoryConfig, name, "memories", {"refresh": refresh})
     assert memory.refresh is refresh
-    interval = organisation(memory)[H_REFRESH_INTERVAL]
+    interval = organisation(memory)[0]["refresh_interval"]
     assert interval == (memory.refresh_ticks if refresh else 0)
 
 

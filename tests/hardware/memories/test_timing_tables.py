@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from accelsim.configs import load, preset_names
 from accelsim.errors import ConfigError
@@ -50,43 +48,42 @@ class Probe:
     def __init__(self, memory: MemoryConfig, rows: tuple[Timing, ...]) -> None:
         self.memory = memory.model_copy(update={"timing": rows, "refresh": True})
         self.org = organisation(self.memory)
-        self.state: NDArray[np.int64] = channel.new_channels(1, self.org)
+        self.state, self.banks = channel.new_channels(1, self.org)
 
     def issue(self, command: str, bank: Bank, tick: int) -> None:
         number = bank.number(self.memory)
         # What holds a refresh back counts while one is near.
-        self.state[0, channel.REFRESH_DUE] = tick
-        channel._issue(self.state, self.org, 0, number, COMMANDS.index(command), tick)
+        self.state[0]["refresh_due"] = tick
+        channel._issue(self.state, self.banks, self.org, 0, number, COMMANDS.index(command), tick)
 
     def issued(self, command: str, bank: Bank, tick: int) -> bool:
         """Whether the scheduler, wanting ``command`` only, issues it at ``tick``."""
-        saved = self.state.copy()
+        saved = self.state.copy(), self.banks.copy()
         self._want(command, bank, tick)
-        counter = channel.COUNTERS + COMMANDS.index(command)
-        before = self.state[0, counter]
-        channel.channel_tick(self.state, self.org, 0)
-        done = bool(self.state[0, counter] > before)
-        self.state = saved
+        counters = self.state[0]["counters"]
+        before = int(counters[COMMANDS.index(command)])
+        channel.channel_tick(self.state, self.banks, self.org, 0)
+        done = bool(counters[COMMANDS.index(command)] > before)
+        self.state, self.banks = saved
         return done
 
     def _want(self, command: str, bank: Bank, tick: int) -> None:
         """Bring the banks into the state from which ``command`` is the next step."""
-        state, memory = self.state, self.memory
-        state[0, channel.TICK] = tick - 1
-        state[0, channel.NEXT_TRY] = state[0, channel.NEXT_EVENT] = tick
-        state[0, channel.REFRESH_DUE] = channel.NEVER - 1
-        open_rows = channel._OPEN_ROW
-        state[0, open_rows : open_rows + int(self.org[channel.H_BANKS])] = -1
+        state, banks, memory = self.state, self.banks, self.memory
+        state["tick"] = tick - 1
+        state["next_try"] = state["next_event"] = tick
+        state["refresh_due"] = channel.NEVER - 1
+        banks[0, : int(self.org[0]["banks"])] = -1
         if command in ("PREA", "REFab"):
-            state[0, channel.REFRESH_MASK] = 1 << bank.pseudo
+            state["refresh_mask"] = 1 << bank.pseudo
             if command == "PREA":
-                state[0, open_rows + bank.number(memory)] = 0
+                banks[0, bank.number(memory)] = 0
             return
         if command != "ACT":
             # The open row is another one than the request's where a PRE is wanted.
-            state[0, open_rows + bank.number(memory)] = 1 if command == "PRE" else 0
+            banks[0, bank.number(memory)] = 1 if command == "PRE" else 0
         address = bank.address(memory, row=0)
-        channel.channel_push(state, self.org, 0, address, 0, command == "WR")
+        channel.channel_push(state, banks, self.org, 0, address, 0, command == "WR")
 
 
 def edge(memory: MemoryConfig, command: str, tick: int) -> int:

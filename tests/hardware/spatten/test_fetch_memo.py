@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +12,8 @@ from accelsim.hardware import load_accelerator
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.config import MemoryConfig, SpattenConfig
 from accelsim.hardware.memories import record_requests
-from accelsim.hardware.spatten._fetch_memo import FetchMemo
+from accelsim.hardware.spatten._fetch_kernel import VALUE, advance, queue_matrix
+from accelsim.hardware.spatten._fetch_memo import GIVEN, FetchMemo
 from accelsim.hardware.spatten.accelerator import Spatten, simulate
 from accelsim.workloads import Workload
 
@@ -93,3 +95,29 @@ def test_recorded_requests_are_all_simulated() -> None:
     activity, logs = record_requests(lambda: simulate(workload, machine, HBM2))
     assert sum(map(len, logs)) == activity.counters["dram_reads"]
     assert activity == simulate(workload, machine, HBM2)
+
+
+def test_each_field_of_the_fetcher_is_compared_or_named_as_not() -> None:
+    run = Spatten(repeated((512, 512, 12, 8), times=4), load_accelerator("spatten-rtl"), HBM2)
+    memo, fetcher = run.memo, run.fetcher
+    assert memo is not None
+    transactions = np.random.default_rng(0).permutation(6000).astype(np.int64) * 32
+    memo.queue(fetcher, transactions, 0, 8, (0,))
+    queue_matrix(*fetcher[:3], transactions, 0, 0, 64, VALUE, 0)
+    dram = run.channels, run.banks, run.org
+    compared = set()
+    # Before the buffers are open, and while beats return.
+    for until in (12, int(fetcher.state[0]["opens"]) + 20):
+        advance(*fetcher, *dram, run.shift, run.rate, until)
+        before = memo._relative(fetcher, *dram, 0, 0, 0)
+        for records in (fetcher.state, fetcher.beats, fetcher.fetch, fetcher.ports):
+            for name in records.dtype.names or ():
+                kept = records[name].copy()
+                records[name] += 1
+                if memo._relative(fetcher, *dram, 0, 0, 0) != before:
+                    compared.add((records.dtype, name))
+                records[name] = kept
+    fields = {(r.dtype, name) for r in fetcher if r.dtype.names for name in r.dtype.names}
+    without = {name for _, name in fields - compared}
+    # The crossbar chooses anew in each cycle.
+    assert without == {*GIVEN, "choice"}

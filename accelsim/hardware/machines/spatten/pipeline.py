@@ -34,7 +34,7 @@ def score(
     dot: Any,
     soft: Any,
     fifo: Ints,
-    beats: Ints,
+    beats: Any,
     keys: Ints,
     refetch: Ints,
     query: int,
@@ -127,7 +127,7 @@ def select(
     again: bool,
     early: bool,
     slot: int,
-    beats: Ints,
+    beats: Any,
     begin: int,
     end: int,
     transactions: int,
@@ -296,7 +296,7 @@ def select_kept(
 @in_place
 def weigh_late(
     sums: Any,
-    beats: Ints,
+    beats: Any,
     keys: Ints,
     values: Ints,
     refetch: Ints,

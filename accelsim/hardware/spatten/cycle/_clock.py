@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from accelsim.hardware.memories._channel import Banks, Channels
+from accelsim.hardware.memories._timing import Organisation
 from accelsim.hardware.spatten.cycle._buffers import step_reader, step_writer
 from accelsim.hardware.spatten.cycle._fetcher import step_dram, step_issue, step_return
 from accelsim.hardware.spatten.cycle._key_side import step_decided, step_dot_product, step_key_fork
@@ -31,8 +33,9 @@ def run(
     port: Ints,
     beats: Ints,
     indexes: Ints,
-    dram: Ints,
-    org: Ints,
+    dram: Channels,
+    banks: Banks,
+    org: Organisation,
     until: int,
     watchdog: int,
 ) -> bool:
@@ -56,7 +59,7 @@ def run(
         step_writer(s, KEY_BUFFER)
         step_key_fork(s, requests, ring)
         step_return(s, requests, fetch, port, beats)
-        step_dram(s, port, dram, org)
+        step_dram(s, port, dram, banks, org)
         s[NOW] += 1
         if s[RESPONSES] != seen:
             seen, since = s[RESPONSES], s[NOW]

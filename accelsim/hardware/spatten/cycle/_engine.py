@@ -182,7 +182,7 @@ def _build(config: SpattenConfig, rows: Requests, memory: MemoryConfig) -> c.Mac
         ports,
         np.zeros((c.BEATS_IN_FLIGHT, c.B_CHANNELS + 2 * fetch), np.int64),
         np.ascontiguousarray(indexes, np.int64),
-        new_channels(channels, org),
+        *new_channels(channels, org),
         org,
     )
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from accelsim.hardware.memories._channel import (
-    DONE_HEAD,
-    DONE_TAIL,
-    NEXT_EVENT,
-    TICK,
+    Banks,
+    Channels,
     channel_can_push,
     channel_pop,
     channel_push,
     channel_tick,
 )
+from accelsim.hardware.memories._timing import Organisation
 from accelsim.hardware.spatten.cycle._state import (
     ADDRESSES_WAITING,
     B_ARRIVED,
@@ -323,20 +322,20 @@ def _take_responses(s: Ints, fetch: Ints, port: Ints, beats: Ints, joined: int) 
 
 
 @inlined
-def step_dram(s: Ints, port: Ints, dram: Ints, org: Ints) -> None:
+def step_dram(s: Ints, port: Ints, dram: Channels, banks: Banks, org: Organisation) -> None:
     """The clock edge of every DRAM channel: push, pop, tick."""
     now = s[NOW]
     for d in range(s[P_CHANNELS]):
-        dram[d, TICK] = now
+        dram[d].tick = now
         if port[d, D_PARKED] < 0:
             port[d, D_PARKED] = port[d, D_OFFERED]
             port[d, D_OFFERED] = -1
         if port[d, D_PARKED] >= 0 and channel_can_push(dram, org, d):
-            channel_push(dram, org, d, port[d, D_PARKED], 0, False)
+            channel_push(dram, banks, org, d, port[d, D_PARKED], 0, False)
             port[d, D_PARKED] = -1
-        if port[d, D_RESPONSE] == 0 and dram[d, DONE_HEAD] != dram[d, DONE_TAIL]:
+        if port[d, D_RESPONSE] == 0 and dram[d].done_head != dram[d].done_tail:
             channel_pop(dram, d)
             port[d, D_RESPONSE] = 1
             s[RESPONSES_WAITING] += 1
-        if now + 1 >= dram[d, NEXT_EVENT]:
-            channel_tick(dram, org, d)
+        if now + 1 >= dram[d].next_event:
+            channel_tick(dram, banks, org, d)

@@ -17,7 +17,6 @@ from accelsim.hardware.blocks._spans import (
     open_spans,
     reads_of,
 )
-from accelsim.hardware.memories._channel import INFLIGHT
 from accelsim.hardware.spatten.cycle._clock import run
 from accelsim.hardware.spatten.cycle._diagnosis import describe_stall
 from accelsim.hardware.spatten.cycle._state import (
@@ -287,7 +286,7 @@ def _watch(m: Machine, b: Ints, codes: Ints, opened: Ints, rows: Ints, used: int
     used = note(opened, rows, used, PV_UNIT, item, state, now, 0)
     for d in range(s[P_CHANNELS]):
         item, state = NO_ITEM, NOTHING
-        if m.dram[d, INFLIGHT] > 0 and m.port[d, D_ID_HEAD] != m.port[d, D_ID_TAIL]:
+        if m.dram[d].inflight > 0 and m.port[d, D_ID_HEAD] != m.port[d, D_ID_TAIL]:
             k = m.port[d, D_IDS + m.port[d, D_ID_HEAD] % ID_RING]
             item, state = codes[m.fetch[k, F_ARRIVED] % BEATS_IN_FLIGHT], WORKS
         reads = reads_of(m.dram, d)
@@ -304,7 +303,7 @@ def _run_watched(
     while s[RESPONSES] < s[P_REQUESTS] and s[NOW] < until:
         b[:] = s[: len(b)]
         run(
-            s, m.requests, m.ring, m.fetch, m.port, m.beats, m.indexes, m.dram, m.org,
+            s, m.requests, m.ring, m.fetch, m.port, m.beats, m.indexes, m.dram, m.banks, m.org,
             s[NOW] + 1, _CHUNK_CYCLES,
         )  # fmt: skip
         if s[BEATS_PUSHED] != b[BEATS_PUSHED]:

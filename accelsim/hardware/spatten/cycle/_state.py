@@ -17,6 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from accelsim.hardware.memories._channel import Banks, Channels
+from accelsim.hardware.memories._timing import Organisation
 from accelsim.jit import inlined
 
 Ints = NDArray[np.int64]
@@ -234,7 +236,7 @@ class Machine(NamedTuple):
         port: (channels, N_PORT_COLUMNS).
         beats: (BEATS_IN_FLIGHT, B_CHANNELS + 2 * fetch channels).
         indexes: flat list of token indexes.
-        dram: state of the DRAM channels.
+        dram, banks: state of the DRAM channels.
         org: their organisation.
     """
 
@@ -245,8 +247,9 @@ class Machine(NamedTuple):
     port: Ints
     beats: Ints
     indexes: Ints
-    dram: Ints
-    org: Ints
+    dram: Channels
+    banks: Banks
+    org: Organisation
 
 
 @inlined

@@ -26,6 +26,8 @@ from accelsim.hardware.machines.spatten.cycle._values import (
     step_value_fork,
     step_weighted_sum,
 )
+from accelsim.hardware.memories._channel import Banks, Channels
+from accelsim.hardware.memories._timing import Organisation
 from accelsim.jit import in_place
 
 
@@ -66,8 +68,9 @@ def run(
     beats: Ints,
     ports: Ints,
     channels: Ints,
-    dram: Ints,
-    org: Ints,
+    dram: Channels,
+    banks: Banks,
+    org: Organisation,
     until: int,
     watchdog: int,
 ) -> bool:
@@ -180,6 +183,7 @@ def run(
             ports,
             channels,
             dram,
+            banks,
             org,
         )
         s[NOW] += 1

@@ -21,7 +21,6 @@ from accelsim.hardware.memories._channel import (
     CONFLICTS,
     HITS,
     MISSES,
-    NEXT_EVENT,
     PRE,
     PREA,
     RD,
@@ -218,8 +217,8 @@ def _build(
     fetch_ports[:, [c.F_DESTINATION, c.F_SERVED]] = -1
     dram_ports = np.zeros((channels, c.D_IDS + ids), np.int64)
     dram_ports[:, [c.D_PARKED, c.D_OFFERED, c.D_LOCK]] = -1
-    dram = new_channels(channels, org)
-    s[c.DRAM_NEXT] = dram[:, NEXT_EVENT].min()
+    dram, banks = new_channels(channels, org)
+    s[c.DRAM_NEXT] = dram["next_event"].min()
     matrices, tiles = len(plan.matrices), len(plan.tiles)
     jobs, pieces, groups = len(plan.jobs), len(plan.pieces), len(plan.groups)
 
@@ -257,6 +256,7 @@ def _build(
         fetch_ports,
         dram_ports,
         dram,
+        banks,
         org,
     )
     return c.Machine(

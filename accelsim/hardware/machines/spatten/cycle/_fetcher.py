@@ -67,15 +67,14 @@ from accelsim.hardware.machines.spatten.cycle._state import (
     Ints,
 )
 from accelsim.hardware.memories._channel import (
-    DONE_HEAD,
-    DONE_TAIL,
-    NEXT_EVENT,
-    TICK,
+    Banks,
+    Channels,
     channel_can_push,
     channel_pop,
     channel_push,
     channel_tick,
 )
+from accelsim.hardware.memories._timing import Organisation
 from accelsim.jit import inlined
 
 FIFO_LATENCY = 2
@@ -95,8 +94,9 @@ def step_fetcher(
     beats: Ints,
     ports: Ints,
     channels: Ints,
-    dram: Ints,
-    org: Ints,
+    dram: Channels,
+    banks: Banks,
+    org: Organisation,
 ) -> None:
     """One cycle, from the DRAM ports back to the queues of requests, and the way back."""
     room = s[PUSHED] - s[LOADED] < s[P_ADDRESS_FIFO]
@@ -112,7 +112,7 @@ def step_fetcher(
         if s[RESPONSES_WAITING]:
             _take_responses(s, beats, ports, channels, before)
     if s[IN_DRAM] or s[NOW] + 1 >= s[DRAM_NEXT]:
-        _step_dram(s, channels, dram, org)
+        _step_dram(s, channels, dram, banks, org)
 
 
 @inlined
@@ -295,22 +295,22 @@ def _take_responses(s: Ints, beats: Ints, ports: Ints, channels: Ints, joined: i
 
 
 @inlined
-def _step_dram(s: Ints, channels: Ints, dram: Ints, org: Ints) -> None:
+def _step_dram(s: Ints, channels: Ints, dram: Channels, banks: Banks, org: Organisation) -> None:
     """The clock edge of every DRAM channel: push, pop, tick."""
     now, following = s[NOW], NEVER
     for d in range(s[P_CHANNELS]):
-        dram[d, TICK] = now
+        dram[d].tick = now
         if channels[d, D_PARKED] < 0:
             channels[d, D_PARKED] = channels[d, D_OFFERED]
             channels[d, D_OFFERED] = -1
         if channels[d, D_PARKED] >= 0 and channel_can_push(dram, org, d):
-            channel_push(dram, org, d, channels[d, D_PARKED], 0, False)
+            channel_push(dram, banks, org, d, channels[d, D_PARKED], 0, False)
             channels[d, D_PARKED] = -1
-        if channels[d, D_RESPONSE] == 0 and dram[d, DONE_HEAD] != dram[d, DONE_TAIL]:
+        if channels[d, D_RESPONSE] == 0 and dram[d].done_head != dram[d].done_tail:
             channel_pop(dram, d)
             channels[d, D_RESPONSE] = 1
             s[RESPONSES_WAITING] += 1
-        if now + 1 >= dram[d, NEXT_EVENT]:
-            channel_tick(dram, org, d)
-        following = min(following, dram[d, NEXT_EVENT])
+        if now + 1 >= dram[d].next_event:
+            channel_tick(dram, banks, org, d)
+        following = min(following, dram[d].next_event)
     s[DRAM_NEXT] = following

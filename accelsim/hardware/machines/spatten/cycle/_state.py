@@ -11,6 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from accelsim.hardware.memories._channel import Banks, Channels
+from accelsim.hardware.memories._timing import Organisation
+
 Ints = NDArray[np.int64]
 NEVER = 1 << 60
 
@@ -371,7 +374,7 @@ class Fetch(NamedTuple):
         joined: [beats of all requests]; cycle in which a beat was joined.
         beats: ring of beats in flight.
         ports, channels: of the crossbar.
-        dram, organisation: of :mod:`accelsim.hardware.memories`.
+        dram, banks, organisation: of :mod:`accelsim.hardware.memories`.
     """
 
     transactions: Ints
@@ -380,5 +383,6 @@ class Fetch(NamedTuple):
     beats: Ints
     ports: Ints
     channels: Ints
-    dram: Ints
-    organisation: Ints
+    dram: Channels
+    banks: Banks
+    organisation: Organisation

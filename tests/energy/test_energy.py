@@ -17,7 +17,9 @@ from accelsim.energy import (
     operation_pj,
     sram,
 )
+from accelsim.energy import _library as library
 from accelsim.energy._evaluate import _drawn, _Line, interval
+from accelsim.energy._table import Term
 from accelsim.errors import ConfigError
 from accelsim.hardware.activity import COUNTERS, Activity
 from accelsim.hardware.config import MemoryConfig, SpattenConfig
@@ -236,3 +238,44 @@ def test_interval_is_reproducible_and_holds_the_total() -> None:
     assert (first.low_j, first.high_j) == (second.low_j, second.high_j)
     assert first.low_j < first.total_j < first.high_j
     assert 0 < first.area_low_mm2 <= (first.area_mm2 or 0) < first.area_high_mm2
+
+
+def test_area_follows_multipliers_and_buffers() -> None:
+    table = load(EnergyTable, "spatten-40nm", "energy")
+    paper = SpattenConfig(kind="spatten-rtl", description="", source="")
+    half = paper.model_copy(update={"multipliers": 256, "buffer_lines": 2 * paper.buffer_lines})
+    full, less = (
+        evaluate(Activity(1, 1e9), table, machine).area_mm2_by_module for machine in (paper, half)
+    )
+    # Half the multipliers and the same bytes of buffers, whose lines are half as wide.
+    multipliers = evaluate(Activity(1, 1e9), table, paper.model_copy(update={"buffer_lines": 64}))
+    buffers = full["qk_unit"] - multipliers.area_mm2_by_module["qk_unit"]
+    assert less["qk_unit"] < full["qk_unit"]
+    assert less["softmax"] == full["softmax"]
+    assert 0 < buffers < full["qk_unit"]
+
+
+def test_leakage_is_that_of_so_many_units() -> None:
+    one, eight = (library.operation_leak_mw("int-multiply", 32, 40) * count for count in (1, 8))
+    assert Term(op="int-multiply", bits=32).leak_mw(40) == one
+    assert Term(op="int-multiply", bits=32, count=8).leak_mw(40) == eight
+    # Aladdin's rows, at the node for which they are printed.
+    printed = library.arithmetic("aladdin").node_nm
+    assert library.operation_leak_mw("int-multiply", 32, printed) == pytest.approx(0.08)
+    assert library.operation_leak_mw("fp-multiply", 32, printed) == pytest.approx(0.12)
+
+
+def test_an_entry_has_a_number_or_terms(tmp_path: Path) -> None:
+    both = TABLE.replace("pj: 900,", "pj: 900, terms: [{op: int-add, bits: 8}],")
+    neither = TABLE.replace("pj: 900, ", "")
+    for text in (both, neither):
+        (tmp_path / "t.yaml").write_text(text)
+        with pytest.raises(ConfigError, match="either 'pj' or 'terms'"):
+            load(EnergyTable, str(tmp_path / "t.yaml"), "energy")
+
+
+def test_a_width_between_the_tabulated_ones_scales_from_the_nearest() -> None:
+    narrow, wide = sram(16384, 64, 40), sram(16384, 96, 40)
+    assert wide.read_pj == pytest.approx(1.5 * narrow.read_pj)
+    assert wide.leak_mw == narrow.leak_mw
+    assert wide.area_mm2 == narrow.area_mm2

@@ -84,3 +84,28 @@ def test_own_workloads_survive_the_schema(
     again = read_csv(path)
     for name in ("keys", "values", "key_bits", "value_bits", "refetch_lsb", "topk_target"):
         np.testing.assert_array_equal(again[name], workload[name])
+
+
+def test_every_field_means_what_the_release_means(tmp_path: Path) -> None:
+    source = write(
+        tmp_path / "in.csv",
+        HEADER,
+        "3,1,2,80.0,120,32,8,12,0.05,False,4,16,6,True,False,True,16",
+        "3,1,5,80.0,120,48,8,12,0.05,True,4,48,10,True,False,False,16",
+    )
+    work = read_csv(source)
+    expected = {
+        "step": [3, 3],
+        "layer": [1, 1],
+        "head": [2, 5],
+        "context_tokens": [120, 120],
+        "keys": [32, 48],
+        "values": [16, 48],
+        "key_bits": [8, 8],
+        "value_bits": [6, 10],
+        "refetch_lsb": [False, True],
+        "key_lsb_bits": [4, 4],
+        "topk_size": [32, 0],
+        "topk_target": [16, 0],
+    }
+    assert {name: work[name].tolist() for name in expected} == expected

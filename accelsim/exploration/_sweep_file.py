@@ -36,8 +36,8 @@ from accelsim.exploration._space import (
     check_numbers,
     points,
 )
-from accelsim.hardware import accelerator_of
 from accelsim.exploration.metrics import ACCURACY, DETAILS, METRICS, goal
+from accelsim.hardware import accelerator_of
 
 NAMES = ("accelerator", "memory", "energy", "policy", "source", "engine", "dependencies")
 """Keys whose values are names of presets or files."""

@@ -272,7 +272,7 @@ def test_names_of_metrics_are_those_of_a_result(sweep_file: Path) -> None:
     trace = sweep_file.parent / "tiny.safetensors"
     rows = [replay(trace, accelerator=name, baselines=[]).to_row()
             for name in ("spatten-paper", "a3-base")]  # fmt: skip
-    found = {name for row in rows for name in row if "." not in name} 
+    found = {name for row in rows for name in row if "." not in name}
     assert found == set(METRICS)
     figures = {name for row in rows for name in row if name.startswith("accuracy.")}
     assert figures == {*ACCURACY, "accuracy.mode"}

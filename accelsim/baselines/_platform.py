@@ -16,26 +16,30 @@ from accelsim.baselines._measured import measure_all
 from accelsim.baselines._shape import AttentionShape
 from accelsim.errors import ConfigError, did_you_mean
 
-Positive = Annotated[float, Field(gt=0)]
+FlopPerSecond = Annotated[float, Field(gt=0, le=1e21), configs.Unit("FLOP/s")]
+BytesPerSecond = Annotated[float, Field(gt=0, le=1e18), configs.Unit("B/s")]
+Watts = Annotated[float, Field(gt=0, le=1e6), configs.Unit("W")]
+Seconds = Annotated[float, Field(ge=0, le=1e4), configs.Unit("s")]
+Bytes = Annotated[float, Field(gt=0, le=1e15), configs.Unit("bytes")]
 MEASURED = "measured"
 
 
 class Reading(configs.Config):
     """One way to run attention on a platform."""
 
-    peak_flop_per_s: Positive
+    peak_flop_per_s: FlopPerSecond
     """Peak of the arithmetic that this reading uses."""
-    element_bytes: Positive
+    element_bytes: Annotated[float, Field(gt=0, le=64), configs.Unit("bytes")]
     """Bytes of one stored element."""
     compute_efficiency: Annotated[float, Field(gt=0, le=1)]
     """Share of the peak that is reached."""
     bandwidth_efficiency: Annotated[float, Field(gt=0, le=1)]
     """Share of the bandwidth that is reached."""
-    operators_per_call: Annotated[int, Field(ge=1)]
+    operators_per_call: Annotated[int, Field(ge=1, le=10_000), configs.Unit("operators")]
     """Operators that one attention call of one layer launches."""
-    overhead_s_per_operator: Annotated[float, Field(ge=0)]
+    overhead_s_per_operator: Seconds
     """Time per operator that no roofline explains: launch, framework, layout."""
-    fc_overhead_s_per_layer: Annotated[float, Field(ge=0)] | None = None
+    fc_overhead_s_per_layer: Seconds | None = None
     """Time of one layer's fully connected part that no roofline explains, where it is known."""
     fused: bool
     """Scores stay on chip and masked ones are skipped; if not, they go through memory."""
@@ -51,13 +55,13 @@ class PowerBand(configs.Config):
     framework: str | None = None
     """Framework whose kernels ran; those without a band of their own take the ones without a
     framework."""
-    to_s: Positive | None = None
+    to_s: Annotated[float, Field(gt=0, le=1e6), configs.Unit("s")] | None = None
     """Longest call of the band, s; the last band has no end."""
-    low_w: Positive
+    low_w: Watts
     """10th percentile over the calls of the band, W."""
-    median_w: Positive
+    median_w: Watts
     """Median, W."""
-    high_w: Positive
+    high_w: Watts
     """90th percentile, W."""
 
 
@@ -72,11 +76,11 @@ class MeasuredKernel(configs.Config):
     """Name of the platform in the measurements, and of the parameters' file."""
     versions: dict[str, str]
     """Frameworks and their versions."""
-    multiprocessors: Annotated[int, Field(ge=1)]
+    multiprocessors: Annotated[int, Field(ge=1, le=100_000), configs.Unit("multiprocessors")]
     """Multiprocessors of the GPU."""
-    l2_bytes: Positive
+    l2_bytes: Bytes
     """Bytes of its last cache."""
-    peak_flop_per_s: Positive
+    peak_flop_per_s: FlopPerSecond
     """Peak of dense bfloat16 products with FP32 accumulation."""
     source: Annotated[str, Field(min_length=1)]
     """Where the measurements come from."""
@@ -114,10 +118,10 @@ class Platform(configs.Config):
 
     description: str
     source: str
-    bandwidth_byte_per_s: Positive
-    load_power_w: Positive
+    bandwidth_byte_per_s: BytesPerSecond
+    load_power_w: Watts
     """Power under load, idle power included."""
-    idle_power_w: Annotated[float, Field(ge=0)]
+    idle_power_w: Annotated[float, Field(ge=0, le=1e6), configs.Unit("W")]
     """Power at rest. Load less idle is the dynamic power that SpAtten's evaluation counts."""
     power_source: str
     """Where the powers come from; never the ratio that is compared."""

@@ -13,11 +13,18 @@ from typing import Annotated
 
 from pydantic import Field
 
-from accelsim.configs import C, Config, config_root, read_yaml, validate
+from accelsim.configs import C, Config, Unit, config_root, read_yaml, validate
 from accelsim.errors import ConfigError, did_you_mean
 
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
+Picojoules = Annotated[float, Field(gt=0, le=1e9), Unit("pJ")]
+Milliwatts = Annotated[float, Field(ge=0, le=1e9), Unit("mW")]
+SquareMicrometres = Annotated[float, Field(ge=0, le=1e11), Unit("µm²")]
+SquareMillimetres = Annotated[float, Field(gt=0, le=1e5), Unit("mm²")]
+Nanometres = Annotated[float, Field(ge=0.1, le=10_000), Unit("nm")]
+Bytes = Annotated[float, Field(gt=0, le=1e12), Unit("bytes")]
+Bits = Annotated[float, Field(gt=0, le=4096), Unit("bits")]
+Reads = Annotated[float, Field(gt=0, le=1000), Unit("reads")]
+Coefficient = Annotated[float, Field(ge=-1e6, le=1e6), Unit("of the fit")]
 
 READINGS = ("horowitz", "aladdin")
 """Readings of arithmetic energy; they differ by 4 to 18 times, so the choice is the user's."""
@@ -29,11 +36,11 @@ class ArithmeticRow(Config):
     """One unit at one width."""
 
     op: str
-    bits: Positive
-    pj: Positive
+    bits: Bits
+    pj: Picojoules
     """Energy of one operation, picojoules."""
-    leak_mw: NonNegative | None = None
-    area_um2: NonNegative | None = None
+    leak_mw: Milliwatts | None = None
+    area_um2: SquareMicrometres | None = None
     source: str
     assumed: bool = False
 
@@ -43,26 +50,26 @@ class Arithmetic(Config):
 
     description: str
     source: str
-    node_nm: Positive
+    node_nm: Nanometres
     rows: tuple[ArithmeticRow, ...]
 
 
 class SramRow(Config):
     """One SRAM at one node."""
 
-    bytes: Positive
-    line_bytes: Positive
-    read_pj: Positive
+    bytes: Bytes
+    line_bytes: Bytes
+    read_pj: Picojoules
     """Energy of reading one line, picojoules."""
-    leak_mw: Positive
-    area_mm2: Positive
+    leak_mw: Annotated[float, Field(gt=0, le=1e9), Unit("mW")]
+    area_mm2: SquareMillimetres
 
 
 class WritePerRead(Config):
     """What a write costs, in reads."""
 
-    value: Positive
-    high: Positive
+    value: Reads
+    high: Reads
     source: str
 
 
@@ -78,11 +85,11 @@ class SramLibrary(Config):
 class ScalingRow(Config):
     """Coefficients of one node."""
 
-    node_nm: Positive
-    a: float
-    b: float
-    c: float
-    area: Positive
+    node_nm: Nanometres
+    a: Coefficient
+    b: Coefficient
+    c: Coefficient
+    area: Annotated[float, Field(gt=0, le=1e6), Unit("of the area")]
 
 
 class Scaling(Config):
@@ -90,7 +97,7 @@ class Scaling(Config):
 
     description: str
     source: str
-    supply_v: Positive
+    supply_v: Annotated[float, Field(gt=0, le=100), Unit("V")]
     rows: tuple[ScalingRow, ...]
 
 

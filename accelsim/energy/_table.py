@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from accelsim.configs import Config
+from accelsim.configs import Config, Unit
 from accelsim.energy import _library as library
 from accelsim.errors import ConfigError, did_you_mean
 from accelsim.hardware.activity import COUNTERS
@@ -29,7 +29,13 @@ SIZES: dict[str, str] = {
 }
 """What leakage, background power and area grow with."""
 
-NonNegative = Annotated[float, Field(ge=0)]
+Picojoules = Annotated[float, Field(ge=0, le=1e9), Unit("pJ")]
+Milliwatts = Annotated[float, Field(ge=0, le=1e9), Unit("mW")]
+SquareMillimetres = Annotated[float, Field(ge=0, le=1e5), Unit("mm²")]
+EndOfRange = Annotated[float, Field(ge=0, le=1e9), Unit("in the entry's unit")]
+Nanometres = Annotated[float, Field(ge=0.1, le=10_000), Unit("nm")]
+Units = Annotated[float, Field(gt=0, le=1e12), Unit("units")]
+Bytes = Annotated[float, Field(gt=0, le=1e12), Unit("bytes")]
 Text = Annotated[str, Field(min_length=1)]
 Size = Literal[
     "machine",
@@ -47,15 +53,15 @@ class Term(Config):
 
     op: str
     """An arithmetic unit (``int-multiply``, ``fp-add``, ``compare`` …) or ``sram``."""
-    bits: Annotated[float, Field(gt=0)] = 1.0
+    bits: Annotated[float, Field(gt=0, le=4096), Unit("bits")] = 1.0
     """Width of an arithmetic unit."""
-    bytes: Annotated[float, Field(gt=0)] | None = None
+    bytes: Bytes | None = None
     """Size of an SRAM."""
-    line_bytes: Annotated[float, Field(gt=0)] = 64.0
+    line_bytes: Bytes = 64.0
     """Line of an SRAM."""
     access: Literal["read", "write"] = "read"
     """Which access of an SRAM is priced."""
-    count: Annotated[float, Field(gt=0)] = 1.0
+    count: Units = 1.0
 
     @model_validator(mode="after")
     def _sram_has_a_size(self) -> Term:
@@ -87,9 +93,9 @@ class Term(Config):
 class _Entry(Config):
     """What all entries share: a range, a source, a group that errs together."""
 
-    low: NonNegative | None = None
+    low: EndOfRange | None = None
     """Lowest credible value, in the unit of the entry; its own value if not given."""
-    high: NonNegative | None = None
+    high: EndOfRange | None = None
     """Highest credible value, in the unit of the entry; its own value if not given."""
     terms: tuple[Term, ...] = ()
     """Units of the library whose sum is the value; instead of a number."""
@@ -108,7 +114,7 @@ class Dynamic(_Entry):
     counter: str
     """A name of ``hardware.activity.COUNTERS``, or of :data:`DERIVED`."""
     part: Literal["dram", "sram", "logic"]
-    pj: NonNegative | None = None
+    pj: Picojoules | None = None
     """Picojoules per unit; or ``terms``."""
     unit: Text
     """What one unit of the counter is, e.g. ``MAC`` or ``bit``."""
@@ -127,11 +133,11 @@ class Static(_Entry):
 
     name: Text
     part: Literal["leakage", "dram_background"] = "leakage"
-    mw: NonNegative | None = None
+    mw: Milliwatts | None = None
     """Milliwatts; or ``terms``."""
     per: Size = "machine"
     """What the power grows with."""
-    sized_for: Annotated[float, Field(gt=0)] = 1.0
+    sized_for: Units = 1.0
     """How many of ``per`` the number stands for."""
 
     @model_validator(mode="after")
@@ -144,11 +150,11 @@ class ModuleArea(_Entry):
     """Silicon of one module."""
 
     name: Text
-    mm2: NonNegative | None = None
+    mm2: SquareMillimetres | None = None
     """Square millimetres; or ``terms``."""
     per: Size = "machine"
     """What the area grows with."""
-    sized_for: Annotated[float, Field(gt=0)] = 1.0
+    sized_for: Units = 1.0
     """How many of ``per`` the number stands for."""
 
     @model_validator(mode="after")
@@ -162,9 +168,9 @@ class EnergyTable(Config):
 
     description: str
     source: str
-    node_nm: Annotated[float, Field(gt=0)]
+    node_nm: Nanometres
     """Technology node of the on-chip numbers."""
-    target_node_nm: Annotated[float, Field(gt=0)] | None = None
+    target_node_nm: Nanometres | None = None
     """Scale all on-chip numbers to this node (Stillmaker & Baas 2017); DRAM stays as it is."""
     arithmetic: Literal["horowitz", "aladdin"] = "horowitz"
     """Which reading of the arithmetic units ``terms`` refer to; the other bounds the range."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from accelsim.configs import Config
+from accelsim.configs import Config, Unit
 from accelsim.errors import ConfigError
 from accelsim.exploration._results import Results
 from accelsim.exploration._store import Store
@@ -24,15 +24,15 @@ class FinalistsConfig(Config):
     evaluate: Literal["smollm2-perplexity"]
     """``smollm2-perplexity``: the policy inside SmolLM2-135M (closed loop), scored on the windows
     of docs/accuracy.md; for traces of that model."""
-    count: Annotated[int, Field(ge=1)] = 5
+    count: Annotated[int, Field(ge=1, le=1000), Unit("points")] = 5
     """Points of the Pareto set, spread evenly over it in the order of the first metric."""
     windows: Annotated[int, Field(ge=1, le=4)] = 1
     """Shipped windows to score."""
     window_tokens: Annotated[int, Field(ge=32, le=512)] = 512
     """First tokens of each window that are run."""
-    skip: Annotated[int, Field(ge=0)] = 64
+    skip: Annotated[int, Field(ge=0, le=512), Unit("tokens")] = 64
     """First positions of a window that are not scored."""
-    prompt_tokens: Annotated[int, Field(ge=0)] = 0
+    prompt_tokens: Annotated[int, Field(ge=0, le=512), Unit("tokens")] = 0
     """First tokens that attend densely, as a prompt."""
 
 

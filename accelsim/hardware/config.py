@@ -7,13 +7,26 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from accelsim.configs import Config
+from accelsim.configs import Config, Unit
 
-PositiveInt = Annotated[int, Field(ge=1)]
-Cycles = Annotated[int, Field(ge=0)]
-
-
-Nanoseconds = Annotated[float, Field(ge=0)]
+PositiveInt = Annotated[int, Field(ge=1, le=1 << 20), Unit("units")]
+# Bounds of what can be built: generous to a designer, and small enough that a model of the machine
+# fits a computer. A field of another kind brings its own.
+Hertz = Annotated[float, Field(ge=1e3, le=1e12), Unit("Hz")]
+Channels = Annotated[int, Field(ge=1, le=1024), Unit("channels")]
+Multipliers = Annotated[int, Field(ge=1, le=1 << 20), Unit("multipliers")]
+Lines = Annotated[int, Field(ge=1, le=1 << 16), Unit("lines")]
+Rows = Annotated[int, Field(ge=1, le=1 << 20), Unit("rows")]
+Entries = Annotated[int, Field(ge=1, le=1 << 12), Unit("entries")]
+PerCycle = Annotated[int, Field(ge=1, le=1 << 16), Unit("a cycle")]
+Matrices = Annotated[int, Field(ge=0, le=1 << 12), Unit("matrices")]
+Bits = Annotated[int, Field(ge=1, le=64), Unit("bits")]
+Cycles = Annotated[int, Field(ge=0, le=1_000_000), Unit("cycles")]
+Ticks = Annotated[int, Field(ge=0, le=1_000_000), Unit("ticks")]
+Nanoseconds = Annotated[float, Field(ge=0, le=1e7), Unit("ns")]
+SignedNanoseconds = Annotated[float, Field(ge=-1e7, le=1e7), Unit("ns")]
+MAX_BANKS = 4096
+"""Banks of a channel."""
 _ROUNDING_GUARD = 1e-6
 """Part of a tick that a product of nanoseconds and clock may exceed a whole number by."""
 
@@ -37,14 +50,14 @@ class Timing(Config):
     level: Literal["channel", "pseudochannel", "bankgroup", "bank"]
     after: str
     before: tuple[str, ...]
-    ns: float | tuple[float, ...] = ()
+    ns: SignedNanoseconds | tuple[SignedNanoseconds, ...] = ()
     """Nanoseconds, each rounded up to whole ticks by itself and then added; a negative one is
     subtracted (read to write: CL + burst + 2 - CWL)."""
-    at_least: Cycles = 0
+    at_least: Ticks = 0
     """Fewest ticks of the nanoseconds together (a standard's ``max(4 nCK, 4 ns)``)."""
-    cycles: int | None = None
+    cycles: Annotated[int, Field(ge=-1_000_000, le=1_000_000), Unit("ticks")] | None = None
     """Ticks whatever the clock: bursts, command lengths, tables that count clocks."""
-    window: PositiveInt = 1
+    window: Annotated[int, Field(ge=1, le=64), Unit("commands")] = 1
     """Counts the n-th last ``after`` command (4 for tFAW)."""
     source: str = ""
     """The standard's parameter behind the number, e.g. ``tRRD_S = 4 ns``."""
@@ -70,7 +83,7 @@ class RamulatorDevice(Config):
 
     dram: str
     """``impl`` of the device."""
-    organisation: dict[str, str | int]
+    organisation: dict[str, str | Annotated[int, Field(ge=0, le=1 << 40), Unit("of its kind")]]
     """Keys of ``org``."""
     timing: str
     """Preset of ``timing``."""
@@ -89,29 +102,29 @@ class MemoryConfig(Config):
     """Where the numbers come from."""
     technology: str = "hbm2"
     """Names the table of DRAM energy, ``hw_configs/energy/dram-<technology>.yaml``."""
-    clock_hz: Annotated[float, Field(gt=0)] = 1e9
+    clock_hz: Hertz = 1e9
     """Ticks in a second: the command clock, or twice that with ``half_clock_ticks``. If it changes,
     nanoseconds keep their length and ticks do not."""
-    transaction_bytes: PositiveInt = 32
+    transaction_bytes: Annotated[int, Field(ge=1, le=4096), Unit("bytes")] = 32
     """Bytes of one read or write burst."""
-    pseudochannels: PositiveInt = 2
-    bankgroups: PositiveInt = 4
+    pseudochannels: Annotated[int, Field(ge=1, le=64), Unit("pseudo-channels")] = 2
+    bankgroups: Annotated[int, Field(ge=1, le=64), Unit("bank groups")] = 4
     """Per pseudo-channel."""
-    banks: PositiveInt = 4
+    banks: Annotated[int, Field(ge=1, le=256), Unit("banks")] = 4
     """Per bank group."""
-    rows: PositiveInt = 32768
-    row_bytes: PositiveInt = 512
+    rows: Annotated[int, Field(ge=1, le=1 << 24), Unit("rows")] = 32768
+    row_bytes: Annotated[int, Field(ge=1, le=1 << 20), Unit("bytes")] = 512
     """Bytes of one row of one bank that the address map reaches."""
-    interleave_bytes: PositiveInt | None = None
+    interleave_bytes: Annotated[int, Field(ge=1, le=1 << 20), Unit("bytes")] | None = None
     """Consecutive bytes of one bank before the address moves on to the next pseudo-channel and bank
     group; a whole row if not given (Ramulator's RoBaRaCoCh map)."""
-    read_latency: Cycles = 11
+    read_latency: Ticks = 11
     """Ticks from the RD command to the last data (CL + burst), beside ``read_latency_ns``."""
     read_latency_ns: Nanoseconds = 0.0
     """Part of the read latency that is given in time (CL); rounded up and added."""
-    inflight_limit: PositiveInt = 16
+    inflight_limit: Annotated[int, Field(ge=1, le=1 << 16), Unit("reads")] = 16
     """Reads accepted and not yet handed back, per channel."""
-    queue_entries: PositiveInt = 33
+    queue_entries: Entries = 33
     """Entries of the controller's read queue, per channel."""
     command_buses: Literal[1, 2] = 1
     """1: one command a tick; 2: rows (ACT, PRE, PREA, REFab) and columns (RD, WR) have a bus each,
@@ -119,20 +132,20 @@ class MemoryConfig(Config):
     half_clock_ticks: bool = False
     """A tick is half a clock, as HBM3 needs (JESD238): PRE and PREA may go in every tick, all other
     commands in odd ticks only (rising edges). Needs two command buses."""
-    split_activation: Cycles = 0
+    split_activation: Ticks = 0
     """ACT is two commands, of which the second (ACT-2 of LPDDR5) goes in the first tick that
     nothing else wants, at the latest so many ticks after the first (tAAD, JESD209-5B); no other ACT
     goes before it. 0: ACT is one command."""
     timing: tuple[Timing, ...] = ()
     refresh: bool = False
     """Issue all-bank refreshes every ``refresh_interval`` ticks."""
-    refresh_interval: Cycles = 3900
+    refresh_interval: Annotated[int, Field(ge=0, le=1_000_000_000), Unit("ticks")] = 3900
     """Ticks (tREFI), unless ``refresh_interval_ns`` is given."""
     refresh_interval_ns: Nanoseconds | None = None
     """tREFI, rounded up to whole ticks."""
-    bytes_per_tick: Annotated[float, Field(gt=0)] = 16.0
+    bytes_per_tick: Annotated[float, Field(gt=0, le=1 << 20), Unit("bytes")] = 16.0
     """Peak of one channel. ``kind: flat`` uses only this and ``flat_latency``."""
-    flat_latency: Cycles = 20
+    flat_latency: Ticks = 20
     """Ticks from request to data of an unloaded flat memory."""
     ramulator: RamulatorDevice | None = None
     """The device of Ramulator 2.0 with this organisation and these timings, where there is one."""
@@ -151,6 +164,12 @@ class MemoryConfig(Config):
 
     @model_validator(mode="after")
     def _commands_fit_together(self) -> MemoryConfig:
+        banks = self.pseudochannels * self.bankgroups * self.banks
+        if banks > MAX_BANKS:
+            raise ValueError(
+                f"pseudochannels x bankgroups x banks is {banks:,}; expected at most {MAX_BANKS:,} "
+                "banks in a channel"
+            )
         if self.half_clock_ticks and self.command_buses != 2:
             raise ValueError("half_clock_ticks needs command_buses 2")
         if self.split_activation and self.command_buses != 1:
@@ -161,7 +180,7 @@ class MemoryConfig(Config):
 class TopKConfig(Config):
     """The top-k engines."""
 
-    parallelism: PositiveInt = 16
+    parallelism: PerCycle = 16
     """Comparators per array = scores examined per cycle (SpAtten Table I)."""
     pass_overhead: Cycles = 3
     """Cycles that each quick-select pass costs beyond its elements."""
@@ -170,7 +189,7 @@ class TopKConfig(Config):
     the search of the next row."""
     source_of_passes: Literal["java-random", "recorded"] = "java-random"
     """``java-random``: the released test bench's generator; ``recorded``: over real scores."""
-    engines: PositiveInt = 1
+    engines: Annotated[int, Field(ge=1, le=1024), Unit("engines")] = 1
     """Engines that work in parallel; a second one serves the cascade token selection."""
 
 
@@ -182,9 +201,9 @@ class AcceleratorConfig(Config):
     description: str
     source: str
     """Where the numbers come from."""
-    frequency_hz: Annotated[float, Field(gt=0)] = 1e9
+    frequency_hz: Hertz = 1e9
     """Core clock."""
-    channels: PositiveInt
+    channels: Channels
     """DRAM channels."""
     memory: str
     """Preset in ``hw_configs/memories``."""
@@ -220,25 +239,25 @@ class SpattenConfig(AcceleratorConfig):
     """SpAtten as its authors released it, and variants of it."""
 
     kind: Literal["spatten-rtl"]
-    frequency_hz: Annotated[float, Field(gt=0)] = 1e9
+    frequency_hz: Hertz = 1e9
     """Core clock (SpAtten Table III: 1 GHz)."""
-    multipliers: PositiveInt = 512
+    multipliers: Multipliers = 512
     """Multipliers in each of the two matrix units; a multiple of 64."""
-    buffer_lines: PositiveInt = 256
+    buffer_lines: Lines = 256
     """Lines of the key buffer, and of the value buffer; one line holds ``multipliers`` elements."""
     buffer_banks: Literal[1, 2] = 1
     """2: half of each buffer is filled while the other is read (double buffering)."""
-    channels: PositiveInt = 16
+    channels: Channels = 16
     """DRAM channels."""
-    fetch_channels: PositiveInt = 32
+    fetch_channels: Annotated[int, Field(ge=1, le=4096), Unit("channels")] = 32
     """Channels of the matrix fetcher."""
     memory: str = "hbm2-spatten"
     """Preset in ``hw_configs/memories``."""
     energy: str = "spatten-40nm"
     """Preset in ``hw_configs/energy``."""
-    rounding: PositiveInt = 32
+    rounding: Annotated[int, Field(ge=1, le=1 << 16), Unit("vectors")] = 32
     """Fetched vectors are rounded up to a multiple of this (specification section 6.2)."""
-    key_prefetch_depth: Cycles = 0
+    key_prefetch_depth: Matrices = 0
     """Queue on the dot-product branch of the key fork: items that may be fetched ahead (0 as
     released)."""
     index_pattern: Literal["random-table", "workload", "sequential"] = "random-table"
@@ -248,7 +267,7 @@ class SpattenConfig(AcceleratorConfig):
     bench; ``as-recorded``: the workload's planes."""
     softmax_latency: Cycles = 0
     """Cycles from the last score to the first probability (0: pass-through as released)."""
-    softmax_parallelism: PositiveInt = 8
+    softmax_parallelism: PerCycle = 8
     """Scores that the softmax takes per cycle."""
     query_traffic: bool = False
     """Queries are fetched from DRAM at 12 bits."""

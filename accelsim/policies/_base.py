@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 
 import pydantic
 
-from accelsim.configs import Config
+from accelsim.configs import Config, Unit
 from accelsim.errors import ConfigError
 
 Ratio = Annotated[float, pydantic.Field(gt=0.0, le=1.0)]
@@ -16,7 +16,15 @@ Ratio = Annotated[float, pydantic.Field(gt=0.0, le=1.0)]
 Fraction = Annotated[float, pydantic.Field(ge=0.0, le=1.0)]
 """A fraction that may be nothing at all, in [0, 1]."""
 
-MinKeys = Annotated[int, pydantic.Field(ge=0)]
+MAX_TOKENS = 1 << 24
+"""Longest context that a policy may count in."""
+
+Count = Annotated[int, pydantic.Field(ge=0, le=MAX_TOKENS), Unit("tokens")]
+Positive = Annotated[int, pydantic.Field(ge=1, le=MAX_TOKENS), Unit("tokens")]
+Layers = Annotated[int, pydantic.Field(ge=0, le=10_000), Unit("layers")]
+Channels = Annotated[int, pydantic.Field(ge=1, le=1 << 16), Unit("channels")]
+Iterations = Annotated[int, pydantic.Field(ge=1, le=10_000), Unit("iterations")]
+MinKeys = Annotated[int, pydantic.Field(ge=0, le=MAX_TOKENS), Unit("keys")]
 """Least number of keys with which a part acts; below, it prunes and selects nothing."""
 
 ROUNDING_GUARD = 1e-9

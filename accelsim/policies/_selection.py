@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import pydantic
 
-from accelsim.policies._base import ROUNDING_GUARD, Fraction, MinKeys, PolicyPart, Ratio
-
-Count = Annotated[int, pydantic.Field(ge=0)]
-Positive = Annotated[int, pydantic.Field(ge=1)]
+from accelsim.policies._base import ROUNDING_GUARD, Fraction, MinKeys, PolicyPart, Positive, Ratio
 
 Sharing = Literal["query_head", "kv_head", "layer"]
 """Who shares one decision: a query head decides alone (under grouped-query attention the KV head

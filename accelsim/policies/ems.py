@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from accelsim.policies._base import Fraction
-from accelsim.policies._selection import Needs, Positive, Recent
+from accelsim.policies._base import Fraction, Positive
+from accelsim.policies._selection import Needs, Recent
 
 
 class EMS(Recent):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from accelsim.policies._base import PolicyPart
-from accelsim.policies._selection import Count, Positive
+from accelsim.policies._base import Channels, Count, PolicyPart, Positive
 
 
 class KiviQuantization(PolicyPart):
@@ -31,7 +30,7 @@ class KiviQuantization(PolicyPart):
     key_bits: Literal[2, 4, 8] = 4
     value_bits: Literal[2, 4, 8] = 4
     group_tokens: Positive = 32
-    group_channels: Positive = 32
+    group_channels: Channels = 32
     residual_tokens: Count = 128
 
     @property

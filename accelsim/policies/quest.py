@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from accelsim.policies._selection import Budgeted, Count, Needs, Positive
+from accelsim.policies._base import Layers, Positive
+from accelsim.policies._selection import Budgeted, Needs
 
 
 class Quest(Budgeted):
@@ -25,7 +26,7 @@ class Quest(Budgeted):
 
     kind: Literal["quest"]
     page_tokens: Positive = 16
-    dense_layers: Count = 2
+    dense_layers: Layers = 2
     needs: ClassVar[Needs] = Needs(
         score="bounds", selection="every_step", gather="pages", metadata="bounds", permanent=False
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from accelsim.policies._selection import Needs, Positive, Recent
+from accelsim.policies._base import Positive
+from accelsim.policies._selection import Needs, Recent
 
 
 class Scissorhands(Recent):

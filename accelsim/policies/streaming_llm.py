@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from accelsim.policies._selection import Budgeted, Count, Needs, Sharing
+from accelsim.policies._base import Count
+from accelsim.policies._selection import Budgeted, Needs, Sharing
 
 
 class StreamingLLM(Budgeted):

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Literal
 
-import pydantic
-
-from accelsim.policies._base import ROUNDING_GUARD, Fraction, MinKeys, PolicyPart
+from accelsim.policies._base import ROUNDING_GUARD, Count, Fraction, MinKeys, PolicyPart
 from accelsim.policies._schedule import LayerSchedule
-
-Count = Annotated[int, pydantic.Field(ge=0)]
 
 
 class Protect(PolicyPart):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import ClassVar, Literal
 
-from accelsim.policies._base import ROUNDING_GUARD, Fraction, Ratio
-from accelsim.policies._selection import Count, Needs, Positive, SelectionPart
+from accelsim.policies._base import ROUNDING_GUARD, Count, Fraction, Iterations, Ratio
+from accelsim.policies._selection import Needs, SelectionPart
 
 
 class ZeroTPrune(SelectionPart):
@@ -35,7 +35,7 @@ class ZeroTPrune(SelectionPart):
     keep_similarity: Ratio = 0.9
     after_layers: tuple[Fraction, ...] = (0.25, 0.5, 0.75)
     protect_first: Count = 1
-    iterations: Positive = 30
+    iterations: Iterations = 30
     tolerance: Fraction = 1e-6
     needs: ClassVar[Needs] = Needs(score="graph", selection="every_layer", gather="tokens")
     encoder: ClassVar[bool] = True

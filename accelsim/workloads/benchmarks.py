@@ -16,21 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from accelsim.configs import Config, read_yaml, validate
+from accelsim.configs import Config, Unit, read_yaml, validate
 from accelsim.errors import WorkloadError, did_you_mean
 from accelsim.policies import Policy
 from accelsim.workloads._queries import BEAT, QueryTable
 from accelsim.workloads._table import Workload
+from accelsim.workloads.models import Heads, Layers
 
-PositiveInt = Annotated[int, Field(ge=1)]
+Tokens = Annotated[int, Field(ge=0, le=1 << 20), Unit("tokens")]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
 class Published(Config):
     """What SpAtten Fig. 14 prints for one platform."""
 
-    speedup: Annotated[float, Field(gt=0)]
-    energy_saving: Annotated[float, Field(gt=0)]
+    speedup: Annotated[float, Field(gt=0, le=1e6), Unit("times")]
+    energy_saving: Annotated[float, Field(gt=0, le=1e6), Unit("times")]
 
 
 class Benchmark(Config):
@@ -42,13 +43,13 @@ class Benchmark(Config):
     assumptions: dict[str, str]
     """Key of this file to why we chose its value; everything else is published."""
     model: str
-    layers: PositiveInt
-    heads: PositiveInt
-    head_dim: PositiveInt
+    layers: Layers
+    heads: Heads
+    head_dim: Annotated[int, Field(ge=1, le=65_536), Unit("elements")]
     kind: Literal["encoder", "generation"]
     """``encoder``: one pass over ``input_tokens``; ``generation``: one query a step after them."""
-    input_tokens: PositiveInt
-    generated_tokens: Annotated[int, Field(ge=0)] = 0
+    input_tokens: Annotated[int, Field(ge=1, le=1 << 20), Unit("tokens")]
+    generated_tokens: Tokens = 0
     policy: Policy
     """Schedules and widths, by stage: an encoder is prefill, a generation is decode.
     ``layer_keep`` replaces the token schedule."""
@@ -56,7 +57,7 @@ class Benchmark(Config):
     """Keep ratio of tokens by layer, where a released workload shows it."""
     refetch_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the rows whose LSB plane is fetched."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, le=(1 << 32) - 1), Unit("(a seed)")] = 0
     published: dict[str, Published]
     """Platform to what the paper prints; for comparison only, no workload reads it."""
 

@@ -7,11 +7,13 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from accelsim.configs import Config, load
+from accelsim.configs import Config, Unit, load
 from accelsim.errors import WorkloadError
 from accelsim.workloads._table import Workload
 
-PositiveInt = Annotated[int, Field(ge=1)]
+Layers = Annotated[int, Field(ge=1, le=10_000), Unit("layers")]
+Heads = Annotated[int, Field(ge=1, le=65_536), Unit("heads")]
+Elements = Annotated[int, Field(ge=1, le=1 << 24), Unit("elements")]
 
 
 class ModelShape(Config):
@@ -19,14 +21,14 @@ class ModelShape(Config):
 
     description: str
     source: str
-    layers: PositiveInt
-    width: PositiveInt
+    layers: Layers
+    width: Elements
     """Elements of a hidden vector."""
-    query_heads: PositiveInt
-    kv_heads: PositiveInt
+    query_heads: Heads
+    kv_heads: Heads
     """Key/value heads; fewer than query heads under grouped-query attention."""
-    head_dim: PositiveInt
-    ffn_width: PositiveInt
+    head_dim: Annotated[int, Field(ge=1, le=65_536), Unit("elements")]
+    ffn_width: Elements
     ffn_matrices: Annotated[int, Field(ge=2, le=3)] = 2
     """2: up and down; 3: gate, up and down."""
     causal: bool

@@ -13,12 +13,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from accelsim.configs import Unit
 from accelsim.errors import WorkloadError
 from accelsim.hardware._registry import Accelerator
 from accelsim.hardware.blocks.loader import Load, Loader, Read
 from accelsim.hardware.blocks.output_writer import OutputWriter
 from accelsim.hardware.blocks.stage import Stage
-from accelsim.hardware.config import AcceleratorConfig, Cycles, MemoryConfig, PositiveInt
+from accelsim.hardware.config import (
+    AcceleratorConfig,
+    Channels,
+    Cycles,
+    MemoryConfig,
+    Multipliers,
+    PerCycle,
+    Rows,
+)
 from accelsim.hardware.machines._without_tensors import assumed_queries, one_key
 from accelsim.hardware.simulation import Dataflow, Item
 
@@ -32,27 +41,28 @@ if TYPE_CHECKING:
     from accelsim.workloads import Workload
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Rate = Annotated[float, Field(gt=0, le=1 << 20), Unit("a cycle")]
 
 
 class A3Config(AcceleratorConfig):
     """One A3 unit, base or approximate."""
 
     kind: Literal["a3"]
-    channels: PositiveInt = 2
+    channels: Channels = 2
     """DRAM channels."""
     memory: str = "hbm2-nominal"
     energy: str = "a3-40nm"
-    multipliers: PositiveInt = 64
+    multipliers: Multipliers = 64
     """Multipliers of the dot product, and of the output module (d = 64, §VI-D)."""
-    capacity_rows: PositiveInt = 320
+    capacity_rows: Rows = 320
     """Rows of K and of V that the SRAMs hold (n = 320, §VI-D)."""
-    iterations: Annotated[float, Field(gt=0)] | None = None
+    iterations: Annotated[float, Field(gt=0, le=1024), Unit("of the keys")] | None = None
     """M over the number of keys (§VI-B); none: base A3."""
     threshold: Fraction = 0.05
     """T: smallest weight kept, as a fraction of the largest (§IV-D)."""
-    integer_bits: PositiveInt = 4
+    integer_bits: Annotated[int, Field(ge=1, le=31), Unit("bits")] = 4
     """Of an input element, beside its sign (§VI-B)."""
-    fraction_bits: PositiveInt = 4
+    fraction_bits: Annotated[int, Field(ge=1, le=31), Unit("bits")] = 4
     """Of an input element (§VI-B)."""
     range_fit: Literal["fixed", "power-of-two"] = "power-of-two"
     """``fixed``: inputs beyond the format saturate; ``power-of-two``: the tensors of a layer are
@@ -61,9 +71,11 @@ class A3Config(AcceleratorConfig):
     """Cycles of a base module beyond its rows: 7 divide, 2 multiply-accumulate (§III-A)."""
     selection_fill: Cycles = 4
     """8d products with 2d multipliers before the first iteration (§V-A)."""
-    scan_width: PositiveInt = 16
+    scan_width: PerCycle = 16
     """Greedy scores, or post-scoring comparisons, examined per cycle (§V-A, §V-B)."""
-    sort_comparisons_per_cycle: Annotated[float, Field(gt=0)] | None = None
+    sort_comparisons_per_cycle: (
+        Annotated[float, Field(gt=0, le=1 << 20), Unit("a cycle")] | None
+    ) = None
     """Rate of the sorter of the key columns, d n log2(n) comparisons per key matrix, in series with
     the load; none: sorting is free, as in A3's own latency (it is done outside)."""
     transfers: bool = True

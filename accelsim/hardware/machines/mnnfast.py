@@ -18,7 +18,16 @@ from accelsim.hardware._registry import Accelerator
 from accelsim.hardware.blocks.loader import Load, Loader, Read
 from accelsim.hardware.blocks.output_writer import OutputWriter
 from accelsim.hardware.blocks.stage import Stage
-from accelsim.hardware.config import AcceleratorConfig, Cycles, MemoryConfig, PositiveInt
+from accelsim.hardware.config import (
+    AcceleratorConfig,
+    Bits,
+    Channels,
+    Cycles,
+    MemoryConfig,
+    Multipliers,
+    PerCycle,
+    Rows,
+)
 from accelsim.hardware.machines._without_tensors import assumed_chunks, one_key
 from accelsim.hardware.simulation import Dataflow, Item
 
@@ -38,24 +47,24 @@ class MnnFastConfig(AcceleratorConfig):
     """One MNNFast."""
 
     kind: Literal["mnnfast"]
-    channels: PositiveInt = 2
+    channels: Channels = 2
     """DRAM channels."""
     memory: str = "hbm2-nominal"
     energy: str = "mnnfast"
-    multipliers: PositiveInt = 128
+    multipliers: Multipliers = 128
     """Multipliers of the whole machine (SpAtten §V-B)."""
     sharing: Literal["shared", "split"] = "shared"
     """``shared``: all multipliers do inner products, then weighted sums, so that a skipped value
     saves time; ``split``: half of them do each, at the same time."""
     threshold: Fraction = 0.1
     """Values whose weight is below it are skipped (not verified: the paper could not be read)."""
-    chunk_rows: PositiveInt = 64
+    chunk_rows: Rows = 64
     """Keys, and values, of a chunk (assumption)."""
-    element_bits: PositiveInt = 12
+    element_bits: Bits = 12
     """Bits of an element in DRAM and on chip (assumption: as SpAtten's)."""
     fetch_skipped: bool = True
     """Skipped values are fetched all the same (SpAtten §V-B: everything is fetched)."""
-    divisions_per_cycle: PositiveInt = 8
+    divisions_per_cycle: PerCycle = 8
     """Of the divider (assumption: as SpAtten's softmax, Table I)."""
     pipeline_latency: Cycles = 9
     """Cycles from a chunk's last element to its last product (assumption: as an A3 module)."""

@@ -6,8 +6,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from accelsim.configs import Config
-from accelsim.hardware.config import AcceleratorConfig, Cycles, PositiveInt
+from accelsim.configs import Config, Unit
+from accelsim.hardware.config import (
+    AcceleratorConfig,
+    Bits,
+    Channels,
+    Cycles,
+    Entries,
+    Hertz,
+    Matrices,
+    Multipliers,
+    PerCycle,
+)
 
 BITS_ON_CHIP = 12
 """Keys, values and scores in multipliers and buffers (SpAtten Table I)."""
@@ -16,11 +26,11 @@ BITS_ON_CHIP = 12
 class TopKConfig(Config):
     """The two top-k engines: one selects values, the other tokens and heads (SpAtten IV-B)."""
 
-    parallelism: PositiveInt = 16
+    parallelism: PerCycle = 16
     """Comparators per array = scores examined per cycle (SpAtten Table I)."""
     pass_overhead: Cycles = 3
     """Cycles that each quick-select pass costs beyond its elements (release, section 3.2)."""
-    rows: Annotated[int, Field(ge=1)] = 2
+    rows: Annotated[int, Field(ge=1, le=1024), Unit("rows")] = 2
     """Rows of scores inside: one is searched while the next comes in. Assumption: double
     buffering; the paper gives FIFOs of 64 entries of 16 (Table I), one row of 1,024 scores."""
 
@@ -29,34 +39,34 @@ class SpattenConfig(AcceleratorConfig):
     """SpAtten as published; what a block does and costs: docs/accelerators/spatten-published.md."""
 
     kind: Literal["spatten"]
-    frequency_hz: Annotated[float, Field(gt=0)] = 1e9
+    frequency_hz: Hertz = 1e9
     """Core clock (SpAtten Table III: 1 GHz)."""
-    multipliers: PositiveInt = 512
+    multipliers: Multipliers = 512
     """Multipliers in each of the two matrix units (SpAtten Table I)."""
-    scores_per_cycle: PositiveInt = 8
+    scores_per_cycle: PerCycle = 8
     """Most items that the adder tree gives in a cycle (SpAtten IV-E)."""
-    buffer_lines: Annotated[int, Field(ge=2)] = 256
+    buffer_lines: Annotated[int, Field(ge=2, le=1 << 16), Unit("lines")] = 256
     """Lines of ``multipliers`` elements of the key buffer, and of the value buffer: 196 KB each
     (SpAtten Table I). Half of them hold a tile."""
-    channels: PositiveInt = 16
+    channels: Channels = 16
     """DRAM channels (SpAtten Table I)."""
-    fetch_channels: PositiveInt = 32
+    fetch_channels: Annotated[int, Field(ge=1, le=4096), Unit("channels")] = 32
     """Ports of the matrix fetcher (SpAtten Table I: 32 x 16 crossbar)."""
-    address_fifo: PositiveInt = 64
+    address_fifo: Entries = 64
     """Addresses waiting at each port (SpAtten Table I)."""
-    response_fifo: PositiveInt = 64
+    response_fifo: Entries = 64
     """Responses held at each port until their beat is whole (SpAtten Table I)."""
     memory: str = "hbm2-nominal"
     """Preset in ``hw_configs/memories``."""
     energy: str = "spatten-40nm"
     """Preset in ``hw_configs/energy``."""
-    key_prefetch_depth: Cycles = 2
+    key_prefetch_depth: Matrices = 2
     """Key matrices in the buffer beside the one in use (SpAtten V-C: double buffering)."""
-    value_prefetch_depth: Cycles = 2
+    value_prefetch_depth: Matrices = 2
     """Value matrices in the buffer beside the one in use. Assumption: as for keys."""
-    softmax_parallelism: PositiveInt = 8
+    softmax_parallelism: PerCycle = 8
     """Scores that the softmax takes, and gives, per cycle (SpAtten Table I)."""
-    softmax_fifo: PositiveInt = 128
+    softmax_fifo: Annotated[int, Field(ge=1, le=1 << 20), Unit("entries")] = 128
     """Entries, of ``softmax_parallelism`` scores each, that wait for the sum (SpAtten Table I)."""
     token_selection: Literal["per-query", "per-layer"] = "per-query"
     """When accumulated importances are searched (SpAtten IV-A: per query, in the pipeline)."""
@@ -64,7 +74,7 @@ class SpattenConfig(AcceleratorConfig):
     """For prompts whose keys take several tiles: ``key-outer`` passes all queries over a tile and
     spills partial results; ``query-outer`` fetches all tiles again for each query. Assumption: the
     paper ends at 1,024 tokens."""
-    partial_bits: PositiveInt = 32
+    partial_bits: Bits = 32
     """Bits of an element of a partial result. Assumption: single precision."""
     query_traffic: bool = True
     """Queries are fetched from DRAM at 12 bits (SpAtten Fig. 18)."""

@@ -15,8 +15,8 @@ def check(activity: Activity, workload: Workload) -> None:
 
     Raises:
         InvariantError: a module did more than it can, a queue held more than it holds, cycles of a
-            module do not add up, fewer bytes moved than were asked for, or an output before its
-            time; names the module.
+            module do not add up, a counter is negative, or an output came before its time; names
+            the module.
     """
     where = f"workload '{workload.name}'"
     for name, module in activity.modules.items():
@@ -34,6 +34,11 @@ def check(activity: Activity, workload: Workload) -> None:
                 f"{where}: module '{name}': {done} operations in {module.busy_cycles} busy cycles; "
                 f"it can do {peak:g} a cycle"
             )
+    counted = activity.counters | {f"read {t}": n for t, n in activity.dram_read_bytes.items()}
+    counted |= {"written": activity.dram_write_bytes, "cycles": activity.cycles}
+    for name, amount in counted.items():
+        if amount < 0:
+            raise InvariantError(f"{where}: counter '{name}' is {amount}; nothing is done less")
     for name, queue in activity.queues.items():
         if queue.high_water > queue.depth:
             raise InvariantError(

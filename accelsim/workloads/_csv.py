@@ -1,23 +1,23 @@
 """SpAtten's released 17-column workload files: read into a Workload, written back unchanged.
 
 The schema is that of the CSV files in the authors' release (one row = one head of one layer of one
-decoding step). Rows whose ``iteration_id`` is not an integer name the training configuration; they
-are no requests, and are kept only so that an export gives the file back.
+decoding step). A row that is a name and nothing else names the training configuration; it is no
+request, and is kept only so that an export gives the file back.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.errors import WorkloadError, did_you_mean
 from accelsim.files import read_text, whole_file
-from accelsim.workloads._table import Workload
+from accelsim.workloads._table import MAX_HEAD_DIM, Workload
 
 CSV_COLUMNS = (
     "iteration_id",
@@ -40,17 +40,28 @@ CSV_COLUMNS = (
 )
 """Column names of a released file, in order."""
 
-_INTEGER_COLUMNS = (
-    "layer_id",
-    "head_id",
-    "sentence_length_L",
-    "key_fetch_num",
-    "quant_key_bit",
-    "value_fetch_num",
-    "quant_value_bit",
-)
 _MAX_COUNT = 1 << 24
-_MAX_DIGITS = 100
+_MAX_ID = (1 << 31) - 1
+_MAX_BITS = 64
+_INTEGERS = {
+    "iteration_id": (0, _MAX_ID),
+    "layer_id": (0, _MAX_ID),
+    "head_id": (0, _MAX_ID),
+    "sentence_length_L": (1, _MAX_COUNT),
+    "key_fetch_num": (1, _MAX_COUNT),
+    "quant_key_bit": (-1, _MAX_BITS),
+    "quant_query_bit": (-1, _MAX_BITS),
+    "auto_requant_incre": (-1, _MAX_BITS),
+    "value_fetch_num": (1, _MAX_COUNT),
+    "quant_value_bit": (-1, _MAX_BITS),
+    "topk": (-1, _MAX_COUNT),
+}
+"""Columns of integers, with the least and the largest; -1 is "not used"."""
+_FLAGS = ("if_requant", "if_accumulate_importance", "if_rescale_previous_importance", "if_topk")
+_AT_MOST = (("key_fetch_num", "sentence_length_L"), ("value_fetch_num", "key_fetch_num"))
+_INTEGER = re.compile(r"[+-]?[0-9]{1,12}")
+_WHOLE = re.compile(r"[0-9]{1,12}(\.0*)?")
+"""How the release writes the size of a vector: 64.0."""
 _LSB_BITS = 4
 """Width of the LSB plane, fixed in the released hardware."""
 
@@ -97,14 +108,12 @@ def read_csv(path: str | Path, iteration: int | None = None) -> Workload:
                 f"{path}: line {number} has {len(line)} fields; expected {len(header)}"
             )
         fields = [line[index] for index in place]
-        if fields[0].strip().isdigit():
-            wanted = iteration is None or (
-                len(fields[0]) <= _MAX_DIGITS and int(fields[0]) == iteration
-            )
-            if wanted:
-                rows.append((number, fields))
-        else:
+        if _names_configuration(fields):
             trailer.append(fields)
+            continue
+        step = _integer(path, number, "iteration_id", fields[0])
+        if iteration is None or step == iteration:
+            rows.append((number, fields))
     if not rows:
         only = "" if iteration is None else f" of iteration {iteration}"
         raise WorkloadError(f"{path}: no request rows{only}")
@@ -168,28 +177,26 @@ def _to_workload(
     path: Path, rows: list[tuple[int, list[str]]], trailer: list[list[str]]
 ) -> Workload:
     columns = {name: [fields[i] for _, fields in rows] for i, name in enumerate(CSV_COLUMNS)}
+    lines = [number for number, _ in rows]
     numbers = {
-        name: _integers(path, name, columns[name], [number for number, _ in rows])
-        for name in ("iteration_id", *_INTEGER_COLUMNS)
-    }
-    flags = _flags(path, columns["if_requant"], [number for number, _ in rows])
-    dims = set(columns["embedding_length_D"])
-    try:
-        head_dims = {int(float(text)) for text in dims}
-    except (ValueError, OverflowError):
-        raise WorkloadError(f"{path}: column 'embedding_length_D': expected one number") from None
-    if len(head_dims) != 1 or min(head_dims) < 1:
-        raise WorkloadError(
-            f"{path}: column 'embedding_length_D': expected one positive value, got {sorted(dims)}"
+        name: np.array(
+            [_integer(path, n, name, text) for n, text in zip(lines, columns[name], strict=True)]
         )
-    for name, low in (("key_fetch_num", 1), ("value_fetch_num", 1)):
-        bad = np.flatnonzero((numbers[name] < low) | (numbers[name] > _MAX_COUNT))
-        if bad.size:
-            line = rows[int(bad[0])][0]
-            raise WorkloadError(
-                f"{path}: line {line}: {name} = {numbers[name][bad[0]]}; "
-                f"expected {low} to {_MAX_COUNT}"
-            )
+        for name in _INTEGERS
+    }
+    flags = {name: _flags(path, name, columns[name], lines) for name in _FLAGS}
+    for line, text in zip(lines, columns["auto_requant_thres"], strict=True):
+        try:
+            float(text)
+        except ValueError:
+            raise _wrong(path, line, "auto_requant_thres", "a number", text) from None
+    head_dim = _head_dim(path, columns["embedding_length_D"], lines)
+    for name, limit in _AT_MOST:
+        wrong = np.flatnonzero(numbers[name] > numbers[limit])
+        if wrong.size:
+            row = wrong[0]
+            expected = f"at most the {limit} of {numbers[limit][row]}"
+            raise _wrong(path, lines[row], name, expected, columns[name][row])
     workload = Workload.from_columns(
         {
             "step": numbers["iteration_id"],
@@ -201,34 +208,55 @@ def _to_workload(
             "key_bits": numbers["quant_key_bit"],
             "key_lsb_bits": np.full(len(rows), _LSB_BITS),
             "value_bits": numbers["quant_value_bit"],
-            "refetch_lsb": flags,
+            "refetch_lsb": flags["if_requant"],
         },
-        head_dim=head_dims.pop(),
+        head_dim=head_dim,
         name=path.stem,
         extra={name: np.array(values, dtype=object) for name, values in columns.items()},
     )
     return workload.with_trailer(tuple(tuple(fields) for fields in trailer))
 
 
-def _integers(path: Path, name: str, texts: list[str], lines: list[int]) -> NDArray[Any]:
+def _names_configuration(fields: list[str]) -> bool:
+    """Whether a row is the name of a configuration, or blank: no other field, and no number."""
+    if any(field.strip() for field in fields[1:]):
+        return False
     try:
-        return np.array([int(text) for text in texts], dtype=np.int32)
-    except (ValueError, OverflowError):
-        for text, line in zip(texts, lines, strict=True):
-            digits = text.strip().lstrip("+-")
-            # Python refuses to convert thousands of digits.
-            if not digits.isdigit() or len(digits) > _MAX_DIGITS or abs(int(text)) >= 1 << 31:
-                raise WorkloadError(
-                    f"{path}: line {line}: column '{name}': expected an integer, got '{text[:40]}'"
-                ) from None
-        raise
+        float(fields[0])
+    except ValueError:
+        return not fields[0].strip() or any(character.isalpha() for character in fields[0])
+    return False
 
 
-def _flags(path: Path, texts: list[str], lines: list[int]) -> NDArray[np.bool_]:
+def _integer(path: Path, line: int, name: str, text: str) -> int:
+    low, high = _INTEGERS[name]
+    plain = text.strip()
+    if not _INTEGER.fullmatch(plain) or not low <= int(plain) <= high:
+        raise _wrong(path, line, name, f"an integer from {low} to {high}", text)
+    return int(plain)
+
+
+def _head_dim(path: Path, texts: list[str], lines: list[int]) -> int:
+    found = None
+    for text, line in zip(texts, lines, strict=True):
+        plain = text.strip()
+        size = int(plain.partition(".")[0]) if _WHOLE.fullmatch(plain) else 0
+        if not 1 <= size <= MAX_HEAD_DIM:
+            expected = f"a whole number from 1 to {MAX_HEAD_DIM}"
+            raise _wrong(path, line, "embedding_length_D", expected, text)
+        if found not in (None, size):
+            raise _wrong(path, line, "embedding_length_D", f"{found}, as before", text)
+        found = size
+    return found or 0
+
+
+def _flags(path: Path, name: str, texts: list[str], lines: list[int]) -> NDArray[np.bool_]:
     for text, line in zip(texts, lines, strict=True):
         if text not in ("True", "False"):
-            raise WorkloadError(
-                f"{path}: line {line}: column 'if_requant': expected True or False, "
-                f"got '{text[:40]}'"
-            )
+            raise _wrong(path, line, name, "True or False", text)
     return np.array([text == "True" for text in texts])
+
+
+def _wrong(path: Path, line: int, name: str, expected: str, text: str) -> WorkloadError:
+    shown = text if len(text) <= 40 else text[:20] + "…" + text[-15:]
+    return WorkloadError(f"{path}: line {line}: {name} = {shown}; expected {expected}")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from accelsim.errors import WorkloadError
 from accelsim.files import whole_file
-from accelsim.workloads._queries import FIELDS, QueryTable
-from accelsim.workloads._table import BEAT_COLUMNS, COLUMNS, POLICY_COLUMNS, Workload
+from accelsim.workloads._queries import FIELDS, QueryTable, exact
+from accelsim.workloads._table import BEAT_COLUMNS, COLUMNS, MAX_HEAD_DIM, POLICY_COLUMNS, Workload
 
 SCHEMA = "accelsim.workload/2"
 """Version 2 adds beats and the per-query table."""
@@ -64,12 +66,22 @@ def read_parquet(path: str | Path) -> Workload:
     except (OSError, pa.ArrowException) as error:
         detail = str(error).splitlines()[0]
         raise WorkloadError(f"{path}: not a readable Parquet file ({detail})") from None
-    metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
-    if metadata.get("accelsim.schema") not in _READABLE:
+    metadata = {
+        name: (table.schema.metadata or {}).get(name.encode(), b"").decode(errors="replace")
+        for name in ("accelsim.schema", "head_dim", "name")
+    }
+    if metadata["accelsim.schema"] not in _READABLE:
         raise WorkloadError(
-            f"{path}: metadata 'accelsim.schema' is {metadata.get('accelsim.schema')!r}; expected "
+            f"{path}: metadata 'accelsim.schema' is '{metadata['accelsim.schema'][:40]}'; expected "
             + " or ".join(_READABLE)
         )
+    head_dim = metadata["head_dim"]
+    if not re.fullmatch("[0-9]{1,9}", head_dim) or not 1 <= int(head_dim) <= MAX_HEAD_DIM:
+        raise WorkloadError(
+            f"{path}: metadata 'head_dim' is '{head_dim[:40]}'; expected 1 to {MAX_HEAD_DIM}"
+        )
+    if len(set(table.column_names)) != len(table.column_names):
+        raise WorkloadError(f"{path}: two columns have one name")
     older = metadata["accelsim.schema"] != SCHEMA
     columns: dict[str, Any] = {}
     for name, (dtype, _) in COLUMNS.items():
@@ -82,22 +94,42 @@ def read_parquet(path: str | Path) -> Workload:
                 continue
             raise WorkloadError(f"{path}: column '{name}' is missing")
         values = table[name].to_numpy()
-        if values.dtype.kind not in "iub":
-            raise WorkloadError(f"{path}: column '{name}': expected {np.dtype(dtype).name}")
-        columns[name] = np.ascontiguousarray(values, dtype=dtype)
+        columns[name] = exact(values, dtype, f"{path}: column '{name}'")
     indices = {
-        name: tuple(np.asarray(row, dtype=np.int32) for row in table[name].to_pylist())
-        for name in _INDEX_FIELDS
-        if name in table.column_names
+        name: _lists(table, name, path) for name in _INDEX_FIELDS if name in table.column_names
     }
-    return Workload(
-        columns,
-        head_dim=int(metadata.get("head_dim", "64")),
-        name=metadata.get("name", Path(path).stem),
-        key_indices=indices.get("key_indices"),
-        value_indices=indices.get("value_indices"),
-        query_table=_query_table(table, path),
-    )
+    try:
+        return Workload(
+            columns,
+            head_dim=int(head_dim),
+            name=metadata["name"] or Path(path).stem,
+            key_indices=indices.get("key_indices"),
+            value_indices=indices.get("value_indices"),
+            query_table=_query_table(table, path),
+        )
+    except WorkloadError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise WorkloadError(f"{path}: {error}") from None
+
+
+def _lists(table: Any, name: str, path: str | Path) -> tuple[NDArray[np.int32], ...]:
+    """The lists of a column, one array a row."""
+    counts, values = _flat(table, name, path)
+    flat = exact(values, np.int32, f"{path}: column '{name}', its entries")
+    return tuple(np.split(flat, np.cumsum(counts)[:-1]))
+
+
+def _flat(table: Any, name: str, path: str | Path) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Lengths and entries of the lists of a column."""
+    lists = table[name].combine_chunks()
+    if not hasattr(lists, "value_lengths") or lists.null_count:
+        raise WorkloadError(f"{path}: column '{name}': expected a list for each row")
+    counts = lists.value_lengths().to_numpy(zero_copy_only=False)
+    values = lists.flatten().to_numpy(zero_copy_only=False)
+    if values.dtype.kind not in "iub":
+        raise WorkloadError(f"{path}: column '{name}': expected lists of integers")
+    return counts, values
 
 
 def _query_table(table: Any, path: str | Path) -> QueryTable | None:
@@ -109,13 +141,7 @@ def _query_table(table: Any, path: str | Path) -> QueryTable | None:
         raise WorkloadError(f"{path}: column '{missing[0]}' is missing")
     fields: dict[str, Any] = {}
     for name, column in names.items():
-        lists = table[column].combine_chunks()
-        if not hasattr(lists, "value_lengths"):
-            raise WorkloadError(f"{path}: column '{column}': expected a list for each row")
-        counts = lists.value_lengths().to_numpy(zero_copy_only=False)
-        values = lists.flatten().to_numpy(zero_copy_only=False)
-        if values.dtype.kind not in "iub" or lists.null_count:
-            raise WorkloadError(f"{path}: column '{column}': expected lists of integers")
+        counts, values = _flat(table, column, path)
         if not np.array_equal(counts, fields.setdefault("counts", counts)):
             raise WorkloadError(
                 f"{path}: column '{column}': expected as many entries a row as the other '"

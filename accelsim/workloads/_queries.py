@@ -34,6 +34,32 @@ SUMS = {
 """Workload column to the field that it sums over the queries of a row."""
 
 
+def exact(values: Any, dtype: Any, where: str) -> NDArray[Any]:
+    """Return integers (or true and false) as another type, each of them the number it was.
+
+    Args:
+        values: one number a row.
+        dtype: NumPy's integer type, or ``bool``.
+        where: what they are, for errors.
+
+    Raises:
+        WorkloadError: other numbers than integers, or one that the type cannot hold.
+    """
+    array = np.asarray(values)
+    kind = np.dtype(dtype)
+    if kind == np.bool_:
+        low, high, right = 0, 1, array.dtype.kind in "iub"
+    else:
+        low, high = np.iinfo(kind).min, np.iinfo(kind).max
+        right = array.dtype.kind in "iu"
+    if not right or array.ndim != 1:
+        raise WorkloadError(f"{where}: expected {kind.name}, one a row; got {array.dtype.name}")
+    if array.size and (int(array.min()) < low or int(array.max()) > high):
+        row = int(np.flatnonzero((array < low) | (array > high))[0])
+        raise WorkloadError(f"{where}: row {row} is {array[row]}; expected {low} to {high}")
+    return np.ascontiguousarray(array, dtype=kind)
+
+
 @dataclass(frozen=True)
 class QueryTable:
     """Per-query detail of a workload; row ``r`` owns the entries ``start[r]:start[r + 1]``.
@@ -65,7 +91,7 @@ class QueryTable:
         """Build a table from queries per row [rows] and the arrays of :data:`FIELDS`, cast."""
         start = np.concatenate(([0], np.cumsum(queries, dtype=np.int64)))
         cast = {
-            name: np.ascontiguousarray(fields[name], dtype=dtype)
+            name: exact(fields[name], dtype, f"query table: field '{name}'")
             for name, (dtype, _) in FIELDS.items()
         }
         return cls(start=start, **cast)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.errors import WorkloadError
-from accelsim.workloads._queries import QueryTable
+from accelsim.workloads._queries import QueryTable, exact
 
 COLUMNS: dict[str, tuple[Any, str]] = {
     "step": (np.int32, "decoding step; 0 is the prefill (or the first step of a file)"),
@@ -71,6 +71,28 @@ BEAT_COLUMNS = {"topk_beats": "topk_passes", "select_beats": "select_passes"}
 """Column of beats to that of the passes they belong to. Where beats were not recorded and there is
 a pass, they are -1; the rows' pooled bound is ``ceil(elements / 16)`` up to one more a pass."""
 
+MAX_HEAD_DIM = 1 << 14
+"""Elements of a vector: sixty times the widest head in use."""
+
+_UNRECORDED = (
+    "key_bits", "value_bits", "topk_passes", "topk_elements", "topk_beats", "select_beats",
+)  # fmt: skip
+_LEAST = dict.fromkeys(("context_tokens", "keys", "values", "queries"), 1) | dict.fromkeys(
+    _UNRECORDED, -1
+)
+"""Column to its least value where that is not 0; -1 is "not quantized" or "not recorded"."""
+
+_AT_MOST = {
+    "keys": "context_tokens",
+    "values": "keys",
+    "query_values": "query_keys",
+    "refetch_queries": "queries",
+    "refetch_query_keys": "query_keys",
+    "topk_target": "topk_size",
+    "select_target": "select_size",
+}
+"""Column to the one that bounds it in every row."""
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -117,15 +139,52 @@ class Workload:
             raise WorkloadError(
                 f"workload '{self.name}' has no rows; expected at least one request"
             )
-        for name in ("keys", "values", "queries"):
-            if int(self.columns[name].min()) < 1:
-                row = int(np.argmin(self.columns[name]))
-                raise WorkloadError(
-                    f"workload '{self.name}': row {row} has {name} = {self.columns[name][row]}; "
-                    "expected at least 1"
-                )
+        if not 1 <= self.head_dim <= MAX_HEAD_DIM:
+            raise WorkloadError(
+                f"workload '{self.name}': head_dim = {self.head_dim}; expected 1 to {MAX_HEAD_DIM}"
+            )
+        for name, column in self.columns.items():
+            self._refuse(name, column < _LEAST.get(name, 0), f"at least {_LEAST.get(name, 0)}")
         if self.query_table is not None:
             self.query_table.check(self.name, self.columns)
+        for name, limit in _AT_MOST.items():
+            most = self.columns[limit]
+            self._refuse(name, self.columns[name] > most, f"at most {limit} = {{}}", most)
+        for name, limit in (("key_indices", "keys"), ("value_indices", "values")):
+            self._check_indices(name, limit)
+
+    def _refuse(
+        self, name: str, wrong: NDArray[np.bool_], expected: str, limit: NDArray[Any] | None = None
+    ) -> None:
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            if limit is not None:
+                expected = expected.format(limit[row])
+            raise WorkloadError(
+                f"workload '{self.name}': row {row} has {name} = {self.columns[name][row]}; "
+                f"expected {expected}"
+            )
+
+    def _check_indices(self, name: str, column: str) -> None:
+        lists = getattr(self, name)
+        if lists is None:
+            return
+        counts = np.array([len(row) for row in lists])
+        if len(counts) != self.rows or (counts != self.columns[column]).any():
+            raise WorkloadError(
+                f"workload '{self.name}': {name}: expected a list for each row, with as many "
+                f"tokens as its {column}"
+            )
+        flat = np.concatenate(lists)
+        row = np.repeat(np.arange(self.rows), counts)
+        wrong = flat < 0
+        wrong[1:] |= (np.diff(flat) <= 0) & (row[1:] == row[:-1])
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            raise WorkloadError(
+                f"workload '{self.name}': {name}: row {row[at]} names token {flat[at]}; expected "
+                "ascending token indexes"
+            )
 
     @property
     def rows(self) -> int:
@@ -167,6 +226,7 @@ class Workload:
         sums to the flag, and the top-k and selection columns to "none".
         """
         given = {name: np.asarray(values) for name, values in columns.items()}
+        label = fields.get("name", "workload")
         table: QueryTable | None = fields.get("query_table")
         for name, sums in ({} if table is None else table.sums()).items():
             given.setdefault(name, sums)
@@ -198,7 +258,7 @@ class Workload:
             given.setdefault(name, np.where(given[passes] == 0, 0, -1))
         given.setdefault("context_tokens", keys)
         cast = {
-            name: np.ascontiguousarray(given.get(name), dtype=dtype)
+            name: exact(given[name], dtype, f"workload '{label}': column '{name}'")
             for name, (dtype, _) in COLUMNS.items()
             if name in given
         }

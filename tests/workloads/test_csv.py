@@ -109,3 +109,58 @@ def test_every_field_means_what_the_release_means(tmp_path: Path) -> None:
         "topk_target": [16, 0],
     }
     assert {name: work[name].tolist() for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    "first", ["1.0", "-1", "1e3", "0x1", "²", "--1", "1_0", "", "nan", "configs/a.yml", "9" * 200]
+)
+def test_no_row_is_lost(tmp_path: Path, first: str) -> None:
+    source = write(tmp_path / "w.csv", HEADER, ROW, first + ROW[1:])
+    with pytest.raises(WorkloadError, match=r"w\.csv: line 3: iteration_id = ") as caught:
+        read_csv(source)
+    assert len(str(caught.value)) < 300 + len(str(source))
+
+
+@pytest.mark.parametrize("first", ["1.0", "-1", "nan", "inf", "²", "1e5"])
+def test_a_number_alone_is_no_name(tmp_path: Path, first: str) -> None:
+    source = write(tmp_path / "w.csv", HEADER, ROW, first + "," * 16)
+    with pytest.raises(WorkloadError, match="line 3: iteration_id"):
+        read_csv(source)
+
+
+def test_blank_rows_and_spaces_are_no_requests(tmp_path: Path) -> None:
+    source = write(tmp_path / "w.csv", HEADER, ROW, "," * 16, "", " " + ROW)
+    assert read_csv(source).rows == 2
+
+
+FIELDS = dict(zip(CSV_COLUMNS, ROW.split(","), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("column", "text"),
+    [
+        *((name, text) for name in ("layer_id", "sentence_length_L", "key_fetch_num", "topk",
+          "quant_query_bit", "auto_requant_incre") for text in ("--1", "²", "٣", "1.5", "1e2", "",
+          "0x8", "1_0", "9" * 30)),
+        ("layer_id", "-1"), ("head_id", "-2"), ("iteration_id", "4294967296"),
+        ("sentence_length_L", "0"), ("sentence_length_L", "31"), ("key_fetch_num", "33"),
+        ("value_fetch_num", "33"), ("value_fetch_num", "0"), ("quant_key_bit", "-2"),
+        ("quant_value_bit", "65"), ("quant_value_bit", "70000"), ("topk", "-5"),
+        ("if_topk", "1"), ("if_accumulate_importance", "true"),
+        ("if_rescale_previous_importance", ""), ("auto_requant_thres", "x"),
+        *(("embedding_length_D", text) for text in ("64.7", "0", "-64", "inf", "nan", "6e1",
+          "2147483647", "1000000000", "9223372036854775808", "abc", "")),
+    ],
+)  # fmt: skip
+def test_every_field_is_what_it_says(tmp_path: Path, column: str, text: str) -> None:
+    fields = FIELDS | {column: text}
+    source = write(tmp_path / "w.csv", HEADER, ROW, ",".join(fields.values()))
+    with pytest.raises(WorkloadError, match=rf"w\.csv: line 3: {column if text != '31' else ''}"):
+        read_csv(source)
+
+
+def test_one_size_of_vectors(tmp_path: Path) -> None:
+    source = write(tmp_path / "w.csv", HEADER, ROW, ROW.replace("64.0", "32"))
+    with pytest.raises(WorkloadError, match="line 3: embedding_length_D = 32; expected 64"):
+        read_csv(source)
+    assert read_csv(write(tmp_path / "w.csv", HEADER, ROW, ROW.replace("64.0", "64"))).rows == 2

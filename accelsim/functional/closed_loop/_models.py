@@ -10,13 +10,16 @@ import numpy as np
 
 from accelsim.errors import TraceError
 from accelsim.traces.capture import Attend, Floats, ModelShape
+from accelsim.traces.capture._gguf import check_for_transformers
 from accelsim.traces.capture._packages import WEIGHT_PACKAGES, load_smollm2, require
 from accelsim.traces.capture._transformers import (
-    _BEYOND_SCHEMA,
     _generates,
     _load,
     _plain_mask,
     _quiet,
+    check_layer,
+    check_plain,
+    foreign_code,
 )
 
 _NAME = "accelsim_policy"
@@ -49,6 +52,8 @@ class TransformersModel:
         self._attend: Attend | None = None
         self._calls = 0
         with _quiet(transformers):
+            if gguf_file:
+                check_for_transformers(Path(model) / gguf_file)
             config = _load(transformers.AutoConfig, model, self._where)
             if not _generates(transformers, config, model):
                 raise TraceError(f"{model}: is an encoder; expected a causal language model")
@@ -81,7 +86,7 @@ class TransformersModel:
         self._attend, self._calls = attend, 0
         # The last model that was made may have taken the name.
         self._transformers.AttentionInterface.register(_NAME, self._attention)
-        with self._torch.inference_mode():
+        with self._torch.inference_mode(), foreign_code(self._name):
             output = self._network(input_ids=self._torch.tensor([list(token_ids)]), use_cache=False)
         self._attend = None
         if self._calls != self.shape.num_layers:
@@ -102,9 +107,8 @@ class TransformersModel:
         **options: Any,
     ) -> tuple[Any, None]:
         """Compute attention as transformers asks for it: [1, heads, tokens, head_dim] in."""
-        for name, meaning in _BEYOND_SCHEMA.items():
-            if options.get(name) is not None:
-                raise TraceError(f"{self._name}: a policy cannot compute attention with {meaning}")
+        check_layer(self._name, module, self._calls)
+        check_plain(self._name, options, query.shape[2])
         if scaling is not None and not np.isclose(scaling, self.shape.scale):
             raise TraceError(
                 f"{self._name}: scores are scaled by {scaling:g}; expected {self.shape.scale:g} "
@@ -156,5 +160,7 @@ def _shape(config: Any) -> ModelShape:
         num_query_heads=heads,
         num_kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
         head_dim=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
-        context_tokens=int(getattr(config, "max_position_embeddings", None) or 1 << 30),
+        context_tokens=int(
+            max(getattr(config, "max_position_embeddings", None) or 0, 0) or 1 << 30
+        ),
     )

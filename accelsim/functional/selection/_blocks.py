@@ -38,7 +38,7 @@ class QuestSelector(Selector):
             return decision
         size = rule.page_tokens
         full = block.key.shape[1] // size
-        pages = block.key[:, : full * size].reshape(shape.num_kv_heads, full, size, -1)
+        pages = _blocks(block.key, full, size)
         bounds = np.zeros((len(block.scores), len(block.positions), full))
         if full:
             low = np.repeat(pages.min(axis=2), shape.group, axis=0)
@@ -73,7 +73,7 @@ class DHSASelector(Selector):
         decision = Decision.empty(block, shape.num_kv_heads)
         size = rule.chunk_tokens
         full = block.key.shape[1] // size
-        chunks = block.key[:, : full * size].reshape(shape.num_kv_heads, full, size, -1)
+        chunks = _blocks(block.key, full, size)
         vectors = np.repeat(chunks.mean(axis=2) * np.sqrt(size), shape.group, axis=0)
         similarity = _shared(block.query @ vectors.transpose(0, 2, 1), self.heads)
         budgets = np.array([rule.budget(int(c)) for c in block.visible], dtype=np.int64)
@@ -89,6 +89,12 @@ class DHSASelector(Selector):
         return decision
 
 
+def _blocks(keys: Floats, full: int, size: int) -> Floats:
+    """Full blocks of keys, [kv_heads, full, size, head_dim]; there may be none."""
+    heads, _, dim = keys.shape
+    return keys[:, : full * size].reshape(heads, full, size, dim)
+
+
 def _ranked(work: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Rows [rows] that rank pages or chunks, and so read what ranks them."""
     return np.asarray(work[:, :, 0].any(axis=0))
@@ -96,7 +102,8 @@ def _ranked(work: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 def _shared(scores: Floats, heads: int) -> Floats:
     """Sum the scores of the query heads that decide together."""
-    return np.asarray(scores.reshape(-1, heads, *scores.shape[1:]).sum(axis=1))
+    groups = len(scores) // heads
+    return np.asarray(scores.reshape(groups, heads, *scores.shape[1:]).sum(axis=1))
 
 
 @kernel

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from accelsim.traces.capture._recorder import Progress, no_progress
 
 if TYPE_CHECKING:
     from accelsim.traces import AttentionTrace
+    from accelsim.traces.capture._run import Run
 
 BACKENDS = ("auto", "numpy", "transformers")
 
@@ -63,15 +65,17 @@ def capture(
             f"model '{model}': the NumPy backend runs {', '.join(WEIGHT_PACKAGES)} and .gguf files"
         )
     if path is None or not own or backend == "transformers":
-        from accelsim.traces.capture._transformers import run_transformers
-
-        folder = str(path.parent if path and gguf else path or model)
-        name = path.name if path and gguf else None
-        run = run_transformers(folder, text, prefill, decode, layers, progress, name)
+        run = _by_transformers(model, path, text, prefill, decode, layers, progress)
     elif gguf:
         from accelsim.traces.capture._numpy import run_gguf
+        from accelsim.traces.capture._smollm2 import OtherModelError
 
-        run = run_gguf(path, text, prefill, decode, layers, progress)
+        try:
+            run = run_gguf(path, text, prefill, decode, layers, progress)
+        except OtherModelError:
+            if backend == "numpy" or importlib.util.find_spec("transformers") is None:
+                raise
+            run = _by_transformers(model, path, text, prefill, decode, layers, progress)
     elif decode:
         raise TraceError(f"{model}: is an encoder, which does not decode; expected --decode 0")
     else:
@@ -82,6 +86,23 @@ def capture(
         name = WEIGHT_PACKAGES[model].model
         run = dataclasses.replace(run, model=name, weights=f"{origin}, {run.weights}")
     return run.trace(text, text_name)
+
+
+def _by_transformers(
+    model: str,
+    path: Path | None,
+    text: str,
+    prefill: int | None,
+    decode: int,
+    layers: Sequence[int] | None,
+    progress: Progress,
+) -> Run:
+    from accelsim.traces.capture._transformers import run_transformers
+
+    gguf = path is not None and path.suffix == ".gguf"
+    folder = str(path.parent if path and gguf else path or model)
+    name = path.name if path and gguf else None
+    return run_transformers(folder, text, prefill, decode, layers, progress, name)
 
 
 def _locate(model: str) -> tuple[Path | None, str]:

@@ -19,10 +19,12 @@ class LlamaShape(ModelShape):
     Attributes:
         rope_base: base of the wavelengths of the rotary position embedding.
         norm_epsilon: added to the mean square in the RMS normalization.
+        rope_factor: what positions are divided by before the rotation (linear scaling).
     """
 
     rope_base: float
     norm_epsilon: float
+    rope_factor: float = 1.0
 
 
 @dataclass
@@ -137,7 +139,7 @@ def _silu(x: Floats) -> Floats:
 def _rotation(shape: LlamaShape, positions: NDArray[np.int64]) -> tuple[Floats, Floats]:
     """Cosines and sines of the rotary embedding, each [new, head_dim] float64."""
     half = np.arange(0, shape.head_dim, 2) / shape.head_dim
-    angles = positions[:, None] * shape.rope_base**-half
+    angles = positions[:, None] / shape.rope_factor * shape.rope_base**-half
     angles = np.concatenate([angles, angles], axis=-1)
     return np.cos(angles), np.sin(angles)
 

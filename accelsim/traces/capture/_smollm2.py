@@ -11,13 +11,25 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from accelsim.errors import TraceError
-from accelsim.traces.capture._llama import KVCache, Llama, LlamaShape
+from accelsim.traces.capture._gguf import (
+    ARCHITECTURE,
+    architecture,
+    llama_shape,
+    missing,
+    open_gguf,
+    unreadable,
+)
+from accelsim.traces.capture._llama import KVCache, Llama
 from accelsim.traces.capture._packages import require
 from accelsim.traces.capture._recorder import Attend, Floats, dense_attention
 
-_ARCHITECTURE = "llama"
+_OTHERS = " (for others: --backend transformers, with pip install 'accelsim[capture]')"
 _PRE_TOKENIZER = "smollm"
 """``tokenizer.ggml.pre`` of SmolLM and SmolLM2: digits one by one, then byte-level BPE."""
+
+
+class OtherModelError(TraceError):
+    """A GGUF file of a model that transformers may know."""
 
 
 class GgufModel:
@@ -41,21 +53,20 @@ class GgufModel:
 
     def __init__(self, path: str | Path, dtype: DTypeLike = np.float32) -> None:
         path = Path(path)
-        gguf = require("gguf", "gguf")
-        try:
-            reader = gguf.GGUFReader(path)
-            fields = {name: entry.contents() for name, entry in reader.fields.items()}
-        except Exception as error:  # the library raises whatever a broken file leads it to
-            raise TraceError(f"{path}: not a readable GGUF file ({_first_line(error)})") from None
         self.path = path
-        self._gguf, self._reader, self._dtype = gguf, reader, dtype
-        self.fields: dict[str, Any] = fields
-        if self._field("general.architecture") != _ARCHITECTURE:
-            raise TraceError(
-                f"{path}: architecture '{self._field('general.architecture')}'; expected "
-                f"'{_ARCHITECTURE}' (for others give a folder or id for transformers)"
+        self._gguf, self._reader, self._dtype = require("gguf", "gguf"), open_gguf(path), dtype
+        name = architecture(path, self._reader)
+        if name != ARCHITECTURE:
+            raise OtherModelError(
+                f"{path}: architecture '{name}'; expected '{ARCHITECTURE}'{_OTHERS}"
             )
-        self.shape = self._shape()
+        try:
+            self.fields: dict[str, Any] = {
+                name: entry.contents() for name, entry in self._reader.fields.items()
+            }
+        except Exception as error:  # the library raises whatever a broken file leads it to
+            raise unreadable(path, error) from None
+        self.shape = llama_shape(path, self.fields)
         self.tokenizer = self._tokenizer()
 
     @functools.cached_property
@@ -82,8 +93,8 @@ class GgufModel:
         return str(self.fields.get("general.name", self.path.stem))
 
     def encode(self, text: str) -> list[int]:
-        """Return the token ids of a text; no beginning-of-text token is added."""
-        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        """Return the token ids of a text, with the first token that the file asks for."""
+        return self._first + list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of token ids."""
@@ -129,21 +140,8 @@ class GgufModel:
 
     def _field(self, name: str) -> Any:
         if name not in self.fields:
-            raise TraceError(f"{self.path}: GGUF key '{name}' is missing")
+            raise missing(self.path, name)
         return self.fields[name]
-
-    def _shape(self) -> LlamaShape:
-        heads = int(self._field("llama.attention.head_count"))
-        width = int(self._field("llama.embedding_length"))
-        return LlamaShape(
-            num_layers=int(self._field("llama.block_count")),
-            num_query_heads=heads,
-            num_kv_heads=int(self.fields.get("llama.attention.head_count_kv", heads)),
-            head_dim=int(self.fields.get("llama.attention.key_length", width // heads)),
-            context_tokens=int(self._field("llama.context_length")),
-            rope_base=float(self.fields.get("llama.rope.freq_base", 10000.0)),
-            norm_epsilon=float(self._field("llama.attention.layer_norm_rms_epsilon")),
-        )
 
     def _checked(self, weights: dict[str, Floats]) -> dict[str, Floats]:
         shape = self.shape
@@ -174,16 +172,24 @@ class GgufModel:
         return weights
 
     def _tokenizer(self) -> Any:
-        pre = self._field("tokenizer.ggml.pre")
-        if pre != _PRE_TOKENIZER:
-            raise TraceError(
-                f"{self.path}: tokenizer.ggml.pre is '{pre}'; expected '{_PRE_TOKENIZER}' "
-                "(for others give a folder or id for transformers)"
-            )
+        for name, expected in (("model", "gpt2"), ("pre", _PRE_TOKENIZER)):
+            value = self._field(f"tokenizer.ggml.{name}")
+            if value != expected:
+                raise OtherModelError(
+                    f"{self.path}: tokenizer.ggml.{name} is '{value}'; expected '{expected}'"
+                    f"{_OTHERS}"
+                )
         tokenizers = require("tokenizers", "tokenizers")
-        tokens = self._field("tokenizer.ggml.tokens")
-        pairs = [tuple(merge.split(" ", 1)) for merge in self._field("tokenizer.ggml.merges")]
+        tokens = self._texts("tokenizer.ggml.tokens")
+        pairs = [tuple(merge.split(" ", 1)) for merge in self._texts("tokenizer.ggml.merges")]
         vocabulary = {token: i for i, token in enumerate(tokens)}
+        for pair in pairs:
+            if len(pair) != 2 or not {*pair, "".join(pair)} <= vocabulary.keys():
+                raise TraceError(
+                    f"{self.path}: GGUF key 'tokenizer.ggml.merges': {' '.join(pair)[:40]!r}; "
+                    "expected two tokens whose joint is one, all in the vocabulary"
+                )
+        self._first = self._beginning(len(tokens))
         built = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=pairs))
         built.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
             [
@@ -193,6 +199,25 @@ class GgufModel:
         )
         built.decoder = tokenizers.decoders.ByteLevel()
         return built
+
+    def _texts(self, name: str) -> list[str]:
+        value = self._field(name)
+        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+            raise TraceError(f"{self.path}: GGUF key '{name}': expected a list of texts")
+        return value
+
+    def _beginning(self, tokens: int) -> list[int]:
+        """Ids that the file's tokenizer puts before a text."""
+        wanted = self.fields.get("tokenizer.ggml.add_bos_token", False)
+        first = self.fields.get("tokenizer.ggml.bos_token_id")
+        if not wanted:
+            return []
+        if isinstance(first, bool) or not isinstance(first, int) or not 0 <= first < tokens:
+            raise TraceError(
+                f"{self.path}: GGUF key 'tokenizer.ggml.bos_token_id' is {first!r}; expected a "
+                f"token, since add_bos_token is set"
+            )
+        return [first]
 
 
 def _hugging_face_order(weight: Floats, heads: int) -> Floats:

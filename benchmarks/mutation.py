@@ -85,27 +85,27 @@ MUTANTS = (
     constant("allocators", "_buffers", "RELEASE_CYCLES", 4, 5),
     expression(
         "allocators", "keys released one cycle later", "_key_side",
-        "Q_KEY_HANDLE], s[NOW] + 1)", "Q_KEY_HANDLE], s[NOW] + 2)",
+        "key_handle, s[0].now + 1)", "key_handle, s[0].now + 2)",
     ),
     expression(
         "allocators", "values released one cycle later", "_value_side",
-        "Q_VALUE_HANDLE], done)", "Q_VALUE_HANDLE], done + 1)",
+        "value_handle, done)", "value_handle, done + 1)",
     ),
     constant("buffer reader", "_buffers", "DESCRIPTOR_CYCLES", 1, 2),
     constant("buffer reader", "_buffers", "GENERATE_CYCLES", 3, 4),
     constant("buffer reader", "_buffers", "READ_QUEUE", 16, 15),
     expression(
         "buffer reader", "blocked after reset for one cycle more", "_buffers",
-        "now >= s[P_LINES] // 2", "now > s[P_LINES] // 2",
+        " now >= s[0].buffer_lines // 2", " now > s[0].buffer_lines // 2",
     ),
     expression(
         "buffer reader", "bank 0 first, also when bank 1 waited first", "_buffers",
-        "if s[r + R_MERGE_LOCK] < 0:", "if True:",
+        "if r.merge_lock < 0:", "if True:",
     ),
     expression(
         "buffer reader", "lines that passed each other are discarded", "_buffers",
-        "== s[r + R_TURN]\n",
-        "== s[r + R_TURN] and (checked >> 2) - 1 == s[r + R_COMMITTED]\n",
+        "== r.turn\n",
+        "== r.turn and (checked >> 2) - 1 == r.committed\n",
     ),
     expression(
         "buffer writer", "a port offers two lines a cycle", "_buffers", "port != served and ", "",
@@ -118,12 +118,12 @@ MUTANTS = (
     constant("dot product", "_key_side", "DOT_STAGES", 7, 8),
     expression(
         "dot product", "broadcast register stalls with it", "_key_side",
-        "s[BROADCAST] < 0\n", "dot_moves\n        and s[BROADCAST] < 0\n",
+        "s[0].broadcast < 0\n", "dot_moves\n        and s[0].broadcast < 0\n",
     ),
     expression(
         "maximum tree", "one stage more", "_key_side",
-        "s[line + 1] + s[P_LOG_SCORES] == s[TREE_CLOCK]",
-        "s[line + 1] + s[P_LOG_SCORES] + 1 == s[TREE_CLOCK]",
+        "line.entered + s[0].log_scores == s[0].tree_clock",
+        "line.entered + s[0].log_scores + 1 == s[0].tree_clock",
     ),
     expression(
         "all queues", "3 cycles from push to pop instead of 2", "_state",
@@ -131,7 +131,7 @@ MUTANTS = (
     ),
     expression(
         "top-k", "search one cycle longer", "_value_side",
-        "if s[NOW] >= s[TOPK_SINCE]", "if s[NOW] > s[TOPK_SINCE]",
+        "if s[0].now >= s[0].topk_since", "if s[0].now > s[0].topk_since",
     ),
     Mutant(
         "top-k", "a pass of quick-select one cycle longer",
@@ -139,9 +139,9 @@ MUTANTS = (
     ),
     expression(
         "top-k", "path around it opens only after the dropped scores", "_value_side",
-        "if ((beat & MASK) + 1) * s[P_SCORES] == requests[request, Q_VALUES]:\n"
-        "                    s[TOPK_INSIDE]",
-        "if is_last_beat(s, requests, beat):\n                    s[TOPK_INSIDE]",
+        "if ((beat & MASK) + 1) * s[0].line_scores == requests[request].values:\n"
+        "                    s[0].topk_inside",
+        "if is_last_beat(s, requests, beat):\n                    s[0].topk_inside",
     ),
     constant("multiply-value", "_value_side", "MULTIPLY_STAGES", 3, 4),
     expression(
@@ -152,11 +152,11 @@ MUTANTS = (
     constant("fetcher", "_fetcher", "RESPONSE_QUEUE", 64, 63),
     expression(
         "fetcher", "address queues: 3 cycles instead of 2", "_fetcher",
-        "beats[slot, B_TIME] + 2 <= now", "beats[slot, B_TIME] + 3 <= now",
+        "beats[slot].pushed + 2 <= now", "beats[slot].pushed + 3 <= now",
     ),
     expression(
         "fetcher", "response queues: 3 cycles instead of 2", "_fetcher",
-        "beats[slot, B_LATEST] + 2 <=", "beats[slot, B_LATEST] + 3 <=",
+        "beats[slot].latest + 2 <=", "beats[slot].latest + 3 <=",
     ),
     Mutant("DRAM", "read latency 11 → 12", MEMORY, "read_latency: 11", "read_latency: 12"),
     Mutant("DRAM", "16 → 15 reads in flight", MEMORY, "inflight_limit: 16", "inflight_limit: 15"),

@@ -26,7 +26,6 @@ from accelsim.hardware.memories._channel import (
 )
 from accelsim.hardware.memories._timing import organisation
 from accelsim.hardware.spatten.cycle import CycleMachine
-from accelsim.hardware.spatten.cycle._state import NOW
 from accelsim.validation._table import CaseFileError
 from accelsim.workloads import Workload
 
@@ -98,7 +97,7 @@ def _watch(machine: CycleMachine) -> tuple[Pushes, Pops]:
     pops: Pops = {}
     finished = False
     while not finished:
-        tick = int(machine.state.s[NOW])
+        tick = int(machine.state.s[0]["now"])
         before = dram[seen].copy()
         finished = machine.run(until=tick + 1)
         pushed, popped = (dram[name] != before[name] for name in seen)

@@ -107,7 +107,7 @@ class FetchMemo:
         self._patterns: dict[bytes, int] = {}
         self._results: dict[tuple[object, ...], _Result] = {}
         self._state = np.zeros(0, np.int64)
-        self._kept_bytes = 0
+        self._kept_bytes = self._room = 0
         self.calls = self.hits = 0
         self.of_use = True
 
@@ -164,7 +164,10 @@ class FetchMemo:
         if known is not None and known.until - known.cycle <= limit - cycle:
             self.hits += 1
             _restore(
-                fetcher,
+                fetcher.state,
+                fetcher.beats,
+                fetcher.fetch,
+                fetcher.ports,
                 state,
                 banks,
                 org,
@@ -226,23 +229,41 @@ class FetchMemo:
     ) -> bytes:
         """All that the kernel's result depends on beside the queue, as bytes."""
         history = SCORE_ROWS * max(m.row_beats for m in self._queue)
-        now = fetcher.state[0]
-        beats = int(now["pushed"] - now["joined"]) + history
-        need = room_for(state, banks) + len(MOVING) * beats
-        need += sum(part.nbytes // 8 for part in (fetcher.state, fetcher.fetch, fetcher.ports))
+        if not self._room:
+            parts = fetcher.state, fetcher.fetch, fetcher.ports
+            self._room = room_for(state, banks) + sum(part.nbytes // 8 for part in parts)
+        pushed, joined = fetcher.state[0]["pushed"], fetcher.state[0]["joined"]
+        need = self._room + len(MOVING) * (int(pushed - joined) + history)
         if len(self._state) < need:
             self._state = np.zeros(need, np.int64)
         count = relative_channels(
             state, banks, org, tick, row & self._row_mask, self._longest, self._state
         )
-        count = _relative_fetcher(fetcher, local, history, self._state, count)
+        count = _relative_fetcher(
+            fetcher.state,
+            fetcher.beats,
+            fetcher.fetch,
+            fetcher.ports,
+            local,
+            history,
+            self._state,
+            count,
+        )
         return self._state[:count].tobytes()
 
 
 @in_place
-def _relative_fetcher(fetcher: Fetcher, local: int, history: int, out: Ints, at: int) -> int:
+def _relative_fetcher(
+    s: Records,
+    beats: Records,
+    fetch: Records,
+    ports: Records,
+    local: int,
+    history: int,
+    out: Ints,
+    at: int,
+) -> int:
     """Write what the fetcher's future depends on beside its queue, relative to cycle and beat."""
-    s, beats, _, fetch, ports = fetcher
     now, joined, pushed = s[0].cycle, s[0].joined, s[0].pushed
     out[at] = max(s[0].opens - now, 0)
     at += 1
@@ -287,7 +308,10 @@ def _relative_fetcher(fetcher: Fetcher, local: int, history: int, out: Ints, at:
 
 @in_place
 def _restore(
-    fetcher: Fetcher,
+    s: Records,
+    all_beats: Records,
+    fetch: Records,
+    ports: Records,
     state: Channels,
     banks: Banks,
     org: Organisation,
@@ -305,7 +329,6 @@ def _restore(
     local: int,
 ) -> None:
     """Put fetcher and channels into a saved state, later and elsewhere by the given differences."""
-    s, all_beats, _, fetch, ports = fetcher
     first, opens = s[0].joined, s[0].opens
     s[0] = saved[0]
     s[0].opens = opens

@@ -18,6 +18,6 @@ def activity_of(machine: CycleMachine) -> Activity:
     # The tagged buffers poll, so reads exceed the lines that were used (section 2.8).
     line_bytes = machine.config.multipliers * 12 // 8
     for buffer, name in ((c.KEY_BUFFER, "key"), (c.VALUE_BUFFER, "value")):
-        polls = int(machine.state.s[c.READERS + buffer * c.R_COLUMNS + c.R_POLLS])
+        polls = int(machine.state.s[0]["readers"][buffer]["polls"])
         activity.counters[f"{name}_sram_read_bytes"] = polls * line_bytes
     return activity

@@ -9,11 +9,9 @@ from accelsim.hardware.spatten.cycle._fetcher import step_dram, step_issue, step
 from accelsim.hardware.spatten.cycle._key_side import step_decided, step_dot_product, step_key_fork
 from accelsim.hardware.spatten.cycle._state import (
     KEY_BUFFER,
-    NOW,
-    P_REQUESTS,
-    RESPONSES,
     VALUE_BUFFER,
     Ints,
+    Records,
 )
 from accelsim.hardware.spatten.cycle._value_side import (
     step_merge,
@@ -26,12 +24,13 @@ from accelsim.jit import in_place
 
 @in_place
 def run(
-    s: Ints,
-    requests: Ints,
-    ring: Ints,
-    fetch: Ints,
-    port: Ints,
-    beats: Ints,
+    s: Records,
+    requests: Records,
+    ring: Records,
+    fetch: Records,
+    port: Records,
+    beats: Records,
+    addresses: Records,
     indexes: Ints,
     dram: Channels,
     banks: Banks,
@@ -44,12 +43,12 @@ def run(
     Returns:
         False if no response came for ``watchdog`` cycles.
     """
-    seen, since = s[RESPONSES], s[NOW]
-    while s[RESPONSES] < s[P_REQUESTS] and s[NOW] < until:
+    seen, since = s[0].responses, s[0].now
+    while s[0].responses < s[0].count and s[0].now < until:
         step_multiply(s, requests, ring)
         step_reader(s, VALUE_BUFFER)
         step_writer(s, VALUE_BUFFER)
-        step_issue(s, requests, fetch, port, beats, indexes)
+        step_issue(s, requests, fetch, port, beats, addresses, indexes)
         step_value_fork(s, requests, ring)
         step_topk(s, requests, ring)
         bypass_taken = step_merge(s, requests, ring)
@@ -60,9 +59,9 @@ def run(
         step_key_fork(s, requests, ring)
         step_return(s, requests, fetch, port, beats)
         step_dram(s, port, dram, banks, org)
-        s[NOW] += 1
-        if s[RESPONSES] != seen:
-            seen, since = s[RESPONSES], s[NOW]
-        elif s[NOW] - since > watchdog:
+        s[0].now += 1
+        if s[0].responses != seen:
+            seen, since = s[0].responses, s[0].now
+        elif s[0].now - since > watchdog:
             return False
     return True

@@ -44,12 +44,12 @@ class CycleMachine:
         """
         if not run(*self.state, until, WATCHDOG_CYCLES):
             raise SimulationError(describe_stall(self.state, WATCHDOG_CYCLES))
-        return bool(self.state.s[c.RESPONSES] == self.requests.rows)
+        return bool(self.state.s[0]["responses"] == self.requests.rows)
 
     @property
     def completion_cycles(self) -> list[int]:
         """Cycle of each response, in row order, as the test bench reports it (after reset)."""
-        done = self.state.requests[:, c.Q_DONE] + self.config.reset_cycles
+        done = self.state.requests["done"] + self.config.reset_cycles
         return [int(cycle) for cycle in done]
 
 
@@ -142,15 +142,23 @@ def _build(config: SpattenConfig, rows: Requests, memory: MemoryConfig) -> c.Mac
         indexes = index_table(lines, fetch, scores * lines).ravel()
     else:
         indexes = np.arange(scores * lines, dtype=np.int64)
-    s = np.zeros(c.N_STATE, np.int64)
-    s[c.P_SCORES], s[c.P_LINES], s[c.P_CHANNELS], s[c.P_FETCH] = scores, lines, channels, fetch
-    s[c.P_ROW_BEATS], s[c.P_ROTATION] = row_beats, rotates
-    s[c.P_LOG_SCORES] = scores.bit_length() - 1
-    s[c.P_CHANNEL_BITS] = channels.bit_length() - 1
-    s[c.P_REQUESTS] = rows.rows
+    state = np.zeros(1, c.MACHINE)
+    s = state[0]
+    for name, value in {
+        "line_scores": scores,
+        "buffer_lines": lines,
+        "channels": channels,
+        "fetch_channels": fetch,
+        "row_beats": row_beats,
+        "rotates": rotates,
+        "log_scores": scores.bit_length() - 1,
+        "channel_bits": channels.bit_length() - 1,
+        "count": rows.rows,
+        "fetch_last": 1,
+    }.items():
+        s[name] = value
     for register in _EMPTY_REGISTERS:
         s[register] = -1
-    s[c.FETCH_LAST] = 1
     depths = {
         c.INFLIGHT: 16,
         c.REISSUES: 2,
@@ -161,26 +169,24 @@ def _build(config: SpattenConfig, rows: Requests, memory: MemoryConfig) -> c.Mac
     }
     first = 0
     for queue, depth in depths.items():
-        s[queue], s[queue + 1], s[queue + 4] = first, depth, -1
+        entry = s["queues"][queue]
+        entry["first"], entry["depth"], entry["popped"] = first, depth, -1
         first += depth
-    for buffer in range(2):
-        s[c.ALLOCATORS + buffer * c.A_COLUMNS + c.A_LAST_FREE] = -1
-        s[c.READERS + buffer * c.R_COLUMNS + c.R_MERGE_LOCK] = -1
-        writer = c.WRITERS + buffer * c.W_COLUMNS
-        s[writer + c.W_BANK_0 : writer + c.W_BANK_1 + 1] = -1
-        s[writer + c.W_LAST_0 : writer + c.W_LAST_1 + 1] = 1
-    fetchers = np.zeros((fetch, c.N_FETCH_COLUMNS), np.int64)
-    fetchers[:, [c.F_DESTINATION, c.F_SERVED, c.F_HOLDER]] = -1
-    ports = np.zeros((channels, c.N_PORT_COLUMNS), np.int64)
-    ports[:, [c.D_PARKED, c.D_OFFERED, c.D_LOCK]] = -1
+    s["allocators"]["last_free"] = s["readers"]["merge_lock"] = s["writers"]["bank"] = -1
+    s["writers"]["last"] = 1
+    fetchers = np.zeros(fetch, c.FETCH_CHANNEL)
+    fetchers["destination"] = fetchers["served"] = fetchers["holder"] = -1
+    ports = np.zeros(channels, c.PORT)
+    ports["parked"] = ports["offered"] = ports["lock"] = -1
     org = organisation(memory)
     return c.Machine(
-        s,
+        state,
         table,
-        np.zeros((first, 2), np.int64),
+        np.zeros(first, c.ENTRY),
         fetchers,
         ports,
-        np.zeros((c.BEATS_IN_FLIGHT, c.B_CHANNELS + 2 * fetch), np.int64),
+        np.zeros(c.BEATS_IN_FLIGHT, c.BEAT),
+        np.zeros((c.BEATS_IN_FLIGHT, fetch), c.ADDRESS),
         np.ascontiguousarray(indexes, np.int64),
         *new_channels(channels, org),
         org,
@@ -188,44 +194,34 @@ def _build(config: SpattenConfig, rows: Requests, memory: MemoryConfig) -> c.Mac
 
 
 _EMPTY_REGISTERS = (
-    c.ALLOCATED,
-    c.ARBITER_LOCK,
-    c.FORK,
-    c.BROADCAST,
-    c.MAXIMUM,
-    c.DECIDED,
-    c.MERGE_LOCK,
-    c.MERGED,
-    c.REBATCHED,
-    c.RELOAD_1,
-    c.RELOAD_2,
-    c.TOPK_SINCE,
-    c.VALUE_FORK,
-    c.VALUE_ROW_1,
-    c.VALUE_ROW_2,
-    c.KEY_ROW_1,
-    c.KEY_ROW_2,
-    c.FETCH_LOCK,
-    c.FRAGMENT,
-    c.SPLIT,
-    c.REALIGNED,
-    c.CONVERTED,
+    "allocated",
+    "arbiter_lock",
+    "fork",
+    "broadcast",
+    "maximum",
+    "decided",
+    "merge_lock",
+    "merged",
+    "rebatched",
+    "reload_1",
+    "reload_2",
+    "topk_since",
+    "value_fork",
+    "value_row_1",
+    "value_row_2",
+    "key_row_1",
+    "key_row_2",
+    "fetch_lock",
+    "fragment",
+    "split",
+    "realigned",
+    "converted",
 )
 
 
-def _request_table(rows: Requests) -> c.Ints:
-    table = np.zeros((rows.rows, c.N_REQUEST_COLUMNS), np.int64)
-    for column, values in (
-        (c.Q_KEYS, rows.keys),
-        (c.Q_VALUES, rows.values),
-        (c.Q_KEY_BITS, rows.key_bits),
-        (c.Q_VALUE_BITS, rows.value_bits),
-        (c.Q_REQUANT, rows.requant),
-        (c.Q_KEY_PART, rows.key_part),
-        (c.Q_VALUE_PART, rows.value_part),
-        (c.Q_KEY_FUSED, rows.key_fused),
-        (c.Q_VALUE_FUSED, rows.value_fused),
-        (c.Q_TOPK_WAIT, rows.topk_cycles),
-    ):
-        table[:, column] = values
+def _request_table(rows: Requests) -> c.Records:
+    table = np.zeros(rows.rows, c.REQUEST)
+    for name in c.GIVEN:
+        table[name] = getattr(rows, name)
+    table["topk_wait"] = rows.topk_cycles
     return table

@@ -12,71 +12,17 @@ from accelsim.hardware.memories._channel import (
 )
 from accelsim.hardware.memories._timing import Organisation
 from accelsim.hardware.spatten.cycle._state import (
-    ADDRESSES_WAITING,
-    B_ARRIVED,
-    B_CHANNELS,
-    B_LATEST,
-    B_LOADED,
-    B_TIME,
-    BEAT_REGISTER,
     BEATS_IN_FLIGHT,
-    BEATS_JOINED,
-    BEATS_LOADED,
-    BEATS_PUSHED,
-    CONTEXT_HEAD,
     CONTEXT_RING,
-    CONTEXT_TAIL,
-    CONTEXTS,
-    CONVERTED,
-    CONVERTED_TAKEN,
-    D_CHOICE,
-    D_ID_HEAD,
-    D_ID_TAIL,
-    D_IDS,
-    D_LOCK,
-    D_OFFERED,
-    D_PARKED,
-    D_RESPONSE,
-    ELEMENTS,
-    F_ADDRESS,
-    F_ARRIVED,
-    F_DESTINATION,
-    F_HEAD,
-    F_HOLDER,
-    F_SERVED,
-    FETCH_LAST,
-    FETCH_LOCK,
-    FRAGMENT,
-    FRAGMENT_BEAT,
     ID_RING,
     KEY_BUFFER,
-    KEY_ROW_1,
-    KEY_ROW_2,
     MASK,
     MSB,
-    NEXT_BEAT,
-    NOW,
-    P_CHANNEL_BITS,
-    P_CHANNELS,
-    P_FETCH,
-    P_ROTATION,
-    P_ROW_BEATS,
-    P_SCORES,
-    POPS_DONE,
-    Q_KEYS,
-    REALIGNED,
-    RESPONSES_WAITING,
     SHIFT,
-    SPLIT,
-    SPLIT_BEAT,
     VALUE,
     VALUE_BUFFER,
-    VALUE_ROW_1,
-    VALUE_ROW_2,
-    W_COLUMNS,
-    W_DATA_0,
-    WRITERS,
     Ints,
+    Records,
     fragments,
     row_bits,
     row_vectors,
@@ -94,84 +40,94 @@ RESPONSE_QUEUE = 64
 
 @inlined
 def step_issue(
-    s: Ints, requests: Ints, fetch: Ints, port: Ints, beats: Ints, indexes: Ints
+    s: Records,
+    requests: Records,
+    fetch: Records,
+    port: Records,
+    beats: Records,
+    addresses: Records,
+    indexes: Ints,
 ) -> None:
     """From the DRAM ports back to the index registers."""
-    pushed = s[BEATS_PUSHED]
-    room = pushed - s[BEATS_LOADED] < ADDRESS_QUEUE
-    if s[ADDRESSES_WAITING]:
+    pushed = s[0].beats_pushed
+    room = pushed - s[0].beats_loaded < ADDRESS_QUEUE
+    if s[0].addresses_waiting:
         _crossbar(s, fetch, port)
-    if s[BEATS_LOADED] != pushed:
-        _load_addresses(s, fetch, beats)
-    if s[SPLIT] >= 0 and room:
-        _push_beat(s, requests, beats, indexes)
-        s[SPLIT] = -1
-    if s[SPLIT] < 0:
-        s[SPLIT] = s[FRAGMENT]
-        s[SPLIT_BEAT] = s[FRAGMENT_BEAT]
-        s[FRAGMENT] = -1
+    if s[0].beats_loaded != pushed:
+        _load_addresses(s, fetch, beats, addresses)
+    if s[0].split >= 0 and room:
+        _push_beat(s, requests, beats, addresses, indexes)
+        s[0].split = -1
+    if s[0].split < 0:
+        s[0].split = s[0].fragment
+        s[0].split_beat = s[0].fragment_beat
+        s[0].fragment = -1
     _choose_matrix(s)
-    if s[FRAGMENT] < 0 and s[FETCH_LOCK] >= 0:
+    if s[0].fragment < 0 and s[0].fetch_lock >= 0:
         _take_row(s, requests)
-    if s[KEY_ROW_2] < 0:
-        s[KEY_ROW_2] = s[KEY_ROW_1]
-        s[KEY_ROW_1] = -1
-    if s[VALUE_ROW_2] < 0:
-        s[VALUE_ROW_2] = s[VALUE_ROW_1]
-        s[VALUE_ROW_1] = -1
+    if s[0].key_row_2 < 0:
+        s[0].key_row_2 = s[0].key_row_1
+        s[0].key_row_1 = -1
+    if s[0].value_row_2 < 0:
+        s[0].value_row_2 = s[0].value_row_1
+        s[0].value_row_1 = -1
 
 
 @inlined
-def _choose_matrix(s: Ints) -> None:
+def _choose_matrix(s: Records) -> None:
     """Round robin between keys and values; a matrix that is presented stays selected to its end."""
-    if s[FETCH_LOCK] >= 0:
+    if s[0].fetch_lock >= 0:
         return
     for turn in range(2):
-        side = (s[FETCH_LAST] + 1 + turn) % 2
-        if s[KEY_ROW_2 if side == 0 else VALUE_ROW_2] >= 0:
-            s[FETCH_LOCK] = side
-            s[FETCH_LAST] = side
+        side = (s[0].fetch_last + 1 + turn) % 2
+        if (s[0].key_row_2 if side == 0 else s[0].value_row_2) >= 0:
+            s[0].fetch_lock = side
+            s[0].fetch_last = side
             return
 
 
 @inlined
-def _take_row(s: Ints, requests: Ints) -> None:
+def _take_row(s: Records, requests: Records) -> None:
     """The next beat of the selected matrix's row goes into the fragment register."""
-    register = KEY_ROW_2 if s[FETCH_LOCK] == 0 else VALUE_ROW_2
-    row = s[register]
+    row = s[0].key_row_2 if s[0].fetch_lock == 0 else s[0].value_row_2
     if row < 0:
         return
-    s[FRAGMENT] = row
-    s[FRAGMENT_BEAT] = s[NEXT_BEAT]
-    if row & MASK == 0 and s[NEXT_BEAT] == 0:
-        s[CONTEXTS + s[CONTEXT_TAIL] % CONTEXT_RING] = row
-        s[CONTEXT_TAIL] += 1
-    s[NEXT_BEAT] += 1
-    if s[NEXT_BEAT] < fragments(row_bits(requests, row)):
+    s[0].fragment = row
+    s[0].fragment_beat = s[0].next_beat
+    if row & MASK == 0 and s[0].next_beat == 0:
+        s[0].contexts[s[0].context_tail % CONTEXT_RING] = row
+        s[0].context_tail += 1
+    s[0].next_beat += 1
+    if s[0].next_beat < fragments(row_bits(requests, row)):
         return
-    s[NEXT_BEAT] = 0
-    s[register] = -1
-    if ((row & MASK) + 1) * s[P_FETCH] == row_vectors(requests, row):
-        s[FETCH_LOCK] = -1
+    s[0].next_beat = 0
+    if s[0].fetch_lock == 0:
+        s[0].key_row_2 = -1
+    else:
+        s[0].value_row_2 = -1
+    if ((row & MASK) + 1) * s[0].fetch_channels == row_vectors(requests, row):
+        s[0].fetch_lock = -1
 
 
 @inlined
-def _push_beat(s: Ints, requests: Ints, beats: Ints, indexes: Ints) -> None:
+def _push_beat(
+    s: Records, requests: Records, beats: Records, addresses: Records, indexes: Ints
+) -> None:
     """Addresses of one beat: channel k carries transaction beat * C + k of the row."""
-    row, beat = s[SPLIT], s[SPLIT_BEAT]
+    row, beat = s[0].split, s[0].split_beat
     request = row >> (SHIFT + 2)
     plane = (row >> SHIFT) & 3
     number = row & MASK
     pieces = fragments(row_bits(requests, row))
-    channels, scores, row_beats = s[P_FETCH], s[P_SCORES], s[P_ROW_BEATS]
-    slot = s[BEATS_PUSHED] % BEATS_IN_FLIGHT
-    rotates = plane == VALUE and s[P_ROTATION] == 1
+    channels, scores, row_beats = s[0].fetch_channels, s[0].line_scores, s[0].row_beats
+    slot = s[0].beats_pushed % BEATS_IN_FLIGHT
+    rotates = plane == VALUE and s[0].rotates == 1
     if plane == VALUE:
         base = VALUE_BASE + request * REQUEST_STRIDE
     else:
         base = (KEY_BASE if plane == MSB else LSB_BASE) + request * REQUEST_STRIDE
     # The released index reload is off by one inside each row, and wrong for a request's last beat.
-    last_group = requests[request, Q_KEYS] // scores - 1
+    last_group = requests[request].keys // scores - 1
     vector = beat * channels // pieces
     piece = beat * channels - vector * pieces
     for k in range(channels):
@@ -186,156 +142,158 @@ def _push_beat(s: Ints, requests: Ints, beats: Ints, indexes: Ints) -> None:
                 lane += group * scores
         index = indexes[number * channels + lane]
         address = base + (index * pieces + piece) * 32
-        beats[slot, B_CHANNELS + 2 * k] = (address >> 5) & (s[P_CHANNELS] - 1)
-        beats[slot, B_CHANNELS + 2 * k + 1] = (address >> (5 + s[P_CHANNEL_BITS])) << 5
+        addresses[slot, k].destination = (address >> 5) & (s[0].channels - 1)
+        addresses[slot, k].address = (address >> (5 + s[0].channel_bits)) << 5
         piece += 1
         if piece == pieces:
             piece = 0
             vector += 1
-    beats[slot, B_TIME] = s[NOW]
-    beats[slot, B_LOADED] = 0
-    beats[slot, B_ARRIVED] = 0
-    s[BEATS_PUSHED] += 1
+    beats[slot].pushed = s[0].now
+    beats[slot].loaded = 0
+    beats[slot].arrived = 0
+    s[0].beats_pushed += 1
 
 
 @inlined
-def _crossbar(s: Ints, fetch: Ints, port: Ints) -> None:
+def _crossbar(s: Records, fetch: Records, port: Records) -> None:
     """Each DRAM port takes the lowest waiting fetch channel, and keeps it until accepted."""
-    channels = s[P_CHANNELS]
+    channels = s[0].channels
     for d in range(channels):
-        port[d, D_CHOICE] = port[d, D_LOCK]
-    for k in range(s[P_FETCH]):
-        d = fetch[k, F_DESTINATION]
-        if d >= 0 and port[d, D_CHOICE] < 0:
-            port[d, D_CHOICE] = k
+        port[d].choice = port[d].lock
+    for k in range(s[0].fetch_channels):
+        d = fetch[k].destination
+        if d >= 0 and port[d].choice < 0:
+            port[d].choice = k
     for d in range(channels):
-        k = port[d, D_CHOICE]
+        k = port[d].choice
         if k < 0:
             continue
-        if port[d, D_PARKED] >= 0:
-            port[d, D_LOCK] = k
+        if port[d].parked >= 0:
+            port[d].lock = k
             continue
-        port[d, D_LOCK] = -1
-        port[d, D_OFFERED] = fetch[k, F_ADDRESS]
-        fetch[k, F_DESTINATION] = -1
-        s[ADDRESSES_WAITING] -= 1
-        port[d, D_IDS + port[d, D_ID_TAIL] % ID_RING] = k
-        port[d, D_ID_TAIL] += 1
+        port[d].lock = -1
+        port[d].offered = fetch[k].address
+        fetch[k].destination = -1
+        s[0].addresses_waiting -= 1
+        port[d].ids[port[d].id_tail % ID_RING] = k
+        port[d].id_tail += 1
 
 
 @inlined
-def _load_addresses(s: Ints, fetch: Ints, beats: Ints) -> None:
+def _load_addresses(s: Records, fetch: Records, beats: Records, addresses: Records) -> None:
     """Each free read-address register takes the output of its address queue."""
-    pushed, channels, now = s[BEATS_PUSHED], s[P_FETCH], s[NOW]
+    pushed, channels, now = s[0].beats_pushed, s[0].fetch_channels, s[0].now
     for k in range(channels):
-        head = fetch[k, F_HEAD]
-        if fetch[k, F_DESTINATION] >= 0 or head == pushed:
+        head = fetch[k].head
+        if fetch[k].destination >= 0 or head == pushed:
             continue
         slot = head % BEATS_IN_FLIGHT
-        if beats[slot, B_TIME] + 2 <= now:
-            fetch[k, F_DESTINATION] = beats[slot, B_CHANNELS + 2 * k]
-            fetch[k, F_ADDRESS] = beats[slot, B_CHANNELS + 2 * k + 1]
-            fetch[k, F_HEAD] = head + 1
-            s[ADDRESSES_WAITING] += 1
-            beats[slot, B_LOADED] += 1
+        if beats[slot].pushed + 2 <= now:
+            fetch[k].destination = addresses[slot, k].destination
+            fetch[k].address = addresses[slot, k].address
+            fetch[k].head = head + 1
+            s[0].addresses_waiting += 1
+            beats[slot].loaded += 1
             # Queues are in order, so the slowest is past a beat when all have loaded it.
-            if beats[slot, B_LOADED] == channels:
-                s[BEATS_LOADED] += 1
+            if beats[slot].loaded == channels:
+                s[0].beats_loaded += 1
 
 
 @inlined
-def step_return(s: Ints, requests: Ints, fetch: Ints, port: Ints, beats: Ints) -> None:
+def step_return(
+    s: Records, requests: Records, fetch: Records, port: Records, beats: Records
+) -> None:
     """From the buffer write-data registers back to the DRAM response registers."""
-    context = s[CONVERTED]
+    context = s[0].converted
     if context >= 0:
         buffer = VALUE_BUFFER if (context >> SHIFT) & 3 == VALUE else KEY_BUFFER
-        data = WRITERS + buffer * W_COLUMNS + W_DATA_0
+        data = s[0].writers[buffer].data
         for side in range(2):
-            if s[data + side] == 0 and not s[CONVERTED_TAKEN] >> side & 1:
-                s[data + side] = 1
-                s[CONVERTED_TAKEN] |= 1 << side
-        if s[CONVERTED_TAKEN] == 3:
-            s[CONVERTED] = -1
-            s[CONVERTED_TAKEN] = 0
-    if s[CONVERTED] < 0:
-        s[CONVERTED] = s[REALIGNED]
-        s[REALIGNED] = -1
+            if data[side] == 0 and not s[0].converted_taken >> side & 1:
+                data[side] = 1
+                s[0].converted_taken |= 1 << side
+        if s[0].converted_taken == 3:
+            s[0].converted = -1
+            s[0].converted_taken = 0
+    if s[0].converted < 0:
+        s[0].converted = s[0].realigned
+        s[0].realigned = -1
     _realign(s, requests)
-    joined = s[BEATS_JOINED]
-    if s[BEAT_REGISTER] == 0 and joined != s[BEATS_PUSHED]:
+    joined = s[0].beats_joined
+    if s[0].beat_register == 0 and joined != s[0].beats_pushed:
         slot = joined % BEATS_IN_FLIGHT
-        if beats[slot, B_ARRIVED] == s[P_FETCH] and beats[slot, B_LATEST] + 2 <= s[NOW]:
-            s[BEAT_REGISTER] = 1
-            s[BEATS_JOINED] = joined + 1
-    if s[RESPONSES_WAITING]:
+        if beats[slot].arrived == s[0].fetch_channels and beats[slot].latest + 2 <= s[0].now:
+            s[0].beat_register = 1
+            s[0].beats_joined = joined + 1
+    if s[0].responses_waiting:
         _take_responses(s, fetch, port, beats, joined)
 
 
 @inlined
-def _realign(s: Ints, requests: Ints) -> None:
-    elements = s[ELEMENTS]
-    if s[REALIGNED] < 0 and elements > 0:
-        context = s[CONTEXTS + s[CONTEXT_HEAD] % CONTEXT_RING]
+def _realign(s: Records, requests: Records) -> None:
+    elements = s[0].elements
+    if s[0].realigned < 0 and elements > 0:
+        context = s[0].contexts[s[0].context_head % CONTEXT_RING]
         bits = row_bits(requests, context)
         size = bits // 2
         if elements >= size:
-            s[REALIGNED] = context
-            s[ELEMENTS] -= size
-            s[POPS_DONE] += 1
+            s[0].realigned = context
+            s[0].elements -= size
+            s[0].pops_done += 1
             vectors = row_vectors(requests, context)
-            if s[POPS_DONE] * size * s[P_SCORES] == vectors * fragments(bits):
-                s[POPS_DONE] = 0
-                s[CONTEXT_HEAD] += 1
-    beats = s[P_ROW_BEATS]
-    if s[BEAT_REGISTER] and elements + beats <= 2 * max(beats, 4):
-        s[ELEMENTS] += beats
-        s[BEAT_REGISTER] = 0
+            if s[0].pops_done * size * s[0].line_scores == vectors * fragments(bits):
+                s[0].pops_done = 0
+                s[0].context_head += 1
+    beats = s[0].row_beats
+    if s[0].beat_register and elements + beats <= 2 * max(beats, 4):
+        s[0].elements += beats
+        s[0].beat_register = 0
 
 
 @inlined
-def _take_responses(s: Ints, fetch: Ints, port: Ints, beats: Ints, joined: int) -> None:
+def _take_responses(s: Records, fetch: Records, port: Records, beats: Records, joined: int) -> None:
     """Responses go to fetch channels in the order of the requests, one a fetch channel.
 
     The lowest DRAM channel first, unless another already waits for the same fetch channel.
     """
-    now = s[NOW]
-    for d in range(s[P_CHANNELS]):
-        if port[d, D_RESPONSE] == 0:
+    now = s[0].now
+    for d in range(s[0].channels):
+        if port[d].response == 0:
             continue
-        k = port[d, D_IDS + port[d, D_ID_HEAD] % ID_RING]
-        arrived = fetch[k, F_ARRIVED]
-        holder = fetch[k, F_HOLDER]
-        if fetch[k, F_SERVED] == now or (holder >= 0 and holder != d):
+        k = port[d].ids[port[d].id_head % ID_RING]
+        arrived = fetch[k].arrived
+        holder = fetch[k].holder
+        if fetch[k].served == now or (holder >= 0 and holder != d):
             continue
         if arrived - joined >= RESPONSE_QUEUE:
-            fetch[k, F_HOLDER] = d
+            fetch[k].holder = d
             continue
-        fetch[k, F_HOLDER] = -1
+        fetch[k].holder = -1
         slot = arrived % BEATS_IN_FLIGHT
-        fetch[k, F_SERVED] = now
-        fetch[k, F_ARRIVED] = arrived + 1
-        beats[slot, B_ARRIVED] += 1
-        beats[slot, B_LATEST] = now
-        port[d, D_RESPONSE] = 0
-        port[d, D_ID_HEAD] += 1
-        s[RESPONSES_WAITING] -= 1
+        fetch[k].served = now
+        fetch[k].arrived = arrived + 1
+        beats[slot].arrived += 1
+        beats[slot].latest = now
+        port[d].response = 0
+        port[d].id_head += 1
+        s[0].responses_waiting -= 1
 
 
 @inlined
-def step_dram(s: Ints, port: Ints, dram: Channels, banks: Banks, org: Organisation) -> None:
+def step_dram(s: Records, port: Records, dram: Channels, banks: Banks, org: Organisation) -> None:
     """The clock edge of every DRAM channel: push, pop, tick."""
-    now = s[NOW]
-    for d in range(s[P_CHANNELS]):
+    now = s[0].now
+    for d in range(s[0].channels):
         dram[d].tick = now
-        if port[d, D_PARKED] < 0:
-            port[d, D_PARKED] = port[d, D_OFFERED]
-            port[d, D_OFFERED] = -1
-        if port[d, D_PARKED] >= 0 and channel_can_push(dram, org, d):
-            channel_push(dram, banks, org, d, port[d, D_PARKED], 0, False)
-            port[d, D_PARKED] = -1
-        if port[d, D_RESPONSE] == 0 and dram[d].done_head != dram[d].done_tail:
+        if port[d].parked < 0:
+            port[d].parked = port[d].offered
+            port[d].offered = -1
+        if port[d].parked >= 0 and channel_can_push(dram, org, d):
+            channel_push(dram, banks, org, d, port[d].parked, 0, False)
+            port[d].parked = -1
+        if port[d].response == 0 and dram[d].done_head != dram[d].done_tail:
             channel_pop(dram, d)
-            port[d, D_RESPONSE] = 1
-            s[RESPONSES_WAITING] += 1
+            port[d].response = 1
+            s[0].responses_waiting += 1
         if now + 1 >= dram[d].next_event:
             channel_tick(dram, banks, org, d)

@@ -7,6 +7,7 @@ after say who moved and who waits for whom.
 from __future__ import annotations
 
 import numpy as np
+from numba import literal_unroll
 
 from accelsim.errors import SimulationError
 from accelsim.hardware.blocks._spans import (
@@ -20,52 +21,20 @@ from accelsim.hardware.blocks._spans import (
 from accelsim.hardware.spatten.cycle._clock import run
 from accelsim.hardware.spatten.cycle._diagnosis import describe_stall
 from accelsim.hardware.spatten.cycle._state import (
-    ALLOCATED,
-    ALLOCATORS,
     BEATS_IN_FLIGHT,
-    BEATS_JOINED,
-    BEATS_PUSHED,
-    CONTEXT_HEAD,
     CONTEXT_RING,
-    CONTEXT_TAIL,
-    CONTEXTS,
-    D_ID_HEAD,
-    D_ID_TAIL,
-    D_IDS,
-    DECIDED,
     DECISION,
-    DOT_CLOCK,
-    DOT_LINES,
-    F_ARRIVED,
     FETCH_TAKEN,
-    FORK,
-    FORK_ROW,
-    FORK_TAKEN,
     ID_RING,
     LAST_TAKEN,
     MAX_HANDLES,
-    NEXT_BEAT,
-    NOW,
-    P_CHANNELS,
-    P_REQUESTS,
-    POPS_DONE,
-    Q_KEYS,
-    Q_TOPK_WAIT,
-    Q_VALUES,
     READ_TAKEN,
-    RELOAD_2,
-    RESPONSES,
     SHIFT,
-    SOURCE,
-    SPLIT,
     TOPK,
-    TOPK_INSIDE,
-    TOPK_SINCE,
-    VALUE_FORK,
-    VALUE_TAKEN,
     WRITE_TAKEN,
     Ints,
     Machine,
+    Records,
 )
 from accelsim.hardware.spatten.cycle._state import SCORES as SCORE_QUEUE
 from accelsim.hardware.timeline import (
@@ -145,8 +114,13 @@ _CHUNK_CYCLES = 2048
 
 
 @kernel
-def _moved(s: Ints, b: Ints, register: int) -> bool:
-    return bool(s[register] != b[register])
+def _popped(s: Records, b: Records, queue: int) -> bool:
+    return bool(s[0].queues[queue].head != b[0].queues[queue].head)
+
+
+@kernel
+def _pushed(s: Records, b: Records, queue: int) -> bool:
+    return bool(s[0].queues[queue].tail != b[0].queues[queue].tail)
 
 
 @kernel
@@ -156,118 +130,131 @@ def _key_code(item: int) -> int:
 
 
 @kernel
-def _queued(s: Ints, ring: Ints, queue: int, position: int) -> int:
+def _queued(s: Records, ring: Records, queue: int, position: int) -> int:
     """The entry of a queue at a position that it has, or has had until this cycle."""
-    return int(ring[s[queue] + position % s[queue + 1], 0])
+    q = s[0].queues[queue]
+    return int(ring[q.first + position % q.depth].value)
 
 
 @kernel
-def _allocator(s: Ints, b: Ints) -> tuple[int, int]:
-    if _moved(s, b, SOURCE):
-        return b[SOURCE] << 2, WORKS
-    waiting = b[ALLOCATED]
+def _allocator(s: Records, b: Records) -> tuple[int, int]:
+    if s[0].source != b[0].source:
+        return b[0].source << 2, WORKS
+    waiting = b[0].allocated
     if waiting >= 0:
-        if s[ALLOCATED] < 0:
+        if s[0].allocated < 0:
             return waiting << 2, WORKS
-        return waiting << 2, KEY_FORK_BUSY if s[FORK] >= 0 else INFLIGHT_FULL
-    if b[SOURCE] == s[P_REQUESTS]:
+        return waiting << 2, KEY_FORK_BUSY if s[0].fork >= 0 else INFLIGHT_FULL
+    if b[0].source == s[0].count:
         return NO_ITEM, NOTHING
-    return b[SOURCE] << 2, START_UP if b[NOW] < MAX_HANDLES else BUFFER_FULL
+    return b[0].source << 2, START_UP if b[0].now < MAX_HANDLES else BUFFER_FULL
 
 
 @kernel
-def _key_fork(s: Ints, b: Ints) -> tuple[int, int]:
-    item = b[FORK]
+def _key_fork(s: Records, b: Records) -> tuple[int, int]:
+    item = b[0].fork
     if item < 0:
         return NO_ITEM, NO_REQUEST
-    if _moved(s, b, FORK) or _moved(s, b, FORK_ROW) or _moved(s, b, FORK_TAKEN):
+    if (
+        s[0].fork != b[0].fork
+        or s[0].fork_row != b[0].fork_row
+        or s[0].fork_taken != b[0].fork_taken
+    ):
         return _key_code(item), WORKS
-    fetched = b[FORK_TAKEN] & FETCH_TAKEN
+    fetched = b[0].fork_taken & FETCH_TAKEN
     return _key_code(item), AWAITING_DOT_PRODUCT if fetched else FETCHER_BUSY
 
 
+_FETCHER_MOVES = ("beats_pushed", "beats_joined", "pops_done", "context_head", "next_beat")
+
+
 @kernel
-def _fetcher(s: Ints, b: Ints) -> tuple[int, int]:
-    head = b[CONTEXT_HEAD]
-    if head == s[CONTEXT_TAIL]:
+def _fetcher(s: Records, b: Records) -> tuple[int, int]:
+    head = b[0].context_head
+    if head == s[0].context_tail:
         return NO_ITEM, NO_REQUEST
-    item = s[CONTEXTS + head % CONTEXT_RING] >> SHIFT
-    for register in (BEATS_PUSHED, BEATS_JOINED, POPS_DONE, CONTEXT_HEAD, NEXT_BEAT):
-        if _moved(s, b, register):
+    item = s[0].contexts[head % CONTEXT_RING] >> SHIFT
+    for register in literal_unroll(_FETCHER_MOVES):
+        if s[0][register] != b[0][register]:
             return item, WORKS
-    return item, AWAITING_DRAM if s[BEATS_PUSHED] != s[BEATS_JOINED] else AWAITING_INDEXES
+    return item, AWAITING_DRAM if s[0].beats_pushed != s[0].beats_joined else AWAITING_INDEXES
 
 
 @kernel
-def _qk_unit(s: Ints, b: Ints) -> tuple[int, int]:
-    item = NO_ITEM if b[FORK] < 0 else _key_code(b[FORK])
-    if _moved(s, b, DOT_LINES):
+def _qk_unit(s: Records, b: Records) -> tuple[int, int]:
+    item = NO_ITEM if b[0].fork < 0 else _key_code(b[0].fork)
+    if s[0].dot_lines != b[0].dot_lines:
         return item, WORKS
-    if not _moved(s, b, DOT_CLOCK):
+    if s[0].dot_clock == b[0].dot_clock:
         return item, DECISION_FULL
-    if b[FORK] >= 0 and not b[FORK_TAKEN] & LAST_TAKEN:
+    if b[0].fork >= 0 and not b[0].fork_taken & LAST_TAKEN:
         return item, AWAITING_KEYS
     return NO_ITEM, NO_KEYS
 
 
 @kernel
-def _decision(s: Ints, b: Ints, ring: Ints) -> tuple[int, int]:
-    head, tail = b[DECISION + 2], b[DECISION + 3]
-    if _moved(s, b, DECISION + 2):
+def _decision(s: Records, b: Records, ring: Records) -> tuple[int, int]:
+    head, tail = b[0].queues[DECISION].head, b[0].queues[DECISION].tail
+    if _popped(s, b, DECISION):
         return _key_code(_queued(s, ring, DECISION, head) >> SHIFT), WORKS
-    if _moved(s, b, DECISION + 3):
+    if _pushed(s, b, DECISION):
         return _key_code(_queued(s, ring, DECISION, tail) >> SHIFT), WORKS
-    if b[DECIDED] >= 0:
-        held = not _moved(s, b, DECIDED)
-        return _key_code(b[DECIDED] >> SHIFT), ORDERING_FULL if held else WORKS
+    if b[0].decided >= 0:
+        held = s[0].decided == b[0].decided
+        return _key_code(b[0].decided >> SHIFT), ORDERING_FULL if held else WORKS
     if head != tail:
         return _key_code(_queued(s, ring, DECISION, head) >> SHIFT), ROW_INCOMPLETE
     return NO_ITEM, NO_SCORES
 
 
 @kernel
-def _topk(s: Ints, b: Ints, ring: Ints, requests: Ints) -> tuple[int, int]:
-    head = b[TOPK + 2]
-    if head == b[TOPK + 3]:
+def _topk(s: Records, b: Records, ring: Records, requests: Records) -> tuple[int, int]:
+    head = b[0].queues[TOPK].head
+    if head == b[0].queues[TOPK].tail:
         return NO_ITEM, NO_SCORES
     request = _queued(s, ring, TOPK, head) >> (SHIFT + 1)
-    since = s[TOPK_SINCE]
-    searching = since < 0 or b[NOW] < since + requests[request, Q_TOPK_WAIT]
-    works = searching or _moved(s, b, TOPK + 2)
+    since = s[0].topk_since
+    searching = since < 0 or b[0].now < since + requests[request].topk_wait
+    works = searching or _popped(s, b, TOPK)
     return request << 2 | SCORES, WORKS if works else VALUE_SIDE_BUSY
 
 
 @kernel
-def _value_fork(s: Ints, b: Ints, requests: Ints) -> tuple[int, int]:
-    beat = b[VALUE_FORK]
+def _value_fork(s: Records, b: Records, requests: Records) -> tuple[int, int]:
+    beat = b[0].value_fork
     if beat >= 0:
-        item, taken = (beat >> (SHIFT + 1)) << 2 | VALUES, b[VALUE_TAKEN]
-        if _moved(s, b, VALUE_FORK) or _moved(s, b, VALUE_TAKEN):
+        item, taken = (beat >> (SHIFT + 1)) << 2 | VALUES, b[0].value_taken
+        if s[0].value_fork != b[0].value_fork or s[0].value_taken != b[0].value_taken:
             return item, WORKS
         if not taken & WRITE_TAKEN or not taken & READ_TAKEN:
             return item, ONE_VALUE_MATRIX
         return item, FETCHER_BUSY if not taken & FETCH_TAKEN else SCORE_QUEUE_FULL
-    beat = b[RELOAD_2]
-    if beat >= 0 and not _moved(s, b, RELOAD_2) and s[VALUE_FORK] < 0 and s[TOPK_INSIDE] == 0:
+    beat = b[0].reload_2
+    if (
+        beat >= 0
+        and s[0].reload_2 == b[0].reload_2
+        and s[0].value_fork < 0
+        and s[0].topk_inside == 0
+    ):
         request = beat >> (SHIFT + 1)
-        if requests[request, Q_VALUES] >= requests[request, Q_KEYS]:
+        if requests[request].values >= requests[request].keys:
             return request << 2 | VALUES, VALUE_BUFFER_FULL
     return NO_ITEM, NO_PROBABILITIES
 
 
 @kernel
-def _pv_unit(s: Ints, b: Ints, ring: Ints) -> tuple[int, int]:
-    head = b[SCORE_QUEUE + 2]
-    if head == b[SCORE_QUEUE + 3]:
+def _pv_unit(s: Records, b: Records, ring: Records) -> tuple[int, int]:
+    head = b[0].queues[SCORE_QUEUE].head
+    if head == b[0].queues[SCORE_QUEUE].tail:
         return NO_ITEM, NO_PROBABILITIES
     item = (_queued(s, ring, SCORE_QUEUE, head) >> (SHIFT + 1)) << 2 | VALUES
-    return item, WORKS if _moved(s, b, SCORE_QUEUE + 2) else AWAITING_VALUES
+    return item, WORKS if _popped(s, b, SCORE_QUEUE) else AWAITING_VALUES
 
 
 @kernel
-def _watch(m: Machine, b: Ints, codes: Ints, opened: Ints, rows: Ints, used: int) -> int:
-    """Note what every module did in the cycle ``b[NOW]``, and what the channels owe."""
-    s, ring, now = m.s, m.ring, b[NOW]
+def _watch(m: Machine, b: Records, codes: Ints, opened: Ints, rows: Ints, used: int) -> int:
+    """Note what every module did in the cycle ``b[0].now``, and what the channels owe."""
+    s, ring, now = m.s, m.ring, b[0].now
     item, state = _allocator(s, b)
     used = note(opened, rows, used, ALLOCATOR, item, state, now, 0)
     item, state = _key_fork(s, b)
@@ -284,11 +271,11 @@ def _watch(m: Machine, b: Ints, codes: Ints, opened: Ints, rows: Ints, used: int
     used = note(opened, rows, used, VALUE_FORKER, item, state, now, 0)
     item, state = _pv_unit(s, b, ring)
     used = note(opened, rows, used, PV_UNIT, item, state, now, 0)
-    for d in range(s[P_CHANNELS]):
+    for d in range(s[0].channels):
         item, state = NO_ITEM, NOTHING
-        if m.dram[d].inflight > 0 and m.port[d, D_ID_HEAD] != m.port[d, D_ID_TAIL]:
-            k = m.port[d, D_IDS + m.port[d, D_ID_HEAD] % ID_RING]
-            item, state = codes[m.fetch[k, F_ARRIVED] % BEATS_IN_FLIGHT], WORKS
+        if m.dram[d].inflight > 0 and m.port[d].id_head != m.port[d].id_tail:
+            k = m.port[d].ids[m.port[d].id_head % ID_RING]
+            item, state = codes[m.fetch[k].arrived % BEATS_IN_FLIGHT], WORKS
         reads = reads_of(m.dram, d)
         used = note(opened, rows, used, len(MODULES) + d, item, state, now, reads)
     return used
@@ -296,20 +283,20 @@ def _watch(m: Machine, b: Ints, codes: Ints, opened: Ints, rows: Ints, used: int
 
 @kernel
 def _run_watched(
-    m: Machine, until: int, b: Ints, codes: Ints, opened: Ints, rows: Ints
+    m: Machine, until: int, b: Records, codes: Ints, opened: Ints, rows: Ints
 ) -> tuple[bool, int]:
     """Run to the last response or to ``until``, watching; true at the last response."""
     s, used = m.s, 0
-    while s[RESPONSES] < s[P_REQUESTS] and s[NOW] < until:
-        b[:] = s[: len(b)]
+    while s[0].responses < s[0].count and s[0].now < until:
+        b[0] = s[0]
         run(
-            s, m.requests, m.ring, m.fetch, m.port, m.beats, m.indexes, m.dram, m.banks, m.org,
-            s[NOW] + 1, _CHUNK_CYCLES,
+            s, m.requests, m.ring, m.fetch, m.port, m.beats, m.addresses, m.indexes,
+            m.dram, m.banks, m.org, s[0].now + 1, _CHUNK_CYCLES,
         )  # fmt: skip
-        if s[BEATS_PUSHED] != b[BEATS_PUSHED]:
-            codes[b[BEATS_PUSHED] % BEATS_IN_FLIGHT] = b[SPLIT] >> SHIFT
+        if s[0].beats_pushed != b[0].beats_pushed:
+            codes[b[0].beats_pushed % BEATS_IN_FLIGHT] = b[0].split >> SHIFT
         used = _watch(m, b, codes, opened, rows, used)
-    return bool(s[RESPONSES] == s[P_REQUESTS]), used
+    return bool(s[0].responses == s[0].count), used
 
 
 def run_recorded(machine: Machine, watchdog_cycles: int, recorder: Recorder) -> None:
@@ -318,24 +305,24 @@ def run_recorded(machine: Machine, watchdog_cycles: int, recorder: Recorder) -> 
     Raises:
         SimulationError: no response for ``watchdog_cycles``.
     """
-    channels = int(machine.s[P_CHANNELS])
+    channels = int(machine.s[0]["channels"])
     tracks = [recorder.module(name) for name in MODULES]
     tracks += [recorder.channel(d) for d in range(channels)]
     states = np.array([recorder.state(name) for name in STATES])
-    before = np.zeros(ALLOCATORS, np.int64)
+    before = np.zeros_like(machine.s)
     codes = np.full(BEATS_IN_FLIGHT, NO_ITEM, np.int64)
     opened = open_spans(len(tracks))
     rows = new_rows(len(tracks) * (_CHUNK_CYCLES + 1))
     blocks, finished, seen, since = [], False, -1, 0
     while not finished:
-        now = int(machine.s[NOW])
+        now = int(machine.s[0]["now"])
         finished, used = _run_watched(machine, now + _CHUNK_CYCLES, before, codes, opened, rows)
         blocks.append(rows[:used].copy())
-        if machine.s[RESPONSES] != seen:
-            seen, since = int(machine.s[RESPONSES]), now
+        if machine.s[0]["responses"] != seen:
+            seen, since = int(machine.s[0]["responses"]), now
         elif now - since > watchdog_cycles:
             raise SimulationError(describe_stall(machine, watchdog_cycles))
-    used = close_spans(opened, rows, len(MODULES), machine.dram, int(machine.s[NOW]))
+    used = close_spans(opened, rows, len(MODULES), machine.dram, int(machine.s[0]["now"]))
     spans = np.concatenate([*blocks, rows[:used]])
     spans = spans[~_after_the_last_work(spans)]
     spans[:, TRACK] = np.array(tracks)[spans[:, TRACK]]

@@ -1,4 +1,4 @@
-"""State of the cycle engine: a few flat int64 arrays, and the queue primitives built on them.
+"""State of the cycle engine: records of int64, and the queue primitives built on them.
 
 A cycle is evaluated from the sinks to the sources. A pipeline register that its consumer empties in
 a cycle can therefore be refilled in the same cycle, and what enters it is seen only in the next
@@ -22,6 +22,7 @@ from accelsim.hardware.memories._timing import Organisation
 from accelsim.jit import inlined
 
 Ints = NDArray[np.int64]
+Records = NDArray[np.void]
 
 SHIFT = 16
 MASK = (1 << SHIFT) - 1
@@ -35,217 +36,291 @@ ALL_TAKEN = 15
 BEATS_IN_FLIGHT = 256
 """Ring of fetch beats: 16 in the address queues, 64 in the response queues, and what is between."""
 
-# ``s``: machine constants, then registers, then the fixed-size tables.
-(
-    P_SCORES,
-    P_LINES,
-    P_CHANNELS,
-    P_FETCH,
-    P_ROW_BEATS,
-    P_LOG_SCORES,
-    P_CHANNEL_BITS,
-    P_REQUESTS,
-    P_ROTATION,
-    NOW,
-    SOURCE,
-    ALLOCATED,
-    ARBITER_LOCK,
-    FORK,
-    FORK_TAKEN,
-    FORK_ROW,
-    DOT_LINES,
-    BROADCAST,
-    DOT_CLOCK,
-    TREE_CLOCK,
-    DOT_HEAD,
-    DOT_TREE,
-    DOT_TAIL,
-    MAXIMUM,
-    DECIDED,
-    REPORTED,
-    MERGE_LOCK,
-    MERGED,
-    REBATCHED,
-    RELOAD_1,
-    RELOAD_2,
-    PRECEDING,
-    FINISHED,
-    TOPK_SINCE,
-    TOPK_INSIDE,
-    VALUE_FORK,
-    VALUE_TAKEN,
-    GATHERED,
-    VALUE_ROW_1,
-    VALUE_ROW_2,
-    KEY_ROW_1,
-    KEY_ROW_2,
-    FETCH_LOCK,
-    FETCH_LAST,
-    FRAGMENT,
-    FRAGMENT_BEAT,
-    NEXT_BEAT,
-    SPLIT,
-    SPLIT_BEAT,
-    BEATS_PUSHED,
-    BEATS_LOADED,
-    BEATS_JOINED,
-    BEAT_REGISTER,
-    ELEMENTS,
-    CONTEXT_HEAD,
-    CONTEXT_TAIL,
-    POPS_DONE,
-    REALIGNED,
-    CONVERTED,
-    CONVERTED_TAKEN,
-    ADDRESSES_WAITING,
-    RESPONSES_WAITING,
-    RESPONSES,
-) = range(63)
-
-# Queues: first slot of the ring, depth, head, tail, cycle of the last pop.
-QUEUE_COLUMNS = 5
-_Q = 64
-INFLIGHT, REISSUES, DECISION, ORDER, TOPK, SCORES = range(_Q, _Q + 6 * QUEUE_COLUMNS, QUEUE_COLUMNS)
-N_QUEUES = 6
-
-# Allocator of each buffer: lines used, head and tail of the handle ring, when the last was freed.
+INFLIGHT, REISSUES, DECISION, ORDER, TOPK, SCORES = range(6)
+"""Queues."""
 MAX_HANDLES = 16
-_A = _Q + N_QUEUES * QUEUE_COLUMNS
-A_USED, A_HEAD, A_TAIL, A_LAST_FREE, A_SIZE = range(5)
-A_RELEASED = A_SIZE + MAX_HANDLES
-A_COLUMNS = A_RELEASED + MAX_HANDLES
-ALLOCATORS = _A
-
-# Reader of each buffer: next line to generate and its descriptor; lines generated, issued, checked
-# and taken, all counted from the start of the run; reads in the pipeline; the turn, one bit that a
-# roll-back flips; the bank that stays selected; then the registers of the read pipeline, each empty
-# (0) or ``4 * (line + 1) + 2 * turn``, plus one once the SRAM answered with the expected tag.
-(
-    R_NEXT,
-    R_CURRENT,
-    R_DESCRIBED,
-    R_GENERATED,
-    R_ISSUED,
-    R_COMMITTED,
-    R_CONSUMED,
-    R_POLLS,
-    R_IN_FLIGHT,
-    R_TURN,
-    R_MERGE_LOCK,
-    R_PORT,
-    R_SRAM_0,
-    R_SRAM_1,
-    R_BANK_0,
-    R_BANK_1,
-    R_CHECK,
-) = range(17)
 READ_LINES = 32
-R_LINES = R_CHECK + 1
-"""Ring of generated lines: side, lines of that side it needs, cycle of the push."""
-R_DESCRIPTORS = R_LINES + 3 * READ_LINES
 MAX_DESCRIPTORS = 4
-"""Ring of read descriptors."""
-(
-    RD_LENGTH,
-    RD_FUSED,
-    RD_PART,
-    RD_BASE_0,
-    RD_BASE_1,
-    RD_READY,
-) = range(6)
-RD_COLUMNS = 6
-R_COLUMNS = R_DESCRIPTORS + MAX_DESCRIPTORS * RD_COLUMNS
-READERS = ALLOCATORS + 2 * A_COLUMNS
-
-# Writer of each buffer; skid registers hold two lines per port.
-(
-    W_POPS_LEFT_0,
-    W_POPS_LEFT_1,
-    W_FUSED,
-    W_DATA_0,
-    W_DATA_1,
-    W_BUSY,
-    W_BANK_0,
-    W_BANK_1,
-    W_LAST_0,
-    W_LAST_1,
-    W_WRITTEN_0,
-    W_WRITTEN_1,
-    W_ASSIGNED_0,
-    W_ASSIGNED_1,
-    W_BASE_0,
-    W_BASE_1,
-    W_PAIR_BASE_0,
-    W_PAIR_BASE_1,
-    W_SKID_0,
-    W_SKID_1,
-    W_SKID_BANK_0,
-) = range(21)
-W_COLUMNS = W_SKID_BANK_0 + 4
-WRITERS = READERS + 2 * R_COLUMNS
-
 DOT_RING = 64
-DOT_LINES_RING = WRITERS + 2 * W_COLUMNS
-"""Lines in the dot product and the maximum tree: beat, and clock of the pipeline at entry."""
 CONTEXT_RING = 64
-CONTEXTS = DOT_LINES_RING + 2 * DOT_RING
-"""Matrices being fetched."""
-N_STATE = CONTEXTS + CONTEXT_RING
-
-# Columns of the request table.
-(
-    Q_KEYS,
-    Q_VALUES,
-    Q_KEY_BITS,
-    Q_VALUE_BITS,
-    Q_REQUANT,
-    Q_KEY_PART,
-    Q_VALUE_PART,
-    Q_KEY_FUSED,
-    Q_VALUE_FUSED,
-    Q_TOPK_WAIT,
-    Q_HOLD,
-    Q_DONE,
-    Q_KEY_HANDLE,
-    Q_VALUE_HANDLE,
-) = range(14)
-N_REQUEST_COLUMNS = 14
-
-# Columns of a fetch channel: next beat of its address queue, destination and address in its
-# read-address register, responses received, cycle of the last, DRAM channel that waits for it.
-F_HEAD, F_DESTINATION, F_ADDRESS, F_ARRIVED, F_SERVED, F_HOLDER = range(6)
-N_FETCH_COLUMNS = 6
-# Columns of a DRAM port: address parked and offered, response register, identifier queue (head,
-# tail, then the ring), fetch channel that stays selected, scratch of the crossbar.
-D_PARKED, D_OFFERED, D_RESPONSE, D_ID_HEAD, D_ID_TAIL, D_LOCK, D_CHOICE, D_IDS = range(8)
 ID_RING = 64
-N_PORT_COLUMNS = D_IDS + ID_RING
-# Columns of a fetch beat: cycle of the push, responses counted, cycle of the last; then destination
-# and address for each fetch channel.
-B_TIME, B_LOADED, B_ARRIVED, B_LATEST, B_CHANNELS = range(5)
+
+QUEUE = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "first",  # slot of the ring
+            "depth",
+            "head",
+            "tail",
+            "popped",  # cycle of the last pop
+        )
+    ]
+)
+
+ALLOCATOR = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "used",  # lines
+            "head",  # of the ring of handles
+            "tail",
+            "last_free",  # when the last was freed
+        )
+    ]
+    + [(name, np.int64, MAX_HANDLES) for name in ("size", "released")]
+)
+"""Of a buffer."""
+
+LINE = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "side",
+            "needs",  # lines of that side
+            "pushed",  # cycle
+        )
+    ]
+)
+"""A generated line of a reader."""
+
+DESCRIPTOR = np.dtype(
+    [
+        ("length", np.int64),  # lines
+        ("fused", np.int64),
+        ("part", np.int64),
+        ("base", np.int64, 2),  # first line of each side
+        ("ready", np.int64),  # cycle
+    ]
+)
+"""Of a read."""
+
+READER = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "next",  # line to generate
+            "current",  # its descriptor
+            "described",
+            # Lines, counted from the start of the run.
+            "generated",
+            "issued",
+            "committed",
+            "consumed",
+            "polls",  # of the SRAM
+            "in_flight",  # reads in the pipeline
+            "turn",  # one bit that a roll-back flips
+            "merge_lock",  # bank that stays selected
+            # Registers of the read pipeline: each empty (0) or ``4 * (line + 1) + 2 * turn``, plus
+            # one once the SRAM answered with the expected tag.
+            "port",
+            "check",
+        )
+    ]
+    + [("sram", np.int64, 2), ("bank", np.int64, 2)]
+    + [("lines", LINE, READ_LINES), ("descriptors", DESCRIPTOR, MAX_DESCRIPTORS)]
+)
+"""Of a buffer."""
+
+WRITER = np.dtype(
+    [("fused", np.int64), ("busy", np.int64)]
+    + [
+        (name, np.int64, 2)
+        for name in (
+            # By port.
+            "pops_left",
+            "data",
+            "written",
+            "assigned",
+            "base",
+            "pair_base",
+            "skid",  # lines in the skid registers
+            # By bank: the port that it serves, and the last one.
+            "bank",
+            "last",
+        )
+    ]
+    + [("skid_bank", np.int64, (2, 2))]  # bank of the lines in the skid registers of each port
+)
+"""Of a buffer."""
+
+DOT_LINE = np.dtype([("beat", np.int64), ("entered", np.int64)])
+"""A line in the dot product or the maximum tree, and the clock of the pipeline at its entry."""
+
+MACHINE = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            # Of the machine.
+            "line_scores",  # vectors of a line
+            "buffer_lines",
+            "channels",
+            "fetch_channels",
+            "row_beats",
+            "log_scores",
+            "channel_bits",
+            "count",  # requests
+            "rotates",
+            # Registers.
+            "now",
+            "source",
+            "allocated",
+            "arbiter_lock",
+            "fork",
+            "fork_taken",
+            "fork_row",
+            "dot_lines",
+            "broadcast",
+            "dot_clock",
+            "tree_clock",
+            "dot_head",
+            "dot_tree",
+            "dot_tail",
+            "maximum",
+            "decided",
+            "reported",
+            "merge_lock",
+            "merged",
+            "rebatched",
+            "reload_1",
+            "reload_2",
+            "preceding",
+            "finished",
+            "topk_since",
+            "topk_inside",
+            "value_fork",
+            "value_taken",
+            "gathered",
+            "value_row_1",
+            "value_row_2",
+            "key_row_1",
+            "key_row_2",
+            "fetch_lock",
+            "fetch_last",
+            "fragment",
+            "fragment_beat",
+            "next_beat",
+            "split",
+            "split_beat",
+            "beats_pushed",
+            "beats_loaded",
+            "beats_joined",
+            "beat_register",
+            "elements",
+            "context_head",
+            "context_tail",
+            "pops_done",
+            "realigned",
+            "converted",
+            "converted_taken",
+            "addresses_waiting",
+            "responses_waiting",
+            "responses",
+        )
+    ]
+    + [
+        ("queues", QUEUE, 6),
+        ("allocators", ALLOCATOR, 2),
+        ("readers", READER, 2),
+        ("writers", WRITER, 2),
+        ("dot_ring", DOT_LINE, DOT_RING),
+        ("contexts", np.int64, CONTEXT_RING),  # matrices being fetched
+    ]
+)
+"""Constants, registers and tables of fixed size; one record."""
+
+ENTRY = np.dtype([("value", np.int64), ("pushed", np.int64)])
+"""Of a queue: what, and the cycle of the push."""
+
+GIVEN = (
+    "keys",
+    "values",
+    "key_bits",
+    "value_bits",
+    "requant",
+    "key_part",
+    "value_part",
+    "key_fused",
+    "value_fused",
+)
+REQUEST = np.dtype(
+    [
+        (name, np.int64)
+        for name in (*GIVEN, "topk_wait", "hold", "done", "key_handle", "value_handle")
+    ]
+)
+"""What a request needs, and when it was done."""
+
+FETCH_CHANNEL = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "head",  # next beat of its address queue
+            "destination",  # in its read-address register
+            "address",
+            "arrived",  # responses received
+            "served",  # cycle of the last
+            "holder",  # DRAM channel that waits for it
+        )
+    ]
+)
+
+PORT = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "parked",  # address
+            "offered",
+            "response",  # register
+            "id_head",  # of the queue of identifiers
+            "id_tail",
+            "lock",  # fetch channel that stays selected
+            "choice",  # scratch of the crossbar
+        )
+    ]
+    + [("ids", np.int64, ID_RING)]
+)
+"""Of a DRAM channel."""
+
+BEAT = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "pushed",  # cycle
+            "loaded",  # fetch channels that have taken their address
+            "arrived",  # responses
+            "latest",  # cycle of the last
+        )
+    ]
+)
+"""A fetch beat."""
+ADDRESS = np.dtype([("destination", np.int64), ("address", np.int64)])
+"""Of a fetch beat, for one fetch channel."""
 
 
 class Machine(NamedTuple):
-    """All state of one simulated machine (int64 arrays).
+    """All state of one simulated machine.
 
     Attributes:
-        s: (N_STATE,) constants, registers and fixed-size tables.
-        requests: (n, N_REQUEST_COLUMNS) what each request needs, and when it was done.
-        ring: (slots, 2) value and cycle of the push, of all queues.
-        fetch: (fetch channels, N_FETCH_COLUMNS).
-        port: (channels, N_PORT_COLUMNS).
-        beats: (BEATS_IN_FLIGHT, B_CHANNELS + 2 * fetch channels).
-        indexes: flat list of token indexes.
+        s: one record of MACHINE.
+        requests: [n] of REQUEST.
+        ring: [slots] of ENTRY, of all queues.
+        fetch: [fetch channels] of FETCH_CHANNEL.
+        port: [channels] of PORT.
+        beats: [BEATS_IN_FLIGHT] of BEAT.
+        addresses: [BEATS_IN_FLIGHT, fetch channels] of ADDRESS.
+        indexes: flat list of token indexes, int64.
         dram, banks: state of the DRAM channels.
         org: their organisation.
     """
 
-    s: Ints
-    requests: Ints
-    ring: Ints
-    fetch: Ints
-    port: Ints
-    beats: Ints
+    s: Records
+    requests: Records
+    ring: Records
+    fetch: Records
+    port: Records
+    beats: Records
+    addresses: Records
     indexes: Ints
     dram: Channels
     banks: Banks
@@ -253,36 +328,40 @@ class Machine(NamedTuple):
 
 
 @inlined
-def queue_ready(s: Ints, queue: int) -> bool:
+def queue_ready(s: Records, queue: int) -> bool:
     """Whether the queue had room at the start of the cycle."""
-    return bool(s[queue + 3] - s[queue + 2] + (s[queue + 4] == s[NOW]) < s[queue + 1])
+    q = s[0].queues[queue]
+    return bool(q.tail - q.head + (q.popped == s[0].now) < q.depth)
 
 
 @inlined
-def queue_push(s: Ints, ring: Ints, queue: int, value: int) -> None:
+def queue_push(s: Records, ring: Records, queue: int, value: int) -> None:
     """Push; the caller has checked :func:`queue_ready`."""
-    slot = s[queue] + s[queue + 3] % s[queue + 1]
-    ring[slot, 0] = value
-    ring[slot, 1] = s[NOW]
-    s[queue + 3] += 1
+    q = s[0].queues[queue]
+    slot = q.first + q.tail % q.depth
+    ring[slot].value = value
+    ring[slot].pushed = s[0].now
+    q.tail += 1
 
 
 @inlined
-def queue_peek(s: Ints, ring: Ints, queue: int, latency: int = 2) -> int:
+def queue_peek(s: Records, ring: Records, queue: int, latency: int = 2) -> int:
     """The entry at the output, or -1."""
-    if s[queue + 2] == s[queue + 3]:
+    q = s[0].queues[queue]
+    if q.head == q.tail:
         return -1
-    slot = s[queue] + s[queue + 2] % s[queue + 1]
-    if ring[slot, 1] + latency > s[NOW]:
+    slot = q.first + q.head % q.depth
+    if ring[slot].pushed + latency > s[0].now:
         return -1
-    return int(ring[slot, 0])
+    return int(ring[slot].value)
 
 
 @inlined
-def queue_pop(s: Ints, queue: int) -> None:
+def queue_pop(s: Records, queue: int) -> None:
     """Remove the entry at the output."""
-    s[queue + 2] += 1
-    s[queue + 4] = s[NOW]
+    q = s[0].queues[queue]
+    q.head += 1
+    q.popped = s[0].now
 
 
 @inlined
@@ -292,22 +371,23 @@ def fragments(bits: int) -> int:
 
 
 @inlined
-def row_bits(requests: Ints, row: int) -> int:
+def row_bits(requests: Records, row: int) -> int:
     """Element bits of the matrix that a row code belongs to."""
     plane = (row >> SHIFT) & 3
     if plane == LSB:
         return 4
-    return int(requests[row >> (SHIFT + 2), Q_KEY_BITS if plane == MSB else Q_VALUE_BITS])
+    request = requests[row >> (SHIFT + 2)]
+    return int(request.key_bits if plane == MSB else request.value_bits)
 
 
 @inlined
-def row_vectors(requests: Ints, row: int) -> int:
+def row_vectors(requests: Records, row: int) -> int:
     """Vectors of the matrix that a row code belongs to."""
-    column = Q_VALUES if (row >> SHIFT) & 3 == VALUE else Q_KEYS
-    return int(requests[row >> (SHIFT + 2), column])
+    request = requests[row >> (SHIFT + 2)]
+    return int(request.values if (row >> SHIFT) & 3 == VALUE else request.keys)
 
 
 @inlined
-def is_last_beat(s: Ints, requests: Ints, beat: int) -> bool:
+def is_last_beat(s: Records, requests: Records, beat: int) -> bool:
     """Whether a key-side beat is the last of its item."""
-    return bool(((beat & MASK) + 1) * s[P_SCORES] == requests[beat >> (SHIFT + 1), Q_KEYS])
+    return bool(((beat & MASK) + 1) * s[0].line_scores == requests[beat >> (SHIFT + 1)].keys)

@@ -61,9 +61,9 @@ def command(
 
     \b
     Examples:
-      accelsim ablate spatten-rtl spatten-paper gpt2-small-wikitext2
-      accelsim ablate spatten-rtl mine.yaml traces/spatten-gpt2/small.csv --plot ablation.svg
-      accelsim ablate spatten-rtl spatten-paper gpt2-small-wikitext2 \\
+      accelsim ablate spatten-paper-serial spatten-paper gpt2-small-wikitext2
+      accelsim ablate spatten-rtl my-rtl.yaml traces/spatten-gpt2/small.csv --plot ablation.svg
+      accelsim ablate spatten-paper-serial spatten-paper gpt2-small-wikitext2 \\
         --order key_prefetch_depth,memory --json -
     """
     from accelsim.exploration import ablate

@@ -78,7 +78,8 @@ def command(
       accelsim replay traces/minilm-128.safetensors --set channels=8 --json -
       accelsim replay traces/spatten-gpt2/small.csv --accelerator spatten-rtl-eighth
       accelsim replay bert-base-cola --baseline titan-xp
-      accelsim replay traces/spatten-gpt2/small.csv --export-ramulator runs/ramulator
+      accelsim replay traces/spatten-gpt2/small.csv --set memory=hbm2-spatten \\
+        --export-ramulator runs/ramulator
       accelsim replay bert-base-cola --timeline cola.json --timeline-window 0:5000
     """
     from accelsim.exploration import replay

@@ -161,9 +161,9 @@ def validate(model: type[C], data: Mapping[str, Any], where: str) -> C:
     try:
         return model.model_validate(dict(data))
     except pydantic.ValidationError as error:
-        raise ConfigError(
-            "; ".join(_explain(model, where, e) for e in error.errors()[:3])
-        ) from None
+        # What is wrong comes before what is missing.
+        found = sorted(error.errors(), key=lambda e: e["type"] == "missing")
+        raise ConfigError("; ".join(_explain(model, where, e) for e in found[:3])) from None
 
 
 def parse_override(text: str) -> tuple[str, Any]:

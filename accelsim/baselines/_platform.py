@@ -16,8 +16,8 @@ from accelsim.baselines._measured import measure_all
 from accelsim.baselines._shape import AttentionShape
 from accelsim.errors import ConfigError, did_you_mean
 
-FlopPerSecond = Annotated[float, Field(gt=0, le=1e21), configs.Unit("FLOP/s")]
-BytesPerSecond = Annotated[float, Field(gt=0, le=1e18), configs.Unit("B/s")]
+FlopPerSecond = Annotated[float, Field(ge=1e3, le=1e21), configs.Unit("FLOP/s")]
+BytesPerSecond = Annotated[float, Field(ge=1, le=1e18), configs.Unit("B/s")]
 Watts = Annotated[float, Field(gt=0, le=1e6), configs.Unit("W")]
 Seconds = Annotated[float, Field(ge=0, le=1e4), configs.Unit("s")]
 Bytes = Annotated[float, Field(gt=0, le=1e15), configs.Unit("bytes")]
@@ -31,9 +31,9 @@ class Reading(configs.Config):
     """Peak of the arithmetic that this reading uses."""
     element_bytes: Annotated[float, Field(gt=0, le=64), configs.Unit("bytes")]
     """Bytes of one stored element."""
-    compute_efficiency: Annotated[float, Field(gt=0, le=1)]
+    compute_efficiency: Annotated[float, Field(ge=1e-6, le=1)]
     """Share of the peak that is reached."""
-    bandwidth_efficiency: Annotated[float, Field(gt=0, le=1)]
+    bandwidth_efficiency: Annotated[float, Field(ge=1e-6, le=1)]
     """Share of the bandwidth that is reached."""
     operators_per_call: Annotated[int, Field(ge=1, le=10_000), configs.Unit("operators")]
     """Operators that one attention call of one layer launches."""

@@ -15,17 +15,19 @@ PositiveInt = Annotated[int, Field(ge=1, le=1 << 20), Unit("units")]
 Hertz = Annotated[float, Field(ge=1e3, le=1e12), Unit("Hz")]
 Channels = Annotated[int, Field(ge=1, le=1024), Unit("channels")]
 Multipliers = Annotated[int, Field(ge=1, le=1 << 20), Unit("multipliers")]
-Lines = Annotated[int, Field(ge=1, le=1 << 16), Unit("lines")]
+Lines = Annotated[int, Field(ge=1, le=1 << 15), Unit("lines")]
 Rows = Annotated[int, Field(ge=1, le=1 << 20), Unit("rows")]
 Entries = Annotated[int, Field(ge=1, le=1 << 12), Unit("entries")]
 PerCycle = Annotated[int, Field(ge=1, le=1 << 16), Unit("a cycle")]
 Matrices = Annotated[int, Field(ge=0, le=1 << 12), Unit("matrices")]
 Bits = Annotated[int, Field(ge=1, le=64), Unit("bits")]
-Cycles = Annotated[int, Field(ge=0, le=1_000_000), Unit("cycles")]
-Ticks = Annotated[int, Field(ge=0, le=1_000_000), Unit("ticks")]
-Nanoseconds = Annotated[float, Field(ge=0, le=1e7), Unit("ns")]
-SignedNanoseconds = Annotated[float, Field(ge=-1e7, le=1e7), Unit("ns")]
-MAX_BANKS = 4096
+Cycles = Annotated[int, Field(ge=0, le=100_000), Unit("cycles")]
+Ticks = Annotated[int, Field(ge=0, le=100_000), Unit("ticks")]
+Overhead = Annotated[int, Field(ge=0, le=10_000), Unit("cycles")]
+Nanoseconds = Annotated[float, Field(ge=0, le=1e5), Unit("ns")]
+SignedNanoseconds = Annotated[float, Field(ge=-1e5, le=1e5), Unit("ns")]
+_LEAST_REFRESH_TICKS = 16
+MAX_BANKS = 1024
 """Banks of a channel."""
 _ROUNDING_GUARD = 1e-6
 """Part of a tick that a product of nanoseconds and clock may exceed a whole number by."""
@@ -55,7 +57,7 @@ class Timing(Config):
     subtracted (read to write: CL + burst + 2 - CWL)."""
     at_least: Ticks = 0
     """Fewest ticks of the nanoseconds together (a standard's ``max(4 nCK, 4 ns)``)."""
-    cycles: Annotated[int, Field(ge=-1_000_000, le=1_000_000), Unit("ticks")] | None = None
+    cycles: Annotated[int, Field(ge=-100_000, le=100_000), Unit("ticks")] | None = None
     """Ticks whatever the clock: bursts, command lengths, tables that count clocks."""
     window: Annotated[int, Field(ge=1, le=64), Unit("commands")] = 1
     """Counts the n-th last ``after`` command (4 for tFAW)."""
@@ -141,9 +143,9 @@ class MemoryConfig(Config):
     """Issue all-bank refreshes every ``refresh_interval`` ticks."""
     refresh_interval: Annotated[int, Field(ge=0, le=1_000_000_000), Unit("ticks")] = 3900
     """Ticks (tREFI), unless ``refresh_interval_ns`` is given."""
-    refresh_interval_ns: Nanoseconds | None = None
+    refresh_interval_ns: Annotated[float, Field(ge=0, le=1e9), Unit("ns")] | None = None
     """tREFI, rounded up to whole ticks."""
-    bytes_per_tick: Annotated[float, Field(gt=0, le=1 << 20), Unit("bytes")] = 16.0
+    bytes_per_tick: Annotated[float, Field(ge=1e-3, le=1 << 20), Unit("bytes")] = 16.0
     """Peak of one channel. ``kind: flat`` uses only this and ``flat_latency``."""
     flat_latency: Ticks = 20
     """Ticks from request to data of an unloaded flat memory."""
@@ -170,6 +172,14 @@ class MemoryConfig(Config):
                 f"pseudochannels x bankgroups x banks is {banks:,}; expected at most {MAX_BANKS:,} "
                 "banks in a channel"
             )
+        if self.refresh:
+            recovery = [t.ticks(self.clock_hz) for t in self.timing if t.after == "REFab"]
+            least = max([_LEAST_REFRESH_TICKS, *(2 * ticks for ticks in recovery)])
+            if self.refresh_ticks < least:
+                raise ValueError(
+                    f"a refresh every {self.refresh_ticks} ticks leaves no time to read; expected "
+                    f"at least {least} ticks, twice what a refresh takes"
+                )
         if self.half_clock_ticks and self.command_buses != 2:
             raise ValueError("half_clock_ticks needs command_buses 2")
         if self.split_activation and self.command_buses != 1:
@@ -182,7 +192,7 @@ class TopKConfig(Config):
 
     parallelism: PerCycle = 16
     """Comparators per array = scores examined per cycle (SpAtten Table I)."""
-    pass_overhead: Cycles = 3
+    pass_overhead: Overhead = 3
     """Cycles that each quick-select pass costs beyond its elements."""
     drain: Literal["serial", "pipelined"] = "serial"
     """``serial``: scores leave only after the search, one beat a cycle; ``pipelined``: they overlap

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from accelsim.workloads import Workload
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
-Rate = Annotated[float, Field(gt=0, le=1 << 20), Unit("a cycle")]
+Rate = Annotated[float, Field(ge=1e-3, le=1 << 20), Unit("a cycle")]
 
 
 class A3Config(AcceleratorConfig):
@@ -56,7 +56,7 @@ class A3Config(AcceleratorConfig):
     """Multipliers of the dot product, and of the output module (d = 64, §VI-D)."""
     capacity_rows: Rows = 320
     """Rows of K and of V that the SRAMs hold (n = 320, §VI-D)."""
-    iterations: Annotated[float, Field(gt=0, le=1024), Unit("of the keys")] | None = None
+    iterations: Annotated[float, Field(ge=1e-6, le=1024), Unit("of the keys")] | None = None
     """M over the number of keys (§VI-B); none: base A3."""
     threshold: Fraction = 0.05
     """T: smallest weight kept, as a fraction of the largest (§IV-D)."""
@@ -74,7 +74,7 @@ class A3Config(AcceleratorConfig):
     scan_width: PerCycle = 16
     """Greedy scores, or post-scoring comparisons, examined per cycle (§V-A, §V-B)."""
     sort_comparisons_per_cycle: (
-        Annotated[float, Field(gt=0, le=1 << 20), Unit("a cycle")] | None
+        Annotated[float, Field(ge=1e-3, le=1 << 20), Unit("a cycle")] | None
     ) = None
     """Rate of the sorter of the key columns, d n log2(n) comparisons per key matrix, in series with
     the load; none: sorting is free, as in A3's own latency (it is done outside)."""

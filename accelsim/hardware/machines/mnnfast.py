@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from accelsim.configs import Unit
 from accelsim.hardware._registry import Accelerator
 from accelsim.hardware.blocks.loader import Load, Loader, Read
 from accelsim.hardware.blocks.output_writer import OutputWriter
 from accelsim.hardware.blocks.stage import Stage
 from accelsim.hardware.config import (
     AcceleratorConfig,
-    Bits,
     Channels,
     Cycles,
     MemoryConfig,
@@ -60,7 +60,7 @@ class MnnFastConfig(AcceleratorConfig):
     """Values whose weight is below it are skipped (not verified: the paper could not be read)."""
     chunk_rows: Rows = 64
     """Keys, and values, of a chunk (assumption)."""
-    element_bits: Bits = 12
+    element_bits: Annotated[int, Field(ge=2, le=32), Unit("bits")] = 12
     """Bits of an element in DRAM and on chip (assumption: as SpAtten's)."""
     fetch_skipped: bool = True
     """Skipped values are fetched all the same (SpAtten §V-B: everything is fetched)."""

@@ -16,6 +16,7 @@ from accelsim.hardware.config import (
     Hertz,
     Matrices,
     Multipliers,
+    Overhead,
     PerCycle,
 )
 
@@ -28,7 +29,7 @@ class TopKConfig(Config):
 
     parallelism: PerCycle = 16
     """Comparators per array = scores examined per cycle (SpAtten Table I)."""
-    pass_overhead: Cycles = 3
+    pass_overhead: Overhead = 3
     """Cycles that each quick-select pass costs beyond its elements (release, section 3.2)."""
     rows: Annotated[int, Field(ge=1, le=1024), Unit("rows")] = 2
     """Rows of scores inside: one is searched while the next comes in. Assumption: double
@@ -45,7 +46,7 @@ class SpattenConfig(AcceleratorConfig):
     """Multipliers in each of the two matrix units (SpAtten Table I)."""
     scores_per_cycle: PerCycle = 8
     """Most items that the adder tree gives in a cycle (SpAtten IV-E)."""
-    buffer_lines: Annotated[int, Field(ge=2, le=1 << 16), Unit("lines")] = 256
+    buffer_lines: Annotated[int, Field(ge=2, le=1 << 15), Unit("lines")] = 256
     """Lines of ``multipliers`` elements of the key buffer, and of the value buffer: 196 KB each
     (SpAtten Table I). Half of them hold a tile."""
     channels: Channels = 16

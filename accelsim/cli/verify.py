@@ -163,7 +163,7 @@ def _print(result: VerifyResult, policy: str) -> None:
 
 
 def _cells(row: dict[str, float | int | None]) -> list[str]:
-    from accelsim.reports._units import percent
+    from accelsim.units import percent
 
     shown = []
     for _, key, kind in _COLUMNS:

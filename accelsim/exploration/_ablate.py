@@ -78,7 +78,7 @@ class AblationPoint:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Ablation:
     """What an ablation found.
 
@@ -101,6 +101,10 @@ class Ablation:
     cumulative: tuple[AblationPoint, ...]
     without: tuple[AblationPoint, ...]
     manifest: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """One line: what was compared, and how many fields differ."""
+        return f"Ablation({self.before} -> {self.after}: {len(self.fields)} fields)"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the ``accelsim.ablation/1`` document."""

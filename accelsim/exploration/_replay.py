@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from accelsim.errors import AccelsimError
 from accelsim.exploration._manifest import manifest
@@ -20,10 +25,11 @@ if TYPE_CHECKING:
     from accelsim.hardware.activity import Activity, ModuleActivity
     from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
     from accelsim.hardware.timeline import Recorder
+    from accelsim.traces import AttentionTrace
 
 
 def replay(
-    source: str | Path,
+    source: str | Path | AttentionTrace,
     accelerator: str = DEFAULT_ACCELERATOR,
     policy: str | None = None,
     engine: str = "event",
@@ -38,8 +44,8 @@ def replay(
     """Run one source through one accelerator.
 
     Args:
-        source: an attention trace (``.safetensors``) or a workload (``.csv``, ``.parquet``)
-            or the name of a benchmark.
+        source: an attention trace (``.safetensors``, or one in memory), a workload (``.csv``,
+            ``.parquet``) or the name of a benchmark.
         accelerator: preset name or YAML file.
         policy: preset name or YAML file; only for traces (a workload holds decisions already).
             Dense if not given.
@@ -66,12 +72,14 @@ def replay(
     if record_dram and timeline is not None:
         raise AccelsimError("ask for the timeline and for the Ramulator files in two runs")
     recorder = None if timeline is None else Recorder(timeline)
-    setup = resolve(source, accelerator, policy, engine, overrides or {}, Library(), dependencies)
-    return run(setup, Session(), baselines, on_stage, record_dram, recorder, streamed)
+    with _as_file(source) as path:
+        setup = resolve(path, accelerator, policy, engine, overrides or {}, Library(), dependencies)
+        result = run(setup, Session(), baselines, on_stage, record_dram, recorder, streamed)
+    return _named(result, source)
 
 
 def compare(
-    source: str | Path,
+    source: str | Path | AttentionTrace,
     policies: Sequence[str],
     accelerator: str = DEFAULT_ACCELERATOR,
     engine: str = "event",
@@ -83,16 +91,45 @@ def compare(
     """Run one trace under several policies; see :func:`replay` for the other arguments.
 
     Args:
-        source: an attention trace.
+        source: an attention trace, or its file.
         policies: preset names or YAML files; the first is what the others are compared with.
     """
     library, session = Library(), Session()
     results = Comparison()
-    for policy in dict.fromkeys(policies):
-        on_stage(policy)
-        setup = resolve(source, accelerator, policy, engine, overrides or {}, library, dependencies)
-        results[policy] = run(setup, session, baselines, on_stage)
+    with _as_file(source) as path:
+        for policy in dict.fromkeys(policies):
+            on_stage(policy)
+            setup = resolve(
+                path, accelerator, policy, engine, overrides or {}, library, dependencies
+            )
+            results[policy] = _named(run(setup, session, baselines, on_stage), source)
     return results
+
+
+@contextmanager
+def _as_file(source: str | Path | AttentionTrace) -> Iterator[str | Path]:
+    """Give a trace in memory a file for as long as it runs."""
+    if isinstance(source, (str, Path)):
+        yield source
+        return
+    from accelsim.traces import AttentionTrace, save_trace
+
+    if not isinstance(source, AttentionTrace):
+        raise AccelsimError(
+            f"source: expected a file, the name of a benchmark or an AttentionTrace; got "
+            f"{type(source).__name__}"
+        )
+    with tempfile.TemporaryDirectory(prefix="accelsim-") as folder:
+        path = Path(folder, "trace.safetensors")
+        save_trace(source, path, np.float32)
+        yield path
+
+
+def _named(result: RunResult, source: str | Path | AttentionTrace) -> RunResult:
+    """Say the trace's own name in place of that of its passing file."""
+    if isinstance(source, (str, Path)):
+        return result
+    return replace(result, manifest=result.manifest | {"source": source.path})
 
 
 def run(

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelsim.errors import AccelsimError
+from accelsim.exploration.metrics import METRICS
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.timeline import Timeline
+from accelsim.units import percent, shown
 
 if TYPE_CHECKING:
     import pandas
 
 SCHEMA = "accelsim.result/1"
 COMPARISON_SCHEMA = "accelsim.compare/1"
+_SHORT = {"latency_s": "", "dram_read_bytes": " read", "energy_j": ""}
+"""What one line says of a result, and the word behind each number."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunResult:
     """What one replay gave.
 
@@ -83,6 +90,28 @@ class RunResult:
         """Return :meth:`to_dict` as indented JSON text."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
+    def __repr__(self) -> str:
+        """One line: what ran, and its first numbers."""
+        return f"RunResult({self._name()}: {self._numbers()})"
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        return _html({self._name(): self})
+
+    def _name(self) -> str:
+        kind = self.manifest.get("configs", {}).get("accelerator", {}).get("kind")
+        source = Path(str(self.manifest.get("source", "result"))).name
+        return f"{source} on {kind}" if kind else source
+
+    def _numbers(self) -> str:
+        shorts = [
+            f"{shown(self.metrics[name], METRICS[name].unit)}{what}"
+            for name, what in _SHORT.items()
+            if self.metrics.get(name) is not None
+        ]
+        error = (self.accuracy or {}).get("relative_output_error")
+        return ", ".join(shorts + ([f"error {percent(error)}"] if error is not None else []))
+
     def to_row(self) -> dict[str, Any]:
         """Return every scalar on one level, as one row of a table.
 
@@ -111,6 +140,15 @@ class RunResult:
 class Comparison(dict[str, RunResult]):
     """Results by name of policy, in the order in which they were asked for."""
 
+    def __repr__(self) -> str:
+        """One line for each policy."""
+        lines = [f"  {name}: {result._numbers()}" for name, result in self.items()]
+        return "\n".join(["Comparison(", *lines, ")"])
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks, a column a policy."""
+        return _html(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the ``accelsim.compare/1`` document: plain JSON values, never NaN."""
         results = {name: result.to_dict() for name, result in self.items()}
@@ -124,6 +162,26 @@ class Comparison(dict[str, RunResult]):
         """Return one row per policy, with the policy's name as the index."""
         rows = [{"policy": name, **result.to_row()} for name, result in self.items()]
         return to_dataframe(rows).set_index("policy")
+
+
+def _html(results: Mapping[str, RunResult]) -> str:
+    """Metrics and accuracy as an HTML table, a column a result."""
+    rows: list[tuple[str, list[str]]] = [
+        (metric.label, [shown(r.metrics.get(name), metric.unit) for r in results.values()])
+        for name, metric in METRICS.items()
+        if metric.label and any(r.metrics.get(name) is not None for r in results.values())
+    ]
+    errors = [(r.accuracy or {}).get("relative_output_error") for r in results.values()]
+    if any(error is not None for error in errors):
+        rows.append(("relative output error", [percent(error) for error in errors]))
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in results)
+    body = "".join(
+        f"<tr><th>{html.escape(label)}</th>"
+        + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+        + "</tr>"
+        for label, cells in rows
+    )
+    return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def to_dataframe(rows: list[dict[str, Any]]) -> pandas.DataFrame:

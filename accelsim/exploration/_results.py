@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,11 @@ if TYPE_CHECKING:
     import pandas
 
 Row = dict[str, Any]
+_SHOWN = 20
+"""Points that a notebook shows."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Results:
     """Finished points.
 
@@ -36,6 +39,25 @@ class Results:
     store: Path | None = None
     excluded: int = 0
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """One line: how many points, of which axes, where."""
+        where = "" if self.store is None else f", in {self.store}"
+        failed = f", {len(self.failed)} failed" if self.failed else ""
+        return f"Results({len(self.rows)} points{failed} over {', '.join(self.axes)}{where})"
+
+    def _repr_html_(self) -> str:
+        """The axes and goals of the first points, for notebooks."""
+        names = [*self.axes, *self.goals]
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
+        body = "".join(
+            "<tr>"
+            + "".join(f"<td>{html.escape(str(row.get(n, '')))}</td>" for n in names)
+            + "</tr>"
+            for row in self.rows[:_SHOWN]
+        )
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return f"<p>{html.escape(repr(self))}</p>{table}"
 
     @property
     def failed(self) -> list[Row]:

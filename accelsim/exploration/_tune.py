@@ -32,7 +32,7 @@ Loss = Callable[[Policy], float]
 Progress = Callable[[str, int, int], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TuneResult:
     """What the tuning chose, and what it buys on one accelerator.
 
@@ -53,6 +53,13 @@ class TuneResult:
     evaluations: int
     before: RunResult
     after: RunResult
+
+    def __repr__(self) -> str:
+        """One line: the loss, its limit, and what the policy buys."""
+        return (
+            f"TuneResult({self.mode} loss {self.loss:.3g} of {self.max_loss:.3g}: "
+            f"{self.after!r}, before {self.before!r})"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the ``accelsim.tune/1`` document: plain JSON values."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from accelsim.exploration import RunResult
 from accelsim.exploration.metrics import METRICS
-from accelsim.reports._units import percent, ratio, shown, si
+from accelsim.units import percent, ratio, shown, si
 
 Rows = list[tuple[str, list[str]]]
 """Label, and one text per compared run."""

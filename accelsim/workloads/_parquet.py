@@ -94,12 +94,15 @@ def read_parquet(path: str | Path) -> Workload:
                 continue
             raise WorkloadError(f"{path}: column '{name}' is missing")
         values = table[name].to_numpy()
+        if values.dtype.kind not in "iub":
+            expected = np.dtype(dtype).name
+            raise WorkloadError(f"{path}: column '{name}': expected {expected}, without gaps")
         columns[name] = exact(values, dtype, f"{path}: column '{name}'")
     indices = {
         name: _lists(table, name, path) for name in _INDEX_FIELDS if name in table.column_names
     }
     try:
-        return Workload(
+        workload = Workload(
             columns,
             head_dim=int(head_dim),
             name=metadata["name"] or Path(path).stem,
@@ -107,10 +110,12 @@ def read_parquet(path: str | Path) -> Workload:
             value_indices=indices.get("value_indices"),
             query_table=_query_table(table, path),
         )
+        workload.check_bounds()
     except WorkloadError as error:
         if str(error).startswith(str(path)):
             raise
         raise WorkloadError(f"{path}: {error}") from None
+    return workload
 
 
 def _lists(table: Any, name: str, path: str | Path) -> tuple[NDArray[np.int32], ...]:

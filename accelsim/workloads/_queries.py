@@ -35,7 +35,7 @@ SUMS = {
 
 
 def exact(values: Any, dtype: Any, where: str) -> NDArray[Any]:
-    """Return integers (or true and false) as another type, each of them the number it was.
+    """Return whole numbers (or true and false) as another type, each the number it was.
 
     Args:
         values: one number a row.
@@ -47,11 +47,12 @@ def exact(values: Any, dtype: Any, where: str) -> NDArray[Any]:
     """
     array = np.asarray(values)
     kind = np.dtype(dtype)
+    whole = array.dtype.kind == "f" and bool((array == np.floor(array)).all())
+    right = array.dtype.kind in "iu" or whole
     if kind == np.bool_:
-        low, high, right = 0, 1, array.dtype.kind in "iub"
+        low, high, right = 0, 1, right or array.dtype.kind == "b"
     else:
         low, high = np.iinfo(kind).min, np.iinfo(kind).max
-        right = array.dtype.kind in "iu"
     if not right or array.ndim != 1:
         raise WorkloadError(f"{where}: expected {kind.name}, one a row; got {array.dtype.name}")
     if array.size and (int(array.min()) < low or int(array.max()) > high):

@@ -170,6 +170,133 @@ def test_sliding_windows_are_refused(tmp_path):
         capture(str(folder), "a b c a b c")
 
 
+SMALL = {
+    "vocab_size": 20, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "intermediate_size": 32, "max_position_embeddings": 64,
+}  # fmt: skip
+GQA = SMALL | {"num_key_value_heads": 2}
+WINDOW = GQA | {"sliding_window": 12}
+SPARSE = SMALL | {
+    "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 4, "v_head_dim": 8, "n_routed_experts": 2, "num_experts_per_tok": 1,
+    "moe_intermediate_size": 16, "index_topk": 4, "index_n_heads": 2, "index_head_dim": 8,
+    "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1,
+}  # fmt: skip
+SIGHT = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32,
+    "image_size": 16, "patch_size": 8,
+}  # fmt: skip
+
+
+def foreign(tmp_path, name, config, **fields):
+    """Save a model of a class by name, with small random weights and a tokenizer."""
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    if not (hasattr(transformers, name) and hasattr(transformers, config)):
+        pytest.skip(f"this transformers has no {name}")
+    torch.manual_seed(0)
+    model = getattr(transformers, name)(getattr(transformers, config)(**fields)).eval()
+    model.save_pretrained(tmp_path / "m")
+    words = Tokenizer(models.WordLevel({"a": 0, "b": 1, "c": 2, "?": 3}, unk_token="?"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?")
+    fast.save_pretrained(tmp_path / "m")
+    return str(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("Mistral", WINDOW), ("Phi3", WINDOW | {"pad_token_id": 0}), ("Cohere2", WINDOW),
+        ("Starcoder2", WINDOW), ("Gemma3", WINDOW | {"head_dim": 8}),
+        ("Gemma2", WINDOW | {"head_dim": 8, "attn_logit_softcapping": None}),
+    ],
+)  # fmt: skip
+def test_a_window_crossed_while_decoding_is_refused(tmp_path, name, fields):
+    config = "Gemma3TextConfig" if name == "Gemma3" else name + "Config"
+    model = foreign(tmp_path, name + "ForCausalLM", config, **fields)
+    text = "a b c a b c a b c a b c a b c a b c"
+    assert capture(model, text, prefill=10, decode=2).tokens == 12
+    for prefill, decode in ((10, 3), (12, 1), (11, 6)):
+        with pytest.raises(TraceError, match="sliding window"):
+            capture(model, text, prefill=prefill, decode=decode)
+    with pytest.raises(TraceError, match="masked beyond causality"):
+        capture(model, text, prefill=13)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "fields", "decode", "message"),
+    [
+        ("GlmMoeDsaForCausalLM", "GlmMoeDsaConfig", SPARSE, 0, "chosen by an indexer"),
+        ("DeepseekV32ForCausalLM", "DeepseekV32Config", SPARSE, 0, "chosen by an indexer"),
+        ("GptOssForCausalLM", "GptOssConfig", GQA | {"head_dim": 8, "num_local_experts": 2,
+         "num_experts_per_tok": 1}, 0, "learned sinks"),
+        ("DiffLlamaForCausalLM", "DiffLlamaConfig", GQA, 2, "attention call 1 is of layer 0"),
+        ("Gemma3TextModel", "Gemma3TextConfig", GQA | {"head_dim": 8,
+         "use_bidirectional_attention": True}, 2, "bidirectional, which does not decode"),
+        ("MptForCausalLM", "MptConfig", {"d_model": 32, "n_heads": 4, "n_layers": 3,
+         "vocab_size": 20}, 0, "its forward pass on token ids alone fails"),
+        ("ViTModel", "ViTConfig", SIGHT, 0, "its forward pass on token ids alone fails"),
+        ("FalconForCausalLM", "FalconConfig", {"vocab_size": 20, "hidden_size": 32,
+         "num_hidden_layers": 3, "num_attention_heads": 4, "alibi": True}, 0,
+         "does not go through transformers' attention interface"),
+        ("XLNetLMHeadModel", "XLNetConfig", {"vocab_size": 20, "d_model": 32, "n_layer": 2,
+         "n_head": 4, "d_inner": 32}, 0, "0 of 2 layers call"),
+        ("BloomForCausalLM", "BloomConfig", {"vocab_size": 20, "hidden_size": 32, "n_layer": 2,
+         "n_head": 4}, 0, "0 of 2 layers call"),
+    ],
+)  # fmt: skip
+def test_attention_beyond_a_trace_is_refused(tmp_path, name, config, fields, decode, message):
+    model = foreign(tmp_path, name, config, **fields)
+    with pytest.raises(TraceError, match=message) as caught:
+        capture(model, "a b c a b c a b", decode=decode)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) - len(model) < 300
+
+
+def test_what_attends_both_ways_is_recorded_without_decoding(tmp_path):
+    fields = GQA | {"head_dim": 8, "use_bidirectional_attention": True}
+    model = foreign(tmp_path, "Gemma3TextModel", "Gemma3TextConfig", **fields)
+    assert not capture(model, "a b c").causal
+
+
+@pytest.mark.parametrize("name", ["block_indices", "topk_mask", "sinks", "alibi", "attn_bias"])
+def test_unknown_arguments_are_refused(name):
+    from accelsim.traces.capture._transformers import check_plain
+
+    with pytest.raises(TraceError, match="m: attention with"):
+        check_plain("m", {"dropout": 0.0, name: object()}, 8)
+    check_plain("m", {"dropout": 0.0, "position_ids": object(), name: None}, 8)
+    check_plain("m", {"sliding_window": 8}, 8)
+    with pytest.raises(TraceError, match="window of 8"):
+        check_plain("m", {"sliding_window": 8}, 9)
+
+
+def test_a_model_of_images_says_what_it_takes(tmp_path):
+    from accelsim.traces.capture._transformers import _why_not_decode
+
+    transformers = pytest.importorskip("transformers")
+    text = transformers.LlamaConfig(**GQA)
+    config = transformers.LlavaConfig(
+        text_config=text, vision_config=transformers.CLIPVisionConfig(**SIGHT)
+    )
+    assert "takes more than text" in _why_not_decode(config)
+    assert "is an encoder" in _why_not_decode(transformers.BertConfig())
+
+
+def test_what_a_folder_lacks_is_said(tmp_path):
+    model = foreign(tmp_path, "LlamaForCausalLM", "LlamaConfig", **GQA)
+    weights = tmp_path / "m" / "model.safetensors"
+    weights.rename(tmp_path / "m" / "pytorch_model.bin")
+    with pytest.raises(TraceError, match=r"a pickle \(pytorch_model.bin\).*expected .safetensors"):
+        capture(model, "a b c")
+    (tmp_path / "m" / "tokenizer.json").unlink()
+    with pytest.raises(TraceError, match=r"expected tokenizer\.json"):
+        capture(model, "a b c")
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [("smolm2", "did you mean 'smollm2'"), ("./nothing.gguf", "not found"), (__file__, ".gguf")],

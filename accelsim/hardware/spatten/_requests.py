@@ -250,8 +250,9 @@ def _topk(workload: Workload, config: SpattenConfig, key_part: Ints) -> tuple[In
     """Search cycles, passes and elements of the local value top-k of each row."""
     keys, values = workload["keys"].astype(np.int64), workload["values"].astype(np.int64)
     recorded = workload["topk_passes"].astype(np.int64)
-    if config.topk.source_of_passes == "recorded" and int(recorded.min()) >= 0:
-        elements = workload["topk_elements"].astype(np.int64)
+    elements = workload["topk_elements"].astype(np.int64)
+    known = int(recorded.min()) >= 0 and int(elements.min()) >= 0
+    if config.topk.source_of_passes == "recorded" and known:
         cycles = -(-elements // config.topk.parallelism) + recorded * config.topk.pass_overhead
         return cycles, recorded, elements
     # In a fused pair only the first part draws; the second gets 0 (section 3.2).

@@ -12,7 +12,7 @@ from accelsim.errors import WorkloadError
 from accelsim.hardware.blocks.dot_product import DotProduct
 from accelsim.hardware.machines.spatten._search import head_selection, search_cycles
 from accelsim.hardware.machines.spatten.config import SpattenConfig
-from accelsim.workloads import QueryTable, Workload
+from accelsim.workloads import BEAT, QueryTable, Workload
 from accelsim.workloads.benchmarks import quick_select_work
 
 Ints = NDArray[np.int64]
@@ -178,6 +178,8 @@ def _passes(
     total = np.repeat(np.add.reduceat(np.maximum(beats, 0), table.start[:-1]), counts)
     scored = workload["topk_elements"].astype(np.int64)[row]
     elements = np.where(total > 0, beats * scored // np.maximum(total, 1), 0)
+    # Not recorded: as many as the beats have room for.
+    elements = np.where(scored < 0, BEAT * np.maximum(beats, 0), elements)
     missing = np.flatnonzero((values < keys) & (passes <= 0))
     place = np.arange(len(row)) - table.start[row]
     for query in missing.tolist():

@@ -2,6 +2,9 @@
 
 Fields of a table are given by the plan, or change while the machine runs. ``NEVER`` in a field of
 cycles: not known yet.
+
+Latencies, and the sizes in ``_plan``, are those of the event engine's blocks, stated again on
+purpose: this engine is its reference, written apart from one specification.
 """
 
 from __future__ import annotations

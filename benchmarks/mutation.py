@@ -27,6 +27,7 @@ from _page import replace
 
 ROOT = Path(__file__).resolve().parents[1]
 CYCLE = "accelsim/hardware/spatten/cycle"
+FACTS = "accelsim/hardware/spatten"
 MEMORY = "hw_configs/memories/hbm2-spatten.yaml"
 RUN = """
 import json, sys
@@ -61,7 +62,8 @@ class Mutant:
 def constant(block: str, file: str, name: str, old: int, new: int) -> Mutant:
     """A named constant at the top of a file."""
     what = f"`{name}` {old} → {new}"
-    return Mutant(block, what, f"{CYCLE}/{file}.py", f"\n{name} = {old}\n", f"\n{name} = {new}\n")
+    folder = FACTS if file == "facts" else CYCLE
+    return Mutant(block, what, f"{folder}/{file}.py", f"\n{name} = {old}\n", f"\n{name} = {new}\n")
 
 
 def expression(block: str, what: str, file: str, old: str, new: str) -> Mutant:
@@ -80,7 +82,7 @@ def timing(level: str, after: str, before: str, name: str, cycles: int) -> Mutan
 MUTANTS = (
     expression(
         "allocators", "handle table cleared one cycle later", "_buffers",
-        "if now < MAX_HANDLES:", "if now < MAX_HANDLES + 1:",
+        "if now < HANDLES:", "if now < HANDLES + 1:",
     ),
     constant("allocators", "_buffers", "RELEASE_CYCLES", 4, 5),
     expression(
@@ -93,7 +95,7 @@ MUTANTS = (
     ),
     constant("buffer reader", "_buffers", "DESCRIPTOR_CYCLES", 1, 2),
     constant("buffer reader", "_buffers", "GENERATE_CYCLES", 3, 4),
-    constant("buffer reader", "_buffers", "READ_QUEUE", 16, 15),
+    constant("buffer reader", "facts", "READ_QUEUE", 16, 15),
     expression(
         "buffer reader", "blocked after reset for one cycle more", "_buffers",
         " now >= s[0].buffer_lines // 2", " now > s[0].buffer_lines // 2",
@@ -115,7 +117,7 @@ MUTANTS = (
         "key fork", "re-issues ready one cycle later", "_key_side",
         "queue_peek(s, ring, REISSUES, 1)", "queue_peek(s, ring, REISSUES, 2)",
     ),
-    constant("dot product", "_key_side", "DOT_STAGES", 7, 8),
+    constant("dot product", "facts", "DOT_STAGES", 8, 9),
     expression(
         "dot product", "broadcast register stalls with it", "_key_side",
         "s[0].broadcast < 0\n", "dot_moves\n        and s[0].broadcast < 0\n",
@@ -143,16 +145,16 @@ MUTANTS = (
         "                    s[0].topk_inside",
         "if is_last_beat(s, requests, beat):\n                    s[0].topk_inside",
     ),
-    constant("multiply-value", "_value_side", "MULTIPLY_STAGES", 3, 4),
+    constant("multiply-value", "facts", "MULTIPLY_STAGES", 3, 4),
     expression(
         "value side", "score queue one beat shorter", "_engine",
-        "c.SCORES: 16 * row_beats,", "c.SCORES: 16 * row_beats - 1,",
+        "c.SCORES: SCORE_ROWS * row_beats,", "c.SCORES: SCORE_ROWS * row_beats - 1,",
     ),
-    constant("fetcher", "_fetcher", "ADDRESS_QUEUE", 16, 15),
-    constant("fetcher", "_fetcher", "RESPONSE_QUEUE", 64, 63),
+    constant("fetcher", "facts", "ADDRESS_FIFO", 16, 15),
+    constant("fetcher", "facts", "RESPONSE_FIFO", 64, 63),
     expression(
         "fetcher", "address queues: 3 cycles instead of 2", "_fetcher",
-        "beats[slot].pushed + 2 <= now", "beats[slot].pushed + 3 <= now",
+        "+ ADDRESS_LATENCY <= now", "+ ADDRESS_LATENCY + 1 <= now",
     ),
     expression(
         "fetcher", "response queues: 3 cycles instead of 2", "_fetcher",

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from accelsim.configs import Config, Unit
+from accelsim.hardware.spatten.facts import BITS_ON_CHIP
 
 PositiveInt = Annotated[int, Field(ge=1, le=1 << 20), Unit("units")]
 # Bounds of what can be built: generous to a designer, and small enough that a model of the machine
@@ -294,8 +295,8 @@ class SpattenConfig(AcceleratorConfig):
 
     @property
     def buffer_bytes(self) -> float:
-        """Bytes of both buffers: elements are 12 bit on chip (SpAtten Table I)."""
-        return 2 * self.multipliers * self.buffer_lines * 1.5
+        """Bytes of both buffers."""
+        return 2 * self.multipliers * self.buffer_lines * BITS_ON_CHIP / 8
 
     @property
     def sizes(self) -> dict[str, float]:

@@ -15,7 +15,6 @@ from accelsim.hardware.activity import Activity
 from accelsim.hardware.config import MemoryConfig
 from accelsim.hardware.machines.spatten.config import SpattenConfig
 from accelsim.hardware.machines.spatten.cycle import CycleMachine, simulate
-from accelsim.hardware.machines.spatten.cycle import _state as c
 from accelsim.hardware.machines.spatten.cycle._engine import activity_of
 from accelsim.hardware.machines.spatten.cycle._plan import ATOM, _transactions
 from accelsim.validation._published_workloads import random_published_workload
@@ -134,8 +133,8 @@ def test_search_bounds_rows_that_prune() -> None:
     assert set(np.diff(activity.completion_cycles[5:])) == {300 + 10 * 3}
     # Two rows of scores inside: the first probability takes the place of the query two before.
     jobs, beats = built.state.jobs, 50
-    first = jobs[:, c.J_LAST] - beats + 1
-    assert (first[4:] == jobs[2:-2, c.J_FILTER] + beats).all()
+    first = jobs["last"] - beats + 1
+    assert (first[4:] == jobs["filter"][2:-2] + beats).all()
 
 
 def test_memory_bounds_large_rows() -> None:
@@ -220,16 +219,16 @@ def decoding(steps: int = 3, layers: int = 3, **columns: Any) -> Workload:
 
 def test_no_key_of_a_token_is_asked_for_before_the_token_before_is_done() -> None:
     built, _ = run(decoding(), machine(), HBM2)
-    asked = built.state.matrices[:, c.M_ASKED]
-    done = built.state.groups[:, c.G_DONE]
+    asked = built.state.matrices["asked"]
+    done = built.state.groups["done"]
     for group in (3, 6):
         assert asked[group] >= done[group - 1]
     # Within a step the keys of the next layer come ahead, its queries do not.
     assert (asked[[1, 2, 4, 5]] < done[[0, 1, 3, 4]]).all()
-    own = built.state.requests[built.state.rows[[1, 2, 4, 5], c.ROW_QUERY_REQUEST], c.R_ARRIVES]
+    own = built.state.requests["arrives"][built.state.rows["query_request"][[1, 2, 4, 5]]]
     assert (own == done[[0, 1, 3, 4]] + 4).all()
     streamed, fast = run(decoding(), machine(), HBM2, "streamed")
-    assert (streamed.state.matrices[3:, c.M_ASKED] < streamed.state.groups[2:8, c.G_DONE]).all()
+    assert (streamed.state.matrices["asked"][3:] < streamed.state.groups["done"][2:8]).all()
     assert fast.cycles < activity_of(built).cycles
 
 
@@ -237,8 +236,8 @@ def test_no_key_of_a_token_is_asked_for_before_the_token_before_is_done() -> Non
 def test_no_query_begins_before_the_layer_before_is_done(traffic: bool) -> None:
     built, _ = run(decoding(), machine(query_traffic=traffic), HBM2)
     # 25 beats, the first one in the cycle of the start if the keys are there.
-    known = built.state.jobs[1:, c.J_SUM] - 24 - (2 + 6 + 28) - 23
-    start = built.state.groups[:-1, c.G_DONE]
+    known = built.state.jobs["sum"][1:] - 24 - (2 + 6 + 28) - 23
+    start = built.state.groups["done"][:-1]
     assert (known >= start).all()
     ahead = np.array([0, 1, 3, 4, 6, 7])
     assert (known[ahead] == start[ahead]).all() == (not traffic)
@@ -253,9 +252,9 @@ def test_tokens_of_the_next_layer_are_searched_before_its_keys_are_read(cost: in
     built, activity = run(workload, machine(), flat(latency))
     # The first layer's query is a probability in 121 + L; the layer after begins like a first one.
     searched = 121 + latency + cost
-    start = max(searched, int(built.state.groups[0, c.G_DONE]))
-    assert built.state.groups[0, c.G_TOKENS_END] == searched
-    assert built.state.matrices[1, c.M_ASKED] == searched
+    start = max(searched, int(built.state.groups["done"][0]))
+    assert built.state.groups["tokens_end"][0] == searched
+    assert built.state.matrices["asked"][1] == searched
     if cost == 400:
         assert activity.cycles == start + HEAD - 2 + 2 * latency
     streamed = simulate(workload, machine(), flat(latency), "streamed")
@@ -269,9 +268,9 @@ def test_fewer_heads_are_selected_before_the_layer() -> None:
     )
     built, _ = run(more, machine(), HBM2)
     groups = built.state.groups
-    assert groups[0, c.G_HEADS] > 0
-    assert groups[0, c.G_HEADS_END] == groups[0, c.G_DONE] + groups[0, c.G_HEADS]
-    assert built.state.matrices[2, c.M_ASKED] >= groups[0, c.G_HEADS_END]
+    assert groups["heads"][0] > 0
+    assert groups["heads_end"][0] == groups["done"][0] + groups["heads"][0]
+    assert built.state.matrices["asked"][2] >= groups["heads_end"][0]
 
 
 def most_at_once(begin: Any, end: Any, weight: Any) -> int:
@@ -283,22 +282,22 @@ def most_at_once(begin: Any, end: Any, weight: Any) -> int:
 
 def test_keys_are_asked_for_when_lines_and_slots_are_free() -> None:
     few, _ = run(rows(8, 8), machine(), flat(20))
-    asked, free = few.state.matrices[:, c.M_ASKED], few.state.matrices[:, c.M_FREE]
+    asked, free = few.state.matrices["asked"], few.state.matrices["free"]
     assert (asked[3:] == free[:-3]).all()
     assert (asked[:3] == [2, 3, 4]).all()
     # 1,024 keys fill half of the buffer.
     large, _ = run(rows(5, 1024, key_bits=4, value_bits=4), machine(), flat(20))
-    asked, free = large.state.matrices[:, c.M_ASKED], large.state.matrices[:, c.M_FREE]
+    asked, free = large.state.matrices["asked"], large.state.matrices["free"]
     assert (asked[2:] == free[:-2]).all()
     planes, _ = run(rows(5, 1024, key_bits=4, key_lsb_bits=4), machine(), flat(20))
-    asked, decided = planes.state.matrices[:, c.M_ASKED], planes.state.pieces[:, c.P_DECIDED]
+    asked, decided = planes.state.matrices["asked"], planes.state.pieces["decided"]
     assert (asked[2:] == decided[:-2] + 5).all()
 
 
 def test_a_query_that_keeps_its_values_does_not_pass_one_that_is_filtered() -> None:
     built, _ = run(rows(8, 400, values=[40, 400], key_bits=4), machine(), flat(20))
-    jobs, due = built.state.jobs, built.state.pieces[:, c.P_DUE]
-    end = jobs[0::2, c.J_FILTER] + jobs[0::2, c.J_BEATS]
+    jobs, due = built.state.jobs, built.state.pieces["due"]
+    end = jobs["filter"][0::2] + jobs["beats"][0::2]
     assert (due[1::2] == end).all()
 
 
@@ -306,20 +305,20 @@ def check_stamps(built: CycleMachine) -> None:
     """What may not overlap does not."""
     config, state = built.config, built.state
     matrices, tiles, jobs = state.matrices, state.tiles, state.jobs
-    own = matrices[matrices[:, c.M_OWNER] == np.arange(len(matrices))]
-    asked, free = own[:, c.M_ASKED], np.maximum.accumulate(own[:, c.M_FREE])
-    if not matrices[:, c.M_LSB].any():
+    own = matrices[matrices["owner"] == np.arange(len(matrices))]
+    asked, free = own["asked"], np.maximum.accumulate(own["free"])
+    if not matrices["lsb"].any():
         # A ring: lines come back in order.
         assert most_at_once(asked, free, np.ones_like(asked)) <= 1 + config.key_prefetch_depth
-        assert most_at_once(asked, free, own[:, c.M_LINES]) <= config.buffer_lines
-    free = np.minimum(tiles[:, c.T_FREE], state.s[c.NOW])
-    asked = np.minimum(tiles[:, c.T_ASKED], free)
+        assert most_at_once(asked, free, own["lines"]) <= config.buffer_lines
+    free = np.minimum(tiles["free"], state.s[0]["now"])
+    asked = np.minimum(tiles["asked"], free)
     assert most_at_once(asked, free, np.ones_like(asked)) <= 1 + config.value_prefetch_depth
-    assert most_at_once(asked, free, tiles[:, c.T_LINES]) <= config.buffer_lines
-    order = state.queues.topk[: state.s[c.TOPK_TAIL]]
-    filters, beats = jobs[order, c.J_FILTER], jobs[order, c.J_BEATS]
-    last, searched = jobs[order, c.J_LAST], jobs[order, c.J_SEARCHED]
-    search = jobs[order, c.J_SEARCH]
+    assert most_at_once(asked, free, tiles["lines"]) <= config.buffer_lines
+    order = state.queues.topk[: state.s[0]["topk_tail"]]
+    filters, beats = jobs["filter"][order], jobs["beats"][order]
+    last, searched = jobs["last"][order], jobs["searched"][order]
+    search = jobs["search"][order]
     assert (searched >= last + search).all()
     assert (searched[1:] >= searched[:-1] + search[1:]).all()
     assert (filters >= searched).all()
@@ -328,12 +327,12 @@ def check_stamps(built: CycleMachine) -> None:
     entered = last - beats + 1
     assert (entered[rows_inside:] >= (filters + beats)[:-rows_inside]).all()
     groups = state.groups
-    if not state.s[c.P_STREAMED]:
-        start = np.concatenate(([0], groups[:-1, c.G_DONE]))[matrices[:, c.M_GROUP]]
-        first = matrices[matrices[:, c.M_FIRST] == 1]
-        ahead = groups[first[:, c.M_GROUP], c.G_AHEAD] == 1
-        began = start[matrices[:, c.M_FIRST] == 1]
-        assert (first[~ahead, c.M_ASKED] >= began[~ahead]).all()
+    if not state.s[0]["streamed"]:
+        start = np.concatenate(([0], groups["done"][:-1]))[matrices["group"]]
+        first = matrices[matrices["first"] == 1]
+        ahead = groups["ahead"][first["group"]] == 1
+        began = start[matrices["first"] == 1]
+        assert (first["asked"][~ahead] >= began[~ahead]).all()
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -344,7 +343,7 @@ def test_random_workloads_finish_within_their_queues_and_bytes(seed: int) -> Non
         built, activity = run(workload, config, HBM2, dependencies)
         s = built.state.s
         assert all(0 <= queue.high_water <= queue.depth for queue in activity.queues.values())
-        assert s[c.FIFO_IN] == s[c.FIFO_OUT]
+        assert s["fifo_in"] == s["fifo_out"]
         check_stamps(built)
         assert activity.counters["dram_reads"] * ATOM == sum(activity.dram_read_bytes.values())
         assert min(activity.completion_cycles) > 0
@@ -354,7 +353,7 @@ def test_random_workloads_finish_within_their_queues_and_bytes(seed: int) -> Non
         assert activity.counters["qk_macs"] == scored * workload.head_dim
         values = int(workload["query_values"].sum())
         assert activity.counters["pv_macs"] == values * workload.head_dim
-        if not (built.state.matrices[:, c.M_TWO].any() or seed % 2):
+        if not (built.state.matrices["two"].any() or seed % 2):
             asked = workload.policy_bytes()
             for tensor, size in asked.items():
                 # Vectors of a run share transactions; each run begins and ends in one.

@@ -15,10 +15,10 @@ import numpy as np
 from accelsim.errors import WorkloadError
 from accelsim.hardware.activity import Activity, ModuleActivity
 from accelsim.hardware.config import MemoryConfig
+from accelsim.hardware.machines.spatten.config import BITS_ON_CHIP
 from accelsim.workloads import Workload
 from accelsim.workloads.models import ModelShape
 
-_BITS_ON_CHIP = 12
 _SIMULATED_BYTES = 1 << 24
 """A longer stream is simulated up to here, and extended by the rate of its second half."""
 _DRAM_COUNTERS = (
@@ -120,7 +120,7 @@ def fully_connected(
         tokens = int(-(-queries.max() // group))
         heads = int(-(-queries.sum() // tokens))
         weights = shape.layer_weights(heads, len(rows))
-        widest = max(shape.width, shape.ffn_width) * _BITS_ON_CHIP / 8
+        widest = max(shape.width, shape.ffn_width) * BITS_ON_CHIP / 8
         on_chip = max(1, int(machine.buffer_bytes // widest))
         passes = -(-tokens // on_chip)
         size = -(-weights * machine.weight_bits // 8)
@@ -131,7 +131,7 @@ def fully_connected(
         total.cycles += cycles
         moved = passes * counts["dram_reads"] * memory.transaction_bytes
         total.dram_read_bytes["weight"] = total.dram_read_bytes.get("weight", 0) + moved
-        on_chip_bytes = passes * weights * _BITS_ON_CHIP // 8
+        on_chip_bytes = passes * weights * BITS_ON_CHIP // 8
         for name, amount in {
             "fc_macs": weights * tokens,
             "fetcher_bytes": 2 * moved,

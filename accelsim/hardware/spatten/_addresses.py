@@ -9,15 +9,21 @@ from numpy.typing import NDArray
 
 from accelsim.hardware.config import SpattenConfig
 from accelsim.hardware.spatten._random import index_table
-from accelsim.hardware.spatten._requests import ATOM, LSB_BITS, Requests
+from accelsim.hardware.spatten._requests import Requests
+from accelsim.hardware.spatten.facts import (
+    ATOM,
+    BITS_ON_CHIP,
+    KEY_BASE,
+    LSB_BASE,
+    LSB_BITS,
+    REQUEST_STRIDE,
+    VALUE_BASE,
+)
 from accelsim.jit import kernel
 from accelsim.workloads import Workload
 
 Ints = NDArray[np.int64]
 
-# Section 5.1: bases of the released test bench; one region of 64 KB a request.
-_KEY_BASE, _LSB_BASE, _VALUE_BASE, _STRIDE = 0x0AB10000, 0x0AB20000, 0x0CD10000, 0x10000
-QUERY_BITS = 12
 _KEYS, _LSBS, _VALUES, _QUERIES, _METADATA, _RESIDUAL = range(6)
 """Planes: regions of a layer and head."""
 _ROWS_AT_ONCE = 256
@@ -55,9 +61,9 @@ class AddressMap:
         self._slots = int(self._slot.max()) + 1
         context = int(max(workload["context_tokens"].max(), workload["keys"].max()))
         self._in_order = np.arange(context + config.rounding, dtype=np.int64)
-        self._region = -(-context * self._dim * 2 // _STRIDE) * _STRIDE
+        self._region = -(-context * self._dim * 2 // REQUEST_STRIDE) * REQUEST_STRIDE
         fetched = table.key_part == 0
-        query_bytes = table.queries * self._dim * QUERY_BITS // 8
+        query_bytes = table.queries * self._dim * BITS_ON_CHIP // 8
         sizes = {
             "residual": workload["residual_bytes"],
             "metadata": workload["metadata_bytes"],
@@ -103,18 +109,18 @@ class AddressMap:
     def _lay_out_keys(self, first: int, end: int) -> tuple[Ints, Ints]:
         bits = self._table.key_bits * self._table.key_fused
         vectors = self._key_indexes(first, end)
-        return self._lay_out(_KEYS, _KEY_BASE, bits, self._table.key_part == 0, first, vectors)
+        return self._lay_out(_KEYS, KEY_BASE, bits, self._table.key_part == 0, first, vectors)
 
     def _lay_out_lsbs(self, first: int, end: int) -> tuple[Ints, Ints]:
         bits = np.full(self._table.rows, LSB_BITS)
         vectors = self._key_indexes(first, end)
-        return self._lay_out(_LSBS, _LSB_BASE, bits, self._table.requant == 1, first, vectors)
+        return self._lay_out(_LSBS, LSB_BASE, bits, self._table.requant == 1, first, vectors)
 
     def _lay_out_values(self, first: int, end: int) -> tuple[Ints, Ints]:
         bits = self._table.value_bits * self._table.value_fused
         fetched = self._table.value_part == 0
         vectors = self._value_indexes(first, end)
-        return self._lay_out(_VALUES, _VALUE_BASE, bits, fetched, first, vectors)
+        return self._lay_out(_VALUES, VALUE_BASE, bits, fetched, first, vectors)
 
     def _key_indexes(self, first: int, end: int) -> Sequence[NDArray[np.integer]]:
         """Indexes of the keys of some rows."""
@@ -152,7 +158,7 @@ class AddressMap:
         end = first + len(vectors)
         rows = slice(first, end)
         released = self._key_table is not None
-        row_base = released_base + np.arange(first, end) * _STRIDE
+        row_base = released_base + np.arange(first, end) * REQUEST_STRIDE
         base = row_base if released else self._place(plane)[rows]
         before = self._before[rows] if plane == _KEYS else np.zeros((end - first, 0), np.int64)
         lengths = np.asarray(list(map(len, vectors)))

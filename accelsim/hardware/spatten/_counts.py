@@ -18,11 +18,9 @@ from accelsim.hardware.memories._channel import (
     RD,
     REFAB,
 )
-from accelsim.hardware.spatten._requests import LSB_BITS, Requests
+from accelsim.hardware.spatten._requests import Requests
+from accelsim.hardware.spatten.facts import BITS_ON_CHIP, LSB_BITS
 from accelsim.workloads import Workload
-
-_BITS_ON_CHIP = 12
-"""Keys, values and scores in the multipliers and buffers (SpAtten Table I)."""
 
 
 def count_requests(
@@ -56,7 +54,7 @@ def count_requests(
     again = np.where(one, rows.keys * rows.requant, workload["refetch_query_keys"]).sum()
     weighted = int(np.where(one, rows.values, workload["query_values"]).sum())
     scored = int(first + again)
-    line_bytes = dim * _BITS_ON_CHIP // 8
+    line_bytes = dim * BITS_ON_CHIP // 8
     used = rows.prunes == 1
     elements = int(rows.topk_elements[used].sum() + workload["select_elements"].sum())
     for name, amount in {

@@ -32,16 +32,9 @@ from accelsim.hardware.memories._channel import (
     channel_pop,
 )
 from accelsim.hardware.memories._timing import Organisation
+from accelsim.hardware.spatten.facts import ADDRESS_FIFO, ADDRESS_LATENCY, RESPONSE_FIFO, SCORE_ROWS
 from accelsim.jit import in_place, inlined
 
-ADDRESS_FIFO = 16
-ADDRESS_LATENCY = 2
-"""From the address FIFO's input to its output; the read-address register adds one more."""
-RESPONSE_FIFO = 64
-"""Responses that a fetch channel holds until their beats are whole; a full one keeps the next in
-its DRAM channel's response register, and those of others behind it (section 5.3)."""
-SCORE_ROWS = 16
-"""Rows of scores in the score queue, which holds 16R beats (section 2.14)."""
 TAKEN_TO_FETCH = 6
 """From a score that leaves the score queue to the address FIFOs: the next score enters the value
 fork, and its row passes the registers of section 2.14."""

@@ -30,10 +30,10 @@ from accelsim.hardware.memories._timing import Organisation
 from accelsim.hardware.spatten._fetch_kernel import (
     BEAT,
     FETCHER,
-    SCORE_ROWS,
     Fetcher,
     advance,
 )
+from accelsim.hardware.spatten.facts import SCORE_ROWS
 from accelsim.jit import in_place
 
 Ints = NDArray[np.int64]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from accelsim.errors import WorkloadError
 from accelsim.hardware.config import SpattenConfig
 from accelsim.hardware.spatten._random import new_random, topk_latencies
+from accelsim.hardware.spatten.facts import ATOM, LSB_BITS
 from accelsim.workloads import Workload
 
 Ints = NDArray[np.int64]
@@ -21,9 +22,6 @@ STORED_BITS = (4, 6, 8, 10, 12)
 """Widths that the published converter takes (SpAtten §III-D)."""
 FORCED_BITS = (10, 12, -1)
 """Widths that the released test bench maps to 8 bits with a forced LSB pass (section 4.3)."""
-LSB_BITS = 4
-ATOM = 32
-"""Bytes of one transaction of the released bus (section 2.1)."""
 
 
 class Request(NamedTuple):

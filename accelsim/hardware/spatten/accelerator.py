@@ -32,9 +32,7 @@ from accelsim.hardware.spatten._addresses import AddressMap
 from accelsim.hardware.spatten._counts import count_dram, count_requests
 from accelsim.hardware.spatten._fetch_kernel import (
     ACCEPT_LATENCY,
-    ADDRESS_LATENCY,
     KEY,
-    SCORE_ROWS,
     VALUE,
     advance,
     new_fetcher,
@@ -43,7 +41,16 @@ from accelsim.hardware.spatten._fetch_kernel import (
 from accelsim.hardware.spatten._fetch_memo import FetchMemo
 from accelsim.hardware.spatten._items import Item, Matrix, Row, Turn
 from accelsim.hardware.spatten._record import ChannelWatch
-from accelsim.hardware.spatten._requests import ATOM, Request, requests
+from accelsim.hardware.spatten._requests import Request, requests
+from accelsim.hardware.spatten.facts import (
+    ADDRESS_LATENCY,
+    ATOM,
+    DOT_STAGES,
+    HANDLES,
+    MULTIPLY_STAGES,
+    READ_QUEUE,
+    SCORE_ROWS,
+)
 from accelsim.hardware.timeline import (
     NO_ITEM,
     SCORES,
@@ -62,26 +69,21 @@ _DECISION = 10
 _FORK_TO_LINES = 8
 """From the key fork to the first line of keys that are there already: read descriptor, read queue
 and read pipeline (2.8)."""
-_DOT_STAGES = 8
-"""Lines in the dot product; the maximum tree behind it holds twice log2(S) (2.9)."""
 _DECISION_TO_VALUE = 7
 """Ordering, rebatch, index reload and trim of a normal item (2.12)."""
 _TOPK_FIFO = 2
 _GATHER_TO_FETCH = 5
 """From the value fork to the address FIFOs, plus rows gathered (2.14)."""
-_MULTIPLY_VALUE = 3
-"""Broadcast, multiply and accumulate registers, plus log2(S) (2.15)."""
 _WRITTEN = 8
 """From the last response of a beat to its lines in the buffer: 6 of the 14 cycles to their
 multiplication come after that (2.6)."""
-_READ_QUEUE = 15 + 5
-"""Lines between the read queue's input and the multipliers (2.8)."""
+_READ_AHEAD = READ_QUEUE - 1 + 5
+"""Lines between the read queue's input and the multipliers: those of the queue, and 5 in the read
+pipeline (2.8)."""
 _REQUANT_REISSUE = 2
 """From the report to the key fork (2.16)."""
 _KEY_RELEASE = 5
 """From the report to usable space (2.16)."""
-_HANDLES = 16
-"""Live allocations; as released, the table of them is cleared first, one a cycle (2.3)."""
 _LOOKAHEAD = _FORK_TO_FETCH
 """Cycles after an event within which no matrix that it brings about reaches the address FIFOs: the
 fetcher may run ahead of all other blocks by as much."""
@@ -217,7 +219,7 @@ class Spatten:
         ahead: deque[Item] = deque()
         new = self.requests[::-1]
         last: Turn | None = None
-        clearing = _HANDLES if self.cleared else 0
+        clearing = HANDLES if self.cleared else 0
         yield from module.busy(clearing + _ALLOCATION)
         capacity = self.config.buffer_lines
         for _ in range(self.items):
@@ -229,7 +231,7 @@ class Spatten:
                     item: Item = yield from module.take(self.requant, "awaiting_requant")
                     break
                 lines = new[-1].ring_lines
-                if used + lines <= capacity and len(live) < _HANDLES:
+                if used + lines <= capacity and len(live) < HANDLES:
                     item = self._item(new.pop())
                     used += lines
                     live.append((lines, item.released))
@@ -378,7 +380,8 @@ class Spatten:
     def multiply_keys(self) -> Following:
         """Key buffer and dot product: one line a cycle, as they arrive; then the decision."""
         module = self.modules["qk_unit"]
-        in_pipeline = _DOT_STAGES + 2 * self.log_width
+        # The maximum tree behind the dot product holds twice log2(S) lines (2.9).
+        in_pipeline = DOT_STAGES + 2 * self.log_width
         free = decides = decided_before = 0
         merging: Milestone | None = None
         for _ in range(self.items):
@@ -658,9 +661,9 @@ class Spatten:
         module.turn_to(code, self.values_free, taken, "no_values")
         self.values_free = end = max(arrived, taken + lines)
         module.worked_on_arrivals(taken, end, lines, "awaiting_values")
-        tail = _MULTIPLY_VALUE + self.log_width
+        tail = MULTIPLY_STAGES + self.log_width
         self.completions[row.item.request.row] = end + tail + self.config.reset_cycles
-        return max(written, end - _READ_QUEUE)
+        return max(written, end - _READ_AHEAD)
 
     # -- results ----------------------------------------------------------------------------
 

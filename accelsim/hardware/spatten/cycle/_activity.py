@@ -7,6 +7,7 @@ from accelsim.hardware.memories._channel import counters
 from accelsim.hardware.spatten._counts import count_dram, count_requests
 from accelsim.hardware.spatten.cycle import _state as c
 from accelsim.hardware.spatten.cycle._engine import CycleMachine
+from accelsim.hardware.spatten.facts import BITS_ON_CHIP
 
 
 def activity_of(machine: CycleMachine) -> Activity:
@@ -16,7 +17,7 @@ def activity_of(machine: CycleMachine) -> Activity:
     count_requests(activity, machine.workload, machine.config, machine.requests)
     count_dram(activity, counters(machine.state.dram))
     # The tagged buffers poll, so reads exceed the lines that were used (section 2.8).
-    line_bytes = machine.config.multipliers * 12 // 8
+    line_bytes = machine.config.multipliers * BITS_ON_CHIP // 8
     for buffer, name in ((c.KEY_BUFFER, "key"), (c.VALUE_BUFFER, "value")):
         polls = int(machine.state.s[0]["readers"][buffer]["polls"])
         activity.counters[f"{name}_sram_read_bytes"] = polls * line_bytes

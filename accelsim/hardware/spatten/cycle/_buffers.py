@@ -6,17 +6,14 @@ from typing import Any
 
 from accelsim.hardware.spatten.cycle._state import (
     MAX_DESCRIPTORS,
-    MAX_HANDLES,
     READ_LINES,
     Records,
 )
+from accelsim.hardware.spatten.facts import HANDLES, READ_QUEUE
 from accelsim.jit import inlined
 
 RELEASE_CYCLES = 4
 """From the acceptance of a release to usable space (flag write, read back, head increment)."""
-READ_QUEUE = 16
-"""Lines between the generator and the tag check, at the start of a cycle: a ring of 16 with one
-entry unused, and the register in front of it."""
 DESCRIPTOR_CYCLES = 1
 """From a read descriptor at the fork to its first line at the read queue."""
 GENERATE_CYCLES = 3
@@ -27,11 +24,11 @@ GENERATE_CYCLES = 3
 def allocate(s: Records, buffer: int, lines: int) -> int:
     """Try to allocate ``lines`` in this cycle; the handle, or -1."""
     now = s[0].now
-    if now < MAX_HANDLES:
+    if now < HANDLES:
         return -1  # the handle table is still being cleared
     a = s[0].allocators[buffer]
     while a.head != a.tail:
-        handle = a.head % MAX_HANDLES
+        handle = a.head % HANDLES
         released = a.released[handle]
         free = max(released + RELEASE_CYCLES, a.last_free + 1)
         if released < 0 or free > now:
@@ -39,9 +36,9 @@ def allocate(s: Records, buffer: int, lines: int) -> int:
         a.last_free = free
         a.used -= a.size[handle]
         a.head += 1
-    if a.tail - a.head == MAX_HANDLES or a.used + lines > s[0].buffer_lines:
+    if a.tail - a.head == HANDLES or a.used + lines > s[0].buffer_lines:
         return -1
-    handle = a.tail % MAX_HANDLES
+    handle = a.tail % HANDLES
     a.size[handle] = lines
     a.released[handle] = -1
     a.tail += 1

@@ -14,6 +14,7 @@ from accelsim.hardware.spatten._requests import Requests, requests
 from accelsim.hardware.spatten.cycle import _state as c
 from accelsim.hardware.spatten.cycle._clock import run
 from accelsim.hardware.spatten.cycle._diagnosis import describe_stall
+from accelsim.hardware.spatten.facts import INFLIGHT, SCORE_ROWS
 from accelsim.hardware.timeline import Recorder
 from accelsim.workloads import Workload
 
@@ -160,12 +161,12 @@ def _build(config: SpattenConfig, rows: Requests, memory: MemoryConfig) -> c.Mac
     for register in _EMPTY_REGISTERS:
         s[register] = -1
     depths = {
-        c.INFLIGHT: 16,
+        c.INFLIGHT: INFLIGHT,
         c.REISSUES: 2,
         c.DECISION: lines,
         c.ORDER: 16 * lines,
         c.TOPK: lines,
-        c.SCORES: 16 * row_beats,
+        c.SCORES: SCORE_ROWS * row_beats,
     }
     first = 0
     for queue, depth in depths.items():

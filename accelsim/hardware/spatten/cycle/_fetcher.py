@@ -27,15 +27,16 @@ from accelsim.hardware.spatten.cycle._state import (
     row_bits,
     row_vectors,
 )
+from accelsim.hardware.spatten.facts import (
+    ADDRESS_FIFO,
+    ADDRESS_LATENCY,
+    KEY_BASE,
+    LSB_BASE,
+    REQUEST_STRIDE,
+    RESPONSE_FIFO,
+    VALUE_BASE,
+)
 from accelsim.jit import inlined
-
-KEY_BASE = 0x0AB10000
-LSB_BASE = 0x0AB20000
-VALUE_BASE = 0x0CD10000
-REQUEST_STRIDE = 0x10000
-"""Bases of the released test bench; one region of 64 KB a request (section 5.1)."""
-ADDRESS_QUEUE = 16
-RESPONSE_QUEUE = 64
 
 
 @inlined
@@ -50,7 +51,7 @@ def step_issue(
 ) -> None:
     """From the DRAM ports back to the index registers."""
     pushed = s[0].beats_pushed
-    room = pushed - s[0].beats_loaded < ADDRESS_QUEUE
+    room = pushed - s[0].beats_loaded < ADDRESS_FIFO
     if s[0].addresses_waiting:
         _crossbar(s, fetch, port)
     if s[0].beats_loaded != pushed:
@@ -188,7 +189,7 @@ def _load_addresses(s: Records, fetch: Records, beats: Records, addresses: Recor
         if fetch[k].destination >= 0 or head == pushed:
             continue
         slot = head % BEATS_IN_FLIGHT
-        if beats[slot].pushed + 2 <= now:
+        if beats[slot].pushed + ADDRESS_LATENCY <= now:
             fetch[k].destination = addresses[slot, k].destination
             fetch[k].address = addresses[slot, k].address
             fetch[k].head = head + 1
@@ -265,7 +266,7 @@ def _take_responses(s: Records, fetch: Records, port: Records, beats: Records, j
         holder = fetch[k].holder
         if fetch[k].served == now or (holder >= 0 and holder != d):
             continue
-        if arrived - joined >= RESPONSE_QUEUE:
+        if arrived - joined >= RESPONSE_FIFO:
             fetch[k].holder = d
             continue
         fetch[k].holder = -1

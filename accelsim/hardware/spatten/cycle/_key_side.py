@@ -30,13 +30,11 @@ from accelsim.hardware.spatten.cycle._state import (
     queue_push,
     queue_ready,
 )
+from accelsim.hardware.spatten.facts import DOT_STAGES
 from accelsim.jit import inlined
 
-DOT_STAGES = 7
-"""Multiplier and log2(64) adder registers, behind the broadcast register."""
 INFLIGHT_RESERVE = 8
 """Free entries of the in-flight queue that a new request needs."""
-INFLIGHT_DEPTH = 16
 
 
 @inlined
@@ -96,7 +94,7 @@ def step_dot_product(s: Records, requests: Records, ring: Records) -> None:
     dot_moves = True
     if s[0].dot_tree != s[0].dot_tail:
         line = s[0].dot_ring[s[0].dot_tree % DOT_RING]
-        if line.entered + DOT_STAGES == s[0].dot_clock:
+        if line.entered + DOT_STAGES - 1 == s[0].dot_clock:
             dot_moves = tree_moves
             if s[0].log_scores == 0:
                 dot_moves = _decide(s, requests, ring)
@@ -179,7 +177,7 @@ def _merge(s: Records, ring: Records) -> None:
     """Re-issues first, then new requests; what is presented and not accepted stays selected."""
     queue = s[0].queues[INFLIGHT]
     used = queue.tail - queue.head + (queue.popped == s[0].now)
-    new = s[0].allocated >= 0 and INFLIGHT_DEPTH - used >= INFLIGHT_RESERVE
+    new = s[0].allocated >= 0 and queue.depth - used >= INFLIGHT_RESERVE
     reissue = queue_peek(s, ring, REISSUES, 1)
     choice = s[0].arbiter_lock
     if choice < 0:

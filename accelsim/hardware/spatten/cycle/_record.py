@@ -27,7 +27,6 @@ from accelsim.hardware.spatten.cycle._state import (
     FETCH_TAKEN,
     ID_RING,
     LAST_TAKEN,
-    MAX_HANDLES,
     READ_TAKEN,
     SHIFT,
     TOPK,
@@ -37,6 +36,7 @@ from accelsim.hardware.spatten.cycle._state import (
     Records,
 )
 from accelsim.hardware.spatten.cycle._state import SCORES as SCORE_QUEUE
+from accelsim.hardware.spatten.facts import HANDLES
 from accelsim.hardware.timeline import (
     BUSY,
     END,
@@ -147,7 +147,7 @@ def _allocator(s: Records, b: Records) -> tuple[int, int]:
         return waiting << 2, KEY_FORK_BUSY if s[0].fork >= 0 else INFLIGHT_FULL
     if b[0].source == s[0].count:
         return NO_ITEM, NOTHING
-    return b[0].source << 2, START_UP if b[0].now < MAX_HANDLES else BUFFER_FULL
+    return b[0].source << 2, START_UP if b[0].now < HANDLES else BUFFER_FULL
 
 
 @kernel

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from accelsim.hardware.memories._channel import Banks, Channels
 from accelsim.hardware.memories._timing import Organisation
+from accelsim.hardware.spatten.facts import HANDLES, LSB_BITS
 from accelsim.jit import inlined
 
 Ints = NDArray[np.int64]
@@ -38,7 +39,6 @@ BEATS_IN_FLIGHT = 256
 
 INFLIGHT, REISSUES, DECISION, ORDER, TOPK, SCORES = range(6)
 """Queues."""
-MAX_HANDLES = 16
 READ_LINES = 32
 MAX_DESCRIPTORS = 4
 DOT_RING = 64
@@ -68,7 +68,7 @@ ALLOCATOR = np.dtype(
             "last_free",  # when the last was freed
         )
     ]
-    + [(name, np.int64, MAX_HANDLES) for name in ("size", "released")]
+    + [(name, np.int64, HANDLES) for name in ("size", "released")]
 )
 """Of a buffer."""
 
@@ -375,7 +375,7 @@ def row_bits(requests: Records, row: int) -> int:
     """Element bits of the matrix that a row code belongs to."""
     plane = (row >> SHIFT) & 3
     if plane == LSB:
-        return 4
+        return LSB_BITS
     request = requests[row >> (SHIFT + 2)]
     return int(request.key_bits if plane == MSB else request.value_bits)
 

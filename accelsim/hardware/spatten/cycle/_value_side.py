@@ -30,10 +30,8 @@ from accelsim.hardware.spatten.cycle._state import (
     queue_push,
     queue_ready,
 )
+from accelsim.hardware.spatten.facts import MULTIPLY_STAGES
 from accelsim.jit import inlined
-
-MULTIPLY_STAGES = 3
-"""Broadcast, multiplier and accumulator registers; the adder tree adds log2(scores)."""
 
 
 @inlined

@@ -13,13 +13,8 @@ from accelsim.hardware.machines.spatten.cycle._softmax import (
     step_read,
 )
 from accelsim.hardware.machines.spatten.cycle._state import (
-    NOW,
-    OUTPUTS,
-    P_OUTPUTS,
-    PROGRESS,
-    SEARCH_FREE,
-    SELECTOR_FREE,
     Ints,
+    Records,
 )
 from accelsim.hardware.machines.spatten.cycle._values import (
     free_value_lines,
@@ -33,41 +28,41 @@ from accelsim.jit import in_place
 
 @in_place
 def run(
-    s: Ints,
-    groups: Ints,
-    rows: Ints,
-    matrices: Ints,
-    pieces: Ints,
-    tiles: Ints,
-    jobs: Ints,
-    requests: Ints,
-    lsb: Ints,
+    s: Records,
+    groups: Records,
+    rows: Records,
+    matrices: Records,
+    pieces: Records,
+    tiles: Records,
+    jobs: Records,
+    requests: Records,
+    lsb: Records,
     asked: Ints,
     key_ring: Ints,
     value_pool: Ints,
     qk: Ints,
-    pipe: Ints,
+    pipe: Records,
     sequence: Ints,
-    out: Ints,
-    decide: Ints,
+    out: Records,
+    decide: Records,
     topk: Ints,
     buffers: Ints,
-    token: Ints,
-    heads: Ints,
+    token: Records,
+    heads: Records,
     slots: Ints,
     asks: Ints,
     value_jobs: Ints,
     early_tiles: Ints,
-    weighted: Ints,
+    weighted: Records,
     key_requests: Ints,
     value_requests: Ints,
     outputs: Ints,
     transactions: Ints,
     vectors: Ints,
     joined: Ints,
-    beats: Ints,
-    ports: Ints,
-    channels: Ints,
+    beats: Records,
+    ports: Records,
+    channels: Records,
     dram: Channels,
     banks: Banks,
     org: Organisation,
@@ -79,8 +74,8 @@ def run(
     Returns:
         False if nothing happened for ``watchdog`` cycles, searches apart.
     """
-    seen, since = s[PROGRESS], s[NOW]
-    while s[OUTPUTS] < s[P_OUTPUTS] and s[NOW] < until:
+    seen, since = s[0].progress, s[0].now
+    while s[0].outputs < s[0].all_outputs and s[0].now < until:
         free_value_lines(s, requests, tiles, joined, value_pool)
         step_exponents(s, jobs, pipe)
         step_probabilities(
@@ -186,9 +181,9 @@ def run(
             banks,
             org,
         )
-        s[NOW] += 1
-        if s[PROGRESS] != seen:
-            seen, since = s[PROGRESS], s[NOW]
-        elif s[NOW] - max(since, max(s[SEARCH_FREE], s[SELECTOR_FREE])) > watchdog:
+        s[0].now += 1
+        if s[0].progress != seen:
+            seen, since = s[0].progress, s[0].now
+        elif s[0].now - max(since, max(s[0].search_free, s[0].selector_free)) > watchdog:
             return False
     return True

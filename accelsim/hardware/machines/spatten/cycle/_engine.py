@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from accelsim.errors import ConfigError, InvariantError, SimulationError
 from accelsim.hardware.activity import Activity, ModuleActivity, QueueActivity
@@ -36,20 +37,20 @@ Dependencies = Literal["causal", "streamed"]
 WATCHDOG_CYCLES = 100_000
 _FOREVER = 1 << 62
 _MODULES = {
-    "fetcher": c.BUSY_FETCHER,
-    "qk_unit": c.BUSY_QK,
-    "softmax": c.BUSY_SOFTMAX,
-    "topk": c.BUSY_TOPK,
-    "filter": c.BUSY_FILTER,
-    "selector": c.BUSY_SELECTOR,
-    "pv_unit": c.BUSY_PV,
+    "fetcher": "busy_fetcher",
+    "qk_unit": "busy_qk",
+    "softmax": "busy_softmax",
+    "topk": "busy_topk",
+    "filter": "busy_filter",
+    "selector": "busy_selector",
+    "pv_unit": "busy_pv",
 }
 _QUEUES = (
-    ("address_fifo", c.P_ADDRESS_FIFO, c.ADDRESS_MOST, "addresses of a port"),
-    ("response_fifo", c.P_RESPONSE_FIFO, c.RESPONSE_MOST, "responses of a port"),
-    ("softmax_fifo", c.P_FIFO, c.FIFO_MOST, "beats"),
-    ("key_buffer", c.P_LINES, c.KEY_MOST, "lines"),
-    ("value_buffer", c.P_LINES, c.VALUE_MOST, "lines"),
+    ("address_fifo", "address_fifo", "address_most", "addresses of a port"),
+    ("response_fifo", "response_fifo", "response_most", "responses of a port"),
+    ("softmax_fifo", "softmax_fifo", "fifo_most", "beats"),
+    ("key_buffer", "lines", "key_most", "lines"),
+    ("value_buffer", "lines", "value_most", "lines"),
 )
 
 
@@ -98,7 +99,7 @@ class CycleMachine:
         arrays = (*m[1:8], *m.queues, *m.fetch)
         if not run(m.s, *arrays, until, WATCHDOG_CYCLES):
             raise SimulationError(describe_stall(m, WATCHDOG_CYCLES))
-        return bool(m.s[c.OUTPUTS] == m.s[c.P_OUTPUTS])
+        return bool(m.s[0]["outputs"] == m.s[0]["all_outputs"])
 
 
 def simulate(
@@ -122,8 +123,8 @@ def simulate(
 def activity_of(machine: CycleMachine) -> Activity:
     """What a machine that has finished did."""
     m, plan, config = machine.state, machine.plan, machine.config
-    s = m.s
-    cycles = int(s[c.LAST_OUTPUT]) + config.reset_cycles
+    s = m.s[0]
+    cycles = int(s["last_output"]) + config.reset_cycles
     done = [int(cycle) + config.reset_cycles for cycle in m.queues.outputs]
     activity = Activity(cycles, config.frequency_hz)
     workload = machine.workload
@@ -178,72 +179,70 @@ def _build(
     # A port asks for no more than the address FIFOs, the memory and the response FIFOs hold.
     per_channel = int(memory.inflight_limit) + 4
     ring = 1 << (config.address_fifo + config.response_fifo + channels * per_channel).bit_length()
-    ids = 1 << per_channel.bit_length()
-    s = np.zeros(c.N_SCALARS, np.int64)
+    state = np.zeros(1, c.MACHINE)
+    s = state[0]
     pipeline = 2 + (workload.head_dim.bit_length() - 1) + c.EXPONENT
-    for column, value in (
-        (c.P_STREAMED, dependencies == "streamed"),
-        (c.P_V_LINES, lines),
-        (c.P_S, scores),
-        (c.P_S_LOG, (scores - 1).bit_length()),
-        (c.P_D_LOG, workload.head_dim.bit_length() - 1),
-        (c.P_PAR, config.softmax_parallelism),
-        (c.P_FIFO, config.softmax_fifo),
-        (c.P_KEY_DEPTH, config.key_prefetch_depth),
-        (c.P_VALUE_DEPTH, config.value_prefetch_depth),
-        (c.P_LINES, config.buffer_lines),
-        (c.P_ROWS, config.topk.rows),
-        (c.P_PER_QUERY, config.token_selection == "per-query"),
-        (c.P_PORTS, ports),
-        (c.P_CHANNELS, channels),
-        (c.P_CHANNEL_BITS, channels.bit_length() - 1),
-        (c.P_ADDRESS_FIFO, config.address_fifo),
-        (c.P_RESPONSE_FIFO, config.response_fifo),
-        (c.P_RING_MASK, ring - 1),
-        (c.P_ID_MASK, ids - 1),
-        (c.P_QUERY_TRAFFIC, config.query_traffic),
-        (c.P_OUTPUTS, int(plan.jobs[:, c.J_OUTPUT].sum())),
-        (c.P_MATRICES, int((plan.matrices[:, c.M_LSB] == 0).sum())),
-        (c.P_EARLY_TILES, len(plan.early_tiles)),
-        (c.BARRIER, -1),
-        (c.QK_JOB, -1),
-        (c.READ_EXTRA, -1),
-        (c.LAST_FILTER, -1),
-        (c.LAST_DECIDED, -c.REISSUE),
-        (c.CURRENT, -1),
-    ):
-        s[column] = value
-    fetch_ports = np.zeros((ports, c.N_PORT), np.int64)
-    fetch_ports[:, [c.F_DESTINATION, c.F_SERVED]] = -1
-    dram_ports = np.zeros((channels, c.D_IDS + ids), np.int64)
-    dram_ports[:, [c.D_PARKED, c.D_OFFERED, c.D_LOCK]] = -1
+    for name, value in {
+        "streamed": dependencies == "streamed",
+        "scores": scores,
+        "log_scores": (scores - 1).bit_length(),
+        "log_dim": workload.head_dim.bit_length() - 1,
+        "parallelism": config.softmax_parallelism,
+        "softmax_fifo": config.softmax_fifo,
+        "key_depth": config.key_prefetch_depth,
+        "value_depth": config.value_prefetch_depth,
+        "lines": config.buffer_lines,
+        "topk_rows": config.topk.rows,
+        "per_query": config.token_selection == "per-query",
+        "ports": ports,
+        "channels": channels,
+        "channel_bits": channels.bit_length() - 1,
+        "address_fifo": config.address_fifo,
+        "response_fifo": config.response_fifo,
+        "ring_mask": ring - 1,
+        "query_traffic": config.query_traffic,
+        "all_outputs": int(plan.jobs["output"].sum()),
+        "first_passes": int((plan.matrices["lsb"] == 0).sum()),
+        "early_tiles": len(plan.early_tiles),
+        "barrier": -1,
+        "qk_job": -1,
+        "read_extra": -1,
+        "last_filter": -1,
+        "last_decided": -c.REISSUE,
+        "current": -1,
+    }.items():
+        s[name] = value
+    fetch_ports = np.zeros(ports, c.PORT)
+    fetch_ports["destination"] = fetch_ports["served"] = -1
+    dram_ports = np.zeros(channels, c.DRAM_PORT)
+    dram_ports["parked"] = dram_ports["offered"] = dram_ports["lock"] = -1
     dram, banks = new_channels(channels, org)
-    s[c.DRAM_NEXT] = dram["next_event"].min()
+    s["dram_next"] = dram["next_event"].min()
     matrices, tiles = len(plan.matrices), len(plan.tiles)
     jobs, pieces, groups = len(plan.jobs), len(plan.pieces), len(plan.groups)
 
-    def queue(length: int, wide: bool = False) -> c.Ints:
-        return np.zeros((length + 1, c.N_ENTRY) if wide else length + 1, np.int64)
+    def queue(length: int, entry: DTypeLike = np.int64) -> NDArray[Any]:
+        return np.zeros(length + 1, entry)
 
     queues = c.Queues(
-        lsb=queue(matrices, True),
+        lsb=queue(matrices, c.REFETCH),
         asked=queue(len(plan.rows)),
         key_ring=queue(matrices),
         value_pool=queue(config.value_prefetch_depth + 1),
         qk=queue(matrices),
-        pipe=np.zeros((pipeline, c.N_ENTRY), np.int64),
+        pipe=np.zeros(pipeline, c.SCORE_BEAT),
         sequence=queue(jobs),
-        out=np.zeros((c.DIVIDE, c.N_ENTRY), np.int64),
-        decide=queue(jobs, True),
+        out=np.zeros(c.DIVIDE, c.PROBABILITY_BEAT),
+        decide=queue(jobs, c.DECISION),
         topk=queue(jobs),
         buffers=np.zeros(config.topk.rows, np.int64),
-        token=queue(jobs + groups, True),
-        heads=queue(groups, True),
+        token=queue(jobs + groups, c.SEARCH),
+        heads=queue(groups, c.SEARCH),
         slots=queue(pieces),
         asks=queue(config.value_prefetch_depth + 2),
         value_jobs=plan.value_jobs,
         early_tiles=plan.early_tiles,
-        weighted=queue(plan.weighted, True),
+        weighted=queue(plan.weighted, c.WEIGHING),
         key_requests=queue(matrices + len(plan.rows)),
         value_requests=queue(tiles),
         outputs=np.zeros(workload.rows, np.int64),
@@ -252,7 +251,7 @@ def _build(
         plan.transactions,
         plan.vectors,
         np.full(plan.beats + 1, c.NEVER, np.int64),
-        np.zeros((ring, c.N_BEAT), np.int64),
+        np.zeros(ring, c.BEAT),
         fetch_ports,
         dram_ports,
         dram,
@@ -260,7 +259,7 @@ def _build(
         org,
     )
     return c.Machine(
-        s,
+        state,
         plan.groups,
         plan.rows,
         plan.matrices,

@@ -3,68 +3,11 @@
 from __future__ import annotations
 
 from accelsim.hardware.machines.spatten.cycle._state import (
-    ADDRESS_MOST,
-    ADDRESSES_WAITING,
-    B_ARRIVED,
-    B_COUNT,
-    B_FIRST,
-    B_JOIN,
-    B_LATEST,
-    B_LOADED,
-    B_REQUEST,
-    B_TIME,
-    BUSY_FETCHER,
-    CURRENT,
-    CURRENT_TX,
-    D_CHOICE,
-    D_ID_HEAD,
-    D_ID_TAIL,
-    D_IDS,
-    D_LOCK,
-    D_OFFERED,
-    D_PARKED,
-    D_RESPONSE,
-    DRAM_NEXT,
-    F_ADDRESS,
-    F_ARRIVED,
-    F_DESTINATION,
-    F_HEAD,
-    F_SERVED,
-    IN_DRAM,
-    J_BEATS,
-    J_FILTER,
-    JOINED,
-    KEY_REQ_HEAD,
-    KEY_REQ_TAIL,
-    LOADED,
+    ID_MASK,
     NEVER,
-    NOW,
-    P_ADDRESS_FIFO,
-    P_CHANNEL_BITS,
-    P_CHANNELS,
-    P_GRADUAL,
-    P_ID_MASK,
-    P_PORTS,
-    P_RESPONSE_FIFO,
-    P_RING_MASK,
-    P_TX_TOTAL,
-    PROGRESS,
-    PUSHED,
-    R_ARRIVES,
-    R_BEAT_0,
-    R_BEATS,
-    R_LENGTH,
-    R_LENGTH_2,
-    R_PIECE,
-    R_START,
-    R_START_2,
-    R_TX_BASE,
-    RESPONSE_MOST,
-    RESPONSES_WAITING,
     VALUE_FORK_TO_FETCHER,
-    VALUE_REQ_HEAD,
-    VALUE_REQ_TAIL,
     Ints,
+    Records,
 )
 from accelsim.hardware.memories._channel import (
     Banks,
@@ -83,234 +26,240 @@ FIFO_LATENCY = 2
 
 @inlined
 def step_fetcher(
-    s: Ints,
-    requests: Ints,
-    pieces: Ints,
-    jobs: Ints,
+    s: Records,
+    requests: Records,
+    pieces: Records,
+    jobs: Records,
     key_requests: Ints,
     value_requests: Ints,
     transactions: Ints,
     joined: Ints,
-    beats: Ints,
-    ports: Ints,
-    channels: Ints,
+    beats: Records,
+    ports: Records,
+    channels: Records,
     dram: Channels,
     banks: Banks,
     org: Organisation,
 ) -> None:
     """One cycle, from the DRAM ports back to the queues of requests, and the way back."""
-    room = s[PUSHED] - s[LOADED] < s[P_ADDRESS_FIFO]
-    if s[ADDRESSES_WAITING]:
+    room = s[0].pushed - s[0].loaded < s[0].address_fifo
+    if s[0].addresses_waiting:
         _crossbar(s, ports, channels)
-    if s[LOADED] != s[PUSHED]:
+    if s[0].loaded != s[0].pushed:
         _load_addresses(s, requests, transactions, beats, ports)
     if room:
         _push_beat(s, requests, pieces, jobs, key_requests, value_requests, beats)
-    if s[JOINED] != s[PUSHED]:
-        before = s[JOINED]
+    if s[0].joined != s[0].pushed:
+        before = s[0].joined
         _join(s, joined, beats)
-        if s[RESPONSES_WAITING]:
+        if s[0].responses_waiting:
             _take_responses(s, beats, ports, channels, before)
-    if s[IN_DRAM] or s[NOW] + 1 >= s[DRAM_NEXT]:
+    if s[0].in_dram or s[0].now + 1 >= s[0].dram_next:
         _step_dram(s, channels, dram, banks, org)
 
 
 @inlined
-def _next_request(s: Ints, requests: Ints, key_requests: Ints, value_requests: Ints) -> int:
+def _next_request(s: Records, requests: Records, key_requests: Ints, value_requests: Ints) -> int:
     """The request that reached the fetcher first (keys before values), or -1."""
-    chosen, first = -1, s[NOW] + 1
-    if s[KEY_REQ_HEAD] != s[KEY_REQ_TAIL]:
-        request = key_requests[s[KEY_REQ_HEAD]]
-        if requests[request, R_ARRIVES] < first:
-            chosen, first = request, requests[request, R_ARRIVES]
-    if s[VALUE_REQ_HEAD] != s[VALUE_REQ_TAIL]:
-        request = value_requests[s[VALUE_REQ_HEAD]]
-        if requests[request, R_ARRIVES] < first:
-            s[VALUE_REQ_HEAD] += 1
+    chosen, first = -1, s[0].now + 1
+    if s[0].key_req_head != s[0].key_req_tail:
+        request = key_requests[s[0].key_req_head]
+        if requests[request].arrives < first:
+            chosen, first = request, requests[request].arrives
+    if s[0].value_req_head != s[0].value_req_tail:
+        request = value_requests[s[0].value_req_head]
+        if requests[request].arrives < first:
+            s[0].value_req_head += 1
             return int(request)
     if chosen >= 0:
-        s[KEY_REQ_HEAD] += 1
+        s[0].key_req_head += 1
     return int(chosen)
 
 
 @inlined
-def _known(s: Ints, requests: Ints, pieces: Ints, jobs: Ints, request: int) -> int:
+def _known(s: Records, requests: Records, pieces: Records, jobs: Records, request: int) -> int:
     """Transactions of a request that the filter has made known to the fetcher."""
-    piece = requests[request, R_PIECE]
-    length = requests[request, R_LENGTH] + requests[request, R_LENGTH_2]
+    piece = requests[request].piece
+    length = requests[request].length + requests[request].length_2
     if piece < 0:
         return int(length)
-    job = pieces[piece, P_GRADUAL]
-    passed = s[NOW] - VALUE_FORK_TO_FETCHER - jobs[job, J_FILTER] + 1
-    beats = jobs[job, J_BEATS]
+    job = pieces[piece].gradual
+    passed = s[0].now - VALUE_FORK_TO_FETCHER - jobs[job].filter + 1
+    beats = jobs[job].beats
     if passed >= beats:
         return int(length)
     if passed <= 0:
         return 0
-    known = pieces[piece, P_TX_TOTAL] * passed // beats - requests[request, R_TX_BASE]
+    known = pieces[piece].tx_total * passed // beats - requests[request].tx_base
     return int(min(length, max(known, 0)))
 
 
 @inlined
 def _push_beat(
-    s: Ints,
-    requests: Ints,
-    pieces: Ints,
-    jobs: Ints,
+    s: Records,
+    requests: Records,
+    pieces: Records,
+    jobs: Records,
     key_requests: Ints,
     value_requests: Ints,
-    beats: Ints,
+    beats: Records,
 ) -> None:
     """Addresses of one beat: port k takes transaction beat x C + k of the request."""
-    request = s[CURRENT]
+    request = s[0].current
     if request < 0:
         request = _next_request(s, requests, key_requests, value_requests)
         if request < 0:
             return
-        s[CURRENT] = request
-        s[CURRENT_TX] = 0
-    length = requests[request, R_LENGTH] + requests[request, R_LENGTH_2]
-    first = s[CURRENT_TX]
-    count = min(s[P_PORTS], length - first)
+        s[0].current = request
+        s[0].current_tx = 0
+    length = requests[request].length + requests[request].length_2
+    first = s[0].current_tx
+    count = min(s[0].ports, length - first)
     if _known(s, requests, pieces, jobs, request) < first + count:
         return
-    slot = s[PUSHED] & s[P_RING_MASK]
-    beats[slot, B_TIME] = s[NOW]
-    beats[slot, B_REQUEST] = request
-    beats[slot, B_FIRST] = first
-    beats[slot, B_COUNT] = count
-    beats[slot, B_LOADED] = 0
-    beats[slot, B_ARRIVED] = 0
-    beats[slot, B_JOIN] = requests[request, R_BEAT_0] + first // s[P_PORTS]
-    s[PUSHED] += 1
-    s[ADDRESS_MOST] = max(s[ADDRESS_MOST], s[PUSHED] - s[LOADED])
-    s[BUSY_FETCHER] += 1
-    s[PROGRESS] += 1
-    requests[request, R_BEATS] += 1
-    s[CURRENT_TX] = first + count
+    slot = s[0].pushed & s[0].ring_mask
+    beats[slot].pushed = s[0].now
+    beats[slot].request = request
+    beats[slot].first = first
+    beats[slot].count = count
+    beats[slot].loaded = 0
+    beats[slot].arrived = 0
+    beats[slot].join = requests[request].beat_0 + first // s[0].ports
+    s[0].pushed += 1
+    s[0].address_most = max(s[0].address_most, s[0].pushed - s[0].loaded)
+    s[0].busy_fetcher += 1
+    s[0].progress += 1
+    requests[request].beats += 1
+    s[0].current_tx = first + count
     if first + count == length:
-        s[CURRENT] = -1
+        s[0].current = -1
 
 
 @inlined
-def _load_addresses(s: Ints, requests: Ints, transactions: Ints, beats: Ints, ports: Ints) -> None:
+def _load_addresses(
+    s: Records, requests: Records, transactions: Ints, beats: Records, ports: Records
+) -> None:
     """Each free address register takes the output of its FIFO; padding goes no further.
 
     A port asks for no more than its response FIFO holds: else what runs ahead would stand in
     front of the response that the oldest beat waits for.
     """
-    width, now, mask = s[P_PORTS], s[NOW], s[P_RING_MASK]
-    mine, shift = s[P_CHANNELS] - 1, 5 + s[P_CHANNEL_BITS]
-    pushed = min(s[PUSHED], s[JOINED] + s[P_RESPONSE_FIFO])
+    width, now, mask = s[0].ports, s[0].now, s[0].ring_mask
+    mine, shift = s[0].channels - 1, 5 + s[0].channel_bits
+    pushed = min(s[0].pushed, s[0].joined + s[0].response_fifo)
     for k in range(width):
-        head = ports[k, F_HEAD]
-        if ports[k, F_DESTINATION] >= 0 or head >= pushed:
+        head = ports[k].head
+        if ports[k].destination >= 0 or head >= pushed:
             continue
         slot = head & mask
-        if beats[slot, B_TIME] + FIFO_LATENCY > now:
+        if beats[slot].pushed + FIFO_LATENCY > now:
             continue
-        ports[k, F_HEAD] = head + 1
-        beats[slot, B_LOADED] += 1
+        ports[k].head = head + 1
+        beats[slot].loaded += 1
         # FIFOs are in order, so the slowest is past a beat when all ports have loaded it.
-        if beats[slot, B_LOADED] == width:
-            s[LOADED] += 1
-        if k >= beats[slot, B_COUNT]:
+        if beats[slot].loaded == width:
+            s[0].loaded += 1
+        if k >= beats[slot].count:
             continue
-        request = beats[slot, B_REQUEST]
-        x = beats[slot, B_FIRST] + k
-        if x < requests[request, R_LENGTH]:
-            address = transactions[requests[request, R_START] + x]
+        request = beats[slot].request
+        x = beats[slot].first + k
+        if x < requests[request].length:
+            address = transactions[requests[request].start + x]
         else:
-            at = requests[request, R_START_2] + x - requests[request, R_LENGTH]
+            at = requests[request].start_2 + x - requests[request].length
             address = transactions[at]
-        ports[k, F_DESTINATION] = (address >> 5) & mine
-        ports[k, F_ADDRESS] = (address >> shift) << 5
-        s[ADDRESSES_WAITING] += 1
+        ports[k].destination = (address >> 5) & mine
+        ports[k].address = (address >> shift) << 5
+        s[0].addresses_waiting += 1
 
 
 @inlined
-def _crossbar(s: Ints, ports: Ints, channels: Ints) -> None:
+def _crossbar(s: Records, ports: Records, channels: Records) -> None:
     """Each DRAM port takes the lowest waiting port of the fetcher, kept until accepted."""
-    count = s[P_CHANNELS]
+    count = s[0].channels
     for d in range(count):
-        channels[d, D_CHOICE] = channels[d, D_LOCK]
-    for k in range(s[P_PORTS]):
-        d = ports[k, F_DESTINATION]
-        if d >= 0 and channels[d, D_CHOICE] < 0:
-            channels[d, D_CHOICE] = k
+        channels[d].choice = channels[d].lock
+    for k in range(s[0].ports):
+        d = ports[k].destination
+        if d >= 0 and channels[d].choice < 0:
+            channels[d].choice = k
     for d in range(count):
-        k = channels[d, D_CHOICE]
+        k = channels[d].choice
         if k < 0:
             continue
-        if channels[d, D_PARKED] >= 0:
-            channels[d, D_LOCK] = k
+        if channels[d].parked >= 0:
+            channels[d].lock = k
             continue
-        channels[d, D_LOCK] = -1
-        channels[d, D_OFFERED] = ports[k, F_ADDRESS]
-        ports[k, F_DESTINATION] = -1
-        s[ADDRESSES_WAITING] -= 1
-        s[IN_DRAM] += 1
-        channels[d, D_IDS + (channels[d, D_ID_TAIL] & s[P_ID_MASK])] = k
-        channels[d, D_ID_TAIL] += 1
+        channels[d].lock = -1
+        channels[d].offered = ports[k].address
+        ports[k].destination = -1
+        s[0].addresses_waiting -= 1
+        s[0].in_dram += 1
+        channels[d].ids[channels[d].id_tail & ID_MASK] = k
+        channels[d].id_tail += 1
 
 
 @inlined
-def _join(s: Ints, joined: Ints, beats: Ints) -> None:
+def _join(s: Records, joined: Ints, beats: Records) -> None:
     """The oldest beat is whole: it leaves the response FIFOs for the register behind."""
-    slot = s[JOINED] & s[P_RING_MASK]
-    if beats[slot, B_ARRIVED] != beats[slot, B_COUNT]:
+    slot = s[0].joined & s[0].ring_mask
+    if beats[slot].arrived != beats[slot].count:
         return
-    if beats[slot, B_LATEST] + FIFO_LATENCY > s[NOW]:
+    if beats[slot].latest + FIFO_LATENCY > s[0].now:
         return
-    joined[beats[slot, B_JOIN]] = s[NOW] + 1
-    s[JOINED] += 1
-    s[PROGRESS] += 1
+    joined[beats[slot].join] = s[0].now + 1
+    s[0].joined += 1
+    s[0].progress += 1
 
 
 @inlined
-def _take_responses(s: Ints, beats: Ints, ports: Ints, channels: Ints, joined: int) -> None:
+def _take_responses(
+    s: Records, beats: Records, ports: Records, channels: Records, joined: int
+) -> None:
     """Responses go to the ports in the order of the requests, one a port and cycle."""
-    now = s[NOW]
-    for d in range(s[P_CHANNELS]):
-        if channels[d, D_RESPONSE] == 0:
+    now = s[0].now
+    for d in range(s[0].channels):
+        if channels[d].response == 0:
             continue
-        k = channels[d, D_IDS + (channels[d, D_ID_HEAD] & s[P_ID_MASK])]
-        if ports[k, F_SERVED] == now:
+        k = channels[d].ids[channels[d].id_head & ID_MASK]
+        if ports[k].served == now:
             continue
         # Padding in front of the response needs nothing.
-        arrived = max(ports[k, F_ARRIVED], s[JOINED])
-        while beats[arrived & s[P_RING_MASK], B_COUNT] <= k:
+        arrived = max(ports[k].arrived, s[0].joined)
+        while beats[arrived & s[0].ring_mask].count <= k:
             arrived += 1
-        ports[k, F_ARRIVED] = arrived
-        slot = arrived & s[P_RING_MASK]
-        ports[k, F_SERVED] = now
-        ports[k, F_ARRIVED] = arrived + 1
-        beats[slot, B_ARRIVED] += 1
-        beats[slot, B_LATEST] = now
-        s[RESPONSE_MOST] = max(s[RESPONSE_MOST], arrived + 1 - joined)
-        channels[d, D_RESPONSE] = 0
-        channels[d, D_ID_HEAD] += 1
-        s[RESPONSES_WAITING] -= 1
-        s[IN_DRAM] -= 1
+        ports[k].arrived = arrived
+        slot = arrived & s[0].ring_mask
+        ports[k].served = now
+        ports[k].arrived = arrived + 1
+        beats[slot].arrived += 1
+        beats[slot].latest = now
+        s[0].response_most = max(s[0].response_most, arrived + 1 - joined)
+        channels[d].response = 0
+        channels[d].id_head += 1
+        s[0].responses_waiting -= 1
+        s[0].in_dram -= 1
 
 
 @inlined
-def _step_dram(s: Ints, channels: Ints, dram: Channels, banks: Banks, org: Organisation) -> None:
+def _step_dram(
+    s: Records, channels: Records, dram: Channels, banks: Banks, org: Organisation
+) -> None:
     """The clock edge of every DRAM channel: push, pop, tick."""
-    now, following = s[NOW], NEVER
-    for d in range(s[P_CHANNELS]):
+    now, following = s[0].now, NEVER
+    for d in range(s[0].channels):
         dram[d].tick = now
-        if channels[d, D_PARKED] < 0:
-            channels[d, D_PARKED] = channels[d, D_OFFERED]
-            channels[d, D_OFFERED] = -1
-        if channels[d, D_PARKED] >= 0 and channel_can_push(dram, org, d):
-            channel_push(dram, banks, org, d, channels[d, D_PARKED], 0, False)
-            channels[d, D_PARKED] = -1
-        if channels[d, D_RESPONSE] == 0 and dram[d].done_head != dram[d].done_tail:
+        if channels[d].parked < 0:
+            channels[d].parked = channels[d].offered
+            channels[d].offered = -1
+        if channels[d].parked >= 0 and channel_can_push(dram, org, d):
+            channel_push(dram, banks, org, d, channels[d].parked, 0, False)
+            channels[d].parked = -1
+        if channels[d].response == 0 and dram[d].done_head != dram[d].done_tail:
             channel_pop(dram, d)
-            channels[d, D_RESPONSE] = 1
-            s[RESPONSES_WAITING] += 1
+            channels[d].response = 1
+            s[0].responses_waiting += 1
         if now + 1 >= dram[d].next_event:
             channel_tick(dram, banks, org, d)
         following = min(following, dram[d].next_event)
-    s[DRAM_NEXT] = following
+    s[0].dram_next = following

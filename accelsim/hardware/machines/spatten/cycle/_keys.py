@@ -4,301 +4,232 @@ from __future__ import annotations
 
 from accelsim.hardware.machines.spatten.cycle._groups import group_keys, group_start
 from accelsim.hardware.machines.spatten.cycle._state import (
-    BARRIER,
-    BUSY_QK,
     EXPONENT,
     FILL,
     FIRST_CYCLE,
     FORK_TO_FETCHER,
-    J_KEYS,
-    KEY_COUNT,
-    KEY_HEAD,
-    KEY_MOST,
-    KEY_REQ_TAIL,
-    KEY_TAIL,
-    KEY_USED,
-    LAST_DECIDED,
-    LSB_HEAD,
-    LSB_TAIL,
-    M_ASKED,
-    M_BARRIER,
-    M_FIRST,
-    M_FREE,
-    M_GROUP,
-    M_HOLD,
-    M_JOB_0,
-    M_JOB_1,
-    M_LAST_TILE,
-    M_LINES,
-    M_OFFSET,
-    M_OWNER,
-    M_PIECE,
-    M_PREFIX_QUERIES,
-    M_REQUEST,
-    M_ROW,
-    M_TWO,
-    M_VECTORS,
-    NEXT_MATRIX,
-    NOW,
-    P_D_LOG,
-    P_DECIDE_LEFT,
-    P_DECIDED,
-    P_FILTER_END,
-    P_KEY_DEPTH,
-    P_LINES,
-    P_MATRICES,
-    P_PAR,
-    P_PORTS,
-    P_QUERY_TRAFFIC,
-    P_S,
-    P_SCORES_AT,
-    P_STREAMED,
-    P_TWO_BEFORE,
-    PIPE_HEAD,
-    PIPE_TAIL,
-    PROGRESS,
-    Q_A,
-    Q_B,
-    Q_C,
-    QK_BEAT,
-    QK_HEAD,
-    QK_JOB,
-    QK_TAIL,
-    QPEND_HEAD,
-    QPEND_TAIL,
-    R_ARRIVES,
-    R_BEAT_0,
-    R_LENGTH,
-    R_LENGTH_2,
-    R_VECTOR_0,
     REISSUE,
     REUSE,
-    ROW_GROUP,
-    ROW_QUERIES_AT,
-    ROW_QUERY_REQUEST,
-    SEQ_TAIL,
-    UNDECIDED,
     Ints,
+    Records,
 )
 from accelsim.jit import inlined
 
 
 @inlined
-def all_there(s: Ints, requests: Ints, joined: Ints, request: int) -> bool:
+def all_there(s: Records, requests: Records, joined: Ints, request: int) -> bool:
     """Whether the last transaction of a request is in the buffer."""
-    length = requests[request, R_LENGTH] + requests[request, R_LENGTH_2]
-    last = joined[requests[request, R_BEAT_0] + (length - 1) // s[P_PORTS]]
-    return bool(last + FILL <= s[NOW])
+    length = requests[request].length + requests[request].length_2
+    last = joined[requests[request].beat_0 + (length - 1) // s[0].ports]
+    return bool(last + FILL <= s[0].now)
 
 
 @inlined
 def vector_there(
-    s: Ints, requests: Ints, vectors: Ints, joined: Ints, request: int, vector: int
+    s: Records, requests: Records, vectors: Ints, joined: Ints, request: int, vector: int
 ) -> bool:
     """Whether a vector, and with it those before, is in the buffer."""
-    x = requests[request, R_LENGTH] + vectors[requests[request, R_VECTOR_0] + vector]
-    return bool(joined[requests[request, R_BEAT_0] + x // s[P_PORTS]] + FILL <= s[NOW])
+    x = requests[request].length + vectors[requests[request].vector_0 + vector]
+    return bool(joined[requests[request].beat_0 + x // s[0].ports] + FILL <= s[0].now)
 
 
 @inlined
 def step_key_fork(
-    s: Ints,
-    groups: Ints,
-    rows: Ints,
-    matrices: Ints,
-    pieces: Ints,
-    requests: Ints,
-    lsb: Ints,
+    s: Records,
+    groups: Records,
+    rows: Records,
+    matrices: Records,
+    pieces: Records,
+    requests: Records,
+    lsb: Records,
     asked: Ints,
     key_ring: Ints,
     qk: Ints,
     key_requests: Ints,
 ) -> None:
     """Ask for the queries of rows whose group starts, then for one key matrix."""
-    now = s[NOW]
-    while s[QPEND_HEAD] != s[QPEND_TAIL]:
-        row = asked[s[QPEND_HEAD]]
-        if group_start(s, groups, rows[row, ROW_GROUP]) > now:
+    now = s[0].now
+    while s[0].qpend_head != s[0].qpend_tail:
+        row = asked[s[0].qpend_head]
+        if group_start(s, groups, rows[row].group) > now:
             break
-        s[QPEND_HEAD] += 1
-        _send(s, requests, key_requests, rows[row, ROW_QUERY_REQUEST])
-    while s[KEY_HEAD] != s[KEY_TAIL] and matrices[key_ring[s[KEY_HEAD]], M_FREE] <= now:
-        s[KEY_USED] -= matrices[key_ring[s[KEY_HEAD]], M_LINES]
-        s[KEY_COUNT] -= 1
-        s[KEY_HEAD] += 1
+        s[0].qpend_head += 1
+        _send(s, requests, key_requests, rows[row].query_request)
+    while s[0].key_head != s[0].key_tail and matrices[key_ring[s[0].key_head]].free <= now:
+        s[0].key_used -= matrices[key_ring[s[0].key_head]].lines
+        s[0].key_count -= 1
+        s[0].key_head += 1
     if now < FIRST_CYCLE:
         return
-    reissue = s[LSB_HEAD] != s[LSB_TAIL] and lsb[s[LSB_HEAD], Q_B] <= now
+    reissue = s[0].lsb_head != s[0].lsb_tail and lsb[s[0].lsb_head].ready <= now
     if reissue:
-        matrix = lsb[s[LSB_HEAD], Q_A]
+        matrix = lsb[s[0].lsb_head].matrix
     else:
-        if s[NEXT_MATRIX] == s[P_MATRICES]:
+        if s[0].next_matrix == s[0].first_passes:
             return
-        if s[BARRIER] >= 0:
-            if pieces[s[BARRIER], P_DECIDED] + REISSUE > now:
+        if s[0].barrier >= 0:
+            if pieces[s[0].barrier].decided + REISSUE > now:
                 return
-            s[BARRIER] = -1
-        matrix = s[NEXT_MATRIX]
-        piece = matrices[matrix, M_PIECE]
-        alone = matrices[matrix, M_TWO] and pieces[piece, P_DECIDE_LEFT]
-        fresh = matrix > 0 and matrices[matrix - 1, M_GROUP] != matrices[matrix, M_GROUP]
+            s[0].barrier = -1
+        matrix = s[0].next_matrix
+        piece = matrices[matrix].piece
+        alone = matrices[matrix].two and pieces[piece].decide_left
+        fresh = matrix > 0 and matrices[matrix - 1].group != matrices[matrix].group
         # The LSB passes of rows before would stand behind what cannot go on without them.
-        careful = (alone and matrices[matrix, M_FIRST]) or (fresh and not s[P_STREAMED])
-        if careful and (s[UNDECIDED] or s[LAST_DECIDED] + REISSUE > now):
+        careful = (alone and matrices[matrix].first) or (fresh and not s[0].streamed)
+        if careful and (s[0].undecided or s[0].last_decided + REISSUE > now):
             return
-        if group_keys(s, groups, matrices[matrix, M_GROUP]) > now:
+        if group_keys(s, groups, matrices[matrix].group) > now:
             return
-    if matrices[matrix, M_OWNER] == matrix:
-        lines = matrices[matrix, M_LINES]
-        if s[KEY_COUNT] > s[P_KEY_DEPTH] or s[KEY_USED] + lines > s[P_LINES]:
+    if matrices[matrix].owner == matrix:
+        lines = matrices[matrix].lines
+        if s[0].key_count > s[0].key_depth or s[0].key_used + lines > s[0].lines:
             return
-        s[KEY_USED] += lines
-        s[KEY_MOST] = max(s[KEY_MOST], s[KEY_USED])
-        s[KEY_COUNT] += 1
-        key_ring[s[KEY_TAIL]] = matrix
-        s[KEY_TAIL] += 1
+        s[0].key_used += lines
+        s[0].key_most = max(s[0].key_most, s[0].key_used)
+        s[0].key_count += 1
+        key_ring[s[0].key_tail] = matrix
+        s[0].key_tail += 1
     if reissue:
-        s[LSB_HEAD] += 1
+        s[0].lsb_head += 1
     else:
-        s[NEXT_MATRIX] += 1
-        if matrices[matrix, M_BARRIER]:
-            s[BARRIER] = piece
-        if matrices[matrix, M_FIRST] and pieces[piece, P_DECIDE_LEFT]:
-            s[UNDECIDED] += 1
-    if matrices[matrix, M_FIRST] and s[P_QUERY_TRAFFIC]:
-        row = matrices[matrix, M_ROW]
-        if group_start(s, groups, matrices[matrix, M_GROUP]) <= now:
-            requests[matrices[matrix, M_REQUEST], R_LENGTH] += matrices[matrix, M_PREFIX_QUERIES]
-            rows[row, ROW_QUERIES_AT] = -1
+        s[0].next_matrix += 1
+        if matrices[matrix].barrier:
+            s[0].barrier = piece
+        if matrices[matrix].first and pieces[piece].decide_left:
+            s[0].undecided += 1
+    if matrices[matrix].first and s[0].query_traffic:
+        row = matrices[matrix].row
+        if group_start(s, groups, matrices[matrix].group) <= now:
+            requests[matrices[matrix].request].length += matrices[matrix].prefix_queries
+            rows[row].queries_at = -1
         else:
-            asked[s[QPEND_TAIL]] = row
-            s[QPEND_TAIL] += 1
-    matrices[matrix, M_ASKED] = now
-    qk[s[QK_TAIL]] = matrix
-    s[QK_TAIL] += 1
-    _send(s, requests, key_requests, matrices[matrix, M_REQUEST])
+            asked[s[0].qpend_tail] = row
+            s[0].qpend_tail += 1
+    matrices[matrix].asked = now
+    qk[s[0].qk_tail] = matrix
+    s[0].qk_tail += 1
+    _send(s, requests, key_requests, matrices[matrix].request)
 
 
 @inlined
-def _send(s: Ints, requests: Ints, key_requests: Ints, request: int) -> None:
-    requests[request, R_ARRIVES] = s[NOW] + FORK_TO_FETCHER
-    key_requests[s[KEY_REQ_TAIL]] = request
-    s[KEY_REQ_TAIL] += 1
-    s[PROGRESS] += 1
+def _send(s: Records, requests: Records, key_requests: Ints, request: int) -> None:
+    requests[request].arrives = s[0].now + FORK_TO_FETCHER
+    key_requests[s[0].key_req_tail] = request
+    s[0].key_req_tail += 1
+    s[0].progress += 1
 
 
 @inlined
-def _keys_here(matrices: Ints, jobs: Ints, matrix: int, job: int) -> int:
+def _keys_here(matrices: Records, jobs: Records, matrix: int, job: int) -> int:
     """Keys that a job has in the tile of a matrix."""
-    keys = jobs[job, J_KEYS] - matrices[matrix, M_OFFSET]
-    return int(min(max(keys, 0), matrices[matrix, M_VECTORS]))
+    keys = jobs[job].keys - matrices[matrix].offset
+    return int(min(max(keys, 0), matrices[matrix].vectors))
 
 
 @inlined
 def step_query_key(
-    s: Ints,
-    groups: Ints,
-    rows: Ints,
-    matrices: Ints,
-    pieces: Ints,
-    jobs: Ints,
-    requests: Ints,
+    s: Records,
+    groups: Records,
+    rows: Records,
+    matrices: Records,
+    pieces: Records,
+    jobs: Records,
+    requests: Records,
     qk: Ints,
-    pipe: Ints,
+    pipe: Records,
     sequence: Ints,
     vectors: Ints,
     joined: Ints,
 ) -> None:
     """Take one beat: ``S`` keys of one query."""
-    if s[QK_HEAD] == s[QK_TAIL]:
+    if s[0].qk_head == s[0].qk_tail:
         return
-    matrix = qk[s[QK_HEAD]]
-    job, end = s[QK_JOB], matrices[matrix, M_JOB_1]
+    matrix = qk[s[0].qk_head]
+    job, end = s[0].qk_job, matrices[matrix].job_1
     if job < 0:
-        job = matrices[matrix, M_JOB_0]
+        job = matrices[matrix].job_0
     while job < end and _keys_here(matrices, jobs, matrix, job) == 0:
         job += 1
-    s[QK_JOB] = job
-    request = matrices[matrix, M_REQUEST]
+    s[0].qk_job = job
+    request = matrices[matrix].request
     if job == end:
         # Nobody uses this tile: its lines are free once it is there.
         if all_there(s, requests, joined, request):
             _end_matrix(s, matrices, pieces, jobs, sequence, matrix)
         return
-    two = matrices[matrix, M_TWO]
-    if not two and s[PIPE_TAIL] - s[PIPE_HEAD] == 2 + s[P_D_LOG] + EXPONENT:
+    two = matrices[matrix].two
+    if not two and s[0].pipe_tail - s[0].pipe_head == 2 + s[0].log_dim + EXPONENT:
         return
-    before = pieces[matrices[matrix, M_PIECE], P_TWO_BEFORE]
-    if before >= 0 and pieces[before, P_FILTER_END] > s[NOW]:
+    before = pieces[matrices[matrix].piece].two_before
+    if before >= 0 and pieces[before].filter_end > s[0].now:
         return
-    row = matrices[matrix, M_ROW]
-    if group_start(s, groups, matrices[matrix, M_GROUP]) > s[NOW]:
+    row = matrices[matrix].row
+    if group_start(s, groups, matrices[matrix].group) > s[0].now:
         return
-    if rows[row, ROW_QUERIES_AT] >= 0 and not all_there(
-        s, requests, joined, rows[row, ROW_QUERIES_AT]
-    ):
+    if rows[row].queries_at >= 0 and not all_there(s, requests, joined, rows[row].queries_at):
         return
     keys = _keys_here(matrices, jobs, matrix, job)
-    done = min((s[QK_BEAT] + 1) * s[P_S], keys)
+    done = min((s[0].qk_beat + 1) * s[0].scores, keys)
     if not vector_there(s, requests, vectors, joined, request, done - 1):
         return
     if not two:
-        if s[QK_BEAT] == 0:
-            sequence[s[SEQ_TAIL]] = job
-            s[SEQ_TAIL] += 1
+        if s[0].qk_beat == 0:
+            sequence[s[0].seq_tail] = job
+            s[0].seq_tail += 1
         _take(s, pipe, job, done, keys)
-    s[BUSY_QK] += 1
-    s[PROGRESS] += 1
-    s[QK_BEAT] += 1
+    s[0].busy_qk += 1
+    s[0].progress += 1
+    s[0].qk_beat += 1
     if done < keys:
         return
-    s[QK_BEAT] = 0
+    s[0].qk_beat = 0
     job += 1
     while job < end and _keys_here(matrices, jobs, matrix, job) == 0:
         job += 1
-    s[QK_JOB] = job
+    s[0].qk_job = job
     if job == end:
         _end_matrix(s, matrices, pieces, jobs, sequence, matrix)
 
 
 @inlined
-def _take(s: Ints, pipe: Ints, job: int, done: int, keys: int) -> None:
+def _take(s: Records, pipe: Records, job: int, done: int, keys: int) -> None:
     """Put the scores of a beat into the pipeline, with the softmax beats that they complete."""
-    parallel = s[P_PAR]
-    complete = done // parallel - s[QK_BEAT] * s[P_S] // parallel
+    parallel = s[0].parallelism
+    complete = done // parallel - s[0].qk_beat * s[0].scores // parallel
     if done == keys and done % parallel:
         complete += 1
-    at = s[PIPE_TAIL] % len(pipe)
-    pipe[at, Q_A] = s[NOW]
-    pipe[at, Q_B] = complete
-    pipe[at, Q_C] = job if done == keys else -1
-    s[PIPE_TAIL] += 1
+    at = s[0].pipe_tail % len(pipe)
+    pipe[at].taken = s[0].now
+    pipe[at].complete = complete
+    pipe[at].job = job if done == keys else -1
+    s[0].pipe_tail += 1
 
 
 @inlined
 def _end_matrix(
-    s: Ints, matrices: Ints, pieces: Ints, jobs: Ints, sequence: Ints, matrix: int
+    s: Records, matrices: Records, pieces: Records, jobs: Records, sequence: Ints, matrix: int
 ) -> None:
     """The last beat over a matrix: its lines are free, its scores wait to be read in."""
-    s[QK_HEAD] += 1
-    s[QK_JOB] = -1
-    s[PROGRESS] += 1
-    owner = matrices[matrix, M_OWNER]
+    s[0].qk_head += 1
+    s[0].qk_job = -1
+    s[0].progress += 1
+    owner = matrices[matrix].owner
     if owner != matrix:
-        matrices[owner, M_FREE] = s[NOW] + 1 + REUSE
-    elif not matrices[matrix, M_HOLD]:
-        matrices[matrix, M_FREE] = s[NOW] + 1
-    if matrices[matrix, M_TWO] and matrices[matrix, M_LAST_TILE]:
-        pieces[matrices[matrix, M_PIECE], P_SCORES_AT] = s[NOW] + 2 + s[P_D_LOG]
-        for job in range(matrices[matrix, M_JOB_0], matrices[matrix, M_JOB_1]):
-            sequence[s[SEQ_TAIL]] = job
-            s[SEQ_TAIL] += 1
+        matrices[owner].free = s[0].now + 1 + REUSE
+    elif not matrices[matrix].hold:
+        matrices[matrix].free = s[0].now + 1
+    if matrices[matrix].two and matrices[matrix].last_tile:
+        pieces[matrices[matrix].piece].scores_at = s[0].now + 2 + s[0].log_dim
+        for job in range(matrices[matrix].job_0, matrices[matrix].job_1):
+            sequence[s[0].seq_tail] = job
+            s[0].seq_tail += 1
 
 
 @inlined
-def reissue_keys(s: Ints, lsb: Ints, first: int, end: int) -> None:
+def reissue_keys(s: Records, lsb: Records, first: int, end: int) -> None:
     """Send the matrices of an LSB pass to the key fork."""
     for matrix in range(first, end):
-        lsb[s[LSB_TAIL], Q_A] = matrix
-        lsb[s[LSB_TAIL], Q_B] = s[NOW] + REISSUE
-        s[LSB_TAIL] += 1
+        lsb[s[0].lsb_tail].matrix = matrix
+        lsb[s[0].lsb_tail].ready = s[0].now + REISSUE
+        s[0].lsb_tail += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,13 +40,13 @@ class Plan:
         counters: of the activity.
     """
 
-    groups: Ints
-    rows: Ints
-    matrices: Ints
-    pieces: Ints
-    tiles: Ints
-    jobs: Ints
-    requests: Ints
+    groups: c.Records
+    rows: c.Records
+    matrices: c.Records
+    pieces: c.Records
+    tiles: c.Records
+    jobs: c.Records
+    requests: c.Records
     value_jobs: Ints
     early_tiles: Ints
     transactions: Ints
@@ -84,14 +84,15 @@ def make_plan(workload: Workload, config: SpattenConfig, memory: MemoryConfig) -
 class _Layout:
     """Runs of vectors to lay out in DRAM, and the requests that consist of them."""
 
-    requests: list[list[int]] = field(default_factory=list)
+    requests: list[int] = field(default_factory=list)
+    """For each the request that it is a part of; -1: none."""
     runs: list[tuple[int, int, int, int, int, int]] = field(default_factory=list)
     """Request, first index, vectors, bytes of a vector, base, part (0: prefix, 1: vectors)."""
     indexes: list[NDArray[np.integer]] = field(default_factory=list)
     count: int = 0
 
     def request(self) -> int:
-        self.requests.append([0] * c.N_REQUEST)
+        self.requests.append(-1)
         return len(self.requests) - 1
 
     def add(
@@ -129,13 +130,13 @@ class _Planner:
         context = int(max(workload["context_tokens"].max(), workload["keys"].max()))
         self.region = -(-context * self.dim * 2 // _REGION_STEP) * _REGION_STEP
         self.layout = _Layout()
-        self.out: dict[str, list[list[int]]] = {
+        self.out: dict[str, list[dict[str, int]]] = {
             name: [] for name in ("rows", "matrices", "pieces", "tiles", "jobs")
         }
         self.value_jobs: list[int] = []
         self.early_tiles: list[int] = []
         self.spill_read = self.spill_write = 0
-        self.late_lsb: list[list[int]] = []
+        self.late_lsb: list[dict[str, int]] = []
         self.two_pass: list[int] = []
         self.exponentials = self.qk_vectors = self.pv_vectors = self.passes = 0
         self.weighted = 0
@@ -148,14 +149,14 @@ class _Planner:
         first = len(self.out["matrices"])
         self._place_lsb_matrices(first)
         transactions, vectors = self._lay_out()
-        requests = np.asarray(self.layout.requests, np.int64).reshape(-1, c.N_REQUEST)
+        requests = np.zeros(len(self.layout.requests), c.REQUEST)
         groups = self._groups()
         arrays = {
-            "rows": _array(self.out["rows"], c.N_ROW),
-            "matrices": _array(self.out["matrices"], c.N_MATRIX),
-            "pieces": _array(self.out["pieces"], c.N_PIECE),
-            "tiles": _array(self.out["tiles"], c.N_TILE),
-            "jobs": _array(self.out["jobs"], c.N_JOB),
+            "rows": _array(self.out["rows"], c.ROW),
+            "matrices": _array(self.out["matrices"], c.MATRIX),
+            "pieces": _array(self.out["pieces"], c.PIECE),
+            "tiles": _array(self.out["tiles"], c.TILE),
+            "jobs": _array(self.out["jobs"], c.JOB),
         }
         self._finish_requests(requests, arrays["tiles"], arrays["pieces"])
         counters = {
@@ -239,7 +240,13 @@ class _Planner:
     def _add_row(self, row: _Row) -> None:
         table, source = self.table, row.source
         number = len(self.out["rows"])
-        self.out["rows"].append([row.group, -1, -1])
+        self.out["rows"].append(
+            {
+                "group": row.group,
+                "query_request": -1,
+                "queries_at": -1,
+            }
+        )
         self.sources.append(source)
         n, tiles = len(row.keys), -(-len(row.keys) // self.tile)
         plane = bool(table.lsb_bits[source] > 0)
@@ -286,27 +293,27 @@ class _Planner:
         last = tile == tiles - 1
         me = len(self.out["matrices"])
         self.out["matrices"].append(
-            [
-                number,
-                row.group,
-                request,
-                len(keys),
-                -(-len(keys) // self.lines),
-                job_0,
-                job_1,
-                tile * self.tile if two else 0,
-                int(first),
-                0,
-                int(two),
-                int(last),
-                int(two and plane and last),
-                me,
-                int(plane and not two),
-                prefix_queries,
-                piece,
-                c.NEVER,
-                c.NEVER,
-            ]
+            {
+                "row": number,
+                "group": row.group,
+                "request": request,
+                "vectors": len(keys),
+                "lines": -(-len(keys) // self.lines),
+                "job_0": job_0,
+                "job_1": job_1,
+                "offset": tile * self.tile if two else 0,
+                "first": int(first),
+                "lsb": 0,
+                "two": int(two),
+                "last_tile": int(last),
+                "barrier": int(two and plane and last),
+                "owner": me,
+                "hold": int(plane and not two),
+                "prefix_queries": prefix_queries,
+                "piece": piece,
+                "asked": c.NEVER,
+                "free": c.NEVER,
+            }
         )
 
     def _add_prefix(self, row: _Row, number: int, request: int) -> int:
@@ -325,9 +332,9 @@ class _Planner:
         found = layout.add_bytes(request, base, count * size)
         own = layout.request()
         # The same transactions, if they are asked for on their own.
-        layout.requests[own][c.R_PIECE] = request
-        self.out["rows"][number][c.ROW_QUERY_REQUEST] = own
-        self.out["rows"][number][c.ROW_QUERIES_AT] = own
+        layout.requests[own] = request
+        self.out["rows"][number]["query_request"] = own
+        self.out["rows"][number]["queries_at"] = own
         return found
 
     def _add_lsb_matrices(
@@ -344,39 +351,39 @@ class _Planner:
             size = int(table.lsb_bits[source]) * self.dim // 8
             layout.add(request, keys, size, self._place(_LSBS, source), 1)
             self.late_lsb.append(
-                [
-                    number,
-                    row.group,
-                    request,
-                    len(keys),
-                    -(-len(keys) // self.lines),
-                    job_0,
-                    job_1,
-                    tile * self.tile if two else 0,
-                    0,
-                    1,
-                    int(two),
-                    int(tile == tiles - 1),
-                    0,
-                    -1 if two else first,
-                    0,
-                    0,
-                    piece,
-                    c.NEVER,
-                    c.NEVER,
-                ]
+                {
+                    "row": number,
+                    "group": row.group,
+                    "request": request,
+                    "vectors": len(keys),
+                    "lines": -(-len(keys) // self.lines),
+                    "job_0": job_0,
+                    "job_1": job_1,
+                    "offset": tile * self.tile if two else 0,
+                    "first": 0,
+                    "lsb": 1,
+                    "two": int(two),
+                    "last_tile": int(tile == tiles - 1),
+                    "barrier": 0,
+                    "owner": -1 if two else first,
+                    "hold": 0,
+                    "prefix_queries": 0,
+                    "piece": piece,
+                    "asked": c.NEVER,
+                    "free": c.NEVER,
+                }
             )
 
     def _place_lsb_matrices(self, first: int) -> None:
         pieces = self.out["pieces"]
         self.first_passes = first
         for number, matrix in enumerate(self.late_lsb, start=first):
-            if matrix[c.M_OWNER] < 0:
-                matrix[c.M_OWNER] = number
-            piece = pieces[matrix[c.M_PIECE]]
-            if piece[c.P_LSB_0] == piece[c.P_LSB_1]:
-                piece[c.P_LSB_0] = piece[c.P_LSB_1] = number
-            piece[c.P_LSB_1] += 1
+            if matrix["owner"] < 0:
+                matrix["owner"] = number
+            piece = pieces[matrix["piece"]]
+            if piece["lsb_0"] == piece["lsb_1"]:
+                piece["lsb_0"] = piece["lsb_1"] = number
+            piece["lsb_1"] += 1
             self.out["matrices"].append(matrix)
 
     # Value side -----------------------------------------------------------------------------
@@ -436,30 +443,30 @@ class _Planner:
         jobs = len(with_values) + len(again)
         total_values = self._job_values(keys, values, offset, one_tile_of_many)
         self.out["pieces"].append(
-            [
-                int(late),
-                tile_0,
-                count,
-                int(some and len(row.queries) > 1),
-                mode,
-                value_0,
-                len(self.value_jobs),
-                0,
-                0,
-                matrix,
-                0,
-                int(two),
-                before,
-                jobs,
-                c.NEVER,
-                job_1 - job_0 if plane else 0,
-                c.NEVER,
-                c.NEVER,
-                0,
-                0,
-                c.NEVER,
-                -1,
-            ]
+            {
+                "late": int(late),
+                "tile_0": tile_0,
+                "tiles": count,
+                "union": int(some and len(row.queries) > 1),
+                "mode": mode,
+                "job_0": value_0,
+                "job_1": len(self.value_jobs),
+                "lsb_0": 0,
+                "lsb_1": 0,
+                "matrix": matrix,
+                "tx_total": 0,
+                "two": int(two),
+                "two_before": before,
+                "filter_left": jobs,
+                "filter_end": c.NEVER,
+                "decide_left": job_1 - job_0 if plane else 0,
+                "decided": c.NEVER,
+                "scores_at": c.NEVER,
+                "queued": 0,
+                "slots": 0,
+                "due": c.NEVER,
+                "gradual": -1,
+            }
         )
         for part in range(count):
             self._add_tile(row, piece, fetched, part, count, late, matrix, total_values[here])
@@ -494,7 +501,16 @@ class _Planner:
             self.early_tiles.append(len(self.out["tiles"]))
         lines = -(-len(vectors) // self.lines)
         self.out["tiles"].append(
-            [piece, request, len(vectors), lines, matrix, uses, c.NEVER, c.NEVER]
+            {
+                "piece": piece,
+                "request": request,
+                "vectors": len(vectors),
+                "lines": lines,
+                "matrix": matrix,
+                "uses": uses,
+                "asked": c.NEVER,
+                "free": c.NEVER,
+            }
         )
 
     def _add_job(
@@ -542,44 +558,44 @@ class _Planner:
             if prunes:
                 self.passes += int(self.table.passes[index])
         self.out["jobs"].append(
-            [
-                piece,
-                row.group,
-                row.source,
-                here,
-                -(-here // config.softmax_parallelism),
-                used,
-                beats,
-                int(dropped),
-                int(prunes),
-                int(self.table.search[index]),
-                extra,
-                w_extra,
-                int(decides),
-                int(two),
-                int(output),
-                c.NEVER,
-                c.NEVER,
-                c.NEVER,
-                c.NEVER,
-                0,
-                0,
-                -1,
-            ]
+            {
+                "piece": piece,
+                "group": row.group,
+                "source": row.source,
+                "keys": here,
+                "beats": -(-here // config.softmax_parallelism),
+                "values": used,
+                "w_beats": beats,
+                "dropped": int(dropped),
+                "prunes": int(prunes),
+                "search": int(self.table.search[index]),
+                "extra": extra,
+                "w_extra": w_extra,
+                "decides": int(decides),
+                "two": int(two),
+                "output": int(output),
+                "sum": c.NEVER,
+                "last": c.NEVER,
+                "searched": c.NEVER,
+                "filter": c.NEVER,
+                "passed": 0,
+                "w_done": 0,
+                "buffer": -1,
+            }
         )
 
     # Groups ---------------------------------------------------------------------------------
 
-    def _groups(self) -> Ints:
+    def _groups(self) -> c.Records:
         table = self.table
-        found = np.zeros((len(table.groups), c.N_GROUP), np.int64)
-        found[:, [c.G_DONE, c.G_TOKENS_END, c.G_HEADS_END]] = c.NEVER
-        found[:, [c.G_SELECT, c.G_HEADS]] = -1
-        outputs = [job[c.J_GROUP] for job in self.out["jobs"] if job[c.J_OUTPUT]]
+        found = np.zeros(len(table.groups), c.GROUP)
+        found["done"] = found["tokens_end"] = found["heads_end"] = c.NEVER
+        found["select"] = found["heads"] = -1
+        outputs = [job["group"] for job in self.out["jobs"] if job["output"]]
         counts = np.bincount(outputs, minlength=len(table.groups))
-        found[:, c.G_JOBS_LEFT] = found[:, c.G_OUTPUTS_LEFT] = counts
+        found["jobs_left"] = found["outputs_left"] = counts
         per_query = self.config.token_selection == "per-query"
-        found[:, c.G_TOKENS] = counts if per_query else 1
+        found["tokens"] = counts if per_query else 1
         step_first = 0
         for number, group in enumerate(table.groups):
             if number == 0:
@@ -587,18 +603,18 @@ class _Planner:
             before = table.groups[number - 1]
             if before.step != group.step:
                 step_first = number
-            found[number, c.G_STEP_FIRST] = step_first
-            found[number, c.G_AHEAD] = before.step == group.step and before.late and group.late
+            found["step_first"][number] = step_first
+            found["ahead"][number] = before.step == group.step and before.late and group.late
             sizes = self.workload["select_size"][group.first : group.end]
             if sizes.max() > 0:
                 row = group.first + int(np.argmax(sizes > 0))
-                found[number - 1, c.G_SELECT] = group.token_cycles
+                found["select"][number - 1] = group.token_cycles
                 passes = max(0, int(self.workload["select_passes"][row]))
-                found[number - 1, c.G_SELECT_PASSES] = passes
+                found["select_passes"][number - 1] = passes
             if before.step == group.step and group.heads < before.heads:
-                found[number - 1, c.G_HEADS] = group.head_cycles
+                found["heads"][number - 1] = group.head_cycles
                 passes, _, _ = head_selection(before.heads, group.heads, group.step, group.layer)
-                found[number - 1, c.G_HEADS_PASSES] = passes
+                found["heads_passes"][number - 1] = passes
         return found
 
     # Transactions ---------------------------------------------------------------------------
@@ -613,61 +629,61 @@ class _Planner:
         self._starts = starts
         return transactions, vectors
 
-    def _finish_requests(self, requests: Ints, tiles: Ints, pieces: Ints) -> None:
+    def _finish_requests(self, requests: c.Records, tiles: c.Records, pieces: c.Records) -> None:
         starts, ports = self._starts, self.config.fetch_channels
         queries = self._query_sizes()
         tensor = dict.fromkeys(("query", "key_msb", "key_lsb", "value"), 0)
         tensor |= dict.fromkeys(("metadata", "residual"), 0)
-        own = requests[:, c.R_PIECE].copy()
-        requests[:, c.R_START] = starts[:, 0]
-        requests[:, c.R_LENGTH] = starts[:, 2]
-        requests[:, c.R_START_2] = starts[:, 1]
-        requests[:, c.R_LENGTH_2] = starts[:, 3]
-        requests[:, c.R_VECTOR_0] = starts[:, 5]
-        requests[:, c.R_ARRIVES] = c.NEVER
-        requests[:, c.R_PIECE] = -1
+        own = self.layout.requests
+        requests["start"] = starts[:, 0]
+        requests["length"] = starts[:, 2]
+        requests["start_2"] = starts[:, 1]
+        requests["length_2"] = starts[:, 3]
+        requests["vector_0"] = starts[:, 5]
+        requests["arrives"] = c.NEVER
+        requests["piece"] = -1
         for row in self.out["rows"]:
-            number = row[c.ROW_QUERY_REQUEST]
+            number = row["query_request"]
             if number < 0:
                 continue
             first = own[number]
             size = queries[first]
-            requests[first, c.R_LENGTH] -= size
-            requests[number, c.R_START] = starts[first, 0] + starts[first, 2] - size
-            requests[number, c.R_LENGTH] = size
-            requests[number, c.R_LENGTH_2] = 0
-        total = requests[:, c.R_LENGTH] + requests[:, c.R_LENGTH_2]
+            requests["length"][first] -= size
+            requests["start"][number] = starts[first, 0] + starts[first, 2] - size
+            requests["length"][number] = size
+            requests["length_2"][number] = 0
+        total = requests["length"] + requests["length_2"]
         room = total.copy()
         for first, size in queries.items():
             room[first] += size
         beats = -(-room // ports)
-        requests[:, c.R_BEAT_0] = np.concatenate(([0], np.cumsum(beats)[:-1]))
+        requests["beat_0"] = np.concatenate(([0], np.cumsum(beats)[:-1]))
         self.total_beats = int(beats.sum())
         for tile in tiles:
-            piece, request = tile[c.T_PIECE], tile[c.T_REQUEST]
-            if pieces[piece, c.P_MODE] == c.WITH_FILTER:
-                requests[request, c.R_PIECE] = piece
-                requests[request, c.R_TX_BASE] = pieces[piece, c.P_TX_TOTAL]
-            pieces[piece, c.P_TX_TOTAL] += total[request]
+            piece, request = tile["piece"], tile["request"]
+            if pieces["mode"][piece] == c.WITH_FILTER:
+                requests["piece"][request] = piece
+                requests["tx_base"][request] = pieces["tx_total"][piece]
+            pieces["tx_total"][piece] += total[request]
         self.bytes = self._bytes(requests, queries, tensor)
 
     def _query_sizes(self) -> dict[int, int]:
         matrices = self.out["matrices"]
-        return {m[c.M_REQUEST]: m[c.M_PREFIX_QUERIES] for m in matrices if m[c.M_PREFIX_QUERIES]}
+        return {m["request"]: m["prefix_queries"] for m in matrices if m["prefix_queries"]}
 
     def _bytes(
-        self, requests: Ints, queries: dict[int, int], tensor: dict[str, int]
+        self, requests: c.Records, queries: dict[int, int], tensor: dict[str, int]
     ) -> dict[str, int]:
         source = self.workload
         tensor["query"] = sum(queries.values()) * ATOM
         for number, matrix in enumerate(self.out["matrices"]):
-            request = matrix[c.M_REQUEST]
+            request = matrix["request"]
             whole = int(self._starts[request, 3]) * ATOM
             if number < self.first_passes:
                 tensor["key_msb"] += whole
-                prefix = int(requests[request, c.R_LENGTH]) * ATOM
+                prefix = int(requests["length"][request]) * ATOM
                 if prefix:
-                    row = self.sources[matrix[c.M_ROW]]
+                    row = self.sources[matrix["row"]]
                     residual = -(-int(source["residual_bytes"][row]) // ATOM) * ATOM
                     tensor["residual"] += residual
                     tensor["metadata"] += prefix - residual
@@ -676,7 +692,7 @@ class _Planner:
                 tensor["key_msb"] += again
                 tensor["key_lsb"] += whole - again
         for tile in self.out["tiles"]:
-            tensor["value"] += int(self._starts[tile[c.T_REQUEST], 3]) * ATOM
+            tensor["value"] += int(self._starts[tile["request"], 3]) * ATOM
         return tensor
 
     def _refetched(self) -> int:
@@ -686,17 +702,17 @@ class _Planner:
         moved: dict[int, list[int]] = {}
         parts = np.bincount(self.sources, minlength=self.workload.rows)
         for number, matrix in enumerate(self.out["matrices"]):
-            start = self._starts[matrix[c.M_REQUEST]]
+            start = self._starts[matrix["request"]]
             again += int(start[4]) * ATOM
-            source = self.sources[matrix[c.M_ROW]]
+            source = self.sources[matrix["row"]]
             if parts[source] > 1:
                 planes = moved.setdefault(source, [0, 0, 0])
                 planes[int(number >= self.first_passes)] += int(start[3] - start[4]) * ATOM
         for tile in self.out["tiles"]:
-            piece = self.out["pieces"][tile[c.T_PIECE]]
-            source = self.sources[self.out["matrices"][piece[c.P_MATRIX]][c.M_ROW]]
+            piece = self.out["pieces"][tile["piece"]]
+            source = self.sources[self.out["matrices"][piece["matrix"]]["row"]]
             if parts[source] > 1:
-                moved[source][2] += int(self._starts[tile[c.T_REQUEST], 3]) * ATOM
+                moved[source][2] += int(self._starts[tile["request"], 3]) * ATOM
         for source, planes in moved.items():
             pairs = zip(planes, self._once(source), strict=True)
             again += sum(max(0, found - once) for found, once in pairs)
@@ -721,17 +737,17 @@ class _Planner:
         return totals
 
 
-def _selector_passes(groups: Ints) -> int:
+def _selector_passes(groups: c.Records) -> int:
     """Passes of all token and head searches, also of those that end after the last output."""
-    tokens = groups[:, c.G_TOKENS] * groups[:, c.G_SELECT_PASSES]
-    return int((tokens + groups[:, c.G_HEADS_PASSES]).sum())
+    tokens = groups["tokens"] * groups["select_passes"]
+    return int((tokens + groups["heads_passes"]).sum())
 
 
-def _array(rows: Sequence[Sequence[int]], columns: int) -> Ints:
-    """Rows as a table; columns that are not given are zero."""
-    found = np.zeros((len(rows), columns), np.int64)
-    if rows:
-        found[:, : len(rows[0])] = np.asarray(rows, np.int64)
+def _array(rows: Sequence[Mapping[str, int]], kind: np.dtype[np.void]) -> c.Records:
+    """Rows as a table."""
+    found = np.zeros(len(rows), kind)
+    for name in kind.names or ():
+        found[name] = [row[name] for row in rows]
     return found
 
 

@@ -7,71 +7,12 @@ from accelsim.hardware.machines.spatten.cycle._keys import reissue_keys
 from accelsim.hardware.machines.spatten.cycle._state import (
     ACCUMULATE,
     AFTER_FILTERS,
-    BUSY_SOFTMAX,
-    DECIDE_HEAD,
-    DECIDE_TAIL,
     DIVIDE,
     EXPONENT,
-    FIFO_IN,
-    FIFO_MOST,
-    FIFO_OUT,
-    G_JOBS_LEFT,
-    G_SELECT,
-    J_BEATS,
-    J_BUFFER,
-    J_DECIDES,
-    J_DROPPED,
-    J_EXTRA,
-    J_GROUP,
-    J_LAST,
-    J_OUTPUT,
-    J_PASSED,
-    J_PIECE,
-    J_PRUNES,
-    J_SUM,
-    J_TWO,
-    LAST_DECIDED,
-    LAST_FILTER,
-    M_FREE,
     NEVER,
-    NOW,
-    OUT_HEAD,
-    OUT_TAIL,
-    P_D_LOG,
-    P_DECIDE_LEFT,
-    P_DECIDED,
-    P_DUE,
-    P_FIFO,
-    P_FILTER_END,
-    P_FILTER_LEFT,
-    P_LATE,
-    P_LSB_0,
-    P_LSB_1,
-    P_MATRIX,
-    P_MODE,
-    P_PER_QUERY,
-    P_QUEUED,
-    P_ROWS,
-    P_SCORES_AT,
-    P_SLOTS,
-    P_TWO,
-    PIPE_HEAD,
-    PIPE_TAIL,
-    PROGRESS,
-    Q_A,
-    Q_B,
-    Q_C,
-    READ_BEAT,
-    READ_EXTRA,
     REUSE,
-    SEQ_HEAD,
-    SEQ_TAIL,
-    SLOT_TAIL,
-    TOKENS_BEGUN,
-    TOKENS_READ,
-    TOPK_TAIL,
-    UNDECIDED,
     Ints,
+    Records,
 )
 from accelsim.hardware.machines.spatten.cycle._values import begin_values, take_slot, unit_is_free
 from accelsim.jit import inlined
@@ -81,181 +22,183 @@ FIRST, LAST = 1, 2
 
 
 @inlined
-def step_exponents(s: Ints, jobs: Ints, pipe: Ints) -> None:
+def step_exponents(s: Records, jobs: Records, pipe: Records) -> None:
     """Scores leave the pipeline of multipliers and exponentials for the FIFO."""
-    if s[PIPE_HEAD] == s[PIPE_TAIL]:
+    if s[0].pipe_head == s[0].pipe_tail:
         return
-    at = s[PIPE_HEAD] % len(pipe)
-    if pipe[at, Q_A] + 2 + s[P_D_LOG] + EXPONENT > s[NOW]:
+    at = s[0].pipe_head % len(pipe)
+    if pipe[at].taken + 2 + s[0].log_dim + EXPONENT > s[0].now:
         return
-    if pipe[at, Q_B] > 0:
-        if s[FIFO_IN] - s[FIFO_OUT] >= s[P_FIFO]:
+    if pipe[at].complete > 0:
+        if s[0].fifo_in - s[0].fifo_out >= s[0].softmax_fifo:
             return
-        pipe[at, Q_B] -= 1
-        s[FIFO_IN] += 1
-        s[FIFO_MOST] = max(s[FIFO_MOST], s[FIFO_IN] - s[FIFO_OUT])
-        s[PROGRESS] += 1
-    if pipe[at, Q_B] == 0:
-        s[PIPE_HEAD] += 1
-        job = pipe[at, Q_C]
+        pipe[at].complete -= 1
+        s[0].fifo_in += 1
+        s[0].fifo_most = max(s[0].fifo_most, s[0].fifo_in - s[0].fifo_out)
+        s[0].progress += 1
+    if pipe[at].complete == 0:
+        s[0].pipe_head += 1
+        job = pipe[at].job
         if job >= 0:
-            jobs[job, J_SUM] = s[NOW] + ACCUMULATE
+            jobs[job].sum = s[0].now + ACCUMULATE
 
 
 @inlined
 def step_probabilities(
-    s: Ints,
-    groups: Ints,
-    pieces: Ints,
-    tiles: Ints,
-    jobs: Ints,
-    out: Ints,
+    s: Records,
+    groups: Records,
+    pieces: Records,
+    tiles: Records,
+    jobs: Records,
+    out: Records,
     topk: Ints,
     buffers: Ints,
-    token: Ints,
+    token: Records,
     slots: Ints,
     early_tiles: Ints,
     value_pool: Ints,
     asks: Ints,
     value_jobs: Ints,
-    weighted: Ints,
+    weighted: Records,
 ) -> None:
     """A beat leaves the dividers; the first of a query waits until it is taken."""
-    if s[OUT_HEAD] == s[OUT_TAIL]:
+    if s[0].out_head == s[0].out_tail:
         return
-    at, now = s[OUT_HEAD] % len(out), s[NOW]
-    if out[at, Q_A] + DIVIDE > now:
+    at, now = s[0].out_head % len(out), s[0].now
+    if out[at].read + DIVIDE > now:
         return
-    job, marks = out[at, Q_B], out[at, Q_C]
-    dropped, prunes = jobs[job, J_DROPPED], jobs[job, J_PRUNES]
-    piece, group = jobs[job, J_PIECE], jobs[job, J_GROUP]
+    job, marks = out[at].job, out[at].marks
+    dropped, prunes = jobs[job].dropped, jobs[job].prunes
+    piece, group = jobs[job].piece, jobs[job].group
     if marks & FIRST and not dropped:
-        searched = jobs[job, J_OUTPUT] and groups[group, G_SELECT] >= 0 and s[P_PER_QUERY]
+        searched = jobs[job].output and groups[group].select >= 0 and s[0].per_query
         # One search waits while another runs, whichever group they are of.
-        if searched and s[TOKENS_BEGUN] < s[TOKENS_READ] - 1:
+        if searched and s[0].tokens_begun < s[0].tokens_read - 1:
             return
-        late = pieces[piece, P_LATE]
-        if late and not pieces[piece, P_QUEUED]:
-            slots[s[SLOT_TAIL]] = piece
-            s[SLOT_TAIL] += 1
-            pieces[piece, P_QUEUED] = 1
+        late = pieces[piece].late
+        if late and not pieces[piece].queued:
+            slots[s[0].slot_tail] = piece
+            s[0].slot_tail += 1
+            pieces[piece].queued = 1
         if prunes:
             if not _take_buffer(s, jobs, topk, buffers, job):
                 return
         else:
-            if s[LAST_FILTER] >= now:
+            if s[0].last_filter >= now:
                 return
             if not late and not unit_is_free(s):
                 return
-            on_demand = late and not pieces[piece, P_TWO] and pieces[piece, P_SLOTS] == 0
+            on_demand = late and not pieces[piece].two and pieces[piece].slots == 0
             if on_demand and not take_slot(
                 s, pieces, tiles, slots, early_tiles, value_pool, asks, piece
             ):
                 return
             begin_values(s, pieces, tiles, jobs, value_jobs, weighted, job)
-        s[TOKENS_READ] += 1 if searched else 0
-    s[OUT_HEAD] += 1
-    s[PROGRESS] += 1
+        s[0].tokens_read += 1 if searched else 0
+    s[0].out_head += 1
+    s[0].progress += 1
     if dropped:
         return
     if not prunes:
-        jobs[job, J_PASSED] += 1
+        jobs[job].passed += 1
     if not marks & LAST:
         return
     if prunes:
-        jobs[job, J_LAST] = now
+        jobs[job].last = now
     else:
-        s[LAST_FILTER] = now
-        if pieces[piece, P_FILTER_LEFT] == 0:
-            pieces[piece, P_FILTER_END] = now
-            if pieces[piece, P_MODE] == AFTER_FILTERS:
-                pieces[piece, P_DUE] = now + 1
-    if not jobs[job, J_OUTPUT]:
+        s[0].last_filter = now
+        if pieces[piece].filter_left == 0:
+            pieces[piece].filter_end = now
+            if pieces[piece].mode == AFTER_FILTERS:
+                pieces[piece].due = now + 1
+    if not jobs[job].output:
         return
-    groups[group, G_JOBS_LEFT] -= 1
-    if groups[group, G_SELECT] >= 0 and (s[P_PER_QUERY] or groups[group, G_JOBS_LEFT] == 0):
+    groups[group].jobs_left -= 1
+    if groups[group].select >= 0 and (s[0].per_query or groups[group].jobs_left == 0):
         ask_token_search(s, token, group)
 
 
 @inlined
-def _take_buffer(s: Ints, jobs: Ints, topk: Ints, buffers: Ints, job: int) -> bool:
+def _take_buffer(s: Records, jobs: Records, topk: Ints, buffers: Ints, job: int) -> bool:
     """Take a row buffer of the top-k."""
-    for i in range(s[P_ROWS]):
-        if buffers[i] <= s[NOW]:
+    for i in range(s[0].topk_rows):
+        if buffers[i] <= s[0].now:
             buffers[i] = NEVER
-            jobs[job, J_BUFFER] = i
-            topk[s[TOPK_TAIL]] = job
-            s[TOPK_TAIL] += 1
+            jobs[job].buffer = i
+            topk[s[0].topk_tail] = job
+            s[0].topk_tail += 1
             # What does not prune may not pass: see the filter.
-            s[LAST_FILTER] = NEVER
+            s[0].last_filter = NEVER
             return True
     return False
 
 
 @inlined
 def step_read(
-    s: Ints,
-    pieces: Ints,
-    jobs: Ints,
+    s: Records,
+    pieces: Records,
+    jobs: Records,
     sequence: Ints,
-    out: Ints,
-    decide: Ints,
+    out: Records,
+    decide: Records,
 ) -> None:
     """Read one beat of the query whose turn it is into the dividers."""
-    if s[SEQ_HEAD] == s[SEQ_TAIL]:
+    if s[0].seq_head == s[0].seq_tail:
         return
-    now, job = s[NOW], sequence[s[SEQ_HEAD]]
-    piece = jobs[job, J_PIECE]
-    beats = jobs[job, J_BEATS]
-    if jobs[job, J_TWO] and jobs[job, J_SUM] == NEVER and pieces[piece, P_SCORES_AT] <= now:
+    now, job = s[0].now, sequence[s[0].seq_head]
+    piece = jobs[job].piece
+    beats = jobs[job].beats
+    if jobs[job].two and jobs[job].sum == NEVER and pieces[piece].scores_at <= now:
         # Kept scores come in, one beat a cycle.
-        jobs[job, J_SUM] = now + beats - 1 + EXPONENT + ACCUMULATE
-        s[PROGRESS] += 1
-    if jobs[job, J_SUM] > now or s[OUT_TAIL] - s[OUT_HEAD] == DIVIDE:
+        jobs[job].sum = now + beats - 1 + EXPONENT + ACCUMULATE
+        s[0].progress += 1
+    if jobs[job].sum > now or s[0].out_tail - s[0].out_head == DIVIDE:
         return
-    if s[READ_BEAT] == 0 and s[READ_EXTRA] < 0:
-        if jobs[job, J_DECIDES]:
-            decide[s[DECIDE_TAIL], Q_A] = now + DIVIDE
-            decide[s[DECIDE_TAIL], Q_B] = job
-            s[DECIDE_TAIL] += 1
-        s[READ_EXTRA] = jobs[job, J_EXTRA]
-    last = s[READ_BEAT] == beats - 1
-    if last and s[READ_EXTRA] > 0:
+    if s[0].read_beat == 0 and s[0].read_extra < 0:
+        if jobs[job].decides:
+            decide[s[0].decide_tail].at = now + DIVIDE
+            decide[s[0].decide_tail].job = job
+            s[0].decide_tail += 1
+        s[0].read_extra = jobs[job].extra
+    last = s[0].read_beat == beats - 1
+    if last and s[0].read_extra > 0:
         # Kept scores go to and come from DRAM.
-        s[READ_EXTRA] -= 1
-        s[BUSY_SOFTMAX] += 1
-        s[PROGRESS] += 1
+        s[0].read_extra -= 1
+        s[0].busy_softmax += 1
+        s[0].progress += 1
         return
-    at = s[OUT_TAIL] % len(out)
-    out[at, Q_A] = now
-    out[at, Q_B] = job
-    out[at, Q_C] = (FIRST if s[READ_BEAT] == 0 else 0) | (LAST if last else 0)
-    s[OUT_TAIL] += 1
-    s[BUSY_SOFTMAX] += 1
-    s[PROGRESS] += 1
-    if not jobs[job, J_TWO]:
-        s[FIFO_OUT] += 1
-    s[READ_BEAT] += 1
+    at = s[0].out_tail % len(out)
+    out[at].read = now
+    out[at].job = job
+    out[at].marks = (FIRST if s[0].read_beat == 0 else 0) | (LAST if last else 0)
+    s[0].out_tail += 1
+    s[0].busy_softmax += 1
+    s[0].progress += 1
+    if not jobs[job].two:
+        s[0].fifo_out += 1
+    s[0].read_beat += 1
     if last:
-        s[READ_BEAT] = 0
-        s[READ_EXTRA] = -1
-        s[SEQ_HEAD] += 1
+        s[0].read_beat = 0
+        s[0].read_extra = -1
+        s[0].seq_head += 1
 
 
 @inlined
-def step_decide(s: Ints, matrices: Ints, pieces: Ints, jobs: Ints, decide: Ints, lsb: Ints) -> None:
+def step_decide(
+    s: Records, matrices: Records, pieces: Records, jobs: Records, decide: Records, lsb: Records
+) -> None:
     """The last query of a row is decided: an LSB pass, or the lines of the keys are free."""
-    while s[DECIDE_HEAD] != s[DECIDE_TAIL] and decide[s[DECIDE_HEAD], Q_A] <= s[NOW]:
-        piece = jobs[decide[s[DECIDE_HEAD], Q_B], J_PIECE]
-        s[DECIDE_HEAD] += 1
-        pieces[piece, P_DECIDE_LEFT] -= 1
-        if pieces[piece, P_DECIDE_LEFT]:
+    while s[0].decide_head != s[0].decide_tail and decide[s[0].decide_head].at <= s[0].now:
+        piece = jobs[decide[s[0].decide_head].job].piece
+        s[0].decide_head += 1
+        pieces[piece].decide_left -= 1
+        if pieces[piece].decide_left:
             continue
-        s[PROGRESS] += 1
-        pieces[piece, P_DECIDED] = s[NOW]
-        s[UNDECIDED] -= 1
-        s[LAST_DECIDED] = s[NOW]
-        if pieces[piece, P_LSB_0] < pieces[piece, P_LSB_1]:
-            reissue_keys(s, lsb, pieces[piece, P_LSB_0], pieces[piece, P_LSB_1])
-        elif not pieces[piece, P_TWO]:
-            matrices[pieces[piece, P_MATRIX], M_FREE] = s[NOW] + REUSE
+        s[0].progress += 1
+        pieces[piece].decided = s[0].now
+        s[0].undecided -= 1
+        s[0].last_decided = s[0].now
+        if pieces[piece].lsb_0 < pieces[piece].lsb_1:
+            reissue_keys(s, lsb, pieces[piece].lsb_0, pieces[piece].lsb_1)
+        elif not pieces[piece].two:
+            matrices[pieces[piece].matrix].free = s[0].now + REUSE

@@ -1,7 +1,10 @@
-"""State of the machine: one array of scalars, and tables with named columns.
+"""State of the machine: one record of scalars, and tables of records.
 
-A table is int64 [items, columns]. Columns above the line of dashes are given by the plan, those
-below change while the machine runs. ``NEVER`` in a column of cycles: not known yet.
+Fields of a table are given by the plan, or change while the machine runs. ``NEVER`` in a field of
+cycles: not known yet.
+
+Latencies, and the sizes in ``_plan``, are those of the event engine's blocks, stated again on
+purpose: this engine is its reference, written apart from one specification.
 """
 
 from __future__ import annotations
@@ -12,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.hardware.memories._channel import Banks, Channels
-from accelsim.hardware.memories._timing import Organisation
+from accelsim.hardware.memories._timing import MAX_ENTRIES, Organisation
 
 Ints = NDArray[np.int64]
+Records = NDArray[np.void]
 NEVER = 1 << 60
 
 FILL = 11
@@ -28,290 +32,386 @@ FIRST_CYCLE = 2
 REISSUE, REUSE = 2, 5
 """From a decision to the fork, and to the lines of the keys (rel. 2.16)."""
 
-# Scalars.
-(
-    NOW,
-    PROGRESS,
-    P_STREAMED,
-    P_V_LINES,
-    P_S,
-    P_D_LOG,
-    P_S_LOG,
-    P_PAR,
-    P_FIFO,
-    P_KEY_DEPTH,
-    P_VALUE_DEPTH,
-    P_LINES,
-    P_ROWS,
-    P_PER_QUERY,
-    P_PORTS,
-    P_CHANNELS,
-    P_CHANNEL_BITS,
-    P_ADDRESS_FIFO,
-    P_RESPONSE_FIFO,
-    P_RING_MASK,
-    P_ID_MASK,
-    P_QUERY_TRAFFIC,
-    P_OUTPUTS,
-    P_MATRICES,
-    P_EARLY_TILES,
-    OUTPUTS,
-    LAST_OUTPUT,
-    # key fork
-    NEXT_MATRIX,
-    LSB_HEAD,
-    LSB_TAIL,
-    QPEND_HEAD,
-    QPEND_TAIL,
-    BARRIER,
-    UNDECIDED,
-    LAST_DECIDED,
-    KEY_USED,
-    KEY_MOST,
-    KEY_COUNT,
-    KEY_HEAD,
-    KEY_TAIL,
-    # query x key
-    QK_HEAD,
-    QK_TAIL,
-    QK_JOB,
-    QK_BEAT,
-    PIPE_HEAD,
-    PIPE_TAIL,
-    # softmax
-    FIFO_IN,
-    FIFO_OUT,
-    FIFO_MOST,
-    SEQ_HEAD,
-    SEQ_TAIL,
-    READ_BEAT,
-    READ_EXTRA,
-    OUT_HEAD,
-    OUT_TAIL,
-    DECIDE_HEAD,
-    DECIDE_TAIL,
-    # top-k, filter
-    SEARCH_NEXT,
-    FILTER_NEXT,
-    TOPK_TAIL,
-    SEARCH_FREE,
-    FILTER_FREE,
-    LAST_FILTER,
-    # selector
-    TOKEN_HEAD,
-    TOKEN_TAIL,
-    TOKENS_READ,
-    TOKENS_BEGUN,
-    HEADS_HEAD,
-    HEADS_TAIL,
-    SELECTOR_FREE,
-    # values
-    NEXT_EARLY,
-    LATE_DONE,
-    SLOT_HEAD,
-    SLOT_TAIL,
-    ASK_COUNT,
-    VALUE_USED,
-    VALUE_MOST,
-    VALUE_COUNT,
-    W_HEAD,
-    W_TAIL,
-    W_FREE,
-    W_TILE_BEAT,
-    # fetcher
-    KEY_REQ_HEAD,
-    KEY_REQ_TAIL,
-    VALUE_REQ_HEAD,
-    VALUE_REQ_TAIL,
-    CURRENT,
-    CURRENT_TX,
-    PUSHED,
-    LOADED,
-    JOINED,
-    ADDRESSES_WAITING,
-    RESPONSES_WAITING,
-    IN_DRAM,
-    DRAM_NEXT,
-    ADDRESS_MOST,
-    RESPONSE_MOST,
-    # busy cycles
-    BUSY_FETCHER,
-    BUSY_QK,
-    BUSY_SOFTMAX,
-    BUSY_TOPK,
-    BUSY_FILTER,
-    BUSY_SELECTOR,
-    BUSY_PV,
-    N_SCALARS,
-) = range(105)
+MACHINE = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "now",
+            "progress",
+            # Of the machine and the workload.
+            "streamed",
+            "scores",
+            "log_dim",
+            "log_scores",
+            "parallelism",
+            "softmax_fifo",
+            "key_depth",
+            "value_depth",
+            "lines",
+            "topk_rows",
+            "per_query",
+            "ports",
+            "channels",
+            "channel_bits",
+            "address_fifo",
+            "response_fifo",
+            "ring_mask",
+            "query_traffic",
+            "all_outputs",
+            "first_passes",
+            "early_tiles",
+            # Outputs.
+            "outputs",
+            "last_output",
+            # Key fork.
+            "next_matrix",
+            "lsb_head",
+            "lsb_tail",
+            "qpend_head",
+            "qpend_tail",
+            "barrier",
+            "undecided",
+            "last_decided",
+            "key_used",
+            "key_most",
+            "key_count",
+            "key_head",
+            "key_tail",
+            # Query x key.
+            "qk_head",
+            "qk_tail",
+            "qk_job",
+            "qk_beat",
+            "pipe_head",
+            "pipe_tail",
+            # Softmax.
+            "fifo_in",
+            "fifo_out",
+            "fifo_most",
+            "seq_head",
+            "seq_tail",
+            "read_beat",
+            "read_extra",
+            "out_head",
+            "out_tail",
+            "decide_head",
+            "decide_tail",
+            # Top-k, filter.
+            "search_next",
+            "filter_next",
+            "topk_tail",
+            "search_free",
+            "filter_free",
+            "last_filter",
+            # Selector.
+            "token_head",
+            "token_tail",
+            "tokens_read",
+            "tokens_begun",
+            "heads_head",
+            "heads_tail",
+            "selector_free",
+            # Values.
+            "next_early",
+            "late_done",
+            "slot_head",
+            "slot_tail",
+            "ask_count",
+            "value_used",
+            "value_most",
+            "value_count",
+            "w_head",
+            "w_tail",
+            "w_free",
+            "w_tile_beat",
+            # Fetcher.
+            "key_req_head",
+            "key_req_tail",
+            "value_req_head",
+            "value_req_tail",
+            "current",
+            "current_tx",
+            "pushed",
+            "loaded",
+            "joined",
+            "addresses_waiting",
+            "responses_waiting",
+            "in_dram",
+            "dram_next",
+            "address_most",
+            "response_most",
+            # Busy cycles.
+            "busy_fetcher",
+            "busy_qk",
+            "busy_softmax",
+            "busy_topk",
+            "busy_filter",
+            "busy_selector",
+            "busy_pv",
+        )
+    ]
+)
+"""Scalars; one record."""
 
-# Groups: the rows of one layer of one step.
-(
-    G_AHEAD,
-    G_STEP_FIRST,
-    G_SELECT,
-    G_SELECT_PASSES,
-    G_HEADS,
-    G_HEADS_PASSES,
-    G_TOKENS,
-    # ----
-    G_JOBS_LEFT,
-    G_OUTPUTS_LEFT,
-    G_LAST,
-    G_DONE,
-    G_BEGUN,
-    G_TOKENS_END,
-    G_HEADS_END,
-    N_GROUP,
-) = range(15)
-"""G_AHEAD: keys may be asked for before the group before is done. G_SELECT, G_HEADS: cycles of a
-token search (after a query or the layer) and of the head search, for the group after; -1: none.
-G_TOKENS: token searches. G_JOBS_LEFT: queries whose last probability is to come."""
+GROUP = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "ahead",
+            "step_first",
+            "select",
+            "select_passes",
+            "heads",
+            "heads_passes",
+            "tokens",
+            # Changes while the machine runs.
+            "jobs_left",
+            "outputs_left",
+            "last",
+            "done",
+            "begun",
+            "tokens_end",
+            "heads_end",
+        )
+    ]
+)
+"""Rows of one layer of one step. ``ahead``: keys may be asked for before the group before is done.
+``select``, ``heads``: cycles of a token search (after a query or the layer) and of the head search,
+for the group after; -1: none. ``tokens``: token searches. ``jobs_left``: queries whose last
+probability is to come."""
 
-# Rows (with query-outer, the rows that a row is run as).
-(ROW_GROUP, ROW_QUERY_REQUEST, ROW_QUERIES_AT, N_ROW) = range(4)
-"""ROW_QUERIES_AT: request whose last beat brings the queries; -1: they come with the keys."""
+ROW = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "group",
+            "query_request",
+            "queries_at",
+        )
+    ]
+)
+"""With query-outer, the rows that a row is run as. ``queries_at``: request whose last beat brings
+the queries; -1: they come with the keys."""
 
-# Key matrices.
-(
-    M_ROW,
-    M_GROUP,
-    M_REQUEST,
-    M_VECTORS,
-    M_LINES,
-    M_JOB_0,
-    M_JOB_1,
-    M_OFFSET,
-    M_FIRST,
-    M_LSB,
-    M_TWO,
-    M_LAST_TILE,
-    M_BARRIER,
-    M_OWNER,
-    M_HOLD,
-    M_PREFIX_QUERIES,
-    M_PIECE,
-    # ----
-    M_ASKED,
-    M_FREE,
-    N_MATRIX,
-) = range(20)
-"""M_OWNER: the matrix whose lines it uses (itself, or for the LSBs of one tile that of the MSBs).
-M_HOLD: lines are released by the decision. M_BARRIER: the fork waits behind it for the decision."""
+MATRIX = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "row",
+            "group",
+            "request",
+            "vectors",
+            "lines",
+            "job_0",
+            "job_1",
+            "offset",
+            "first",
+            "lsb",
+            "two",
+            "last_tile",
+            "barrier",
+            "owner",
+            "hold",
+            "prefix_queries",
+            "piece",
+            # Changes while the machine runs.
+            "asked",
+            "free",
+        )
+    ]
+)
+"""Of keys. ``owner``: the matrix whose lines it uses (itself, or for the LSBs of one tile that of
+the MSBs). ``hold``: lines are released by the decision. ``barrier``: the fork waits behind it for
+the decision."""
 
-# Pieces: what shares a value tile or several: a row, or a tile of a row of one pass.
-(
-    P_LATE,
-    P_TILE_0,
-    P_TILES,
-    P_UNION,
-    P_MODE,
-    P_JOB_0,
-    P_JOB_1,
-    P_LSB_0,
-    P_LSB_1,
-    P_MATRIX,
-    P_TX_TOTAL,
-    P_TWO,
-    P_TWO_BEFORE,
-    # ----
-    P_FILTER_LEFT,
-    P_FILTER_END,
-    P_DECIDE_LEFT,
-    P_DECIDED,
-    P_SCORES_AT,
-    P_QUEUED,
-    P_SLOTS,
-    P_DUE,
-    P_GRADUAL,
-    N_PIECE,
-) = range(23)
-"""P_LATE: values are asked for on demand, in slots (late rows, and all of two passes). P_MODE: when
-(AT_PROBABILITY, WITH_FILTER, AFTER_FILTERS). P_LSB_0, P_LSB_1: matrices of the LSB pass. P_JOB_0,
-P_JOB_1: in the list of jobs with values. P_TWO_BEFORE: piece of the two-pass row two before; -1:
-none. P_GRADUAL: the job whose filter makes transactions known."""
+PIECE = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "late",
+            "tile_0",
+            "tiles",
+            "union",
+            "mode",
+            "job_0",
+            "job_1",
+            "lsb_0",
+            "lsb_1",
+            "matrix",
+            "tx_total",
+            "two",
+            "two_before",
+            # Changes while the machine runs.
+            "filter_left",
+            "filter_end",
+            "decide_left",
+            "decided",
+            "scores_at",
+            "queued",
+            "slots",
+            "due",
+            "gradual",
+        )
+    ]
+)
+"""What shares a value tile or several: a row, or a tile of a row of one pass. ``late``: values are
+asked for on demand, in slots (late rows, and all of two passes). ``mode``: when (AT_PROBABILITY,
+WITH_FILTER, AFTER_FILTERS). ``lsb_0``, ``lsb_1``: matrices of the LSB pass. ``job_0``, ``job_1``:
+in the list of jobs with values. ``two_before``: piece of the two-pass row two before; -1: none.
+``gradual``: the job whose filter makes transactions known."""
+
 AT_PROBABILITY, WITH_FILTER, AFTER_FILTERS = range(3)
 
-# Value tiles.
-(
-    T_PIECE,
-    T_REQUEST,
-    T_VECTORS,
-    T_LINES,
-    T_MATRIX,
-    # ----
-    T_USES,
-    T_ASKED,
-    T_FREE,
-    N_TILE,
-) = range(9)
+TILE = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "piece",
+            "request",
+            "vectors",
+            "lines",
+            "matrix",
+            # Changes while the machine runs.
+            "uses",
+            "asked",
+            "free",
+        )
+    ]
+)
+"""Of values."""
 
-# Jobs: one pass of one query over a piece.
-(
-    J_PIECE,
-    J_GROUP,
-    J_SOURCE,
-    J_KEYS,
-    J_BEATS,
-    J_VALUES,
-    J_W_BEATS,
-    J_DROPPED,
-    J_PRUNES,
-    J_SEARCH,
-    J_EXTRA,
-    J_W_EXTRA,
-    J_DECIDES,
-    J_TWO,
-    J_OUTPUT,
-    # ----
-    J_SUM,
-    J_LAST,
-    J_SEARCHED,
-    J_FILTER,
-    J_PASSED,
-    J_W_DONE,
-    J_BUFFER,
-    N_JOB,
-) = range(23)
+JOB = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "piece",
+            "group",
+            "source",
+            "keys",
+            "beats",
+            "values",
+            "w_beats",
+            "dropped",
+            "prunes",
+            "search",
+            "extra",
+            "w_extra",
+            "decides",
+            "two",
+            "output",
+            # Changes while the machine runs.
+            "sum",
+            "last",
+            "searched",
+            "filter",
+            "passed",
+            "w_done",
+            "buffer",
+        )
+    ]
+)
+"""One pass of one query over a piece."""
 
-# Requests to the fetcher: two runs of transactions.
-(
-    R_START,
-    R_LENGTH,
-    R_START_2,
-    R_LENGTH_2,
-    R_BEAT_0,
-    R_VECTOR_0,
-    # ----
-    R_ARRIVES,
-    R_BEATS,
-    R_PIECE,
-    R_TX_BASE,
-    N_REQUEST,
-) = range(11)
-"""R_PIECE: piece whose filter makes the transactions known; -1: all known."""
+REQUEST = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "start",
+            "length",
+            "start_2",
+            "length_2",
+            "beat_0",
+            "vector_0",
+            # Changes while the machine runs.
+            "arrives",
+            "beats",
+            "piece",
+            "tx_base",
+        )
+    ]
+)
+"""To the fetcher: two runs of transactions. ``piece``: piece whose filter makes the transactions
+known; -1: all known."""
 
-# Beats of the fetcher in flight.
-(B_TIME, B_REQUEST, B_FIRST, B_COUNT, B_LOADED, B_ARRIVED, B_LATEST, B_JOIN, N_BEAT) = range(9)
-# Ports of the fetcher, and of the DRAM channels.
-(F_HEAD, F_DESTINATION, F_ADDRESS, F_ARRIVED, F_SERVED, N_PORT) = range(6)
-(D_PARKED, D_OFFERED, D_LOCK, D_RESPONSE, D_CHOICE, D_ID_HEAD, D_ID_TAIL, D_IDS) = range(8)
+BEAT = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "pushed",
+            "request",
+            "first",
+            "count",
+            "loaded",
+            "arrived",
+            "latest",
+            "join",
+        )
+    ]
+)
+"""Of the fetcher, in flight."""
+
+PORT = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "head",
+            "destination",
+            "address",
+            "arrived",
+            "served",
+        )
+    ]
+)
+"""Of the fetcher."""
+
+ID_MASK = 2 * MAX_ENTRIES - 1
+"""Requests in flight and parked of a channel whose ports are remembered."""
+DRAM_PORT = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "parked",
+            "offered",
+            "lock",
+            "response",
+            "choice",
+            "id_head",
+            "id_tail",
+        )
+    ]
+    + [("ids", np.int64, ID_MASK + 1)]
+)
+"""Of a DRAM channel."""
+
+
+def _entry(*names: str) -> np.dtype[np.void]:
+    return np.dtype([(name, np.int64) for name in names])
+
 
 # Entries of queues.
-(Q_A, Q_B, Q_C, N_ENTRY) = range(4)
+REFETCH = _entry("matrix", "ready")
+"""Matrix of an LSB pass, and its first cycle at the fork."""
+SCORE_BEAT = _entry("taken", "complete", "job")
+"""Cycle taken, softmax beats completed, job if it is its last (else -1)."""
+PROBABILITY_BEAT = _entry("read", "job", "marks")
+"""Cycle read, job, 1 for the first of a job + 2 for the last."""
+DECISION = _entry("at", "job")
+SEARCH = _entry("at", "group")
+"""Asked for in a cycle."""
+WEIGHING = _entry("job", "tile")
 
 
 class Machine(NamedTuple):
     """All arrays; the kernels take them in this order."""
 
-    s: Ints
-    groups: Ints
-    rows: Ints
-    matrices: Ints
-    pieces: Ints
-    tiles: Ints
-    jobs: Ints
-    requests: Ints
+    s: Records
+    groups: Records
+    rows: Records
+    matrices: Records
+    pieces: Records
+    tiles: Records
+    jobs: Records
+    requests: Records
     queues: Queues
     fetch: Fetch
 
@@ -320,45 +420,45 @@ class Queues(NamedTuple):
     """Queues: what is in them lies between the head and the tail scalars of ``s``.
 
     Attributes:
-        lsb: matrix, first cycle at the fork.
+        lsb: of REFETCH.
         asked: [rows]; rows whose queries are asked for at the start of their group.
         key_ring: matrices in the order of allocation.
         value_pool: tiles in the value buffer.
         qk: matrices in the order of the fork.
-        pipe: ring of score beats: cycle taken, softmax beats completed, job if it is its last.
+        pipe: ring of SCORE_BEAT.
         sequence: jobs in the order of the softmax.
-        out: ring of divider beats: cycle read, job, 1 for the first of a job + 2 for the last.
-        decide: cycle, job.
+        out: ring of PROBABILITY_BEAT, in the dividers.
+        decide: of DECISION.
         topk: jobs in the order of their searches.
         buffers: [topk rows]; cycle from which a row buffer is free.
-        token, heads: searches asked for: cycle, group.
+        token, heads: of SEARCH.
         slots: pieces in the order in which they take slots.
         asks: late tiles with a slot that are not asked for yet.
         value_jobs: jobs with values, by piece.
         early_tiles: tiles of early rows in order.
-        weighted: job and tile in the order of the weighted sum.
+        weighted: of WEIGHING, in the order of the weighted sum.
         key_requests, value_requests: requests under way to the fetcher.
         outputs: [source rows]; cycle of the last output.
     """
 
-    lsb: Ints
+    lsb: Records
     asked: Ints
     key_ring: Ints
     value_pool: Ints
     qk: Ints
-    pipe: Ints
+    pipe: Records
     sequence: Ints
-    out: Ints
-    decide: Ints
+    out: Records
+    decide: Records
     topk: Ints
     buffers: Ints
-    token: Ints
-    heads: Ints
+    token: Records
+    heads: Records
     slots: Ints
     asks: Ints
     value_jobs: Ints
     early_tiles: Ints
-    weighted: Ints
+    weighted: Records
     key_requests: Ints
     value_requests: Ints
     outputs: Ints
@@ -380,9 +480,9 @@ class Fetch(NamedTuple):
     transactions: Ints
     vectors: Ints
     joined: Ints
-    beats: Ints
-    ports: Ints
-    channels: Ints
+    beats: Records
+    ports: Records
+    channels: Records
     dram: Channels
     banks: Banks
     organisation: Organisation

@@ -6,71 +6,11 @@ from accelsim.hardware.machines.spatten.cycle._groups import ask_head_search
 from accelsim.hardware.machines.spatten.cycle._keys import all_there, vector_there
 from accelsim.hardware.machines.spatten.cycle._state import (
     AFTER_FILTERS,
-    ASK_COUNT,
     AT_PROBABILITY,
-    BUSY_PV,
-    G_DONE,
-    G_LAST,
-    G_OUTPUTS_LEFT,
-    J_BEATS,
-    J_FILTER,
-    J_GROUP,
-    J_OUTPUT,
-    J_PASSED,
-    J_PIECE,
-    J_PRUNES,
-    J_SOURCE,
-    J_VALUES,
-    J_W_BEATS,
-    J_W_DONE,
-    J_W_EXTRA,
-    LAST_OUTPUT,
-    LATE_DONE,
-    M_ASKED,
     NEVER,
-    NEXT_EARLY,
-    NOW,
-    OUTPUTS,
-    P_DUE,
-    P_EARLY_TILES,
-    P_FILTER_LEFT,
-    P_JOB_0,
-    P_JOB_1,
-    P_LATE,
-    P_LINES,
-    P_MODE,
-    P_S,
-    P_S_LOG,
-    P_SLOTS,
-    P_TILE_0,
-    P_TILES,
-    P_TWO,
-    P_UNION,
-    P_VALUE_DEPTH,
-    PROGRESS,
-    Q_A,
-    Q_B,
-    R_ARRIVES,
-    SLOT_HEAD,
-    SLOT_TAIL,
-    T_ASKED,
-    T_FREE,
-    T_LINES,
-    T_MATRIX,
-    T_PIECE,
-    T_REQUEST,
-    T_USES,
-    T_VECTORS,
-    VALUE_COUNT,
     VALUE_FORK_TO_FETCHER,
-    VALUE_MOST,
-    VALUE_REQ_TAIL,
-    VALUE_USED,
-    W_FREE,
-    W_HEAD,
-    W_TAIL,
-    W_TILE_BEAT,
     Ints,
+    Records,
 )
 from accelsim.jit import inlined
 
@@ -82,52 +22,54 @@ def share(values: int, tile: int, tiles: int) -> int:
 
 
 @inlined
-def unit_is_free(s: Ints) -> bool:
+def unit_is_free(s: Records) -> bool:
     """Whether the weighted sum could begin with a new query in this cycle."""
-    return bool(s[W_HEAD] == s[W_TAIL] and s[W_FREE] <= s[NOW])
+    return bool(s[0].w_head == s[0].w_tail and s[0].w_free <= s[0].now)
 
 
 @inlined
-def free_value_lines(s: Ints, requests: Ints, tiles: Ints, joined: Ints, value_pool: Ints) -> None:
+def free_value_lines(
+    s: Records, requests: Records, tiles: Records, joined: Ints, value_pool: Ints
+) -> None:
     """Take back the lines of released tiles."""
     kept = 0
-    for i in range(s[VALUE_COUNT]):
+    for i in range(s[0].value_count):
         tile = value_pool[i]
         if (
-            tiles[tile, T_USES] == 0
-            and tiles[tile, T_FREE] == NEVER
-            and tiles[tile, T_ASKED] != NEVER
-            and all_there(s, requests, joined, tiles[tile, T_REQUEST])
+            tiles[tile].uses == 0
+            and tiles[tile].free == NEVER
+            and tiles[tile].asked != NEVER
+            and all_there(s, requests, joined, tiles[tile].request)
         ):
             # Nobody uses it.
-            tiles[tile, T_FREE] = s[NOW] + 1
-        if tiles[tile, T_FREE] > s[NOW]:
+            tiles[tile].free = s[0].now + 1
+        if tiles[tile].free > s[0].now:
             value_pool[kept] = tile
             kept += 1
         else:
-            s[VALUE_USED] -= tiles[tile, T_LINES]
-            s[PROGRESS] += 1
-    s[VALUE_COUNT] = kept
+            s[0].value_used -= tiles[tile].lines
+            s[0].progress += 1
+    s[0].value_count = kept
 
 
 @inlined
-def _allocate(s: Ints, tiles: Ints, value_pool: Ints, tile: int) -> bool:
-    lines = tiles[tile, T_LINES]
-    if s[VALUE_COUNT] > s[P_VALUE_DEPTH] or s[VALUE_USED] + lines > s[P_LINES]:
+def _allocate(s: Records, tiles: Records, value_pool: Ints, tile: int) -> bool:
+    lines = tiles[tile].lines
+    if s[0].value_count > s[0].value_depth or s[0].value_used + lines > s[0].lines:
         return False
-    s[VALUE_USED] += lines
-    s[VALUE_MOST] = max(s[VALUE_MOST], s[VALUE_USED])
-    value_pool[s[VALUE_COUNT]] = tile
-    s[VALUE_COUNT] += 1
-    s[PROGRESS] += 1
+    s[0].value_used += lines
+    s[0].value_most = max(s[0].value_most, s[0].value_used)
+    value_pool[s[0].value_count] = tile
+    s[0].value_count += 1
+    s[0].progress += 1
     return True
 
 
 @inlined
 def take_slot(
-    s: Ints,
-    pieces: Ints,
-    tiles: Ints,
+    s: Records,
+    pieces: Records,
+    tiles: Records,
     slots: Ints,
     early_tiles: Ints,
     value_pool: Ints,
@@ -135,28 +77,28 @@ def take_slot(
     piece: int,
 ) -> bool:
     """Take a slot in the value buffer for the next tile of a piece, if it is its turn."""
-    if s[SLOT_HEAD] == s[SLOT_TAIL] or slots[s[SLOT_HEAD]] != piece:
+    if s[0].slot_head == s[0].slot_tail or slots[s[0].slot_head] != piece:
         return False
-    if s[NEXT_EARLY] < s[P_EARLY_TILES] and tiles[early_tiles[s[NEXT_EARLY]], T_PIECE] < piece:
+    if s[0].next_early < s[0].early_tiles and tiles[early_tiles[s[0].next_early]].piece < piece:
         return False
-    tile = pieces[piece, P_TILE_0] + pieces[piece, P_SLOTS]
+    tile = pieces[piece].tile_0 + pieces[piece].slots
     if not _allocate(s, tiles, value_pool, tile):
         return False
-    asks[s[ASK_COUNT]] = tile
-    s[ASK_COUNT] += 1
-    pieces[piece, P_SLOTS] += 1
-    if pieces[piece, P_SLOTS] == pieces[piece, P_TILES]:
-        s[SLOT_HEAD] += 1
+    asks[s[0].ask_count] = tile
+    s[0].ask_count += 1
+    pieces[piece].slots += 1
+    if pieces[piece].slots == pieces[piece].tiles:
+        s[0].slot_head += 1
     return True
 
 
 @inlined
 def step_value_fork(
-    s: Ints,
-    matrices: Ints,
-    pieces: Ints,
-    tiles: Ints,
-    requests: Ints,
+    s: Records,
+    matrices: Records,
+    pieces: Records,
+    tiles: Records,
+    requests: Records,
     slots: Ints,
     early_tiles: Ints,
     value_pool: Ints,
@@ -164,138 +106,138 @@ def step_value_fork(
     value_requests: Ints,
 ) -> None:
     """Ask for one value matrix: the oldest slot whose values are due, else an early row's."""
-    now = s[NOW]
-    if s[SLOT_HEAD] != s[SLOT_TAIL]:
-        piece = slots[s[SLOT_HEAD]]
-        if pieces[piece, P_TWO] and pieces[piece, P_DUE] <= now:
+    now = s[0].now
+    if s[0].slot_head != s[0].slot_tail:
+        piece = slots[s[0].slot_head]
+        if pieces[piece].two and pieces[piece].due <= now:
             take_slot(s, pieces, tiles, slots, early_tiles, value_pool, asks, piece)
-    for i in range(s[ASK_COUNT]):
+    for i in range(s[0].ask_count):
         tile = asks[i]
-        if pieces[tiles[tile, T_PIECE], P_DUE] <= now:
-            for j in range(i + 1, s[ASK_COUNT]):
+        if pieces[tiles[tile].piece].due <= now:
+            for j in range(i + 1, s[0].ask_count):
                 asks[j - 1] = asks[j]
-            s[ASK_COUNT] -= 1
+            s[0].ask_count -= 1
             _send(s, tiles, requests, value_requests, tile)
             return
-    if s[NEXT_EARLY] == s[P_EARLY_TILES]:
+    if s[0].next_early == s[0].early_tiles:
         return
-    tile = early_tiles[s[NEXT_EARLY]]
-    piece = tiles[tile, T_PIECE]
-    if matrices[tiles[tile, T_MATRIX], M_ASKED] > now:
+    tile = early_tiles[s[0].next_early]
+    piece = tiles[tile].piece
+    if matrices[tiles[tile].matrix].asked > now:
         return
-    while s[LATE_DONE] < piece:
-        late = s[LATE_DONE]
-        if pieces[late, P_LATE] and pieces[late, P_SLOTS] < pieces[late, P_TILES]:
+    while s[0].late_done < piece:
+        late = s[0].late_done
+        if pieces[late].late and pieces[late].slots < pieces[late].tiles:
             return
-        s[LATE_DONE] += 1
+        s[0].late_done += 1
     if _allocate(s, tiles, value_pool, tile):
-        s[NEXT_EARLY] += 1
+        s[0].next_early += 1
         _send(s, tiles, requests, value_requests, tile)
 
 
 @inlined
-def _send(s: Ints, tiles: Ints, requests: Ints, value_requests: Ints, tile: int) -> None:
-    tiles[tile, T_ASKED] = s[NOW]
-    requests[tiles[tile, T_REQUEST], R_ARRIVES] = s[NOW] + VALUE_FORK_TO_FETCHER
-    value_requests[s[VALUE_REQ_TAIL]] = tiles[tile, T_REQUEST]
-    s[VALUE_REQ_TAIL] += 1
-    s[PROGRESS] += 1
+def _send(s: Records, tiles: Records, requests: Records, value_requests: Ints, tile: int) -> None:
+    tiles[tile].asked = s[0].now
+    requests[tiles[tile].request].arrives = s[0].now + VALUE_FORK_TO_FETCHER
+    value_requests[s[0].value_req_tail] = tiles[tile].request
+    s[0].value_req_tail += 1
+    s[0].progress += 1
 
 
 @inlined
 def begin_values(
-    s: Ints,
-    pieces: Ints,
-    tiles: Ints,
-    jobs: Ints,
+    s: Records,
+    pieces: Records,
+    tiles: Records,
+    jobs: Records,
     value_jobs: Ints,
-    weighted: Ints,
+    weighted: Records,
     job: int,
 ) -> None:
     """The filter of a query begins: its weighted sum is next, or those of its row are."""
-    piece = jobs[job, J_PIECE]
-    count = pieces[piece, P_TILES]
-    if pieces[piece, P_MODE] == AT_PROBABILITY and pieces[piece, P_DUE] > s[NOW]:
-        pieces[piece, P_DUE] = s[NOW]
-    pieces[piece, P_FILTER_LEFT] -= 1
-    if pieces[piece, P_MODE] != AFTER_FILTERS:
+    piece = jobs[job].piece
+    count = pieces[piece].tiles
+    if pieces[piece].mode == AT_PROBABILITY and pieces[piece].due > s[0].now:
+        pieces[piece].due = s[0].now
+    pieces[piece].filter_left -= 1
+    if pieces[piece].mode != AFTER_FILTERS:
         _queue(s, weighted, job, 0)
         return
-    if pieces[piece, P_FILTER_LEFT]:
+    if pieces[piece].filter_left:
         return
     for tile in range(count):
-        for i in range(pieces[piece, P_JOB_0], pieces[piece, P_JOB_1]):
-            values = jobs[value_jobs[i], J_VALUES]
+        for i in range(pieces[piece].job_0, pieces[piece].job_1):
+            values = jobs[value_jobs[i]].values
             if share(values, tile, count) or (tile == 0 and values == 0):
                 _queue(s, weighted, value_jobs[i], tile)
 
 
 @inlined
-def _queue(s: Ints, weighted: Ints, job: int, tile: int) -> None:
-    weighted[s[W_TAIL], Q_A] = job
-    weighted[s[W_TAIL], Q_B] = tile
-    s[W_TAIL] += 1
+def _queue(s: Records, weighted: Records, job: int, tile: int) -> None:
+    weighted[s[0].w_tail].job = job
+    weighted[s[0].w_tail].tile = tile
+    s[0].w_tail += 1
 
 
 @inlined
 def step_weighted_sum(
-    s: Ints,
-    groups: Ints,
-    pieces: Ints,
-    tiles: Ints,
-    jobs: Ints,
-    requests: Ints,
-    heads: Ints,
-    weighted: Ints,
+    s: Records,
+    groups: Records,
+    pieces: Records,
+    tiles: Records,
+    jobs: Records,
+    requests: Records,
+    heads: Records,
+    weighted: Records,
     outputs: Ints,
     vectors: Ints,
     joined: Ints,
 ) -> None:
     """Take one beat: ``S`` values of one query."""
-    if s[W_HEAD] == s[W_TAIL] or s[W_FREE] > s[NOW]:
+    if s[0].w_head == s[0].w_tail or s[0].w_free > s[0].now:
         return
-    job, place = weighted[s[W_HEAD], Q_A], weighted[s[W_HEAD], Q_B]
-    piece = jobs[job, J_PIECE]
-    passed, beats = jobs[job, J_PASSED], jobs[job, J_BEATS]
-    if jobs[job, J_PRUNES]:
-        passed = min(s[NOW] - jobs[job, J_FILTER] + 1, beats)
-    if passed * jobs[job, J_W_BEATS] < beats * (jobs[job, J_W_DONE] + 1):
+    job, place = weighted[s[0].w_head].job, weighted[s[0].w_head].tile
+    piece = jobs[job].piece
+    passed, beats = jobs[job].passed, jobs[job].beats
+    if jobs[job].prunes:
+        passed = min(s[0].now - jobs[job].filter + 1, beats)
+    if passed * jobs[job].w_beats < beats * (jobs[job].w_done + 1):
         return
-    tile = pieces[piece, P_TILE_0] + place
-    values = share(jobs[job, J_VALUES], place, pieces[piece, P_TILES])
-    done = min((s[W_TILE_BEAT] + 1) * s[P_S], values)
+    tile = pieces[piece].tile_0 + place
+    values = share(jobs[job].values, place, pieces[piece].tiles)
+    done = min((s[0].w_tile_beat + 1) * s[0].scores, values)
     if values:
-        if pieces[piece, P_UNION]:
-            if not all_there(s, requests, joined, tiles[tile, T_REQUEST]):
+        if pieces[piece].union:
+            if not all_there(s, requests, joined, tiles[tile].request):
                 return
         else:
-            last = min(done, tiles[tile, T_VECTORS]) - 1
-            if not vector_there(s, requests, vectors, joined, tiles[tile, T_REQUEST], last):
+            last = min(done, tiles[tile].vectors) - 1
+            if not vector_there(s, requests, vectors, joined, tiles[tile].request, last):
                 return
-    s[BUSY_PV] += 1
-    s[PROGRESS] += 1
-    s[W_TILE_BEAT] += 1
-    jobs[job, J_W_DONE] += 1
+    s[0].busy_pv += 1
+    s[0].progress += 1
+    s[0].w_tile_beat += 1
+    jobs[job].w_done += 1
     if done < values:
         return
-    s[W_TILE_BEAT] = 0
-    s[W_HEAD] += 1
-    end = s[NOW] + jobs[job, J_W_EXTRA]
-    s[BUSY_PV] += jobs[job, J_W_EXTRA]
-    s[W_FREE] = end + 1
-    tiles[tile, T_USES] -= 1
-    if tiles[tile, T_USES] == 0:
-        tiles[tile, T_FREE] = end + 1
-    if jobs[job, J_W_DONE] < jobs[job, J_W_BEATS] or not jobs[job, J_OUTPUT]:
+    s[0].w_tile_beat = 0
+    s[0].w_head += 1
+    end = s[0].now + jobs[job].w_extra
+    s[0].busy_pv += jobs[job].w_extra
+    s[0].w_free = end + 1
+    tiles[tile].uses -= 1
+    if tiles[tile].uses == 0:
+        tiles[tile].free = end + 1
+    if jobs[job].w_done < jobs[job].w_beats or not jobs[job].output:
         return
-    at = end + 3 + s[P_S_LOG]
-    s[OUTPUTS] += 1
-    s[LAST_OUTPUT] = max(s[LAST_OUTPUT], at)
-    source = jobs[job, J_SOURCE]
+    at = end + 3 + s[0].log_scores
+    s[0].outputs += 1
+    s[0].last_output = max(s[0].last_output, at)
+    source = jobs[job].source
     outputs[source] = max(outputs[source], at)
-    group = jobs[job, J_GROUP]
-    groups[group, G_LAST] = max(groups[group, G_LAST], at)
-    groups[group, G_OUTPUTS_LEFT] -= 1
-    if groups[group, G_OUTPUTS_LEFT] == 0:
-        groups[group, G_DONE] = groups[group, G_LAST]
+    group = jobs[job].group
+    groups[group].last = max(groups[group].last, at)
+    groups[group].outputs_left -= 1
+    if groups[group].outputs_left == 0:
+        groups[group].done = groups[group].last
         ask_head_search(s, groups, heads, group)

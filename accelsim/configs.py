@@ -98,6 +98,12 @@ def find(name_or_path: str, family: str) -> Path:
         if not os.path.isfile(path):
             raise ConfigError(f"{name_or_path}: no such file")
         return path
+    several = [name for name in name_or_path.split(",") if name]
+    if len(several) > 1 and all(name in preset_names(family) for name in several):
+        raise ConfigError(
+            f"'{shorten(name_or_path, _MAX_SHOWN)}' is {len(several)} presets; expected one: "
+            f"repeat the option, as in --policy {several[0]} --policy {several[1]}"
+        )
     path = config_root() / family / f"{name_or_path}.yaml"
     if not os.path.isfile(path):  # false, unlike Path.is_file, for a name too long for the system
         known = preset_names(family)
@@ -269,18 +275,18 @@ def _explain(model: type[pydantic.BaseModel], where: str, error: Any) -> str:
         return f"{where}: unknown key '{key}'{did_you_mean(str(location[-1]), known)}"
     if error["type"] == "missing":
         return f"{where}: key '{key}' is missing"
-    shown = _shown(error.get("input"))
+    value = shown(error.get("input"))
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if error["type"] in _BOUNDS:
         message += _unit_at(model, location)
     prefix = "" if error["type"] == "value_error" else "expected "
     place = f"key '{key}': " if key else ""
-    given = f", got {shown}" if key and error["type"] != "value_error" else ""
+    given = f", got {value}" if key and error["type"] != "value_error" else ""
     return f"{where}: {place}{prefix}{message}{given}"
 
 
-def _shown(value: Any) -> str:
-    """A value as YAML writes it, short whatever it holds."""
+def shown(value: Any) -> str:
+    """Return a value as YAML writes it, short whatever it holds."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     try:

@@ -33,6 +33,14 @@ VERBS: dict[str, str] = {
 }
 """Verb to one line of help, so that ``accelsim --help`` loads none of them."""
 
+_ALIASES = {
+    "list": ["presets", "list"],
+    "show": ["presets", "show"],
+    "version": ["--version"],
+    "help": ["--help"],
+}
+"""What people try first, and what it stands for."""
+
 
 class _LazyGroup(click.Group):
     """A group that imports the module of a verb only when that verb is called."""
@@ -45,6 +53,12 @@ class _LazyGroup(click.Group):
             return None
         command: click.Command = importlib.import_module(f"accelsim.cli.{cmd_name}").command
         return command
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] in _ALIASES:
+            of_verb = args[0] == "help" and args[1:2] and args[1] in VERBS
+            args = [args[1], "--help"] if of_verb else [*_ALIASES[args[0]], *args[1:]]
+        return super().parse_args(ctx, args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -59,7 +73,7 @@ class _LazyGroup(click.Group):
 
 
 @click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="accelsim")
+@click.version_option(__version__, "-v", "-V", "--version", prog_name="accelsim")
 def cli() -> None:
     """Simulate attention accelerators on traces of real models.
 
@@ -82,6 +96,10 @@ def main(arguments: list[str] | None = None) -> Any:
         sys.exit(error.exit_code)
     except click.NoSuchOption as error:
         _refuse(f"unknown option '{error.option_name}'{_nearest_option(error)}")
+    except click.MissingParameter as error:
+        usage = "" if error.ctx is None else f" {error.ctx.get_usage()}"
+        path = "accelsim" if error.ctx is None else error.ctx.command_path
+        _refuse(f"{error.format_message()}{usage} (see '{path} --help')")
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         sys.exit(2)

@@ -15,6 +15,7 @@ from accelsim.cli._options import (
     overrides,
     stages,
 )
+from accelsim.errors import AccelsimError, shorten
 
 if TYPE_CHECKING:
     from accelsim.exploration import Comparison
@@ -35,7 +36,8 @@ _PRUNED = ("spatten-pruned", "spatten-full")
 @click.option(
     "--policies",
     "family",
-    type=click.Choice(["all"]),
+    callback=lambda context, option, value: _family(value),
+    metavar="all",
     help="all: dense, then every other preset that applies to the trace.",
 )
 @hardware_options
@@ -91,6 +93,15 @@ def command(
         write_text(folder / "compare.json", text + "\n")
         write_text(folder / "report.html", render(results, title, extra))
         click.echo(f"wrote {folder / 'report.html'} and {folder / 'compare.json'}", err=True)
+
+
+def _family(value: str | None) -> str | None:
+    if value not in (None, "all"):
+        raise AccelsimError(
+            f"--policies {shorten(str(value), 80)}: expected 'all'; for some, repeat --policy, as "
+            "in --policy dense --policy static-8"
+        )
+    return value
 
 
 def _figures(results: Comparison) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from accelsim import configs
 from accelsim.errors import AccelsimError, ConfigError, SimulationError, WorkloadError, did_you_mean
+from accelsim.exploration._arguments import checked
 from accelsim.exploration._manifest import manifest
 from accelsim.exploration._replay import run
 from accelsim.exploration._session import Session
@@ -139,6 +140,7 @@ def differences(before: configs.Config, after: configs.Config) -> list[Differenc
     ]
 
 
+@checked
 def ablate(
     before: str,
     after: str,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from accelsim.errors import AccelsimError
+from accelsim.exploration._arguments import checked
 from accelsim.exploration._store import is_store, read_rows
 from accelsim.files import read_text
 
@@ -16,6 +17,7 @@ SCHEMA = "accelsim.diff/1"
 _NOT_NUMBERS = ("key", "error", "worker", "elapsed_s", "finished_at_unix_s", "status", "feasible")
 
 
+@checked
 def diff(a: str | Path, b: str | Path) -> dict[str, Any]:
     """Compare two result files, or two points of stores (``STORE@KEY``, first letters suffice).
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from accelsim.errors import AccelsimError
+from accelsim.exploration._arguments import checked
 from accelsim.exploration._manifest import manifest
 from accelsim.exploration._result import Comparison, RunResult
 from accelsim.exploration._session import Session
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from accelsim.traces import AttentionTrace
 
 
+@checked
 def replay(
     source: str | Path | AttentionTrace,
     accelerator: str = DEFAULT_ACCELERATOR,
@@ -78,6 +80,7 @@ def replay(
     return _named(result, source)
 
 
+@checked
 def compare(
     source: str | Path | AttentionTrace,
     policies: Sequence[str],

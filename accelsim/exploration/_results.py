@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelsim.exploration._arguments import checked
 from accelsim.exploration._result import to_dataframe
 from accelsim.exploration._store import read_rows
 
@@ -154,6 +155,7 @@ class Front:
         return f"Pareto set {self.size}: best {best}" if best else ""
 
 
+@checked
 def load_results(store: str | Path) -> Results:
     """Open a result store, also while a sweep is writing to it.
 

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from accelsim import configs
 from accelsim.errors import AccelsimError, ConfigError, redacted
+from accelsim.exploration._arguments import checked
 from accelsim.exploration._executors import open_executor
 from accelsim.exploration._finalists import (
     Finalist,
@@ -59,6 +60,7 @@ def goals(file: str | Path) -> dict[str, str]:
     return dict(load_file(model, str(file))[0].metrics)
 
 
+@checked
 def search(
     file: str | Path,
     out: str | Path | None = None,

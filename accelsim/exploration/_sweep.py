@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from accelsim.errors import AccelsimError
+from accelsim.exploration._arguments import checked
 from accelsim.exploration._executors import Executor, open_executor
 from accelsim.exploration._point import Point, Row, failure
 from accelsim.exploration._results import Results
@@ -18,13 +19,14 @@ OnPoint = Callable[[Row | None, int, int], None]
 """Told of each finished row (``None`` at the start), how many are done, and of how many."""
 
 
+@checked
 def sweep(
     file: str | Path,
     out: str | Path | None = None,
     executor: str = "local",
     workers: int | None = None,
     scheduler: str | None = None,
-    sources: Iterable[str] = (),
+    sources: Sequence[str] = (),
     retry_failed: bool = False,
     on_point: OnPoint = lambda row, done, total: None,
     point_timeout_s: float | None = None,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelsim.errors import AccelsimError, TraceError
+from accelsim.exploration._arguments import checked
 from accelsim.exploration._replay import run
 from accelsim.exploration._result import RunResult
 from accelsim.exploration._session import Session
@@ -87,6 +88,7 @@ class TuneResult:
         return text
 
 
+@checked
 def tune(
     source: str | Path,
     max_loss: float,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import shlex
 import sys
@@ -43,7 +44,7 @@ def test_targets_are_checked_before_the_work(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
-    for target, message in (("no/x.json", "no folder 'no'"), ("folder", "is a folder")):
+    for target, message in (("no/x.json", "cannot be written"), ("folder", "is a folder")):
         with pytest.raises(SystemExit) as stop:
             main(WRITES[name].format(target).split())
         assert stop.value.code == 2
@@ -217,3 +218,50 @@ def test_messages_have_300_characters(words: list[str], capsys: pytest.CaptureFi
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert len(err) <= 310
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("version", "accelsim, version"),
+        ("-v", "accelsim, version"),
+        ("--version", "accelsim, version"),
+        ("help", "Verbs:"),
+        ("help replay", "Usage: accelsim replay"),
+        ("list policies", "spatten-full"),
+        ("list benchmarks", "bert-base-cola"),
+        ("show spatten-full", "tokens:"),
+    ],
+)
+def test_what_people_try_first(
+    words: str, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with contextlib.suppress(SystemExit):
+        main(words.split())
+    out, err = capsys.readouterr()
+    assert expected in out
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("replay", "Usage: accelsim replay [OPTIONS] SOURCE (see 'accelsim replay --help')"),
+        ("diff a.json", "Usage: accelsim diff"),
+        ("tune t.safetensors", "--max-loss"),
+        ("compare t.safetensors --policy dense,h2o", "repeat the option, as in --policy dense"),
+        ("compare t.safetensors --policies dense,h2o", "repeat --policy"),
+    ],
+)
+def test_what_is_missing_is_told_with_the_usage(
+    words: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    save_trace(synthetic_trace(num_layers=1), "t.safetensors")
+    with pytest.raises(SystemExit) as stop:
+        main(words.split())
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert expected in err
+    assert err.count("\n") == 1

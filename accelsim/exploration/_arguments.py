@@ -1,0 +1,50 @@
+"""Arguments of the Python API: what is not of the expected kind is said in one line."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import pydantic
+
+from accelsim.configs import shown
+from accelsim.errors import AccelsimError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Check the kinds of a function's arguments against its annotations.
+
+    Raises:
+        AccelsimError: names function and argument, what was expected and what was given.
+    """
+    signature = inspect.signature(function)
+
+    @functools.cache
+    def adapters() -> dict[str, pydantic.TypeAdapter[Any]]:
+        config = pydantic.ConfigDict(arbitrary_types_allowed=True)
+        resolved = inspect.signature(function, eval_str=True).parameters
+        return {n: pydantic.TypeAdapter(p.annotation, config=config) for n, p in resolved.items()}
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError:
+            given = {}  # Python says itself what is missing or unknown
+        for name, value in given.items():
+            try:
+                adapters()[name].validate_python(value)
+            except pydantic.ValidationError:
+                expected = signature.parameters[name].annotation
+                raise AccelsimError(
+                    f"{function.__name__}: argument '{name}': expected {expected}, "
+                    f"got {shown(value)}"
+                ) from None
+        return function(*args, **kwargs)
+
+    return call

@@ -118,10 +118,10 @@ def test_search_bounds_rows_that_prune() -> None:
     table = QueryTable.of(
         np.ones(count, int),
         {
-            "position": np.zeros(count),
+            "position": np.zeros(count, int),
             "keys": np.full(count, keys),
             "values": np.full(count, 40),
-            "refetch": np.zeros(count),
+            "refetch": np.zeros(count, int),
             "topk_passes": np.full(count, 10),
             "topk_beats": np.full(count, 300),
         },

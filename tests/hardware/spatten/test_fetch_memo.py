@@ -82,7 +82,7 @@ def test_equal_requests_are_simulated_once() -> None:
 
 
 def test_it_gives_up_where_nothing_returns() -> None:
-    rows = [(64 + n % 7 * 64, 64 + n % 5 * 32, 8, 8) for n in range(60)]
+    rows = [(192 + n % 7 * 64, 64 + n % 5 * 32, 8, 8) for n in range(60)]
     memory = MEMORIES["refresh"]
     *_, memo = both(repeated(*rows, times=1), load_accelerator("spatten-rtl"), memory)
     assert not memo.of_use

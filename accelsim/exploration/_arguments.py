@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable
@@ -27,8 +28,13 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     @functools.cache
     def adapters() -> dict[str, pydantic.TypeAdapter[Any]]:
         config = pydantic.ConfigDict(arbitrary_types_allowed=True)
-        resolved = inspect.signature(function, eval_str=True).parameters
-        return {n: pydantic.TypeAdapter(p.annotation, config=config) for n, p in resolved.items()}
+        found = {}
+        for name, parameter in signature.parameters.items():
+            # A type that is imported for type checkers only is checked by the function itself.
+            with contextlib.suppress(NameError):
+                kind = eval(parameter.annotation, function.__globals__)
+                found[name] = pydantic.TypeAdapter(kind, config=config)
+        return found
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -37,6 +43,8 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         except TypeError:
             given = {}  # Python says itself what is missing or unknown
         for name, value in given.items():
+            if name not in adapters():
+                continue
             try:
                 adapters()[name].validate_python(value)
             except pydantic.ValidationError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -17,6 +18,8 @@ from accelsim.errors import AccelsimError, ConfigError
 MAX_POINTS = 1_000_000
 _STEP_GUARD = 1e-3
 """Part of a step that forgives the rounding of decimal steps: 0.1 to 0.9 has nine."""
+MAX_ZIP = 10_000
+"""Values of each axis of a zip."""
 MAX_SEED = (1 << 32) - 1
 """Largest seed that every sampler takes."""
 MAX_NUMBER = 1e18
@@ -113,6 +116,9 @@ class Axis(Config):
     def _check_zip(self, members: tuple[Axis, ...]) -> None:
         if any(member.zip for member in members):
             raise ValueError("'zip' cannot hold another 'zip'")
+        for member in members:
+            if member.size > MAX_ZIP:
+                raise ValueError(f"axis '{member.key}' of a 'zip' has more than {MAX_ZIP:,} values")
         sizes = {member.key: len(member.levels()) for member in members}
         if len(set(sizes.values())) > 1:
             shown = ", ".join(f"{key} {size}" for key, size in sizes.items())
@@ -139,12 +145,25 @@ class Axis(Config):
         assert self.span is not None
         return math.ceil(self.span.start), math.floor(self.span.stop)
 
+    @property
+    def size(self) -> int:
+        """Number of levels, those that round to the same number counted apart; 0 if not known."""
+        if self.zip is not None:
+            return self.zip[0].size
+        if self.values is not None:
+            return len(self.values)
+        return (self.span.count if self.span else None) or 0
+
     def levels(self) -> list[Settings]:
         """Settings of each value on a grid.
 
         Raises:
             ValueError: a range that says neither ``step`` nor ``points``.
         """
+        return self._levels
+
+    @cached_property
+    def _levels(self) -> list[Settings]:
         if self.zip is not None:
             joined = zip(*(member.levels() for member in self.zip), strict=True)
             return [{k: v for part in parts for k, v in part.items()} for parts in joined]
@@ -231,13 +250,13 @@ def points(axes: tuple[Axis, ...], sampling: Sampling, where: str) -> Iterator[S
         AccelsimError: Sobol without SciPy.
     """
     if sampling.method == "grid":
+        size = math.prod(max(axis.size, 1) for axis in axes)
+        if size > MAX_POINTS:
+            raise ConfigError(f"{where}: the grid has {size:,} points; at most {MAX_POINTS:,}")
         try:
             levels = [axis.levels() for axis in axes]
         except ValueError as error:
             raise ConfigError(f"{where}: {error}") from None
-        size = math.prod(len(level) for level in levels)
-        if size > MAX_POINTS:
-            raise ConfigError(f"{where}: the grid has {size:,} points; at most {MAX_POINTS:,}")
         for parts in itertools.product(*levels):
             yield {key: value for part in parts for key, value in part.items()}
         return

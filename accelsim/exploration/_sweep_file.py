@@ -161,6 +161,10 @@ class Plan:
         complete = {**self.config.set, **chosen}
         for key, expression in self.derived.items():
             value = expression.evaluate(self.lookup(complete, {}))
+            if key in NAMES and not isinstance(value, str):
+                raise ConfigError(
+                    f"{self.where}: key 'derived.{key}': '{key}' takes names, got {value}"
+                )
             if not isinstance(value, str) and (value is None or abs(value) > MAX_NUMBER):
                 shown = "no value" if value is None else f"{value:g}"
                 raise ConfigError(
@@ -286,7 +290,10 @@ class Plan:
         """
         found = {"code": code_sha256()}
         for number, source in enumerate(self._every_source()):
-            path = existing_source(source)
+            try:
+                path = existing_source(source)
+            except AccelsimError as error:
+                raise ConfigError(f"{self.where}: key 'axes': {error}") from None
             found[f"source {number}"] = self.session.source_sha256(path)
         for section in _FAMILIES:
             for name in self._named(section):

@@ -146,6 +146,7 @@ def test_constraints_exclude_and_mark(sweep_file: Path, tmp_path: Path) -> None:
         ),
         (f"constraints: ['latency_s < {'9' * 50 + '0' * 260}']", "expected numbers up to 1e+300"),
         ("set: {source: x}", "give it as 'sources'"),
+        ("derived: {source: accelerator.multipliers}", "'source' takes names, got 64"),
         ("set: {memory: 1}", "'memory' takes names, got 1"),
         ("set: {memory.rows: .nan}", "'memory.rows': expected numbers up to 1e+18, got nan"),
         ("set: {memory.rows: .inf}", "'memory.rows': expected numbers up to 1e+18, got inf"),

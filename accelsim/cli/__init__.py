@@ -83,8 +83,9 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; bad input ends with one line on standard error and status 2."""
-    if sys.stdout is None:  # closed by the caller: what is printed is not wanted
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller: what is printed is not wanted
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         # A terminal's encoding may lack our arrows and lines, and a file name may be in none.
         if isinstance(stream, io.TextIOWrapper):

@@ -23,6 +23,7 @@ from accelsim.traces._trace import SCHEMA, AttentionTrace
 FLOAT_TYPES = ("F16", "BF16", "F32")
 _MAX_HEADER_BYTES = 100_000_000
 _LIMIT = 1 << 31
+_SCALES = (1e-9, 1e9)
 _REQUIRED = (
     "accelsim.schema",
     "model",
@@ -339,9 +340,16 @@ def _from_metadata(path: Path, tensors: MappedTensors) -> AttentionTrace:
         scale = float(meta["scale"])
     except ValueError:
         scale = math.nan
-    if not (math.isfinite(scale) and scale > 0):
+    # A thousand times beyond any model's, and far from where a product of two numbers overflows.
+    if not _SCALES[0] <= scale <= _SCALES[1]:
         raise TraceError(
-            f"{path}: metadata 'scale' is {meta['scale'][:40]!a}; expected a number > 0"
+            f"{path}: metadata 'scale' is {meta['scale'][:40]!a}; expected a number > 0, "
+            f"{_SCALES[0]:g} to {_SCALES[1]:g}"
+        )
+    if not _names_policy(meta["recorded_under"]):
+        raise TraceError(
+            f"{path}: metadata 'recorded_under' is {meta['recorded_under'][:40]!a}; expected "
+            "'dense' or the YAML of a policy"
         )
     trace = AttentionTrace(
         model=meta["model"],
@@ -370,6 +378,15 @@ def _from_metadata(path: Path, tensors: MappedTensors) -> AttentionTrace:
             f"({trace.num_kv_heads})"
         )
     return trace
+
+
+def _names_policy(text: str) -> bool:
+    """Whether a text can name a policy: it is none of the words for nothing, and no number."""
+    try:
+        float(text.lower().replace(".nan", "nan").replace(".inf", "inf"))
+    except ValueError:
+        return text.strip().lower() not in ("", "~", "null", "none", "true", "false")
+    return False
 
 
 def _check_tensors(path: Path, trace: AttentionTrace, tensors: MappedTensors) -> None:

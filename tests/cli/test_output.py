@@ -50,8 +50,9 @@ def test_a_full_disk_is_one_line(command: str) -> None:
     assert done.stderr == b"error: output cannot be written (No space left on device)\n"
 
 
-def test_closed_output_is_no_error(trace: Path) -> None:
-    done = run(f"accelsim inspect {trace} >&-")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_output_is_no_error(trace: Path, closed: str) -> None:
+    done = run(f"accelsim inspect {trace} {closed}")
     assert done.returncode == 0, done.stderr
 
 

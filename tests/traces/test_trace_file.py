@@ -160,3 +160,29 @@ def test_numbers_that_do_not_fit_are_not_written(tmp_path):
     with pytest.raises(TraceError, match="query"):
         save_trace(huge, tmp_path / "huge.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("scale", ["1e308", "1e10", "1e-300", "-1", "inf", "x", "9" * 400])
+def test_a_scale_is_one_of_a_model(tmp_path, payload, scale):
+    header, data = split(payload)
+    header["__metadata__"] = {**header["__metadata__"], "scale": scale}
+    (tmp_path / "t.safetensors").write_bytes(join(header, data))
+    with pytest.raises(TraceError, match="metadata 'scale' is"):
+        load_trace(tmp_path / "t.safetensors")
+
+
+@pytest.mark.parametrize("text", ["NaN", ".nan", "", "null", "~", "-.inf", "7", "true"])
+def test_a_trace_is_recorded_under_a_policy(tmp_path, payload, text):
+    header, data = split(payload)
+    header["__metadata__"] = {**header["__metadata__"], "recorded_under": text}
+    (tmp_path / "t.safetensors").write_bytes(join(header, data))
+    with pytest.raises(TraceError, match=r"'recorded_under' is .*expected 'dense' or the YAML"):
+        load_trace(tmp_path / "t.safetensors")
+
+
+def test_a_policy_s_yaml_is_kept(tmp_path, payload):
+    header, data = split(payload)
+    text = "description: x\ntokens: {mean_keep: 0.5}\n"
+    header["__metadata__"] = {**header["__metadata__"], "recorded_under": text}
+    (tmp_path / "t.safetensors").write_bytes(join(header, data))
+    assert load_trace(tmp_path / "t.safetensors").recorded_under == text

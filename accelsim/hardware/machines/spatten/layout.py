@@ -52,7 +52,7 @@ class Layout:
             "metadata": workload["metadata_bytes"].astype(np.int64),
         }
         atoms = {name: -(-size // TRANSACTION_BYTES) for name, size in asked.items()}
-        self._query_bytes = self._dim * BITS_ON_CHIP // 8 * queries
+        self._query_bytes = -(-self._dim * BITS_ON_CHIP // 8) * queries
         self._other_atoms = (atoms["residual"] + atoms["metadata"]).tolist()
         self._residual_atoms = atoms["residual"].tolist()
         sums = {name: int(count.sum()) * TRANSACTION_BYTES for name, count in atoms.items()}
@@ -125,7 +125,7 @@ class Layout:
 
     def _cover(self, plane: int, indices: Any, row: int, first: int, end: int, bits: int) -> Ints:
         base = self._base(plane, row)
-        found: Ints = cover(indices, first, end, bits * self._dim // 8, base)
+        found: Ints = cover(indices, first, end, -(-bits * self._dim // 8), base)
         return found
 
 
@@ -139,7 +139,7 @@ def cover(indices: Any, first: int, end: int, size: int, base: int) -> Any:
     Args:
         indices: ascending token indexes, int32.
         first, end: which of them.
-        size: bytes of a vector.
+        size: bytes of a vector, whole ones.
         base: address of vector 0.
 
     Returns:

@@ -287,7 +287,7 @@ class _Planner:
         if first:
             prefix_queries = self._add_prefix(row, number, request)
         keys = row.keys[tile * self.tile : (tile + 1) * self.tile]
-        size = int(table.key_bits[source]) * self.dim // 8
+        size = -(-int(table.key_bits[source]) * self.dim // 8)
         self.layout.add(request, keys, size, self._place(_KEYS, source), 1)
         job_0, job_1 = self.jobs_of_piece[0]
         last = tile == tiles - 1
@@ -325,7 +325,7 @@ class _Planner:
                 layout.add_bytes(request, base, int(workload[column][source]))
         if not self.config.query_traffic:
             return 0
-        size = self.dim * BITS_ON_CHIP // 8
+        size = -(-self.dim * BITS_ON_CHIP // 8)
         place = int(row.queries[0] - self.table.start[source])
         count = int(row.queries[-1] - row.queries[0]) + 1
         base = self._place(_QUERIES, source) + place * size
@@ -346,9 +346,9 @@ class _Planner:
             request = layout.request()
             keys = row.keys[tile * self.tile : (tile + 1) * self.tile]
             if two:
-                size = int(table.key_bits[source]) * self.dim // 8
+                size = -(-int(table.key_bits[source]) * self.dim // 8)
                 layout.add(request, keys, size, self._place(_KEYS, source), 2)
-            size = int(table.lsb_bits[source]) * self.dim // 8
+            size = -(-int(table.lsb_bits[source]) * self.dim // 8)
             layout.add(request, keys, size, self._place(_LSBS, source), 1)
             self.late_lsb.append(
                 {
@@ -490,7 +490,7 @@ class _Planner:
     ) -> None:
         request = self.layout.request()
         vectors = fetched[part * self.tile : (part + 1) * self.tile]
-        size = int(self.table.value_bits[row.source]) * self.dim // 8
+        size = -(-int(self.table.value_bits[row.source]) * self.dim // 8)
         self.layout.add(request, vectors, size, self._place(_VALUES, row.source), 1)
         mine = values * (part + 1) // count - values * part // count
         uses = int((mine > 0).sum())
@@ -726,7 +726,7 @@ class _Planner:
             ("key_indices", table.lsb_bits, table.keys),
             ("value_indices", table.value_bits, table.values),
         ):
-            size = int(bits[source]) * self.dim // 8
+            size = -(-int(bits[source]) * self.dim // 8)
             vectors = self._indices(name, source, int(count[source]))
             total = 0
             for first in range(0, len(vectors), self.tile):

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,6 +93,9 @@ Banks = NDArray[np.int64]
 column ``first_tick`` the earliest tick of each command at each node; from ``first_history`` the
 ticks of the last commands where a timing row has a window; from ``columns`` the log of accepted
 requests (``address << 1 | write``), as long as :func:`record_requests` makes it, usually empty."""
+Row = NDArray[np.int64]
+"""Of :data:`Banks`. The functions behind the public ones take one channel: its record ``c``, its
+row of ``banks``, and the record of its organisation, so that a call passes little."""
 
 _SEEN = 1 << 8
 _SLOT_MASK = _SEEN - 1
@@ -205,39 +208,41 @@ def channel_push(
     upper column is empty unless bank groups are interleaved below a row. Bank numbers in the state
     are pseudo-channel major, then bank group, then bank.
     """
-    pseudo_shift, group_shift, bank_shift = (
-        org[0].pseudo_shift,
-        org[0].group_shift,
-        org[0].bank_shift,
-    )
-    rest = address >> org[0].interleave_shift
+    _push(state[channel], banks[channel], org[0], address, ident, write)
+
+
+@inlined
+def _push(c: Any, banks: Row, org: Any, address: int, ident: int, write: bool) -> None:
+    """Do what :func:`channel_push` does."""
+    pseudo_shift, group_shift, bank_shift = org.pseudo_shift, org.group_shift, org.bank_shift
+    rest = address >> org.interleave_shift
     bank = rest & ((1 << pseudo_shift) - 1)
     rest >>= pseudo_shift
     bank = (bank << group_shift) | (rest & ((1 << group_shift) - 1))
-    rest >>= group_shift + org[0].column_shift - org[0].interleave_shift
+    rest >>= group_shift + org.column_shift - org.interleave_shift
     bank = (bank << bank_shift) | (rest & ((1 << bank_shift) - 1))
-    row = (rest >> bank_shift) & org[0].row_mask
+    row = (rest >> bank_shift) & org.row_mask
     final = WR if write else RD
-    free = state[channel].free_slots - 1
-    slot = state[channel].free[free]
-    state[channel].free_slots = free
-    state[channel].arrive[slot] = state[channel].tick
-    state[channel].ident[slot] = ident
-    queued = state[channel].queued
-    state[channel].queue[queued] = row << 32 | bank << 16 | final << 9 | slot
-    state[channel].queued = queued + 1
-    state[channel].inflight += 1
-    log = state[channel].log_next
-    if log < banks.shape[1]:
-        banks[channel, log] = address << 1 | write
-        state[channel].log_next = log + 1
+    free = c.free_slots - 1
+    slot = c.free[free]
+    c.free_slots = free
+    c.arrive[slot] = c.tick
+    c.ident[slot] = ident
+    queued = c.queued
+    c.queue[queued] = row << 32 | bank << 16 | final << 9 | slot
+    c.queued = queued + 1
+    c.inflight += 1
+    log = c.log_next
+    if log < len(banks):
+        banks[log] = address << 1 | write
+        c.log_next = log + 1
     # The others' earliest ticks have not changed, so only the new request can be ready sooner.
-    command = _next_command(banks, channel, bank, state[channel].queue[queued])
-    tick = 0 if org[0].scheduler == FLAT else _earliest(state, banks, org, channel, command, bank)
-    state[channel].wake[slot] = tick
-    if tick < state[channel].next_try:
-        state[channel].next_try = tick
-        state[channel].next_event = min(state[channel].next_event, tick)
+    command = _next_command(banks, bank, c.queue[queued])
+    tick = 0 if org.scheduler == FLAT else _earliest(banks, org, command, bank)
+    c.wake[slot] = tick
+    if tick < c.next_try:
+        c.next_try = tick
+        c.next_event = min(c.next_event, tick)
 
 
 @inlined
@@ -265,84 +270,87 @@ def channel_next_response(state: Channels, org: Organisation, channel: int) -> i
 @inlined
 def channel_tick(state: Channels, banks: Banks, org: Organisation, channel: int) -> None:
     """Advance the channel by one tick: hand over a finished read, issue at most one command."""
-    now = state[channel].tick + 1
-    state[channel].tick = now
-    if now < state[channel].next_event:
-        return
-    head = state[channel].pending_head
-    if head != state[channel].pending_tail:
-        at = head % ENTRIES
-        depart = state[channel].pending_depart[at]
-        if depart <= now:
-            head += 1
-            state[channel].pending_head = head
-            tail = state[channel].done_tail
-            slot = state[channel].pending_slot[at]
-            state[channel].done[tail % ENTRIES] = state[channel].ident[slot]
-            state[channel].done_tail = tail + 1
-            state[channel].latency_sum += depart - state[channel].arrive[slot]
-            free = state[channel].free_slots
-            state[channel].free[free] = slot
-            state[channel].free_slots = free + 1
-    if now >= state[channel].next_try or now >= state[channel].refresh_due:
-        if org[0].scheduler == SINGLE_BUS:
-            _schedule(state, banks, org, channel, now)
-        else:
-            _schedule_otherwise(state, banks, org, channel, now)
-    event = min(state[channel].next_try, state[channel].refresh_due)
-    if head != state[channel].pending_tail:
-        event = min(event, state[channel].pending_depart[head % ENTRIES])
-    state[channel].next_event = event
+    _tick(state[channel], banks[channel], org[0])
 
 
 @inlined
-def _earliest(
-    state: Channels, banks: Banks, org: Organisation, channel: int, command: int, bank: int
-) -> int:
+def _tick(c: Any, banks: Row, org: Any) -> None:
+    """Do what :func:`channel_tick` does."""
+    now = c.tick + 1
+    c.tick = now
+    if now < c.next_event:
+        return
+    head = c.pending_head
+    if head != c.pending_tail:
+        at = head % ENTRIES
+        depart = c.pending_depart[at]
+        if depart <= now:
+            head += 1
+            c.pending_head = head
+            tail = c.done_tail
+            slot = c.pending_slot[at]
+            c.done[tail % ENTRIES] = c.ident[slot]
+            c.done_tail = tail + 1
+            c.latency_sum += depart - c.arrive[slot]
+            free = c.free_slots
+            c.free[free] = slot
+            c.free_slots = free + 1
+    if now >= c.next_try or now >= c.refresh_due:
+        if org.scheduler == SINGLE_BUS:
+            _schedule(c, banks, org, now)
+        else:
+            _schedule_otherwise(c, banks, org, now)
+    event = min(c.next_try, c.refresh_due)
+    if head != c.pending_tail:
+        event = min(event, c.pending_depart[head % ENTRIES])
+    c.next_event = event
+
+
+@inlined
+def _earliest(banks: Row, org: Any, command: int, bank: int) -> int:
     """First tick in which ``command`` may go to ``bank``.
 
     Commands to all banks of a pseudo-channel are asked for at its first bank.
     """
-    at = org[0].first_tick + command * org[0].nodes
-    pseudo = org[0].banks + (bank >> org[0].pseudo_banks_shift)
-    return int(max(banks[channel, at + bank], banks[channel, at + pseudo]))
+    at = org.first_tick + command * org.nodes
+    pseudo = org.banks + (bank >> org.pseudo_banks_shift)
+    return int(max(banks[at + bank], banks[at + pseudo]))
 
 
 @inlined
 def _issue(
-    state: Channels,
-    banks: Banks,
-    org: Organisation,
-    channel: int,
+    c: Any,
+    banks: Row,
+    org: Any,
     bank: int,
     command: int,
     now: int,
 ) -> None:
     """Issue ``command`` at tick ``now``: push the earliest ticks of the commands it holds back."""
     shifted = np.int64(-1)
-    end = org[0].first_rule[command + 1]
-    if now + org[0].before_refresh < state[channel].refresh_due and not state[channel].refresh_mask:
+    end = org.first_rule[command + 1]
+    if now + org.before_refresh < c.refresh_due and not c.refresh_mask:
         # What holds a refresh back has passed when the next one comes.
-        end = org[0].refresh_rule[command]
-    for i in range(org[0].first_rule[command], end):
-        rule = org[0].rules[i]
+        end = org.refresh_rule[command]
+    for i in range(org.first_rule[command], end):
+        rule = org.rules[i]
         since = now
         if rule.window > 1:
-            past = org[0].first_history
+            past = org.first_history
             past += (rule.history + (bank >> rule.history_shift)) * MAX_WINDOW
             if shifted != past:
                 # Rules are sorted by level, so each history moves once.
                 shifted = past
                 for at in range(past + MAX_WINDOW - 1, past, -1):
-                    banks[channel, at] = banks[channel, at - 1]
-                banks[channel, past] = now
-            since = banks[channel, past + rule.window - 1]
+                    banks[at] = banks[at - 1]
+                banks[past] = now
+            since = banks[past + rule.window - 1]
             if since < 0:
                 continue
-        first = org[0].first_tick + rule.node + (bank >> rule.node_shift & -rule.nodes)
+        first = org.first_tick + rule.node + (bank >> rule.node_shift & -rule.nodes)
         for at in range(first, first + rule.nodes):
-            banks[channel, at] = max(banks[channel, at], since + rule.ticks)
-    state[channel].counters[command] += 1
+            banks[at] = max(banks[at], since + rule.ticks)
+    c.counters[command] += 1
 
 
 @inlined
@@ -353,265 +361,253 @@ def _remove(entries: NDArray[np.int64], place: int, count: int) -> None:
 
 
 @inlined
-def _refresh(state: Channels, banks: Banks, org: Organisation, channel: int, now: int) -> bool:
+def _refresh(c: Any, banks: Row, org: Any, now: int) -> bool:
     """Serve a due refresh; true when the tick is taken (or lost waiting for it)."""
-    if now >= state[channel].refresh_due:
-        state[channel].refresh_mask |= (1 << (1 << org[0].pseudo_shift)) - 1
-        state[channel].refresh_due += org[0].refresh_interval
-    mask = state[channel].refresh_mask
+    if now >= c.refresh_due:
+        c.refresh_mask |= (1 << (1 << org.pseudo_shift)) - 1
+        c.refresh_due += org.refresh_interval
+    mask = c.refresh_mask
     if mask == 0:
         return False
     pseudo = 0
     while not (mask >> pseudo) & 1:
         pseudo += 1
-    shift = org[0].pseudo_banks_shift
+    shift = org.pseudo_banks_shift
     first, last = pseudo << shift, (pseudo + 1) << shift
     command = REFAB
     for bank in range(first, last):
-        if banks[channel, bank] >= 0:
+        if banks[bank] >= 0:
             command = PREA
-    if now < _earliest(state, banks, org, channel, command, first):
+    if now < _earliest(banks, org, command, first):
         return True
-    if command == REFAB and org[0].half_clocks and not now & 1:
+    if command == REFAB and org.half_clocks and not now & 1:
         return True
     if command == PREA:
-        for i in range(state[channel].active):
-            if (state[channel].opened[i] >> 16 & 0xFFFF) >> shift == pseudo:
+        for i in range(c.active):
+            if (c.opened[i] >> 16 & 0xFFFF) >> shift == pseudo:
                 return True
         for bank in range(first, last):
-            banks[channel, bank] = -1
-        _rouse(state, channel, first, last)
+            banks[bank] = -1
+        _rouse(c, first, last)
     else:
-        state[channel].refresh_mask = mask & ~(1 << pseudo)
-    _issue(state, banks, org, channel, first, command, now)
+        c.refresh_mask = mask & ~(1 << pseudo)
+    _issue(c, banks, org, first, command, now)
     return True
 
 
 @in_place
-def _schedule_otherwise(
-    state: Channels, banks: Banks, org: Organisation, channel: int, now: int
-) -> None:
+def _schedule_otherwise(c: Any, banks: Row, org: Any, now: int) -> None:
     """Schedule a channel of another kind than most."""
-    if org[0].scheduler == FLAT:
-        _serve_flat(state, banks, org, channel, now)
+    if org.scheduler == FLAT:
+        _serve_flat(c, banks, org, now)
     else:
-        _schedule_passing_over(state, banks, org, channel, now)
+        _schedule_passing_over(c, banks, org, now)
 
 
 @inlined
-def _serve_flat(state: Channels, banks: Banks, org: Organisation, channel: int, now: int) -> None:
+def _serve_flat(c: Any, banks: Row, org: Any, now: int) -> None:
     """Flat memory: first come first served at ``bytes_per_tick``, ``flat_latency`` to the data."""
-    queued = state[channel].queued
+    queued = c.queued
     if queued == 0:
-        state[channel].next_try = NEVER
+        c.next_try = NEVER
         return
-    free = state[channel].flat_free
+    free = c.flat_free
     if free >= (now + 1) * FLAT_UNIT:
-        state[channel].next_try = free // FLAT_UNIT
+        c.next_try = free // FLAT_UNIT
         return
-    state[channel].flat_free = max(free, now * FLAT_UNIT) + org[0].flat_units
-    entry = state[channel].queue[0]
-    state[channel].counters[entry >> 9 & 0x7F] += 1
-    _depart(state, channel, entry, now - 1 + org[0].read_latency)
-    _remove(state[channel].queue, 0, queued)
-    state[channel].queued = queued - 1
-    state[channel].next_try = now + 1
+    c.flat_free = max(free, now * FLAT_UNIT) + org.flat_units
+    entry = c.queue[0]
+    c.counters[entry >> 9 & 0x7F] += 1
+    _depart(c, entry, now - 1 + org.read_latency)
+    _remove(c.queue, 0, queued)
+    c.queued = queued - 1
+    c.next_try = now + 1
 
 
 @inlined
-def _depart(state: Channels, channel: int, entry: int, tick: int) -> None:
+def _depart(c: Any, entry: int, tick: int) -> None:
     """Let the data of a request arrive at ``tick``."""
-    tail = state[channel].pending_tail
-    state[channel].pending_slot[tail % ENTRIES] = entry & _SLOT_MASK
-    state[channel].pending_depart[tail % ENTRIES] = tick
-    state[channel].pending_tail = tail + 1
+    tail = c.pending_tail
+    c.pending_slot[tail % ENTRIES] = entry & _SLOT_MASK
+    c.pending_depart[tail % ENTRIES] = tick
+    c.pending_tail = tail + 1
 
 
 @inlined
-def _schedule(state: Channels, banks: Banks, org: Organisation, channel: int, now: int) -> None:
+def _schedule(c: Any, banks: Row, org: Any, now: int) -> None:
     """Issue the command of one request, or note when to try again.
 
     A request's tick in ``wake`` is the earliest for its next command as it was last computed. Time
     constraints only move later until the request's bank is opened or closed, so a request is not
     looked at before.
     """
-    n_active, n_queued = state[channel].active, state[channel].queued
+    n_active, n_queued = c.active, c.queued
     wake = NEVER
     chosen, oldest = -1, NEVER
     for i in range(n_active):
-        entry = state[channel].opened[i]
+        entry = c.opened[i]
         slot = entry & _SLOT_MASK
-        tick = state[channel].wake[slot]
+        tick = c.wake[slot]
         if tick <= now:
-            tick = np.int64(
-                _earliest(state, banks, org, channel, entry >> 9 & 0x7F, entry >> 16 & 0xFFFF)
-            )
-            state[channel].wake[slot] = tick
+            tick = np.int64(_earliest(banks, org, entry >> 9 & 0x7F, entry >> 16 & 0xFFFF))
+            c.wake[slot] = tick
         if tick > now:
             wake = min(wake, tick)
-        elif state[channel].arrive[slot] < oldest:
-            chosen, oldest = i, state[channel].arrive[slot]
-    state[channel].next_try = now + 1
+        elif c.arrive[slot] < oldest:
+            chosen, oldest = i, c.arrive[slot]
+    c.next_try = now + 1
     if chosen >= 0:
-        _finish(state, banks, org, channel, state[channel].opened[chosen], now)
-        _remove(state[channel].opened, chosen, n_active)
-        state[channel].active = n_active - 1
+        _finish(c, banks, org, c.opened[chosen], now)
+        _remove(c.opened, chosen, n_active)
+        c.active = n_active - 1
         return
-    if state[channel].refresh_due != NEVER and _refresh(state, banks, org, channel, now):
+    if c.refresh_due != NEVER and _refresh(c, banks, org, now):
         return
     command, bank, entry = np.int64(RD), np.int64(0), np.int64(0)
     for i in range(n_queued):
-        entry = state[channel].queue[i]
+        entry = c.queue[i]
         slot = entry & _SLOT_MASK
-        tick = state[channel].wake[slot]
+        tick = c.wake[slot]
         if tick <= now:
             bank = entry >> 16 & 0xFFFF
-            command = np.int64(_next_command(banks, channel, int(bank), int(entry)))
-            tick = np.int64(_earliest(state, banks, org, channel, int(command), int(bank)))
-            state[channel].wake[slot] = tick
+            command = np.int64(_next_command(banks, int(bank), int(entry)))
+            tick = np.int64(_earliest(banks, org, int(command), int(bank)))
+            c.wake[slot] = tick
             if tick <= now:
                 chosen = i
                 break
         wake = min(wake, tick)
     if chosen < 0:
-        state[channel].next_try = wake
+        c.next_try = wake
         return
     if command in (ACT, PRE):
-        _open_or_close(state, banks, org, channel, chosen, int(command), now)
+        _open_or_close(c, banks, org, chosen, int(command), now)
         return
-    _finish(state, banks, org, channel, entry, now)
-    _remove(state[channel].queue, chosen, n_queued)
-    state[channel].queued = n_queued - 1
+    _finish(c, banks, org, entry, now)
+    _remove(c.queue, chosen, n_queued)
+    c.queued = n_queued - 1
 
 
 @inlined
-def _next_command(banks: Banks, channel: int, bank: int, entry: int) -> int:
+def _next_command(banks: Row, bank: int, entry: int) -> int:
     """What a request needs next: its own command, or ACT or PRE of its bank."""
-    row = banks[channel, bank]
+    row = banks[bank]
     if row == entry >> 32:
         return int(entry >> 9 & 0x7F)
     return ACT if row < 0 else PRE
 
 
 @inlined
-def _rouse(state: Channels, channel: int, first: int, last: int) -> None:
+def _rouse(c: Any, first: int, last: int) -> None:
     """Look again at the queued requests of banks ``first`` to ``last`` - 1: their rows changed."""
-    for i in range(state[channel].queued):
-        entry = state[channel].queue[i]
+    for i in range(c.queued):
+        entry = c.queue[i]
         if first <= entry >> 16 & 0xFFFF < last:
-            state[channel].wake[entry & _SLOT_MASK] = 0
+            c.wake[entry & _SLOT_MASK] = 0
 
 
 @inlined
 def _open_or_close(
-    state: Channels,
-    banks: Banks,
-    org: Organisation,
-    channel: int,
+    c: Any,
+    banks: Row,
+    org: Any,
     place: int,
     command: int,
     now: int,
 ) -> None:
     """Issue ACT or PRE for the request at ``place`` of the queue; ACT moves it to the active."""
-    entry = state[channel].queue[place]
+    entry = c.queue[place]
     bank = entry >> 16 & 0xFFFF
-    n_active, n_queued = state[channel].active, state[channel].queued
-    if command == PRE and _row_in_use(state, channel, bank):
+    n_active, n_queued = c.active, c.queued
+    if command == PRE and _row_in_use(c, bank):
         return
-    _issue(state, banks, org, channel, bank, command, now)
+    _issue(c, banks, org, bank, command, now)
     if not entry & _SEEN:
         entry |= _SEEN
-        state[channel].queue[place] = entry
-        state[channel].counters[MISSES if command == ACT else CONFLICTS] += 1
+        c.queue[place] = entry
+        c.counters[MISSES if command == ACT else CONFLICTS] += 1
     if command == PRE:
-        banks[channel, bank] = -1
+        banks[bank] = -1
     else:
-        banks[channel, bank] = entry >> 32
-        state[channel].opened[n_active] = entry
-        state[channel].wake[entry & _SLOT_MASK] = 0
-        state[channel].active = n_active + 1
-        _remove(state[channel].queue, place, n_queued)
-        state[channel].queued = n_queued - 1
-    _rouse(state, channel, bank, bank + 1)
+        banks[bank] = entry >> 32
+        c.opened[n_active] = entry
+        c.wake[entry & _SLOT_MASK] = 0
+        c.active = n_active + 1
+        _remove(c.queue, place, n_queued)
+        c.queued = n_queued - 1
+    _rouse(c, bank, bank + 1)
 
 
 @inlined
-def _finish(
-    state: Channels, banks: Banks, org: Organisation, channel: int, entry: int, now: int
-) -> None:
+def _finish(c: Any, banks: Row, org: Any, entry: int, now: int) -> None:
     """Issue the last command of a request. Writes are posted: they complete with the command."""
-    _issue(state, banks, org, channel, entry >> 16 & 0xFFFF, entry >> 9 & 0x7F, now)
+    _issue(c, banks, org, entry >> 16 & 0xFFFF, entry >> 9 & 0x7F, now)
     if not entry & _SEEN:
-        state[channel].counters[HITS] += 1
-    _depart(state, channel, entry, now + org[0].read_latency)
+        c.counters[HITS] += 1
+    _depart(c, entry, now + org.read_latency)
 
 
 @in_place
-def _schedule_passing_over(
-    state: Channels, banks: Banks, org: Organisation, channel: int, now: int
-) -> None:
+def _schedule_passing_over(c: Any, banks: Row, org: Any, now: int) -> None:
     """Issue what may go on one or both command buses, or note when to try again.
 
     As :func:`_schedule`, but a precharge that has to be withheld is passed over instead of taking
     the tick. Where rows and columns have a bus each, a column command goes first. The second half
     of an ACT goes first of all in the tick in which it is due, before that when nothing else does.
     """
-    state[channel].next_try = now + 1
-    if state[channel].act_2_due <= now:
-        state[channel].act_2_due = NEVER
+    c.next_try = now + 1
+    if c.act_2_due <= now:
+        c.act_2_due = NEVER
         return
-    n_active = state[channel].active
+    n_active = c.active
     wake = NEVER
     chosen, oldest = -1, NEVER
     for i in range(n_active):
-        entry = state[channel].opened[i]
+        entry = c.opened[i]
         slot = entry & _SLOT_MASK
-        tick = state[channel].wake[slot]
+        tick = c.wake[slot]
         if tick <= now:
-            tick = _earliest_edge(
-                state, banks, org, channel, entry >> 9 & 0x7F, entry >> 16 & 0xFFFF, now
-            )
-            state[channel].wake[slot] = tick
+            tick = _earliest_edge(banks, org, entry >> 9 & 0x7F, entry >> 16 & 0xFFFF, now)
+            c.wake[slot] = tick
         if tick > now:
             wake = min(wake, tick)
-        elif state[channel].arrive[slot] < oldest:
-            chosen, oldest = i, state[channel].arrive[slot]
+        elif c.arrive[slot] < oldest:
+            chosen, oldest = i, c.arrive[slot]
     if chosen >= 0:
-        _finish(state, banks, org, channel, state[channel].opened[chosen], now)
-        _remove(state[channel].opened, chosen, n_active)
-        state[channel].active = n_active - 1
-        if not org[0].two_buses:
+        _finish(c, banks, org, c.opened[chosen], now)
+        _remove(c.opened, chosen, n_active)
+        c.active = n_active - 1
+        if not org.two_buses:
             return
-    if state[channel].refresh_mask or now >= state[channel].refresh_due:
-        if state[channel].act_2_due != NEVER:
+    if c.refresh_mask or now >= c.refresh_due:
+        if c.act_2_due != NEVER:
             # Closing all banks waits for the bank that is being opened.
-            state[channel].act_2_due = NEVER
+            c.act_2_due = NEVER
         else:
-            _refresh(state, banks, org, channel, now)
+            _refresh(c, banks, org, now)
         return
-    two = org[0].two_buses != 0
-    column, row, queue_wake = _first_ready(state, banks, org, channel, chosen < 0, two, now)
+    two = org.two_buses != 0
+    column, row, queue_wake = _first_ready(c, banks, org, chosen < 0, two, now)
     if column >= 0:
-        _serve(state, banks, org, channel, column, now)
+        _serve(c, banks, org, column, now)
         row -= int(row > column)
-        if row >= 0 and not _is_ready(state, banks, org, channel, row, now):
+        if row >= 0 and not _is_ready(c, banks, org, row, now):
             # The read holds back the precharge of its own bank.
-            _, row, _ = _first_ready(state, banks, org, channel, False, two, now)
+            _, row, _ = _first_ready(c, banks, org, False, two, now)
     if row >= 0:
-        _serve(state, banks, org, channel, row, now)
+        _serve(c, banks, org, row, now)
     elif chosen < 0 and column < 0:
-        if state[channel].act_2_due != NEVER:
-            state[channel].act_2_due = NEVER
+        if c.act_2_due != NEVER:
+            c.act_2_due = NEVER
         else:
-            state[channel].next_try = min(int(wake), queue_wake)
+            c.next_try = min(int(wake), queue_wake)
 
 
 @in_place
 def _first_ready(
-    state: Channels,
-    banks: Banks,
-    org: Organisation,
-    channel: int,
+    c: Any,
+    banks: Row,
+    org: Any,
     columns: bool,
     two: bool,
     now: int,
@@ -625,26 +621,26 @@ def _first_ready(
     """
     column, row = -1, -1
     wake = NEVER
-    for i in range(state[channel].queued):
-        entry = state[channel].queue[i]
+    for i in range(c.queued):
+        entry = c.queue[i]
         slot = entry & _SLOT_MASK
-        tick = state[channel].wake[slot]
+        tick = c.wake[slot]
         if tick > now:
             wake = min(wake, tick)
             continue
         bank = entry >> 16 & 0xFFFF
-        command = _next_command(banks, channel, int(bank), int(entry))
+        command = _next_command(banks, int(bank), int(entry))
         is_row = command in (ACT, PRE)
         if row >= 0 if is_row else (column >= 0 or not columns):
             continue
-        tick = np.int64(_earliest_edge(state, banks, org, channel, int(command), int(bank), now))
-        state[channel].wake[slot] = tick
+        tick = np.int64(_earliest_edge(banks, org, int(command), int(bank), now))
+        c.wake[slot] = tick
         if tick > now:
             wake = min(wake, tick)
             continue
-        if command == PRE and _row_in_use(state, channel, bank):
+        if command == PRE and _row_in_use(c, bank):
             continue
-        if command == ACT and state[channel].act_2_due != NEVER:
+        if command == ACT and c.act_2_due != NEVER:
             continue
         if is_row:
             row = i
@@ -656,55 +652,49 @@ def _first_ready(
 
 
 @inlined
-def _is_ready(
-    state: Channels, banks: Banks, org: Organisation, channel: int, place: int, now: int
-) -> bool:
+def _is_ready(c: Any, banks: Row, org: Any, place: int, now: int) -> bool:
     """Whether the next command of the request at ``place`` of the queue may go now."""
-    entry = state[channel].queue[place]
+    entry = c.queue[place]
     bank = entry >> 16 & 0xFFFF
-    command = _next_command(banks, channel, int(bank), int(entry))
-    return _earliest_edge(state, banks, org, channel, int(command), int(bank), now) <= now
+    command = _next_command(banks, int(bank), int(entry))
+    return _earliest_edge(banks, org, int(command), int(bank), now) <= now
 
 
 @in_place
-def _serve(
-    state: Channels, banks: Banks, org: Organisation, channel: int, place: int, now: int
-) -> None:
+def _serve(c: Any, banks: Row, org: Any, place: int, now: int) -> None:
     """Issue the next command of the request at ``place`` of the queue."""
-    entry = state[channel].queue[place]
-    command = _next_command(banks, channel, int(entry >> 16 & 0xFFFF), int(entry))
+    entry = c.queue[place]
+    command = _next_command(banks, int(entry >> 16 & 0xFFFF), int(entry))
     if command in (ACT, PRE):
-        if command == ACT and org[0].split_act:
-            state[channel].act_2_due = now + org[0].split_act
-        _open_or_close(state, banks, org, channel, place, command, now)
+        if command == ACT and org.split_act:
+            c.act_2_due = now + org.split_act
+        _open_or_close(c, banks, org, place, command, now)
         return
-    _finish(state, banks, org, channel, entry, now)
-    n_queued = state[channel].queued
-    _remove(state[channel].queue, place, n_queued)
-    state[channel].queued = n_queued - 1
+    _finish(c, banks, org, entry, now)
+    n_queued = c.queued
+    _remove(c.queue, place, n_queued)
+    c.queued = n_queued - 1
 
 
 @inlined
 def _earliest_edge(
-    state: Channels,
-    banks: Banks,
-    org: Organisation,
-    channel: int,
+    banks: Row,
+    org: Any,
     command: int,
     bank: int,
     now: int,
 ) -> int:
     """First tick in which ``command`` may go, of half clocks too; at most ``now`` if it is now."""
-    tick = _earliest(state, banks, org, channel, command, bank)
-    if org[0].half_clocks and command != PRE:
+    tick = _earliest(banks, org, command, bank)
+    if org.half_clocks and command != PRE:
         return int(max(tick, now)) | 1
     return tick
 
 
 @inlined
-def _row_in_use(state: Channels, channel: int, bank: int) -> bool:
+def _row_in_use(c: Any, bank: int) -> bool:
     """Whether a request that opened the bank's row still waits for its own command."""
-    for i in range(state[channel].active):  # noqa: SIM110 - Numba compiles no generators
-        if state[channel].opened[i] >> 16 & 0xFFFF == bank:
+    for i in range(c.active):  # noqa: SIM110 - Numba compiles no generators
+        if c.opened[i] >> 16 & 0xFFFF == bank:
             return True
     return False

@@ -54,7 +54,9 @@ class Probe:
         number = bank.number(self.memory)
         # What holds a refresh back counts while one is near.
         self.state[0]["refresh_due"] = tick
-        channel._issue(self.state, self.banks, self.org, 0, number, COMMANDS.index(command), tick)
+        channel._issue(
+            self.state[0], self.banks[0], self.org[0], number, COMMANDS.index(command), tick
+        )
 
     def issued(self, command: str, bank: Bank, tick: int) -> bool:
         """Whether the scheduler, wanting ``command`` only, issues it at ``tick``."""

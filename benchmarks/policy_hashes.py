@@ -1,11 +1,11 @@
-"""Digest of what every shipped policy decides on the shipped traces; two states of the code compared.
+"""Digest of what every shipped policy decides on the shipped traces, for two states of the code.
 
     python benchmarks/policy_hashes.py before.json
     ... change the code ...
     python benchmarks/policy_hashes.py after.json before.json
 
-A record holds a hash of each workload column, of the fetched indexes and of the per-query table, and
-every figure of accuracy in full; the second call prints what is not equal, to the last digit.
+A record holds a hash of each workload column, of the fetched indexes and of the per-query table,
+and every figure of accuracy in full; the second call prints what is not equal, to the last digit.
 """
 
 from __future__ import annotations
@@ -29,7 +29,12 @@ SHIPPED = Path(__file__).parent.parent / "traces"
 
 def traces() -> dict[str, AttentionTrace]:
     """The shipped traces, and small ones with what they lack: an odd group, no prompt."""
-    small: dict[str, Any] = {"num_layers": 4, "num_query_heads": 6, "num_kv_heads": 2, "head_dim": 8}
+    small: dict[str, Any] = {
+        "num_layers": 4,
+        "num_query_heads": 6,
+        "num_kv_heads": 2,
+        "head_dim": 8,
+    }
     return {path.stem: load_trace(path) for path in sorted(SHIPPED.glob("*.safetensors"))} | {
         "decoder": synthetic_trace(seed=3, prefill_tokens=40, decode_tokens=24, **small),
         "stream": synthetic_trace(seed=3, prefill_tokens=0, decode_tokens=64, **small),

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from accelsim.configs import preset_names
-from accelsim.errors import TraceError
+from accelsim.errors import ConfigError, SimulationError, TraceError
 from accelsim.functional import run_policy
 from accelsim.functional.closed_loop import policy_attention
-from accelsim.policies import Budgeted, Policy, applicable, load_policy
+from accelsim.policies import Budgeted, Needs, Policy, applicable, load_policy, load_policy_spec
 from accelsim.traces import AttentionTrace, MemoryTensors, synthetic_trace
 from accelsim.traces.capture import ModelShape
 
@@ -21,6 +21,14 @@ DECODER = synthetic_trace(seed=3, prefill_tokens=40, decode_tokens=24, **SHAPE)
 ENCODER = synthetic_trace(seed=3, prefill_tokens=40, decode_tokens=0, causal=False, **SHAPE)
 FAMILY = [n for n in preset_names("policies") if load_policy(n).selection is not None]
 CACHE = [n for n in FAMILY if applicable(load_policy(n), DECODER)] + ["kivi-4"]
+
+STREAM = synthetic_trace(seed=4, prefill_tokens=0, decode_tokens=64, **SHAPE)
+
+
+def with_scale(spec: str) -> str:
+    """A scale for each token: one of a whole text knows what comes later."""
+    return spec + ("," if ":" in spec else ":") + "quantization.scale=per_token"
+
 
 PER_TOKEN: dict[str, object] = {"quantization.kind": "static", "quantization.scale": "per_token"}
 
@@ -59,10 +67,9 @@ def test_bytes_equal_masks_and_rows_are_complete(name: str) -> None:
     assert w.policy_bytes()["key_msb"] == expected
     needs = None if policy.selection is None else policy.selection.needs
     if needs is not None:
-        assert (w["write_back_bytes"].sum() > 0) == (
-            needs.writes_back or needs.metadata != "none"
-        ) or policy.selection.kind == "ems"
-        assert (w["metadata_bytes"].sum() > 0) == (needs.metadata != "none")
+        assert (w["write_back_bytes"].sum() > 0) == needs.write_backs or needs.merges
+        assert (w["metadata_bytes"].sum() > 0) == needs.metadata
+        assert (w["score_updates"].sum() > 0) == needs.updates
         assert (w["select_size"].max() > 0) == (needs.selection != "none")
 
 
@@ -128,25 +135,85 @@ def test_grouped_heads_pay_for_the_union(name: str) -> None:
     assert (w["keys"] * DECODER.group > w["query_keys"])[decode].any()
 
 
-@pytest.mark.parametrize("name", CACHE)
-def test_closed_loop_decides_as_the_open_loop(name: str) -> None:
-    policy = load_policy(name, PER_TOKEN if name != "kivi-4" else None)
+CASCADES = [
+    f"{name}:{part}.accumulate={reading}"
+    for reading in ("steps", "layers")
+    for name, part in (
+        ("spatten-tokens", "tokens"),
+        ("spatten-tokens-paper-rule", "tokens"),
+        ("spatten-heads", "heads"),
+        ("spatten-full", f"heads.accumulate={reading},tokens"),
+        ("spatten-pruned", f"values.min_keys=9,heads.accumulate={reading},tokens"),
+        ("spatten-pruned", "tokens.permanent=false,heads=none,tokens.per_query=true,tokens"),
+    )
+]
+
+
+def attend_in_a_model(policy: Policy, trace: AttentionTrace) -> tuple[Any, dict[Any, list[int]]]:
+    """Run the attention of a model on a trace; also the kept keys by step, layer and KV head."""
     shape = ModelShape(4, 6, 2, 8, 512)
     attend = policy_attention(
-        policy, shape, DECODER.tokens, causal=True, prompt_tokens=DECODER.prefill_tokens
+        policy, shape, trace.tokens, causal=True, prompt_tokens=trace.prefill_tokens
     )
-    positions = np.arange(DECODER.tokens)
-    for layer in range(4):
-        attend(layer, DECODER.query(layer), DECODER.key(layer), DECODER.value(layer), positions)
-    run = run_policy(DECODER, policy)
+    found: dict[Any, Any] = {}
+    run = attend._selector.run
+
+    def watched(block: Any) -> Any:
+        decision = run(block)
+        grouped = decision.kept.reshape(2, 3, *decision.kept.shape[1:]).any(axis=1)
+        for head, masks in enumerate(grouped):
+            for position, mask in zip(block.positions.tolist(), masks, strict=True):
+                place = max(position - trace.prefill_tokens + 1, 0), block.layer, head
+                found.setdefault(place, set()).update(np.flatnonzero(mask).tolist())
+        return decision
+
+    attend._selector.run = watched
+    every, prompt = np.arange(trace.tokens), trace.prefill_tokens
+    cuts = [prompt, *range(prompt + 1, trace.tokens)] if attend.by_step else []
+    for positions in np.split(every, cuts):
+        for layer in range(4 if len(positions) else 0):
+            end = int(positions[-1]) + 1
+            key, value = trace.key(layer)[:, :end], trace.value(layer)[:, :end]
+            attend(layer, trace.query(layer)[:, positions], key, value, positions)
+    return attend, {place: sorted(tokens) for place, tokens in found.items() if tokens}
+
+
+@pytest.mark.parametrize("trace", [DECODER, STREAM], ids=["prompt", "stream"])
+@pytest.mark.parametrize("spec", [*CACHE, *CASCADES])
+def test_closed_loop_decides_as_the_open_loop(spec: str, trace: AttentionTrace) -> None:
+    if spec == "snapkv" and trace is STREAM:
+        pytest.skip("selects after a prompt")
+    policy = load_policy_spec(spec if spec == "kivi-4" else with_scale(spec))
+    attend, decided = attend_in_a_model(policy, trace)
+    run = run_policy(trace, policy)
+    assert decided == kept(trace, policy)
     w = run.workload
     assert attend.kept_keys == int(w["query_keys"].sum())
-    decode = {c: w[c][w["step"] > 0].astype(np.int64) for c in w.columns}
-    vectors = decode["keys"] * decode["key_bits"] + decode["values"] * decode["value_bits"]
-    beside = ("metadata_bytes", "residual_bytes", "write_back_bytes")
-    expected = int(vectors.sum()) * w.head_dim // 8 + sum(int(decode[c].sum()) for c in beside)
-    assert attend.dram_bytes == expected
-    assert attend.visible_keys == 4 * 6 * DECODER.tokens * (DECODER.tokens + 1) // 2
+    decode = w.select(w["step"] > 0)
+    written = int(decode["write_back_bytes"].sum())
+    assert attend.dram_bytes == sum(decode.policy_bytes().values()) + written
+    assert attend.visible_keys == 4 * 6 * trace.tokens * (trace.tokens + 1) // 2
+
+
+def test_the_readings_of_the_cascade_differ() -> None:
+    by_step, by_layer = (
+        run_policy(DECODER, load_policy_spec(f"spatten-tokens:tokens.accumulate={reading}"))
+        for reading in ("steps", "layers")
+    )
+    # By step, what left the prompt has no query any more.
+    assert int(by_step.workload["query_keys"].sum()) == 40668
+    assert int(by_layer.workload["query_keys"].sum()) == 43260
+    assert by_step.accuracy["kept_query_fraction"] < 1 == by_layer.accuracy["kept_query_fraction"]
+    assert by_layer.workload["select_passes"].sum() > 0
+
+
+def test_a_cascade_by_step_refuses_many_tokens_at_once() -> None:
+    attend = policy_attention(
+        load_policy("spatten-tokens"), ModelShape(4, 6, 2, 8, 512), 64, causal=True
+    )
+    tensors = DECODER.query(0), DECODER.key(0), DECODER.value(0)
+    with pytest.raises(SimulationError, match="token by token"):
+        attend(0, *tensors, np.arange(DECODER.tokens))
 
 
 @pytest.mark.parametrize("name", [*FAMILY, "kivi-4"])
@@ -155,3 +222,20 @@ def test_what_does_not_apply_is_refused(name: str) -> None:
     other = ENCODER if trace_of(policy) is DECODER else DECODER
     with pytest.raises(TraceError, match="expected"):
         run_policy(other, policy)
+
+
+@pytest.mark.parametrize(
+    ("name", "need"),
+    [
+        ("h2o", "updates"),
+        ("quest", "write_backs"),
+        ("ems", "updates, merges"),
+    ],
+)
+def test_a_rule_that_asks_for_more_than_it_declares_is_refused(
+    name: str, need: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = load_policy(name)
+    monkeypatch.setattr(type(policy.selection), "needs", Needs(selection="every_step"))
+    with pytest.raises(ConfigError, match=f"selection '{name}' asks for {need}; expected"):
+        run_policy(DECODER, policy)

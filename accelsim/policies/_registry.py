@@ -8,14 +8,14 @@ process with :func:`register_selection`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import pkgutil
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, get_args
 
-import pydantic
-
+from accelsim.configs import validate
 from accelsim.errors import ConfigError, did_you_mean
 from accelsim.policies._selection import SelectionPart
 
@@ -46,6 +46,15 @@ def register_selection(part: type[SelectionPart]) -> None:
 def selection_kinds() -> list[str]:
     """Names that ``kind`` of a selection may have, sorted."""
     return sorted({*_modules(), *_REGISTERED, *_entry_points()})
+
+
+def every_selection() -> list[type[SelectionPart]]:
+    """Settings of all kinds that can be imported."""
+    parts = []
+    for kind in selection_kinds():
+        with contextlib.suppress(ValueError):
+            parts.append(selection_of(kind))
+    return parts
 
 
 def selection_of(kind: str) -> type[SelectionPart]:
@@ -87,19 +96,9 @@ def read_selection(value: Any) -> Any:
         raise ValueError(f"expected a mapping with 'kind', one of {', '.join(selection_kinds())}")
     part = selection_of(kind)
     try:
-        return part.model_validate(value)
-    except pydantic.ValidationError as error:
-        raise ValueError(f"selection '{kind}': {_explained(part, error)}") from None
-
-
-def _explained(part: type[SelectionPart], error: pydantic.ValidationError) -> str:
-    first = error.errors()[0]
-    key = ".".join(str(name) for name in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"unknown key '{key}'{did_you_mean(key, list(part.model_fields))}"
-    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-    given = f", got {first['input']!r:.60}" if key and first["type"] != "missing" else ""
-    return (f"key '{key}': " if key else "") + message + given
+        return validate(part, value, f"selection '{kind}'")
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
 
 
 def _kind_of(part: Any) -> str | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import pydantic
 
+from accelsim.configs import Config
 from accelsim.policies._base import ROUNDING_GUARD, Fraction, MinKeys, PolicyPart, Positive, Ratio
 
 if TYPE_CHECKING:
@@ -65,6 +66,13 @@ class SelectionPart(PolicyPart):
     """Whether it selects for the queries of a causal prompt too; else they attend densely."""
     kind: str
     """Name of the rule, a ``Literal`` of one value in every subclass."""
+
+    @classmethod
+    def every_kind(cls) -> list[type[Config]]:
+        """Settings of all selections there are; importing them loads their kernels."""
+        from accelsim.policies._registry import every_selection
+
+        return [cls] if cls is not SelectionPart else [*every_selection()]
 
     def selector(self, shape: Shape, seed: int = 0) -> Selector:
         """Return the rule at work on one sequence.

@@ -33,6 +33,7 @@ class PolicyAttention:
         seed: of the pivots of the top-k engine.
 
     Attributes:
+        selector: the rule at work.
         kept_keys: query-key pairs that were scored.
         visible_keys: pairs that dense attention would score.
         dram_bytes: traffic of keys, values and metadata, read and written, as the workload of an
@@ -43,7 +44,7 @@ class PolicyAttention:
 
     def __init__(self, policy: Policy, shape: Shape, scale: float, seed: int = 0) -> None:
         self._policies, self._shape, self._scale = policy.by_stage(), shape, scale
-        self._selector = selector_for(policy, shape, seed)
+        self.selector = selector_for(policy, shape, seed)
         self._budgets = {
             stage: value_budgets(own, shape.num_layers, shape.tokens)
             for stage, own in self._policies.items()
@@ -56,7 +57,7 @@ class PolicyAttention:
     @property
     def by_step(self) -> bool:
         """Whether the model must run the prompt, and token by token after it."""
-        return self._selector.by_step
+        return self.selector.by_step
 
     def __call__(
         self, layer: int, query: Floats, key: Floats, value: Floats, positions: NDArray[np.int64]
@@ -65,7 +66,7 @@ class PolicyAttention:
         shape = self._shape
         stored: Stored | None = None
         policy = self._policies["prefill"]
-        rows = self._selector.rows(layer, positions)
+        rows = self.selector.rows(layer, positions)
         self.alive[positions] = False
         self.alive[rows] = True
         seen = positions + 1 if shape.causal else np.full(len(positions), shape.tokens)
@@ -79,7 +80,7 @@ class PolicyAttention:
                 stored = Stored(here, key, value, shape.prompt_tokens, np.float32)
             policy = here
             got = attend_block(
-                self._selector, here, stored, layer, query[:, place], part, self._scale,
+                self.selector, here, stored, layer, query[:, place], part, self._scale,
                 self._budgets[stage][layer], 1,
             )  # fmt: skip
             output[:, place] = got.output

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from accelsim.attention.kernels import WORK
 from accelsim.attention.rows import prune_values
 from accelsim.errors import ConfigError
-from accelsim.functional._requests import requested
+from accelsim.functional._requests import Mask, requested
 from accelsim.functional._stored import Stored
 from accelsim.policies import Policy, SelectionPart
 from accelsim.policies.selector import Block, Decision, Selector, Shape, stage_of
@@ -39,8 +39,22 @@ class Attended:
     output: NDArray[np.float64]
 
 
-def requests_of(parts: list[Attended], shape: Shape) -> dict[str, NDArray[Any]]:
-    """Columns of the fetches of one layer, [kv_heads, fetches], with ``key_mask``, ``value_mask``.
+class Fetches(NamedTuple):
+    """Fetches of one layer.
+
+    Attributes:
+        keys: [kv_heads, fetches, context], tokens whose keys are read.
+        values: likewise.
+        columns: of the workload, each [kv_heads, fetches].
+    """
+
+    keys: Mask
+    values: Mask
+    columns: dict[str, NDArray[Any]]
+
+
+def fetches_of(parts: list[Attended], shape: Shape) -> Fetches:
+    """What blocks of one layer read.
 
     A row of a decode stage is one fetch of the union over the query heads of each KV head; all rows
     of a prompt or an encoder share one.
@@ -52,44 +66,30 @@ def requests_of(parts: list[Attended], shape: Shape) -> dict[str, NDArray[Any]]:
     last = parts[-1]
     decoding = stage_of(last.block.positions, shape) == "decode"
     context = last.block.scores.shape[2]
-    over: Any = (1,) if decoding else (1, 2)
-    masks = []
-    for name in ("kept", "used", "refetched"):
-        found = [getattr(p.decision if name != "used" else p, name) for p in parts]
-        grouped = [m.reshape(shape.num_kv_heads, shape.group, *m.shape[1:]) for m in found]
-        unions = [np.asarray(m.any(axis=over, keepdims=not decoding)) for m in grouped]
-        if not decoding:
-            unions = [m[:, 0] for m in unions]
-        masks.append(unions)
-    keys, values, refetched = masks
-    metadata, written = (
-        [getattr(p.decision, name) for p in parts]
-        for name in ("metadata_vectors", "written_vectors")
+    heads = (shape.num_kv_heads, shape.group)
+    size = (shape.num_kv_heads, len(last.block.positions) if decoding else 1)
+    keys, values = np.zeros((2, *size, context), dtype=np.bool_)
+    refetched = np.zeros(size, dtype=np.bool_)
+    metadata, written = np.zeros((2, *size), dtype=np.int64)
+    for part in parts:
+        seen, decision = slice(part.block.scores.shape[2]), part.decision
+        for whole, mask in (
+            (keys[..., seen], decision.kept),
+            (values[..., seen], part.used),
+            (refetched, decision.refetched),
+        ):
+            rows = np.asarray(mask.reshape(*heads, *mask.shape[1:]).any(axis=1))
+            whole |= rows if decoding else rows.any(axis=1, keepdims=True)
+        for total, count in (
+            (metadata, decision.metadata_vectors),
+            (written, decision.written_vectors),
+        ):
+            total += count if decoding else count.sum(axis=1, keepdims=True)
+    contexts = last.block.positions + 1 if decoding else np.array([context])
+    columns = requested(
+        last.policy, shape.head_dim, keys, values, contexts, decoding, refetched, metadata, written
     )
-    if decoding:
-        assert len(parts) == 1
-        contexts = last.block.positions + 1
-        joined = keys[0], values[0], refetched[0], metadata[0], written[0]
-    else:
-        contexts = np.array([context])
-        joined = (
-            _union(keys, context),
-            _union(values, context),
-            np.any(np.stack(refetched), axis=0),
-            sum(m.sum(axis=1, keepdims=True) for m in metadata),
-            sum(m.sum(axis=1, keepdims=True) for m in written),
-        )
-    return {"key_mask": joined[0], "value_mask": joined[1]} | requested(
-        last.policy, shape.head_dim, joined[0], joined[1], contexts, decoding, *joined[2:]
-    )
-
-
-def _union(masks: list[NDArray[np.bool_]], context: int) -> NDArray[np.bool_]:
-    """Tokens [kv_heads, 1, context] that any of the blocks [kv_heads, 1, keys] uses."""
-    seen = np.zeros((len(masks[0]), 1, context), dtype=np.bool_)
-    for mask in masks:
-        seen[..., : mask.shape[2]] |= mask
-    return seen
+    return Fetches(keys, values, columns)
 
 
 def attend_block(

@@ -20,8 +20,8 @@ def requested(
     contexts: NDArray[np.int64],
     decoding: bool,
     refetched: Mask,
-    metadata_vectors: NDArray[np.int64] | int = 0,
-    written_vectors: NDArray[np.int64] | int = 0,
+    metadata_vectors: NDArray[np.int64] | None = None,
+    written_vectors: NDArray[np.int64] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Columns of the workload that say what each fetch moves, each [kv_heads, rows].
 
@@ -36,13 +36,18 @@ def requested(
         contexts: tokens before any pruning, [rows].
         decoding: whether the rows follow a prompt.
         refetched: [kv_heads, rows], whether the LSB plane of the keys is fetched too.
-        metadata_vectors: vectors of head_dim read to rank pages or chunks, [kv_heads, rows].
+        metadata_vectors: vectors of head_dim read to rank pages or chunks, [kv_heads, rows]; none
+            if not given.
         written_vectors: vectors of head_dim written back, likewise.
     """
     key_bits, lsb_bits, value_bits = policy.fetched_bits
     metadata, residual = policy.quantization.beside(keys, values, contexts, decoding, head_dim)
-    vector_bytes = head_dim * (key_bits + lsb_bits)
     size = keys.shape[:2]
+    read, written = (
+        np.zeros(size, dtype=np.int64) if vectors is None else vectors
+        for vectors in (metadata_vectors, written_vectors)
+    )
+    vector_bits = head_dim * (key_bits + lsb_bits)
     starts = keys[..., 1:] & ~keys[..., :-1]
     return {
         "keys": keys.sum(axis=2),
@@ -51,8 +56,8 @@ def requested(
         "key_lsb_bits": np.full(size, lsb_bits),
         "value_bits": np.full(size, value_bits),
         "refetch_lsb": refetched,
-        "metadata_bytes": metadata + metadata_vectors * vector_bytes // 8,
+        "metadata_bytes": metadata + read * vector_bits // 8,
         "residual_bytes": residual,
-        "write_back_bytes": np.zeros(size, dtype=np.int64) + written_vectors * vector_bytes // 8,
+        "write_back_bytes": written * vector_bits // 8,
         "key_runs": keys[..., 0].astype(np.int64) + starts.sum(axis=2),
     }

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.attention.kernels import METRICS, PER_QUERY, WORK
-from accelsim.functional._block import Attended, attend_block, cut, requests_of
+from accelsim.functional._block import Attended, attend_block, cut, fetches_of
 from accelsim.functional._cascade import shape_of, stages_of
 from accelsim.functional._record import NAMES, Record
 from accelsim.functional._stored import Stored, value_budgets
@@ -84,8 +84,7 @@ class SelectedRule(OpenLoopRule):
     def _note(self, layer: int, parts: list[Attended], record: Record) -> None:
         """Requests of one prompt, or of each row of one block after it."""
         shape = self._shape
-        columns = requests_of(parts, shape)
-        keys, values = columns.pop("key_mask"), columns.pop("value_mask")
+        keys, values, columns = fetches_of(parts, shape)
         decoding = stage_of(parts[0].block.positions, shape) == "decode"
         rows = [np.concatenate([_queries(p, shape.group, kv) for p in parts], axis=0)
                 for kv in range(shape.num_kv_heads)]  # fmt: skip

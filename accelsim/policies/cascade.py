@@ -124,11 +124,13 @@ class StepCascade(_Cascade):
     def _prune_tokens(self, rule: CascadeTokens, layer: int, context: int) -> None:
         first, recent = rule.protected_ranges()
         before = self.tokens.copy()
+        # All queries of an encoder see all tokens, and none of them is the newest.
+        ordered = self.shape.causal or context > self.shape.prompt_tokens
         keep_tokens(
             self.tokens, self.token_importance, context,
             rule.budget(layer, self.shape.num_layers, context), first,
-            max(recent, 1) if self.shape.causal else recent,
-            rule.per_query and self.shape.causal, self.seed_of(layer, context), self._work[0],
+            max(recent, 1) if ordered else recent, rule.per_query and ordered,
+            self.seed_of(layer, context), self._work[0],
         )  # fmt: skip
         if rule.permanent:
             self._tokens_alive[layer, before & ~self.tokens] = False

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.functional._block import attend_block, cut, requests_of
+from accelsim.functional._block import attend_block, cut, fetches_of
 from accelsim.functional._stored import Stored, value_budgets
 from accelsim.policies import Policy
 from accelsim.policies.selector import Shape, selector_for, stage_of
@@ -86,7 +86,7 @@ class PolicyAttention:
             output[:, place] = got.output
             self.kept_keys += int(np.count_nonzero(got.decision.kept))
             if stage == "decode" or not shape.causal:
-                columns = requests_of([got], shape)
+                columns = fetches_of([got], shape).columns
                 read = read_bits(columns, shape.head_dim)
                 self.dram_bytes += sum(int(bits.sum()) for bits in read.values()) // 8
                 self.dram_bytes += int(columns["write_back_bytes"].sum())

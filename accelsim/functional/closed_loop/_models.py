@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,12 @@ class TransformersModel:
             tokenizer = _load(self._transformers.AutoTokenizer, self._name, self._where)
         return [int(i) for i in tokenizer(text)["input_ids"]]
 
+    @cached_property
+    def _cache_argument(self) -> str:
+        """Name of the cache among the arguments of a model: it changed in transformers 5."""
+        parameters = inspect.signature(self._network.forward).parameters
+        return "cache" if "cache" in parameters else "past_key_values"
+
     def new_cache(self) -> Any:
         """Return an empty cache, for :meth:`forward` in several calls."""
         return self._transformers.DynamicCache()
@@ -99,7 +107,7 @@ class TransformersModel:
             output = self._network(
                 input_ids=self._torch.tensor([list(token_ids)]),
                 use_cache=cache is not None,
-                past_key_values=cache,
+                **({} if cache is None else {self._cache_argument: cache}),
             )
         self._attend = None
         if self._calls != self.shape.num_layers:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.attention.topk import PARALLELISM
-from accelsim.policies._base import Count, Fraction, Iterations, ROUNDING_GUARD, Ratio
+from accelsim.policies._base import ROUNDING_GUARD, Count, Fraction, Iterations, Ratio
 from accelsim.policies._encoder import EncoderSelector
 from accelsim.policies._selection import Needs, SelectionPart
 from accelsim.policies.selector import Block, Decision, Selector, Shape

@@ -54,6 +54,11 @@ class Config(pydantic.BaseModel):
                 raise pydantic_core.ValidationError.from_exception_data(cls.__name__, errors)
         return data
 
+    @classmethod
+    def every_kind(cls) -> list[type[Config]]:
+        """Models that a value of this one may have; more than one where its ``kind`` decides."""
+        return [cls]
+
 
 @dataclass(frozen=True)
 class Unit:

@@ -12,8 +12,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from accelsim.functional.closed_loop import load_model, policy_attention, shipped_windows
-from accelsim.policies import load_policy
+from accelsim.functional.closed_loop import (
+    PolicyAttention,
+    forward,
+    load_model,
+    policy_attention,
+    shipped_windows,
+)
+from accelsim.policies import load_policy_spec
 from accelsim.traces.capture import Attend, dense_attention
 
 POLICIES = (
@@ -21,6 +27,7 @@ POLICIES = (
     "h2o",
     "tova",
     "scissorhands",
+    "spatten-tokens:tokens.accumulate=layers",
     "spatten-tokens",
     "quest",
     "dhsa",
@@ -29,8 +36,11 @@ POLICIES = (
 
 
 def run(model: Any, ids: list[int], attend: Callable[[], Attend]) -> float:
-    start = time.perf_counter()
-    model.forward(ids, attend())
+    start, function = time.perf_counter(), attend()
+    if isinstance(function, PolicyAttention):
+        forward(model, ids, function)
+    else:
+        model.forward(ids, function)
     return time.perf_counter() - start
 
 
@@ -42,13 +52,13 @@ def main() -> None:
     }
     for name in POLICIES:
         variants[name] = partial(
-            policy_attention, load_policy(name), model.shape, len(ids), causal=True
+            policy_attention, load_policy_spec(name), model.shape, len(ids), causal=True
         )
     # Rounds over all of them, so that other load on the machine meets all alike.
     rounds = [{name: run(model, ids, make) for name, make in variants.items()} for _ in range(4)]
     best = {name: min(times[name] for times in rounds[1:]) for name in variants}
     for name, seconds in best.items():
-        print(f"{name:20s} {seconds:6.2f} s   {seconds / best['dense, no policy']:5.2f} x dense")
+        print(f"{name:40s} {seconds:6.2f} s   {seconds / best['dense, no policy']:5.2f} x dense")
 
 
 if __name__ == "__main__":

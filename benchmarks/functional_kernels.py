@@ -12,8 +12,9 @@ from __future__ import annotations
 import numpy as np
 from _timing import best
 
+from accelsim.attention import kernels, reference
 from accelsim.functional import fixed_point as fp
-from accelsim.functional import fixed_point_reference, kernels, reference
+from accelsim.functional import fixed_point_reference
 
 TOKENS, DIM, SCALE = 512, 64, 0.125
 SAMPLED_ROWS = 8
@@ -32,11 +33,13 @@ def float64_head(causal: bool, keep: float, threshold: float) -> None:
     budget = np.array([max(1, int(np.ceil(keep * n))) for n in range(TOKENS + 1)])
     mask = np.tri(TOKENS, dtype=np.bool_) if causal else np.ones((TOKENS, TOKENS), np.bool_)
 
+    tensors = kernels.Tensors(query, key, value, first, both, wide)
+    rows = kernels.Rows(every, every, alive, TOKENS, causal)
+    settings = kernels.Settings(SCALE, threshold, budget, 3)
+
     def fast() -> object:
-        return kernels.attend_layer(
-            query, key, value, first, both, wide, every, every, alive, TOKENS, causal, SCALE,
-            threshold, budget, 16, 3, np.zeros(TOKENS), np.zeros(1),
-        )  # fmt: skip
+        received = kernels.Importance(np.zeros(TOKENS), np.zeros(1))
+        return kernels.attend_layer(tensors, rows, settings, received)
 
     def slow() -> reference.Attention:
         reference.attention(query[0], key[0], key[0], value[0], mask, scale=SCALE)
@@ -57,7 +60,7 @@ def float64_head(causal: bool, keep: float, threshold: float) -> None:
     def passes() -> None:
         for row in rows:
             visible = probabilities[row, mask[row]]
-            reference.quick_select(visible, int(budget[len(visible)]), 16, 3 + int(row))
+            reference.quick_select(visible, int(budget[len(visible)]), 3 + int(row))
 
     report(f"{name}: with passes",
            numpy_seconds + best(passes, 1) * TOKENS / SAMPLED_ROWS, seconds)  # fmt: skip

@@ -88,7 +88,7 @@ def run(
             f"--model {model}: the shipped windows hold token ids of smollm2; expected --text"
         )
     if specs == ("all",):
-        specs = _every(causal=lee is None, prompt_tokens=prompt_tokens)
+        specs = _every(causal=lee is None, prompt_tokens=prompt_tokens, skip=skip)
     policies = {spec: load_policy_spec(spec) for spec in dict.fromkeys(specs)}
     folder = None if out is None else prepare_folder(out)
     with stages(model) as on_stage:
@@ -122,7 +122,7 @@ def run(
         write_text(folder / "policies.svg", _figure(model, results))
 
 
-def _every(*, causal: bool, prompt_tokens: int) -> tuple[str, ...]:
+def _every(*, causal: bool, prompt_tokens: int, skip: int) -> tuple[str, ...]:
     """Names of the presets that can run inside the model."""
     from accelsim.configs import preset_names
     from accelsim.policies import load_policy, why_closed_loop_not
@@ -130,7 +130,9 @@ def _every(*, causal: bool, prompt_tokens: int) -> tuple[str, ...]:
     return tuple(
         name
         for name in preset_names("policies")
-        if not why_closed_loop_not(load_policy(name), causal=causal, prompt_tokens=prompt_tokens)
+        if not why_closed_loop_not(
+            load_policy(name), causal=causal, prompt_tokens=prompt_tokens, skip=skip
+        )
     )
 
 

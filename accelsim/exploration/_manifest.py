@@ -8,6 +8,7 @@ import json
 import platform
 import shlex
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,20 @@ _DATA_FAMILIES = ("baselines", "energy", "models")
 """Presets that a run reads by name, beyond the configurations that its manifest holds in full."""
 
 
-def manifest(setup: Setup, source_sha256: str, dependencies: str | None = None) -> dict[str, Any]:
+def manifest(
+    setup: Setup,
+    source_sha256: str,
+    dependencies: str | None = None,
+    not_served: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
     """Versions, hashes and the command of a run.
 
     Args:
         setup: what was run.
         source_sha256: contents of its source.
         dependencies: order in which it ran; that asked for if not given.
+        not_served: what the policy asked for and the machine takes no time for, by name of
+            :data:`accelsim.workloads.SERVICES`.
     """
     return {
         "versions": dict(versions()),
@@ -37,6 +45,7 @@ def manifest(setup: Setup, source_sha256: str, dependencies: str | None = None) 
         "source_sha256": source_sha256,
         "engine": setup.engine,
         "dependencies": dependencies or setup.dependencies,
+        "not_served": dict(not_served or {}),
         "configs": {name: json.loads(part.text) for name, part in setup.parts.items()},
         "config_sha256": {name: part.sha256 for name, part in setup.parts.items()},
         "command": shlex.join(redacted(word) for word in sys.argv),

@@ -196,7 +196,12 @@ def run(
             for name, q in activity.queues.items()
         },
         baselines=_against(shape, baselines, activity.seconds, energy),
-        manifest=manifest(setup, session.source_sha256(setup.source), activity.dependencies),
+        manifest=manifest(
+            setup,
+            session.source_sha256(setup.source),
+            activity.dependencies,
+            activity.not_served,
+        ),
         per_layer=prepared.per_layer,
         activity=activity,
         warnings=list(energy.warnings),

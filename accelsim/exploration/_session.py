@@ -48,28 +48,8 @@ class Prepared:
 
     @cached_property
     def read_bytes_by_head(self) -> list[dict[str, int]]:
-        """What :meth:`Workload.policy_bytes` sums, for each layer and head."""
-        import numpy as np
-
-        table = self.workload
-        if table.extra:
-            return []
-        pairs = np.stack([table["layer"], table["head"]])
-        places, groups = np.unique(pairs, axis=1, return_inverse=True)
-        keys, values = table["keys"].astype(np.int64), table["values"].astype(np.int64)
-        bits = {
-            "key_msb": keys * table["key_bits"],
-            "key_lsb": np.where(table["refetch_lsb"], keys * table["key_lsb_bits"], 0),
-            "value": values * table["value_bits"],
-        }
-        read = {
-            name: np.bincount(groups.ravel(), weights=column) * table.head_dim / 8
-            for name, column in bits.items()
-        }
-        return [
-            {"layer": int(layer), "head": int(head)} | {n: int(read[n][i]) for n in read}
-            for i, (layer, head) in enumerate(places.T)
-        ]
+        """See :meth:`Workload.policy_bytes_by_head`; empty for a foreign file."""
+        return [] if self.workload.extra else self.workload.policy_bytes_by_head()
 
 
 class Session:

@@ -424,7 +424,12 @@ def _check_field(models: list[type[Config]], rest: str, key: str, where: str) ->
                 f"{where}: unknown key '{shorten(key, 60)}'{did_you_mean(part, fields)}"
             )
         found = [m.model_fields[part].annotation for m in models if part in m.model_fields]
-        models = [m for annotation in found for m in configs.models_in(annotation)]
+        models = [
+            kind
+            for annotation in found
+            for model in configs.models_in(annotation)
+            for kind in (model.every_kind() if issubclass(model, Config) else [model])
+        ]
         if not models:
             return
 

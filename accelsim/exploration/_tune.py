@@ -259,6 +259,9 @@ def _policy(
         # [CLS] of an encoder; sinks and recent tokens of a causal model (see CascadeTokens).
         protect = {"first": 4, "recent": 32} if trace.causal else {"first": 1, "recent": 0}
         data["tokens"] = {"keep_by_layer": chosen["tokens"], "protect": protect}
+        if mode == "closed-loop":
+            # A model runs that reading at once, and not token by token, for each of many trials.
+            data["tokens"]["accumulate"] = "layers"
     if "values" in chosen:
         data["values"] = {"keep_by_layer": chosen["values"]}
     for knob in ("key_bits", "value_bits"):

@@ -8,10 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from accelsim.attention.topk import PARALLELISM, TopK, topk_engine
     from accelsim.functional._cases import functional_cases
-    from accelsim.functional._run import PolicyRun, run_policy
+    from accelsim.functional._machine import run_machine
+    from accelsim.functional._record import PolicyRun
+    from accelsim.functional._run import run_policy
     from accelsim.functional._verify import VerifyResult, verify_fixed_point
-    from accelsim.functional.topk import PARALLELISM, TopK, topk_engine
 
 __all__ = [
     "PARALLELISM",
@@ -19,23 +21,28 @@ __all__ = [
     "TopK",
     "VerifyResult",
     "functional_cases",
+    "run_machine",
     "run_policy",
     "topk_engine",
     "verify_fixed_point",
 ]
 
 _HOMES = {
-    "PolicyRun": "_run",
-    "VerifyResult": "_verify",
-    "functional_cases": "_cases",
-    "run_policy": "_run",
-    "verify_fixed_point": "_verify",
+    "PARALLELISM": "accelsim.attention.topk",
+    "PolicyRun": "accelsim.functional._record",
+    "TopK": "accelsim.attention.topk",
+    "VerifyResult": "accelsim.functional._verify",
+    "functional_cases": "accelsim.functional._cases",
+    "run_machine": "accelsim.functional._machine",
+    "run_policy": "accelsim.functional._run",
+    "topk_engine": "accelsim.attention.topk",
+    "verify_fixed_point": "accelsim.functional._verify",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'topk')}"), name)
+    return getattr(import_module(_HOMES[name]), name)

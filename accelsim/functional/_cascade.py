@@ -1,110 +1,191 @@
-"""The state that cascade pruning carries through layers and steps (design: importance, masks)."""
+"""SpAtten's own policies over a trace, step by step, in one fused kernel."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.functional.topk import PARALLELISM, topk_engine
-from accelsim.policies import CascadeHeads, Policy, Stage
+from accelsim.attention import kernels
+from accelsim.attention.quantization import progressive_planes, quantize_dequantize
+from accelsim.functional._record import Record
+from accelsim.functional._requests import requested
+from accelsim.functional._stored import value_budgets
+from accelsim.functional._walk import OpenLoopRule, finite_tensors
+from accelsim.policies import (
+    STAGES,
+    KiviQuantization,
+    Policy,
+    ProgressiveQuantization,
+    Quantization,
+    Stage,
+)
+from accelsim.policies.cascade import StepCascade
+from accelsim.policies.selector import Shape
+from accelsim.traces import AttentionTrace
 
 
-@dataclass(frozen=True)
-class Selection:
-    """Work of one selection; zero where nothing had to be selected."""
-
-    size: int = 0
-    target: int = 0
-    passes: int = 0
-    elements: int = 0
-    beats: int = 0
-
-
-class Cascade:
-    """Importance scores and survivors.
+class LayerStep(NamedTuple):
+    """What was decided for one layer in one step, and the outputs that follow.
 
     Attributes:
-        token_importance: [tokens] probabilities received so far.
-        head_importance: [query_heads] absolute output so far.
+        step: 0 is the prefill.
+        layer: which.
+        context: tokens before any pruning.
+        positions: token of each query row.
+        kept: ascending tokens whose keys survive.
+        alive: [query_heads].
+        outputs: [query_heads, rows, head_dim], zero for pruned heads.
     """
 
-    def __init__(self, layers: int, tokens: int, heads: int, policy: Policy, seed: int) -> None:
-        """Start with everything alive and every score zero."""
-        self.token_importance: NDArray[np.float64] = np.zeros(tokens)
-        self.head_importance: NDArray[np.float64] = np.zeros(heads)
-        self._layers, self._seed = layers, seed
-        self._stages = policy.by_stage()
-        self._tokens_alive = np.ones((layers, tokens), dtype=np.bool_)
-        self._heads_alive = np.ones((layers, heads), dtype=np.bool_)
-        self._heads_selected: set[tuple[int, CascadeHeads]] = set()
+    step: int
+    layer: int
+    context: int
+    positions: NDArray[np.int64]
+    kept: NDArray[np.int64]
+    alive: NDArray[np.bool_]
+    outputs: NDArray[np.float64]
 
-    def select_tokens(
-        self, stage: Stage, layer: int, survivors: NDArray[np.bool_], context: int, own: int | None
-    ) -> tuple[NDArray[np.bool_], Selection]:
-        """Prune the tokens of a layer.
 
-        Args:
-            stage: whose rule holds.
-            layer: where.
-            survivors: [tokens], those of the previous layer in this step.
-            context: tokens so far.
-            own: token of the query, which always survives; ``None`` in an encoder.
+Observer = Callable[[LayerStep], None]
 
-        Returns:
-            The new survivors [tokens], and the top-k work.
-        """
-        candidates: NDArray[np.bool_] = survivors & self._tokens_alive[layer]
-        rule = self._stages[stage].tokens
-        if rule is None:
-            return candidates, Selection()
-        first, recent = rule.protected_ranges()
-        forced = np.zeros_like(candidates)
-        forced[:first] = True
-        forced[max(0, context - recent) : context] = True
-        if own is not None:
-            forced[own] = True
-        forced &= candidates
-        budget = rule.budget(layer, self._layers, context)
-        target = max(budget - int(forced.sum()), 0)
-        free = np.flatnonzero(candidates & ~forced)
-        if len(free) <= target:
-            return candidates, Selection()
-        kept = forced
-        work = Selection()
-        if target:
-            seed = self._seed + 1 + layer * 104729 + context * 31
-            importance = self.token_importance[free]
-            if rule.per_query:
-                importance = importance / (context - free if own is not None else context)
-            top = topk_engine(importance, target, PARALLELISM, seed)
-            kept[free[top.indices]] = True
-            work = Selection(len(free), target, top.passes, top.elements, top.beats)
-        if rule.permanent:
-            self._tokens_alive[layer, candidates & ~kept] = False
-        return kept, work
 
-    def select_heads(
-        self, stage: Stage, layer: int, survivors: NDArray[np.bool_], context: int
-    ) -> NDArray[np.bool_]:
-        """Prune the query heads of a layer, the first time a rule acts; later steps repeat it.
+def stages_of(trace: AttentionTrace) -> list[Stage]:
+    """Stages that a trace has."""
+    present = {"prefill": trace.prefill_tokens > 0, "decode": trace.decode_tokens > 0}
+    return [stage for stage in STAGES if present[stage]]
 
-        Args:
-            stage: whose rule holds.
-            layer: where.
-            survivors: [query_heads], those of the previous layer in this step.
-            context: tokens so far.
-        """
-        candidates: NDArray[np.bool_] = survivors & self._heads_alive[layer]
-        rule = self._stages[stage].heads
-        if rule is None or context < rule.min_keys or (layer, rule) in self._heads_selected:
-            return candidates
-        self._heads_selected.add((layer, rule))
-        alive = np.flatnonzero(candidates)
-        budget = rule.budget(layer, self._layers, len(candidates))
-        if len(alive) > budget:
-            order = np.argsort(-self.head_importance[alive], kind="stable")
-            candidates[alive[order[budget:]]] = False
-        self._heads_alive[layer] = candidates
-        return candidates
+
+def shape_of(trace: AttentionTrace) -> Shape:
+    """What a selector must know of a trace."""
+    return Shape(
+        trace.num_layers, trace.num_query_heads, trace.num_kv_heads, trace.head_dim, trace.tokens,
+        trace.prefill_tokens, trace.causal,
+    )  # fmt: skip
+
+
+def _load_layer(trace: AttentionTrace, policy: Policy, layer: int) -> kernels.Tensors:
+    query, key, value = finite_tensors(trace, layer)
+    q = policy.at_layer(layer, trace.num_layers).quantization
+    if isinstance(q, ProgressiveQuantization):
+        first, both = progressive_planes(key, q.msb_bits, q.lsb_bits, q.split, q.scale)
+        stored = quantize_dequantize(value, q.fetched_value_bits, q.scale)
+    else:
+        assert not isinstance(q, KiviQuantization)
+        first = both = quantize_dequantize(key, q.key_bits, q.scale)
+        stored = quantize_dequantize(value, q.value_bits, q.scale)
+    return kernels.Tensors(
+        np.ascontiguousarray(query),
+        np.ascontiguousarray(key),
+        np.ascontiguousarray(value),
+        np.ascontiguousarray(first),
+        np.ascontiguousarray(both),
+        np.ascontiguousarray(stored),
+    )
+
+
+class _StageRule:
+    """What holds in one stage: policies by layer, threshold, value budgets."""
+
+    def __init__(self, trace: AttentionTrace, policy: Policy) -> None:
+        layers = trace.num_layers
+        self.policy = policy
+        self.by_layer = [policy.at_layer(i, layers) for i in range(layers)]
+        q = policy.quantization
+        self.threshold = q.threshold if isinstance(q, ProgressiveQuantization) else 0.0
+        self.value_budgets = value_budgets(policy, layers, trace.tokens)
+
+
+class CascadeRule(OpenLoopRule):
+    """Cascade, value pruning and static or progressive quantization.
+
+    The kernel computes scores row by row and never stores a matrix of them, so long traces fit; the
+    decisions are those of the selector that a running model asks.
+    """
+
+    order = "steps"
+
+    def __init__(
+        self, trace: AttentionTrace, policy: Policy, seed: int, observe: Observer | None
+    ) -> None:
+        self._trace, self._seed, self._observe = trace, seed, observe
+        self._cascade = StepCascade(policy, shape_of(trace), seed)
+        self._stages = {
+            stage: _StageRule(trace, policy.at_stage(stage)) for stage in stages_of(trace)
+        }
+        self._layers: list[kernels.Tensors] = []
+        self._stored: Quantization | None = None
+        # The schedule of the last stage; the prompt's may be another one.
+        self._tokens = list(self._stages.values())[-1].policy.tokens
+
+    def keep_ratio(self, layer: int, figures: dict[str, float]) -> float:
+        """Of the schedule."""
+        tokens = self._tokens
+        return 1.0 if tokens is None else tokens.keep_ratio(layer, self._trace.num_layers)
+
+    def attend(self, layer: int, positions: NDArray[np.int64], record: Record) -> None:
+        """One layer of one step."""
+        trace, context = self._trace, int(positions[-1]) + 1
+        step = max(context - trace.prefill_tokens, 0)
+        name: Stage = "decode" if step else "prefill"
+        stage = self._stages[name]
+        self._enter(stage.policy)
+        work = self._cascade.choose(layer, name, context)
+        tokens, heads = self._cascade.tokens, self._cascade.heads
+        rows = kernels.Rows(
+            positions[tokens[positions]], np.flatnonzero(tokens), heads, context, trace.causal
+        )
+        found = kernels.attend_layer(
+            self._layers[layer],
+            rows,
+            kernels.Settings(
+                trace.scale,
+                stage.threshold,
+                stage.value_budgets[layer],
+                self._seed + 1 + layer * 15485863 + step * 32452843,
+            ),
+            kernels.Importance(self._cascade.token_importance, self._cascade.head_importance),
+        )
+        if self._observe is not None:
+            self._observe(
+                LayerStep(step, layer, context, rows.positions, rows.kept, heads, found.outputs)
+            )
+        record.compare(
+            layer,
+            found.metrics,
+            (int(heads.sum()), len(heads)),
+            (len(rows.positions), len(positions)),
+        )
+        counts = found.counts
+        alive = np.flatnonzero(counts["queries"])
+        mine = counts[alive]
+        keys = np.repeat(tokens[None, :context], len(alive), axis=0)
+        values = np.zeros_like(keys)
+        values[:, rows.kept] = found.used_values[alive]
+        columns = requested(
+            stage.by_layer[layer], trace.head_dim, keys[:, None], values[:, None],
+            np.array([context]), step > 0, mine["refetch_queries"][:, None] > 0,
+        )  # fmt: skip
+        first = np.zeros(len(alive), dtype=kernels.WORK)
+        first[:1] = work
+        record.add(
+            (step, layer, context),
+            alive,
+            {n: column[:, 0] for n, column in columns.items()}
+            | {f"select_{n}": first[n] for n in kernels.WORK.names or ()}
+            | {n: mine[n] for n in ("topk_size", "topk_target", "topk_elements")}
+            | {"score_updates": mine["query_keys"] * self._cascade.accumulates(name)},
+            np.split(found.per_query, np.cumsum(mine["queries"])[:-1]),
+            keys,
+            values,
+        )
+
+    def _enter(self, policy: Policy) -> None:
+        """Load the layers as a stage reads them, unless they are loaded already."""
+        if self._stored != policy.quantization:
+            self._layers = []  # never two copies of a long trace
+            every = range(self._trace.num_layers)
+            self._layers = [_load_layer(self._trace, policy, i) for i in every]
+            self._stored = policy.quantization

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from accelsim.attention import kernels, reference
 from accelsim.functional import fixed_point as fp
-from accelsim.functional import fixed_point_reference, kernels, reference
+from accelsim.functional import fixed_point_reference
 
 _KEYS, _DIM = 48, 64
 
@@ -35,20 +36,22 @@ def _cases(rng: np.random.Generator, number: int) -> Iterator[tuple[str, float, 
     mask = np.tri(_KEYS, dtype=np.bool_)
     expected = reference.attention(query[0], key[0], key[0], value[0], mask, scale=scale,
                                    threshold=0.1, value_budget=budget)  # fmt: skip
-    _, _, _, outputs, _ = kernels.attend_layer(
-        query, key, value, wide[0], wide[0], wide[1], every, every, np.ones(1, np.bool_), _KEYS,
-        True, scale, 0.1, budget, 16, 3, np.zeros(_KEYS), np.zeros(1),
-    )  # fmt: skip
+    found = kernels.attend_layer(
+        kernels.Tensors(query, key, value, wide[0], wide[0], wide[1]),
+        kernels.Rows(every, every, np.ones(1, np.bool_), _KEYS, True),
+        kernels.Settings(scale, 0.1, budget, 3),
+        kernels.Importance(np.zeros(_KEYS), np.zeros(1)),
+    )
     yield (
         f"attention-{number}",
         float(np.linalg.norm(expected.output)),
-        float(np.linalg.norm(outputs)),
+        float(np.linalg.norm(found.outputs)),
     )
     row = expected.probabilities[-1]
     yield (
         f"topk-passes-{number}",
-        float(reference.quick_select(row, 14, 16, number)[2]),
-        float(kernels.quick_select(row, 14, 16, number)[2]),
+        float(reference.quick_select(row, 14, number)[2]),
+        float(kernels.quick_select(row, 14, number)[2]),
     )
     codes = rng.integers(-2047, 2048, size=(4, _KEYS, _DIM))
     multipliers, shift = fp.dequantization(2**-9, np.full(_KEYS, 2**-10), scale)

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.functional import fixed_point as fp
-from accelsim.functional.kernels import (
+from accelsim.attention.kernels import (
     filter_top,
     quick_select,
     scores_of_row,
     softmax_row,
     weighted_sum,
 )
+from accelsim.functional import fixed_point as fp
 from accelsim.jit import kernel
 
 Integers = NDArray[np.int64]
@@ -186,7 +186,7 @@ def row_used(probabilities: Integers, visible: int, budget: int, used: NDArray[n
         return
     # Codes are exact in float64. Which pivots the engine draws never changes what it selects.
     codes = probabilities[:visible].astype(np.float64)
-    kth, equal, _, _, _ = quick_select(codes, budget, 16, 0)
+    kth, equal, _, _, _ = quick_select(codes, budget, 0)
     filter_top(codes, kth, equal, used)
 
 

@@ -1,303 +1,152 @@
-"""Open loop for the selection policies: their decisions over a recorded trace, layer by layer."""
+"""Open loop for policies that select: their selectors over a recorded trace, layer by layer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.errors import TraceError
-from accelsim.functional import kernels
-from accelsim.functional._stored import Stored
-from accelsim.functional.selection import (
-    Block,
-    Decision,
-    Selector,
-    Shape,
-    selector_for,
-    stage_of,
-)
-from accelsim.functional.selection._kernels import WORK, prune_values
-from accelsim.policies import KiviQuantization, Policy, ProgressiveQuantization, Stage
+from accelsim.attention.kernels import METRICS, PER_QUERY, WORK
+from accelsim.functional._block import Attended, attend_block, cut, fetches_of
+from accelsim.functional._cascade import shape_of, stages_of
+from accelsim.functional._record import NAMES, Record
+from accelsim.functional._stored import Stored, value_budgets
+from accelsim.functional._walk import OpenLoopRule, Order, finite_tensors
+from accelsim.policies import Policy
+from accelsim.policies.selector import selector_for, stage_of
 from accelsim.traces import AttentionTrace
-from accelsim.workloads import QueryTable, Workload
 
 _ROWS_PER_BLOCK = 256
 
 
-@dataclass
-class _Part:
-    """What one block of rows gave.
+class SelectedRule(OpenLoopRule):
+    """A policy by its selector: ``selection``, a KIVI cache, or the cascade layer by layer.
 
-    Attributes:
-        steps: [rows], 0 for the prompt.
-        positions: [rows].
-        kept, used: [kv_heads, group, rows, context].
-        keys, values: how many of them, [kv_heads, group, rows].
-        decision: of the selector.
-        topk: [query_heads, rows, 5], work of local value pruning.
-        two_planes: whether its stage reads keys in two planes.
+    The tensors of one layer are in memory at a time, and the scores of one block.
     """
 
-    steps: NDArray[np.int64]
-    positions: NDArray[np.int64]
-    kept: NDArray[np.bool_]
-    used: NDArray[np.bool_]
-    keys: NDArray[np.int64]
-    values: NDArray[np.int64]
-    decision: Decision
-    topk: NDArray[np.int64]
-    two_planes: bool
+    order: Order = "layers"
 
-
-def run_selection(
-    trace: AttentionTrace, policy: Policy, indices: bool, seed: int
-) -> tuple[Workload, dict[str, Any], list[dict[str, Any]]]:
-    """Run a policy with a ``selection`` (or a KIVI cache); see :func:`run_policy`.
-
-    The prompt attends densely (or by the rule, where it selects per query) and is one row; the
-    tensors of one layer are in memory at a time.
-
-    Returns:
-        Workload, accuracy and per-layer figures.
-    """
-    shape = Shape(
-        trace.num_layers, trace.num_query_heads, trace.num_kv_heads, trace.head_dim, trace.tokens,
-        trace.prefill_tokens, trace.causal,
-    )  # fmt: skip
-    selector = selector_for(policy, shape, seed)
-    rows: list[dict[str, Any]] = []
-    sums = np.zeros((trace.num_layers, len(kernels.METRICS)))
-    stats = np.zeros((trace.num_layers, 5), dtype=np.int64)
-    for layer in range(trace.num_layers):
-        prompt: list[_Part] = []
-        here = {
-            stage: own.at_layer(layer, trace.num_layers) for stage, own in policy.by_stage().items()
+    def __init__(self, trace: AttentionTrace, policy: Policy, seed: int) -> None:
+        self._trace, self._policy, self._seed = trace, policy, seed
+        self._shape = shape_of(trace)
+        self._selector = selector_for(policy, self._shape, seed)
+        self._budgets = {
+            stage: value_budgets(own, trace.num_layers, trace.tokens)
+            for stage, own in policy.by_stage().items()
         }
-        for part, figures in _blocks(trace, here, selector, layer, seed):
-            sums[layer] += figures
-            stats[layer] += (
-                np.count_nonzero(part.decision.refetched),
-                part.values.sum(),
-                len(part.positions),
-                part.keys.sum(),
-                part.decision.refetched.size if part.two_planes else 0,
-            )
-            if part.steps[0] == 0:
-                prompt.append(part)
-            else:
-                for row in range(len(part.steps)):
-                    rows += _requests(trace, here["decode"], layer, [_only(part, row)])
-        if prompt:
-            rows += _requests(trace, here["prefill"], layer, prompt)
-    rows.sort(key=lambda r: (r["step"], r["layer"], r["head"]))
-    keys = tuple(r.pop("key_indices") for r in rows)
-    values = tuple(r.pop("value_indices") for r in rows)
-    queries = QueryTable.join([r.pop("per_query") for r in rows])
-    workload = Workload.from_columns(
-        {name: [r[name] for r in rows] for name in rows[0]},
-        head_dim=trace.head_dim,
-        name=trace.model,
-        key_indices=keys if indices else None,
-        value_indices=values if indices else None,
-        query_table=queries,
-    )
-    per_layer = [
-        {"layer": i, **_figures(trace, sums[i : i + 1], stats[i : i + 1])}
-        for i in range(trace.num_layers)
-    ]
-    for record in per_layer:
-        record["token_keep_ratio"] = record["kept_token_fraction"]
-    return workload, {"mode": "open-loop", **_figures(trace, sums, stats)}, per_layer
+        self._layer = -1
+        self._stored: Stored | None = None
+        self._quantization = policy.quantization
+        self._tokens = policy.at_stage(stages_of(trace)[-1]).tokens
+
+    def keep_ratio(self, layer: int, figures: dict[str, float]) -> float:
+        """Of the cascade's schedule; else what was kept."""
+        if self._tokens is not None:
+            return self._tokens.keep_ratio(layer, self._trace.num_layers)
+        return figures["kept_token_fraction"]
+
+    def attend(self, layer: int, positions: NDArray[np.int64], record: Record) -> None:
+        """The prompt of a layer, or all that follows it."""
+        trace, shape = self._trace, self._shape
+        if layer != self._layer:
+            self._layer = layer
+            self._tensors = finite_tensors(trace, layer)
+            self._exact = tuple(tensor.astype(np.float64) for tensor in self._tensors[1:])
+            self._stored = None
+        stage = stage_of(positions, shape)
+        here = self._policy.at_stage(stage).at_layer(layer, trace.num_layers)
+        query, key, value = self._tensors
+        if self._stored is None or here.quantization != self._quantization:
+            self._stored = Stored(here, key, value, trace.prefill_tokens)
+            self._quantization = here.quantization
+        rows = self._selector.rows(layer, positions)
+        parts = []
+        for part in cut(rows, shape, _ROWS_PER_BLOCK):
+            wide = query[:, part].astype(np.float64)
+            got = attend_block(
+                self._selector, here, self._stored, layer, wide, part, trace.scale,
+                self._budgets[stage][layer], self._seed + layer,
+            )  # fmt: skip
+            alive = np.asarray(got.decision.kept.any(axis=2))
+            record.compare(
+                layer, _compare(got, self._exact, alive),
+                (int(np.count_nonzero(alive)), alive.size), (len(part), 0),
+            )  # fmt: skip
+            parts.append(got)
+            if stage == "decode":
+                self._note(layer, [got], record)
+        record.compare(layer, np.zeros(1, dtype=METRICS), (0, 0), (0, len(positions)))
+        if stage == "prefill" and parts:
+            self._note(layer, parts, record)
+
+    def _note(self, layer: int, parts: list[Attended], record: Record) -> None:
+        """Requests of one prompt, or of each row of one block after it."""
+        shape = self._shape
+        keys, values, columns = fetches_of(parts, shape)
+        decoding = stage_of(parts[0].block.positions, shape) == "decode"
+        rows = [np.concatenate([_queries(p, shape.group, kv) for p in parts], axis=0)
+                for kv in range(shape.num_kv_heads)]  # fmt: skip
+        work = np.concatenate([p.decision.work for p in parts], axis=1)
+        updates = np.concatenate([p.decision.score_updates for p in parts], axis=1)
+        topk = np.concatenate([p.topk for p in parts], axis=1)
+        topk = topk.reshape(shape.num_kv_heads, shape.group, -1)
+        alive = np.concatenate([p.decision.kept.any(axis=2) for p in parts], axis=1)
+        alive = alive.reshape(shape.num_kv_heads, shape.group, -1)
+        for at in range(keys.shape[1]):
+            mine = slice(at, at + 1) if decoding else slice(None)
+            heads = np.flatnonzero(alive[:, :, mine].any(axis=(1, 2)))
+            context = int(parts[0].block.positions[at]) + 1 if decoding else keys.shape[2]
+            step = max(context - self._trace.prefill_tokens, 0)
+            found = {name: column[heads, at] for name, column in columns.items()}
+            for name in WORK.names or ():
+                chosen = work[name][heads, mine]
+                found[f"select_{name}"] = (
+                    chosen.max(axis=1) if name in ("size", "target") else chosen.sum(axis=1)
+                )
+            for name in ("size", "target", "elements"):
+                pruned = topk[name][heads][:, :, mine].reshape(len(heads), -1)
+                found[f"topk_{name}"] = (
+                    pruned.sum(axis=1) if name == "elements" else pruned.max(axis=1)
+                )
+            found["score_updates"] = updates[heads, mine].sum(axis=1)
+            queries = [
+                rows[kv][mine].ravel()[alive[kv, :, mine].T.ravel()] for kv in heads.tolist()
+            ]
+            record.add(
+                (step, layer, context), heads, found, queries,
+                keys[heads, at, :context], values[heads, at, :context],
+            )  # fmt: skip
 
 
-def _blocks(
-    trace: AttentionTrace,
-    policies: dict[Stage, Policy],
-    selector: Selector,
-    layer: int,
-    seed: int,
-) -> Iterator[tuple[_Part, NDArray[np.float64]]]:
-    """Yield the blocks of a layer with the sums of their accuracy figures."""
-    query, key, value = trace.query(layer), trace.key(layer), trace.value(layer)
-    for name, tensor in (("query", query), ("key", key), ("value", value)):
-        if not np.isfinite(tensor).all():
-            raise TraceError(
-                f"{trace.path}: tensor 'layer.{layer}.{name}' holds NaN or infinity; "
-                "expected finite numbers"
-            )
-    exact = (key.astype(np.float64), value.astype(np.float64))
-    counts = range(trace.tokens + 1)
-    stored, policy = None, policies["prefill"]
-    for positions in _row_blocks(trace, selector.rows(layer, np.arange(trace.tokens))):
-        here = policies[stage_of(positions, selector.shape)]
-        if stored is None or here.quantization != policy.quantization:
-            stored = Stored(here, key, value, trace.prefill_tokens)
-        policy = here
-        budgets = [n if policy.values is None else policy.values.budget(n) for n in counts]
-        context = int(positions[-1]) + 1 if trace.causal else trace.tokens
-        wide = query[:, positions].astype(np.float64)
-        scores, both = stored.scores(wide, positions, context, trace.scale)
-        block = Block(
-            layer, positions, wide, stored.key_both[:, :context], stored.value[:, :context],
-            scores, both, stored.threshold, trace.causal, trace.scale,
-        )  # fmt: skip
-        decision = selector.run(block)
-        kept, weights = decision.kept, block.scores
-        topk = np.zeros((*kept.shape[:2], len(WORK)), dtype=np.int64)
-        used = np.zeros_like(kept)
-        prune_values(weights, kept, np.array(budgets), seed + layer, used, topk)
-        output = decision.output
-        if output is None or policy.values is not None:
-            output = stored.output(np.where(used, weights, 0.0), positions)
-        selector.learn(block, output)
-        figures = _compare(wide, exact, block, kept, used, weights, output)
-        split = (trace.num_kv_heads, trace.group, *kept.shape[1:])
-        steps = np.maximum(positions - trace.prefill_tokens + 1, 0)
-        kept, used = kept.reshape(split), used.reshape(split)
-        two_planes = isinstance(policy.quantization, ProgressiveQuantization)
-        keys, values = kept.sum(axis=3, dtype=np.int64), used.sum(axis=3, dtype=np.int64)
-        yield _Part(steps, positions, kept, used, keys, values, decision, topk, two_planes), figures
-
-
-def _row_blocks(trace: AttentionTrace, positions: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    """Cut rows into blocks that hold prompt rows or decode rows; an encoder is one block."""
-    if not trace.causal:
-        yield positions
-        return
-    for part in (
-        positions[positions < trace.prefill_tokens],
-        positions[positions >= trace.prefill_tokens],
-    ):
-        for start in range(0, len(part), _ROWS_PER_BLOCK):
-            yield part[start : start + _ROWS_PER_BLOCK]
-
-
-def _only(part: _Part, row: int) -> _Part:
-    one = slice(row, row + 1)
-    seen = int(part.positions[row]) + 1
-    d = part.decision
-    decision = Decision(
-        d.kept[:, one], d.refetched[:, one], d.work[:, one], d.score_updates[:, one],
-        d.metadata_vectors[:, one], d.written_vectors[:, one],
-    )  # fmt: skip
-    return _Part(
-        part.steps[one], part.positions[one], part.kept[:, :, one, :seen],
-        part.used[:, :, one, :seen], part.keys[:, :, one], part.values[:, :, one], decision,
-        part.topk[:, one], part.two_planes,
-    )  # fmt: skip
-
-
-def _requests(
-    trace: AttentionTrace, policy: Policy, layer: int, parts: list[_Part]
-) -> list[dict[str, Any]]:
-    """Return one record per KV head for the rows of ``parts``, which share one fetch."""
-    step = int(parts[0].steps[0])
-    prefill = trace.prefill_tokens if trace.causal else trace.tokens
-    context = trace.prefill_tokens + step if step else prefill
-    records = []
-    for kv in range(trace.num_kv_heads):
-        keys = _union([p.kept[kv] for p in parts], context)
-        values = _union([p.used[kv] for p in parts], context)
-        group = slice(kv * trace.group, (kv + 1) * trace.group)
-        # Query-major: the heads of the group for a position, then for the next one.
-        topk = np.concatenate([p.topk[group].swapaxes(0, 1).reshape(-1, len(WORK)) for p in parts])
-        per_query = {
-            "position": np.concatenate([np.repeat(p.positions, trace.group) for p in parts]),
-            "keys": np.concatenate([p.keys[kv].T.ravel() for p in parts]),
-            "values": np.concatenate([p.values[kv].T.ravel() for p in parts]),
-            "refetch": np.concatenate([p.decision.refetched[group].T.ravel() for p in parts]),
-            "topk_passes": topk[:, 2],
-            "topk_beats": topk[:, 4],
-        }
-        work = np.concatenate([p.decision.work[kv] for p in parts])
-        record: dict[str, Any] = {
-            "step": step,
-            "layer": layer,
-            "head": kv,
-            "context_tokens": context,
-            "keys": len(keys),
-            "values": len(values),
-            "key_runs": 1 + int(np.count_nonzero(np.diff(keys) > 1)),
-            "key_indices": keys,
-            "value_indices": values,
-            "per_query": per_query,
-        }
-        record["topk_size"], record["topk_target"] = topk[:, :2].max(axis=0)
-        record["topk_elements"] = topk[:, 3].sum()
-        record |= dict(zip(WORK[:2], work[:, :2].max(axis=0), strict=True))
-        record |= dict(zip(WORK[2:], work[:, 2:].sum(axis=0), strict=True))
-        vectors = {
-            name: sum(int(getattr(p.decision, name)[kv].sum()) for p in parts)
-            for name in ("score_updates", "metadata_vectors", "written_vectors")
-        }
-        record["score_updates"] = vectors["score_updates"]
-        records.append(record | _bytes(trace, policy, record, vectors, keys, values))
-    return records
-
-
-def _union(masks: list[NDArray[np.bool_]], context: int) -> NDArray[np.int32]:
-    """Ascending tokens that any of the rows [group, rows, keys] uses."""
-    seen = np.zeros(context, dtype=np.bool_)
-    for mask in masks:
-        seen[: mask.shape[2]] |= np.asarray(mask.any(axis=(0, 1)))
-    return np.flatnonzero(seen).astype(np.int32)
-
-
-def _bytes(
-    trace: AttentionTrace,
-    policy: Policy,
-    record: dict[str, Any],
-    vectors: dict[str, int],
-    keys: NDArray[np.int32],
-    values: NDArray[np.int32],
-) -> dict[str, int]:
-    """Bit widths of a request, and its bytes beside the vectors."""
-    q, dim = policy.quantization, trace.head_dim
-    metadata, residual = 0, 0
-    bits = policy.fetched_bits
-    stored = bits[0] + bits[1]
-    if isinstance(q, KiviQuantization):
-        decoding = record["step"] > 0
-        old_keys = q.quantized_keys(record["context_tokens"]) if decoding else 0
-        old_values = q.quantized_values(record["context_tokens"]) if decoding else 0
-        quantized_keys, quantized_values = keys[keys < old_keys], values[values < old_values]
-        recent = len(keys) - len(quantized_keys), len(values) - len(quantized_values)
-        residual = (
-            recent[0] * (q.full_bits - q.key_bits) + recent[1] * (q.full_bits - q.value_bits)
-        ) * dim // 8  # fmt: skip
-        groups = len(np.unique(quantized_keys // q.group_tokens)) * dim
-        groups += len(quantized_values) * -(-dim // q.group_channels)
-        # A residual vector has one scale of 16 bits.
-        metadata = groups * q.scale_bytes + sum(recent) * 2
-    elif q.scale == "per_token":
-        metadata = (len(keys) + len(values)) * 2
-    return {
-        "key_bits": bits[0],
-        "key_lsb_bits": bits[1],
-        "value_bits": bits[2],
-        "metadata_bytes": metadata + vectors["metadata_vectors"] * dim * stored // 8,
-        "residual_bytes": residual,
-        "write_back_bytes": vectors["written_vectors"] * dim * stored // 8,
-    }
+def _queries(part: Attended, group: int, kv_head: int) -> NDArray[Any]:
+    """Records of :data:`PER_QUERY` [rows, group] of one KV head."""
+    heads = slice(kv_head * group, (kv_head + 1) * group)
+    positions, topk = part.block.positions, part.topk[heads].T
+    found = np.zeros((len(positions), group), dtype=PER_QUERY)
+    found["position"] = positions[:, None]
+    found["keys"] = part.decision.kept[heads].sum(axis=2).T
+    found["values"] = part.used[heads].sum(axis=2).T
+    found["refetch"] = part.decision.refetched[heads].T
+    found["topk_passes"], found["topk_beats"] = topk["passes"], topk["beats"]
+    return found
 
 
 def _compare(
-    query: NDArray[np.float64],
-    exact: tuple[NDArray[np.float64], NDArray[np.float64]],
-    block: Block,
-    kept: NDArray[np.bool_],
-    used: NDArray[np.bool_],
-    probabilities: NDArray[np.float64],
-    output: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Sums of :data:`kernels.METRICS` of a block, against dense attention."""
-    heads, rows, context = kept.shape
+    got: Attended, exact: tuple[NDArray[np.float64], ...], alive: NDArray[np.bool_]
+) -> NDArray[Any]:
+    """Sums of a block against dense attention; a pruned head counts as zero output only.
+
+    Args:
+        got: of the policy.
+        exact: keys and values as recorded, [kv_heads, tokens, head_dim].
+        alive: [query_heads, rows].
+    """
+    block, probabilities = got.block, got.block.scores
+    heads, rows, context = probabilities.shape
     key, value = (tensor[:, :context] for tensor in exact)
-    grouped = (query * block.scale).reshape(len(key), -1, query.shape[2])
+    grouped = (block.query * block.scale).reshape(len(key), -1, block.query.shape[2])
     scores = (grouped @ key.transpose(0, 2, 1)).reshape(heads, rows, context)
     hidden = np.arange(context)[None, :] >= block.visible[:, None]
     scores[:, hidden] = -np.inf
@@ -305,41 +154,21 @@ def _compare(
     scores -= np.log(np.exp(scores).sum(axis=-1, keepdims=True))
     dense = np.exp(scores)
     reference = (dense.reshape(len(key), -1, context) @ value).reshape(heads, rows, -1)
-    norms = np.sqrt((output**2).sum(axis=-1) * (reference**2).sum(axis=-1))
-    dots = (output * reference).sum(axis=-1)
+    norms = np.sqrt((got.output**2).sum(axis=-1) * (reference**2).sum(axis=-1))
+    dots = (got.output * reference).sum(axis=-1)
     cosine = np.where(norms > 0, dots / np.where(norms > 0, norms, 1.0), 1.0)
     some = probabilities > 0
     surprise = np.log(probabilities[some]) - scores[some]
-    return np.array(
-        [
-            ((output - reference) ** 2).sum(),
-            (reference**2).sum(),
-            cosine.sum(),
-            (probabilities[some] * surprise).sum(),
-            dense[kept].sum(),
-            dense[used].sum(),
-            heads * rows,
-            float(block.visible.sum()) * heads,
-        ]
-    )
-
-
-def _figures(
-    trace: AttentionTrace, sums: NDArray[np.float64], stats: NDArray[np.int64]
-) -> dict[str, float]:
-    total = dict(zip(kernels.METRICS, sums.sum(axis=0).tolist(), strict=True))
-    refetched, values, queries, keys, two_planes = stats.sum(axis=0).tolist()
-    rows = total["rows"]
-    error = total["error_square"] / total["reference_square"] if total["reference_square"] else 0.0
-    return {
-        "relative_output_error": float(np.sqrt(error)),
-        "mean_cosine": total["cosine"] / rows,
-        "mean_kl": total["kl_nats"] / rows,
-        "kept_mass": min(total["kept_mass"] / rows, 1.0),
-        "kept_value_mass": min(total["kept_value_mass"] / rows, 1.0),
-        "lsb_refetch_fraction": refetched / two_planes if two_planes else 0.0,
-        "kept_token_fraction": keys / total["visible"],
-        "kept_value_fraction": values / total["visible"],
-        "kept_head_fraction": 1.0,
-        "kept_query_fraction": queries / (trace.tokens * len(sums)),
+    whole = bool(alive.all())
+    visible = np.broadcast_to(block.visible, alive.shape)
+    sums = {
+        "error_square": ((got.output - reference) ** 2).sum(),
+        "reference_square": (reference**2).sum(),
+        "cosine": cosine.sum() if whole else cosine[alive].sum(),
+        "kl_nats": (probabilities[some] * surprise).sum(),
+        "kept_mass": dense[got.decision.kept].sum(),
+        "kept_value_mass": dense[got.used].sum(),
+        "rows": np.count_nonzero(alive),
+        "visible": visible[alive].sum(),
     }
+    return np.array([tuple(sums[name] for name in NAMES)], dtype=METRICS)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.functional.quantization import (
+from accelsim.attention.quantization import (
     kivi_keys,
     kivi_values,
     progressive_planes,
@@ -57,8 +57,8 @@ class Stored:
         elif isinstance(q, KiviQuantization):
             # The residual is 12 bit with a scale of its own per token; see KiviQuantization.
             both = quantize_dequantize(key, q.full_bits, "per_token")
-            first = kivi_keys(key, q)
-            stored = kivi_values(value, q)
+            first = kivi_keys(key, q.key_bits, q.group_tokens)
+            stored = kivi_values(value, q.value_bits, q.group_channels)
             self._value_full = quantize_dequantize(value, q.full_bits, "per_token").astype(dtype)
         else:
             first = both = quantize_dequantize(key, q.key_bits, q.scale)

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from accelsim.functional import _fixed_kernels
 from accelsim.functional import fixed_point as fp
-from accelsim.functional._run import LayerStep, finite_tensors, run_policy
+from accelsim.functional._cascade import LayerStep
+from accelsim.functional._run import run_policy
 from accelsim.functional._stored import value_budgets
+from accelsim.functional._walk import finite_tensors
 from accelsim.policies import Policy, ProgressiveQuantization, Stage
 from accelsim.traces import AttentionTrace
 

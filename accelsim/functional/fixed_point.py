@@ -18,8 +18,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from accelsim.attention.quantization import largest_progressive_code, quantize, split_planes
 from accelsim.errors import ConfigError, SimulationError, did_you_mean
-from accelsim.functional.quantization import largest_progressive_code, quantize, split_planes
 from accelsim.policies import KiviQuantization, Policy, ProgressiveQuantization
 
 Integers = NDArray[np.int64]

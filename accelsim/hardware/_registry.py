@@ -56,6 +56,9 @@ class Accelerator:
             result of a machine without ``decide``. Off where the hardware fetches by a grain of its
             own.
         wiring: (config, memory) to the arrows of its block diagram; ``None`` where none is known.
+        serves: names of :data:`accelsim.workloads.SERVICES` whose time and work it charges. What a
+            workload asks for beyond them stands in :attr:`Activity.not_served` and in the manifest
+            of the result.
     """
 
     config: type[AcceleratorConfig]
@@ -66,6 +69,16 @@ class Accelerator:
     record: Callable[..., Activity] | None = None
     exact_reads: bool = True
     wiring: Callable[[Any, MemoryConfig], list[Wire]] | None = None
+    serves: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        from accelsim.workloads import SERVICES
+
+        for name in sorted(self.serves - set(SERVICES)):
+            raise ConfigError(
+                f"accelerator of {self.config.__name__}: unknown service '{name}'"
+                f"{did_you_mean(name, list(SERVICES))} (known: {', '.join(SERVICES)})"
+            )
 
 
 _REGISTERED: dict[str, Accelerator] = {}
@@ -187,6 +200,9 @@ def simulate(
             f"{', '.join(known)})"
         )
     activity.dependencies = dependencies
+    activity.not_served = {
+        name: amount for name, amount in workload.asks().items() if name not in machine.serves
+    }
     _check(machine, activity, workload)
     return activity
 

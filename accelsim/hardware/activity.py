@@ -86,6 +86,8 @@ class Activity:
         prefill_cycles: of ``cycles``, until the last output of a prompt or encoder pass.
         decode_steps: steps that decode.
         dependencies: ``causal`` or ``streamed``.
+        not_served: what the workload asked for and the machine takes no time for: name of
+            :data:`accelsim.workloads.SERVICES` to amount.
     """
 
     cycles: int
@@ -99,6 +101,7 @@ class Activity:
     prefill_cycles: int = 0
     decode_steps: int = 0
     dependencies: str = "streamed"
+    not_served: dict[str, int] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:

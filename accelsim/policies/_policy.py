@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pydantic
 
 from accelsim.configs import Config, load, parse_override
+from accelsim.policies._selection import Stage
 from accelsim.policies._stages import (
     STAGES,
     Quantization,
     Selection,
-    Stage,
     StageParts,
     resolve_stages,
 )
@@ -66,6 +67,8 @@ class Policy(Config):
             problem = _conflict(policy)
             if problem:
                 raise ValueError(problem if stages["prefill"] is self else f"{stage}: {problem}")
+        if len(_readings(stages.values())) > 1:
+            raise ValueError("'accumulate' differs between tokens and heads or between stages")
         if stages["prefill"] is not self:
             _check_together(stages["prefill"], stages["decode"])
         return self
@@ -127,13 +130,21 @@ def _conflict(policy: Policy) -> str:
     if rule is not None:
         if policy.tokens is not None:
             return "give 'tokens' or 'selection', not both"
-        if rule.kind == "ems" and not isinstance(policy.quantization, StaticQuantization):
-            return "'ems' merges stored vectors; expected static quantization"
+        if rule.needs.merges and not isinstance(policy.quantization, StaticQuantization):
+            return f"'{rule.kind}' merges stored vectors; expected static quantization"
+        if rule.needs.merges and policy.values is not None:
+            return f"'{rule.kind}' multiplies its merged values itself; expected no 'values'"
         if policy.heads is not None:
             return "'heads' goes with 'tokens'; expected no 'selection' beside it"
     if isinstance(policy.quantization, KiviQuantization) and (policy.tokens or policy.heads):
         return "quantization 'kivi' goes with 'selection'; expected no cascade"
     return ""
+
+
+def _readings(policies: Iterable[Policy]) -> set[str]:
+    """How the cascades of some stages accumulate."""
+    parts = [part for p in policies for part in (p.tokens, p.heads)]
+    return {part.accumulate for part in parts if part is not None}
 
 
 def _check_together(prefill: Policy, decode: Policy) -> None:
@@ -191,8 +202,17 @@ def _on_cache(policy: Policy, *, causal: bool) -> tuple[Selection | None, bool]:
     return rules[0] if rules else None, kivi
 
 
-def why_closed_loop_not(policy: Policy, *, causal: bool, prompt_tokens: int = 0) -> str:
-    """Say why a policy cannot run inside a model, or return an empty string."""
+def why_closed_loop_not(
+    policy: Policy, *, causal: bool, prompt_tokens: int = 0, skip: int | None = None
+) -> str:
+    """Say why a policy cannot run inside a model, or return an empty string.
+
+    Args:
+        policy: what to keep.
+        causal: whether the model generates.
+        prompt_tokens: first tokens that are read as a prompt.
+        skip: first position whose prediction is scored, if any is.
+    """
     rule, kivi = _on_cache(policy, causal=causal)
     if rule is not None and rule.encoder and causal:
         return f"policy '{rule.kind}' prunes encoders; expected an encoder model"
@@ -201,6 +221,13 @@ def why_closed_loop_not(policy: Policy, *, causal: bool, prompt_tokens: int = 0)
         return f"policy '{kind}' acts on the cache of a decoder; expected a causal model"
     if rule is not None and rule.needs.selection == "once" and not prompt_tokens:
         return f"policy '{rule.kind}' selects once after the prompt; expected a prompt length"
+    early = causal and skip is not None and skip + 1 < prompt_tokens
+    prefill = policy.at_stage("prefill")
+    if early and (prefill.tokens or prefill.heads) and "steps" in _readings([prefill]):
+        return (
+            "the policy ranks a prompt as a whole, so predictions in it have seen later tokens; "
+            f"expected none of them scored (skip >= {prompt_tokens - 1})"
+        )
     return ""
 
 

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pydantic
 
 from accelsim.policies._base import ROUNDING_GUARD, Fraction, PolicyPart, Ratio, of_layer
+
+Accumulate = Literal["steps", "layers"]
+"""What tokens and heads have received when a layer ranks them; SpAtten's Algorithm 2 can be read as
+both. ``steps``: as a decoder runs, all layers of all earlier steps and the layers before in this
+step; a prompt is one step, ranked as a whole. ``layers``: every query on its own, the layers before
+this one from queries up to its own, so that a model can run many tokens at once."""
 
 
 class LayerSchedule(PolicyPart):

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import pydantic
 
+from accelsim.configs import Config
 from accelsim.policies._base import ROUNDING_GUARD, Fraction, MinKeys, PolicyPart, Positive, Ratio
+
+if TYPE_CHECKING:
+    from accelsim.policies.selector import Selector, Shape
+
+Stage = Literal["prefill", "decode"]
+"""``prefill``: all queries of a prompt, or of an encoder, at once; ``decode``: one query a step."""
+
 
 Sharing = Literal["query_head", "kv_head", "layer"]
 """Who shares one decision: a query head decides alone (under grouped-query attention the KV head
@@ -16,32 +24,33 @@ probabilities, or all heads of a layer do."""
 
 
 class Needs(PolicyPart):
-    """What a policy asks of the hardware. Amounts per request are columns of the workload.
+    """What a rule asks of the hardware beyond reading vectors.
+
+    Amounts per request are columns of the workload, and a run that asks for what is not declared
+    here is refused; a machine says what it serves (:data:`accelsim.workloads.SERVICES`).
 
     Attributes:
-        score: what is kept per key to rank it.
-        selection: comparison hardware, and how often it runs.
-        gather: shape of a fetch: single tokens, whole pages or chunks, a few contiguous ranges.
-        metadata: what is read from DRAM beside keys and values.
-        writes_back: whether stored keys and values change after they were written.
+        selection: how often the top-k engine (or an arg-min) runs.
+        updates: whether accumulators, flags or votes of keys are read and written.
+        metadata: whether DRAM is read beside keys and values: page bounds, chunk means.
+        write_backs: whether DRAM is written: merged vectors, bounds and means.
+        merges: whether keys and values that were stored change.
         permanent: whether a token that was removed is gone for good.
     """
 
-    score: Literal[
-        "none", "accumulated", "history", "prompt_window", "last_row", "bounds", "means", "graph"
-    ]
     selection: Literal["none", "one_per_step", "batch", "once", "every_step", "every_layer"]
-    gather: Literal["ranges", "tokens", "pages", "chunks"]
-    metadata: Literal["none", "bounds", "means"] = "none"
-    writes_back: bool = False
+    updates: bool = False
+    metadata: bool = False
+    write_backs: bool = False
+    merges: bool = False
     permanent: bool = True
 
 
 class SelectionPart(PolicyPart):
     """Base of the policies that select tokens by their own rule.
 
-    A new one is one file here with a subclass, one selector in ``accelsim/functional/selection/``,
-    one line in each ``__init__``, and one YAML.
+    A new one is one file in ``accelsim/policies/selections/``, or in a package of its own, and one
+    YAML: CONTRIBUTING.md has the recipe.
 
     Attributes:
         min_keys: queries with fewer keys are not selected for. Keys are all tokens that the query
@@ -55,6 +64,24 @@ class SelectionPart(PolicyPart):
     """Whether it prunes an encoder (no decode steps) instead of the cache of a causal model."""
     in_prompt: ClassVar[bool] = False
     """Whether it selects for the queries of a causal prompt too; else they attend densely."""
+    kind: str
+    """Name of the rule, a ``Literal`` of one value in every subclass."""
+
+    @classmethod
+    def every_kind(cls) -> list[type[Config]]:
+        """Settings of all selections there are; importing them loads their kernels."""
+        from accelsim.policies._registry import every_selection
+
+        return [cls] if cls is not SelectionPart else [*every_selection()]
+
+    def selector(self, shape: Shape, seed: int = 0) -> Selector:
+        """Return the rule at work on one sequence.
+
+        Args:
+            shape: of the model and the run.
+            seed: of the pivots of the top-k engine; changes pass counts, never decisions.
+        """
+        raise NotImplementedError(f"{type(self).__name__}: expected a method selector()")
 
 
 class Budgeted(SelectionPart):

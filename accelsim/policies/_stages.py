@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import pydantic
 
 from accelsim.configs import Config
-from accelsim.policies._selection import SelectionPart
-from accelsim.policies.dhsa import DHSA
-from accelsim.policies.ems import EMS
-from accelsim.policies.h2o import H2O
+from accelsim.policies._registry import read_selection
+from accelsim.policies._selection import SelectionPart, Stage
 from accelsim.policies.heads import CascadeHeads
 from accelsim.policies.kivi import KiviQuantization
 from accelsim.policies.quantization import ProgressiveQuantization, StaticQuantization
-from accelsim.policies.quest import Quest
-from accelsim.policies.scissorhands import Scissorhands
-from accelsim.policies.snapkv import SnapKV
-from accelsim.policies.streaming_llm import StreamingLLM
 from accelsim.policies.tokens import CascadeTokens
-from accelsim.policies.tova import TOVA
 from accelsim.policies.values import LocalValues
-from accelsim.policies.zero_tprune import ZeroTPrune
-
-Stage = Literal["prefill", "decode"]
-"""``prefill``: all queries of a prompt, or of an encoder, at once; ``decode``: one query a step."""
 
 STAGES: tuple[Stage, ...] = ("prefill", "decode")
 
@@ -34,40 +23,10 @@ Quantization = Annotated[
     pydantic.Field(discriminator="kind"),
 ]
 
-_REGISTERED: dict[str, type[SelectionPart]] = {}
-"""Selections from outside the package, by kind."""
-
-
-def register_selection(kind: str, part: type[SelectionPart]) -> None:
-    """Let ``selection: {kind: ...}`` of a policy name a selection from outside the package.
-
-    Called by :func:`accelsim.functional.selection.register_selector`, which also says how it runs.
-    """
-    _REGISTERED[kind] = part
-
-
-def _read_selection(value: Any, builtin: pydantic.ValidatorFunctionWrapHandler) -> Any:
-    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
-    part = _REGISTERED.get(kind) if isinstance(kind, str) else None
-    if part is None:
-        return builtin(value)
-    try:
-        return part.model_validate(value)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(name) for name in first["loc"])
-        raise ValueError(f"selection '{kind}': key '{key}': {first['msg']}") from None
-
-
 Selection = Annotated[
-    Annotated[
-        H2O | StreamingLLM | Scissorhands | SnapKV | TOVA | Quest | DHSA | EMS | ZeroTPrune,
-        pydantic.Field(discriminator="kind"),
-    ],
-    pydantic.WrapValidator(_read_selection),
-    pydantic.SerializeAsAny(),
+    SelectionPart, pydantic.BeforeValidator(read_selection), pydantic.SerializeAsAny()
 ]
-"""Every token selection that a YAML can name by ``kind``; :func:`register_selection` adds more."""
+"""A token selection, read with the settings of its ``kind``; see :mod:`._registry`."""
 
 
 class StageParts(Config):

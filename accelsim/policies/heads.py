@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from accelsim.policies._base import Fraction, MinKeys
-from accelsim.policies._schedule import LayerSchedule
+from accelsim.policies._schedule import Accumulate, LayerSchedule
 
 
 class CascadeHeads(LayerSchedule):
@@ -17,11 +17,13 @@ class CascadeHeads(LayerSchedule):
     Asks of the hardware: an accumulator per head and the top-k engine of the tokens.
 
     Attributes:
+        accumulate: as of the tokens.
         min_keys: no head is pruned before the context, counted without any pruning, has this many
             tokens; the first step that has them selects.
     """
 
     front: Fraction = 0.30
+    accumulate: Accumulate = "steps"
     min_keys: MinKeys = 0
 
     def budget(self, layer: int, num_layers: int, heads: int) -> int:

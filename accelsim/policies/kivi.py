@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from accelsim.policies._base import Channels, Count, PolicyPart, Positive
+from accelsim.policies.quantization import SCALE_BYTES, Mask
 
 
 class KiviQuantization(PolicyPart):
@@ -52,3 +56,26 @@ class KiviQuantization(PolicyPart):
     def quantized_values(self, context_tokens: int) -> int:
         """Values of a context, from the first, that are read quantized."""
         return max(context_tokens - self.residual_tokens, 0)
+
+    def beside(
+        self, keys: Mask, values: Mask, contexts: NDArray[np.int64], decoding: bool, head_dim: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Scales and zero points, and the residual beyond the narrow width; as of the others."""
+        kv_heads, rows, tokens = keys.shape
+        ends = contexts.tolist() if decoding else [0] * rows
+        token = np.arange(tokens)
+        old_keys = keys & (token < np.array([[self.quantized_keys(n)] for n in ends]))
+        old_values = values & (token < np.array([[self.quantized_values(n)] for n in ends]))
+        groups = -(-tokens // self.group_tokens)
+        filled = np.zeros((kv_heads, rows, groups * self.group_tokens), dtype=np.bool_)
+        filled[..., :tokens] = old_keys
+        grouped = filled.reshape(kv_heads, rows, groups, self.group_tokens).any(axis=3)
+        scales = grouped.sum(axis=2) * head_dim
+        scales += old_values.sum(axis=2) * -(-head_dim // self.group_channels)
+        recent_keys = keys.sum(axis=2) - old_keys.sum(axis=2)
+        recent_values = values.sum(axis=2) - old_values.sum(axis=2)
+        residual = recent_keys * (self.full_bits - self.key_bits)
+        residual += recent_values * (self.full_bits - self.value_bits)
+        # A vector of the residual has one scale of its own.
+        metadata = scales * self.scale_bytes + (recent_keys + recent_values) * SCALE_BYTES
+        return metadata.astype(np.int64), (residual * head_dim // 8).astype(np.int64)

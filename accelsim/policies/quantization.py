@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from accelsim.policies._base import Fraction, PolicyPart, of_layer
 
 Bits = Literal[4, 6, 8, 10, 12]
 """Widths that SpAtten's converter takes (section III-D; RTL workload files)."""
 
 Scale = Literal["per_tensor", "per_token"]
+
+SCALE_BYTES = 2
+"""A scale of 16 bits goes with every vector that has one of its own."""
+
+Mask = NDArray[np.bool_]
 
 
 class _ByLayer(PolicyPart):
@@ -28,6 +36,26 @@ class _ByLayer(PolicyPart):
                 width = of_layer(name, widths, layer, num_layers)
                 changes |= {name: None, name.removesuffix("_by_layer"): width}
         return self.model_copy(update=changes) if changes else self
+
+    def beside(
+        self, keys: Mask, values: Mask, contexts: NDArray[np.int64], decoding: bool, head_dim: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Bytes that a fetch reads beside vectors of the nominal width.
+
+        Args:
+            keys: [kv_heads, rows, context], fetched.
+            values: likewise.
+            contexts: tokens so far, [rows].
+            decoding: whether the rows follow a prompt; else they are one, or an encoder.
+            head_dim: elements of a vector.
+
+        Returns:
+            Metadata (scales, zero points) and what full-width vectors read in excess, each
+            [kv_heads, rows].
+        """
+        vectors = (keys.sum(axis=2) + values.sum(axis=2)).astype(np.int64)
+        per_token = getattr(self, "scale", "") == "per_token"
+        return vectors * (SCALE_BYTES if per_token else 0), np.zeros_like(vectors)
 
 
 class StaticQuantization(_ByLayer):

@@ -6,7 +6,7 @@ import math
 from typing import Literal
 
 from accelsim.policies._base import ROUNDING_GUARD, Count, Fraction, MinKeys, PolicyPart
-from accelsim.policies._schedule import LayerSchedule
+from accelsim.policies._schedule import Accumulate, LayerSchedule
 
 
 class Protect(PolicyPart):
@@ -24,7 +24,8 @@ class Protect(PolicyPart):
 class CascadeTokens(LayerSchedule):
     """Cascade token pruning (SpAtten, HPCA 2021, Algorithm 2, sections III-A and V-A).
 
-    Scores: attention probabilities a token received, summed over heads, queries, layers and steps.
+    Scores: attention probabilities a token received, summed over heads, queries, layers and steps
+    (``accumulate``). The rule at work is :mod:`accelsim.policies.cascade`.
     Budget: ``ceil(r_l * context)`` tokens at layer ``l``, shared by all heads of the layer.
     Cascade: a pruned token stays pruned in later layers, and at this layer in all later steps.
 
@@ -42,6 +43,9 @@ class CascadeTokens(LayerSchedule):
         permanent: a pruned token stays out of this layer in all later steps. ``false`` lets every
             query select anew among the survivors of the layer above it, as if the text were a
             prompt processed in parallel; nothing is freed then, only not fetched.
+        accumulate: what a token has received when it is ranked: ``steps``, in all layers of all
+            earlier steps and the layers before in this one, or ``layers``, in the layers before
+            from the queries up to this one. One for tokens and heads.
         min_keys: no token is pruned while the context, counted without any pruning, has fewer
             tokens: those of the whole prompt in a prefill, those up to the query in decode.
     """
@@ -51,6 +55,7 @@ class CascadeTokens(LayerSchedule):
     protect: Protect = Protect()
     per_query: bool = False
     permanent: bool = True
+    accumulate: Accumulate = "steps"
     min_keys: MinKeys = 0
 
     def protected_ranges(self) -> tuple[int, int]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.errors import WorkloadError
+from accelsim.workloads._bytes import asked, read_bits
 from accelsim.workloads._queries import QueryTable, exact
 
 COLUMNS: dict[str, tuple[Any, str]] = {
@@ -294,22 +295,24 @@ class Workload:
         return replace(self, trailer=trailer)
 
     def policy_bytes(self) -> dict[str, int]:
-        """Bytes of the vectors that the policy's masks name, by tensor and bit plane.
+        """Bytes that the policy's decisions name, by tensor and bit plane (:func:`read_bits`)."""
+        bits = read_bits(self.columns, self.head_dim)
+        return {name: int(column.sum()) // 8 for name, column in bits.items()}
 
-        No rounding to bursts and no over-fetch: what the decisions ask for, to be compared with
-        what an accelerator moves. ``metadata`` and ``residual`` are what a policy reads beside.
-        """
-        dim = self.head_dim
-        keys, values = self["keys"].astype(np.int64), self["values"].astype(np.int64)
-        lsb = np.where(self["refetch_lsb"], keys * self["key_lsb_bits"], 0)
-        # A file's -1 is "not quantized": 12 bits, the width of SpAtten's multipliers.
-        key_bits, value_bits = (
-            np.where(self[name] < 0, 12, self[name]) for name in ("key_bits", "value_bits")
-        )
-        return {
-            "key_msb": int((keys * key_bits).sum()) * dim // 8,
-            "key_lsb": int(lsb.sum()) * dim // 8,
-            "value": int((values * value_bits).sum()) * dim // 8,
-            "metadata": int(self["metadata_bytes"].sum()),
-            "residual": int(self["residual_bytes"].sum()),
+    def policy_bytes_by_head(self) -> list[dict[str, int]]:
+        """The same for vectors, one record with ``layer`` and ``head`` for each of both."""
+        pairs = np.stack([self["layer"], self["head"]])
+        places, groups = np.unique(pairs, axis=1, return_inverse=True)
+        bits = read_bits(self.columns, self.head_dim)
+        read = {
+            name: np.bincount(groups.ravel(), weights=bits[name]) / 8
+            for name in ("key_msb", "key_lsb", "value")
         }
+        return [
+            {"layer": int(layer), "head": int(head)} | {n: int(read[n][i]) for n in read}
+            for i, (layer, head) in enumerate(places.T)
+        ]
+
+    def asks(self) -> dict[str, int]:
+        """Amounts of :data:`SERVICES` that the rows ask of a machine, those above zero."""
+        return asked(self.columns)

@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from accelsim.attention import reference
+from accelsim.attention.quantization import progressive_planes, quantize_dequantize
 from accelsim.configs import preset_names
 from accelsim.errors import ConfigError, SimulationError
-from accelsim.functional import _fixed_kernels, reference
+from accelsim.functional import _fixed_kernels
 from accelsim.functional import fixed_point as fp
 from accelsim.functional import fixed_point_reference as plain
-from accelsim.functional.quantization import progressive_planes, quantize_dequantize
 from accelsim.policies import Policy, load_policy
 
 DATAPATHS = [fp.load_datapath(n, r) for n in fp.DATAPATHS for r in fp.ROUNDINGS]

@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from accelsim.functional import run_policy
-from accelsim.functional.rivals import A3Rule, MnnFastRule, run_a3, run_mnnfast
+from accelsim.functional import run_machine, run_policy
 from accelsim.policies import load_policy
+from accelsim.policies.a3 import A3Rule
+from accelsim.policies.mnnfast import MnnFastRule
 from accelsim.traces import AttentionTrace, MemoryTensors, synthetic_trace
 from accelsim.workloads import QueryTable, Workload
 
@@ -126,8 +127,8 @@ def test_selection_beats_round_each_pass_up() -> None:
 
 @pytest.mark.parametrize("trace", [TRACE, ENCODER], ids=["decoder", "encoder"])
 def test_queries_of_the_rivals(trace: AttentionTrace) -> None:
-    a3 = run_a3(trace, A3Rule(iterations=0.5)).workload
-    chunked = run_mnnfast(trace, MnnFastRule(threshold=0.05, chunk_rows=8)).workload
+    a3 = run_machine(trace, A3Rule(iterations=0.5)).workload
+    chunked = run_machine(trace, MnnFastRule(threshold=0.05, chunk_rows=8)).workload
     for work in (a3, chunked):
         table = table_of(work)
         visible = table.position + 1 if trace.causal else trace.prefill_tokens

@@ -11,13 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accelsim.errors import TraceError
-from accelsim.functional.rivals import (
-    A3Rule,
-    MnnFastRule,
-    greedy_candidates,
-    run_a3,
-    run_mnnfast,
-)
+from accelsim.functional import run_machine
+from accelsim.policies.a3 import A3Rule, greedy_candidates
+from accelsim.policies.mnnfast import MnnFastRule
 from accelsim.traces import AttentionTrace, synthetic_trace
 
 
@@ -88,16 +84,16 @@ def trace() -> AttentionTrace:
 
 
 def test_base_a3_is_dense_but_for_its_number_format(trace: AttentionTrace) -> None:
-    accuracy = run_a3(trace, A3Rule(iterations=None)).accuracy
+    accuracy = run_machine(trace, A3Rule(iterations=None)).accuracy
     assert accuracy["kept_token_fraction"] == accuracy["kept_value_fraction"] == 1.0
     assert accuracy["relative_output_error"] < 0.05
-    finer = run_a3(trace, A3Rule(iterations=None, fraction_bits=14)).accuracy
+    finer = run_machine(trace, A3Rule(iterations=None, fraction_bits=14)).accuracy
     assert finer["relative_output_error"] < 1e-4
 
 
 def test_post_scoring_keeps_weights_above_t(trace: AttentionTrace) -> None:
     rule = A3Rule(iterations=0.5, threshold=0.2)
-    run = run_a3(trace, rule)
+    run = run_machine(trace, rule)
     held = [[rule.quantize(t)[0] for t in (trace.query(i), trace.key(i))] for i in range(2)]
     at = 0
     for row in range(run.workload.rows):
@@ -120,23 +116,23 @@ def test_post_scoring_keeps_weights_above_t(trace: AttentionTrace) -> None:
 
 
 def test_more_approximation_keeps_less(trace: AttentionTrace) -> None:
-    mild = run_a3(trace, A3Rule(0.5, 0.05)).accuracy
-    harsh = run_a3(trace, A3Rule(0.125, 0.1)).accuracy
+    mild = run_machine(trace, A3Rule(0.5, 0.05)).accuracy
+    harsh = run_machine(trace, A3Rule(0.125, 0.1)).accuracy
     for name in ("kept_token_fraction", "kept_value_fraction", "kept_value_mass"):
         assert harsh[name] < mild[name] < 1
     assert harsh["relative_output_error"] > mild["relative_output_error"]
 
 
 def test_saturation_is_reported(trace: AttentionTrace) -> None:
-    fixed = run_a3(trace, A3Rule(None, integer_bits=1, range_fit="fixed")).accuracy
-    fitted = run_a3(trace, A3Rule(None, integer_bits=1)).accuracy
+    fixed = run_machine(trace, A3Rule(None, integer_bits=1, range_fit="fixed")).accuracy
+    fitted = run_machine(trace, A3Rule(None, integer_bits=1)).accuracy
     assert fixed["saturated_fraction"] > 0.05 > fitted["saturated_fraction"] == 0
 
 
 @pytest.mark.parametrize("chunk", [4, 64])
 def test_mnnfast_skips_below_the_running_weight(trace: AttentionTrace, chunk: int) -> None:
     rule = MnnFastRule(threshold=0.08, chunk_rows=chunk, element_bits=24)
-    run = run_mnnfast(trace, rule)
+    run = run_machine(trace, rule)
     kept, certain, queries = 0, 0, 0
     for step in range(trace.decode_tokens + 1):
         context = trace.prefill_tokens + step
@@ -158,7 +154,7 @@ def test_mnnfast_skips_below_the_running_weight(trace: AttentionTrace, chunk: in
 
 
 def test_mnnfast_without_a_threshold_is_dense(trace: AttentionTrace) -> None:
-    accuracy = run_mnnfast(trace, MnnFastRule(threshold=0.0, element_bits=16)).accuracy
+    accuracy = run_machine(trace, MnnFastRule(threshold=0.0, element_bits=16)).accuracy
     assert accuracy["kept_value_fraction"] == 1.0
     assert accuracy["relative_output_error"] < 1e-3
 
@@ -166,8 +162,8 @@ def test_mnnfast_without_a_threshold_is_dense(trace: AttentionTrace) -> None:
 def test_errors() -> None:
     empty = synthetic_trace(prefill_tokens=0, decode_tokens=0)
     with pytest.raises(TraceError, match="no tokens"):
-        run_a3(empty, A3Rule())
+        run_machine(empty, A3Rule())
     broken = synthetic_trace()
     broken.value(1)[0, 0, 0] = np.nan  # a view of the tensor in memory
     with pytest.raises(TraceError, match=r"layer\.1\.value"):
-        run_mnnfast(broken, MnnFastRule())
+        run_machine(broken, MnnFastRule())

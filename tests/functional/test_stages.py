@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from accelsim.errors import TraceError
 from accelsim.functional import fixed_point, run_policy, verify_fixed_point
 from accelsim.functional.closed_loop import policy_attention
-from accelsim.functional.selection import Block, Shape, selector_for
 from accelsim.policies import Policy, applicable, load_policy, load_policy_spec
+from accelsim.policies.selector import Block, Shape, selector_for
 from accelsim.traces import AttentionTrace, synthetic_trace
 from accelsim.traces.capture import ModelShape
 from accelsim.workloads import COLUMNS, Workload
@@ -329,21 +329,22 @@ def streamed(policy: Policy, prompt: int) -> np.ndarray:
     return counts
 
 
-def test_a_streamed_cascade_follows_stages_and_min_keys() -> None:
+def test_a_cascade_by_layer_follows_stages_and_min_keys() -> None:
     seen = np.arange(DECODER.tokens) + 1
-    plain = streamed(load_policy_spec(CASCADE), 0)
+    by_layer = f"{CASCADE},tokens.accumulate=layers,heads.accumulate=layers"
+    plain = streamed(load_policy_spec(by_layer), 0)
     assert (plain[3][:, 30:] < seen[30:]).all()
-    least = streamed(load_policy_spec(f"{CASCADE},tokens.min_keys=33,heads.min_keys=45"), 0)
+    least = streamed(load_policy_spec(f"{by_layer},tokens.min_keys=33,heads.min_keys=45"), 0)
     assert (least[:, :, :32] == seen[:32]).all()
     last = least[3]
     assert (last[:, 32:44] < seen[32:44]).all()
     assert (last[:, 32:44] > 0).all()
     assert (np.count_nonzero(last[:, 44:], axis=0) < 6).all()
-    late = streamed(load_policy_spec(f"{CASCADE},prefill.tokens=none,prefill.heads=none"), 40)
+    late = streamed(load_policy_spec(f"{by_layer},prefill.tokens=none,prefill.heads=none"), 40)
     assert (late[:, :, :40] == seen[:40]).all()
     assert (late[3][:, 40:] < seen[40:]).all()
-    early = streamed(load_policy_spec(f"{CASCADE},decode.tokens=none,decode.heads=none"), 40)
-    assert np.array_equal(early[:, :, :40], streamed(load_policy_spec(CASCADE), 40)[:, :, :40])
+    early = streamed(load_policy_spec(f"{by_layer},decode.tokens=none,decode.heads=none"), 40)
+    assert np.array_equal(early[:, :, :40], streamed(load_policy_spec(by_layer), 40)[:, :, :40])
     assert (np.count_nonzero(early[3][:, 40:], axis=0) == 6).all()
     # One more key a step, and none that the prompt removed.
     assert (np.diff(early[3][:, 40:], axis=1) == 1).all()

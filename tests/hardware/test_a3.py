@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 from accelsim.configs import load
 from accelsim.energy import EnergyTable, evaluate
 from accelsim.errors import WorkloadError
-from accelsim.functional.rivals import RivalWorkload
 from accelsim.hardware import accelerator_of, load_accelerator, simulate
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.config import MemoryConfig
 from accelsim.hardware.timeline import READS, TRACK, Recorder
 from accelsim.traces import synthetic_trace
-from accelsim.workloads import Workload
+from accelsim.workloads import RivalWorkload, Workload
 
 MEMORY = load(MemoryConfig, "hbm2-nominal", "memories")
 

@@ -80,3 +80,31 @@ def test_an_accelerator_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert type(load_accelerator(str(tmp_path / "x.yaml"))) is TwinConfig
     with pytest.raises(ConfigError, match="'spatten-e2e' is one of accelsim's"):
         register_accelerator("spatten-e2e", original)
+
+
+def test_what_a_machine_does_not_serve_is_told() -> None:
+    real = accelerator_of("spatten")
+    with pytest.raises(ConfigError, match="unknown service 'plane'.*'planes'"):
+        replace(real, serves=frozenset({"plane"}))
+    from accelsim.configs import load
+    from accelsim.functional import run_policy
+    from accelsim.hardware.config import MemoryConfig
+    from accelsim.policies import load_policy
+    from accelsim.traces import synthetic_trace
+
+    machine = load_accelerator("spatten-paper")
+    memory = load(MemoryConfig, machine.memory, "memories")
+    trace = synthetic_trace(seed=3, head_dim=64, prefill_tokens=40, decode_tokens=8)
+    for name, expected in (
+        ("dense", set()),
+        ("progressive-6-4", set()),
+        ("h2o", {"updates"}),
+        ("quest", {"write_backs"}),
+        ("spatten-full", {"updates"}),
+    ):
+        work = run_policy(trace, load_policy(name)).workload
+        told = simulate(work, machine, memory).not_served
+        assert set(told) == expected, name
+        assert told == {n: work.asks()[n] for n in expected}
+    assert work.asks()["updates"] == int(work["score_updates"].sum()) > 0
+    assert work.asks()["runs"] == int((work["key_runs"] - 1).sum()) > 0

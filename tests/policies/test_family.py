@@ -9,11 +9,11 @@ import pytest
 from numpy.typing import NDArray
 
 from accelsim.errors import ConfigError
-from accelsim.functional.selection import Block, Shape, selector_for
-from accelsim.functional.selection._encoder import page_rank, prune
-from accelsim.functional.selection._merging import merge_into_nearest
-from accelsim.functional.selection._positional import pool
-from accelsim.policies import Policy, ZeroTPrune, load_policy
+from accelsim.policies import Policy, load_policy
+from accelsim.policies.selections.ems import merge_into_nearest
+from accelsim.policies.selections.snapkv import pool
+from accelsim.policies.selections.zero_tprune import ZeroTPrune, page_rank, prune
+from accelsim.policies.selector import Block, Shape, selector_for
 
 HEADS, KV_HEADS, DIM, TOKENS = 4, 2, 6, 30
 GROUP = HEADS // KV_HEADS
@@ -198,6 +198,8 @@ def test_zero_tprune_ranks_and_then_thins_out() -> None:
         ("h2o", {"selection.kind": "h20"}, "h2o"),
         ("h2o", {"tokens.mean_keep": 0.5}, "not both"),
         ("ems", {"quantization.kind": "progressive"}, "expected static"),
+        ("ems", {"values.keep": 0.5}, "expected no 'values'"),
+        ("spatten-pruned", {"heads.accumulate": "layers"}, "'accumulate' differs"),
         ("kivi-4", {"quantization.key_bits": 3}, "2, 4 or 8"),
         ("kivi-4", {"heads.mean_keep": 0.5}, "expected no cascade"),
     ],

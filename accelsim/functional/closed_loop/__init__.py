@@ -1,6 +1,6 @@
 """Closed loop: perplexity and task scores with the policy inside the running model."""
 
-from accelsim.functional.closed_loop._attend import PolicyAttention, policy_attention
+from accelsim.functional.closed_loop._attend import PolicyAttention, forward, policy_attention
 from accelsim.functional.closed_loop._lee import LeeScore, lee_score, read_lee
 from accelsim.functional.closed_loop._models import TransformersModel, load_model
 from accelsim.functional.closed_loop._perplexity import (
@@ -18,6 +18,7 @@ __all__ = [
     "PolicyAttention",
     "TransformersModel",
     "cut_windows",
+    "forward",
     "lee_score",
     "load_model",
     "perplexity",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +73,23 @@ class TransformersModel:
             tokenizer = _load(self._transformers.AutoTokenizer, self._name, self._where)
         return [int(i) for i in tokenizer(text)["input_ids"]]
 
-    def forward(self, token_ids: Sequence[int], attend: Attend) -> Floats:
-        """Return the logits [tokens, vocabulary] of a text, with ``attend`` in every layer.
+    @cached_property
+    def _cache_argument(self) -> str:
+        """Name of the cache among the arguments of a model: it changed in transformers 5."""
+        parameters = inspect.signature(self._network.forward).parameters
+        return "cache" if "cache" in parameters else "past_key_values"
+
+    def new_cache(self) -> Any:
+        """Return an empty cache, for :meth:`forward` in several calls."""
+        return self._transformers.DynamicCache()
+
+    def forward(self, token_ids: Sequence[int], attend: Attend, cache: Any = None) -> Floats:
+        """Return the logits [new tokens, vocabulary], with ``attend`` in every layer.
+
+        Args:
+            token_ids: the new tokens.
+            attend: attention of one layer.
+            cache: what came before them, extended in place; nothing if not given.
 
         Raises:
             TraceError: attention that a policy cannot stand for, or token ids the model lacks.
@@ -87,7 +104,11 @@ class TransformersModel:
         # The last model that was made may have taken the name.
         self._transformers.AttentionInterface.register(_NAME, self._attention)
         with self._torch.inference_mode(), foreign_code(self._name):
-            output = self._network(input_ids=self._torch.tensor([list(token_ids)]), use_cache=False)
+            output = self._network(
+                input_ids=self._torch.tensor([list(token_ids)]),
+                use_cache=cache is not None,
+                **({} if cache is None else {self._cache_argument: cache}),
+            )
         self._attend = None
         if self._calls != self.shape.num_layers:
             raise TraceError(
@@ -118,14 +139,15 @@ class TransformersModel:
             seen = (
                 attention_mask if attention_mask.dtype == self._torch.bool else attention_mask == 0
             )
-            if not bool((seen[0] == self._torch.ones_like(seen[0]).tril()).all()):
+            before = key.shape[2] - query.shape[2]
+            if not bool((seen[0] == self._torch.ones_like(seen[0]).tril(before)).all()):
                 raise TraceError(
                     f"{self._name}: its attention is masked beyond causality (a sliding window?) "
                     f"within {query.shape[2]} tokens; expected a shorter text"
                 )
         assert self._attend is not None
         q, k, v = (tensor[0].float().cpu().numpy() for tensor in (query, key, value))
-        output = self._attend(self._calls, q, k, v, np.arange(q.shape[1]))
+        output = self._attend(self._calls, q, k, v, np.arange(k.shape[1] - q.shape[1], k.shape[1]))
         self._calls += 1
         back = self._torch.from_numpy(np.ascontiguousarray(output, dtype=np.float32))
         return back.to(query.dtype).transpose(0, 1)[None].contiguous(), None

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from accelsim.errors import TraceError
 from accelsim.files import read_text
-from accelsim.functional.closed_loop._attend import policy_attention
+from accelsim.functional.closed_loop._attend import forward, policy_attention
 from accelsim.policies import Policy, why_closed_loop_not
 
 _RESAMPLES = 2000
@@ -73,7 +73,9 @@ def perplexity(
 ) -> Perplexity:
     """Run ``policy`` inside a model and score every token after ``skip``.
 
-    A query sees only keys that the policy keeps at its position; nothing leaks from later ones.
+    A query sees only keys that the policy keeps at its position; nothing leaks from later ones. A
+    cascade that accumulates over steps runs the model token by token after the prompt; the others
+    run a text at once.
 
     Args:
         model: a :class:`~accelsim.traces.capture.GgufModel` or
@@ -88,7 +90,7 @@ def perplexity(
     Raises:
         TraceError: no window, one too short or too long, or a policy that does not apply.
     """
-    explain = why_closed_loop_not(policy, causal=True, prompt_tokens=prompt_tokens)
+    explain = why_closed_loop_not(policy, causal=True, prompt_tokens=prompt_tokens, skip=skip)
     if explain:
         raise TraceError(explain)
     if not windows:
@@ -103,7 +105,7 @@ def perplexity(
         attend = policy_attention(
             policy, model.shape, len(ids), causal=True, prompt_tokens=prompt_tokens
         )
-        logits = model.forward(ids, attend)
+        logits = forward(model, ids, attend, prompt_tokens)
         losses.append(negative_log_likelihood(logits[skip:-1], np.asarray(ids)[skip + 1 :]))
         kept, visible = kept + attend.kept_keys, visible + attend.visible_keys
         moved += attend.dram_bytes

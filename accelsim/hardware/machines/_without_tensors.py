@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.errors import WorkloadError
-from accelsim.functional.rivals import RivalWorkload, undecided
-from accelsim.workloads import Workload
+from accelsim.workloads import RivalWorkload, Workload, undecided
 
 
 def assumed_queries(

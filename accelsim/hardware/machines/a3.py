@@ -33,12 +33,12 @@ from accelsim.hardware.simulation import Dataflow, Item
 
 if TYPE_CHECKING:
     from accelsim.functional import PolicyRun
-    from accelsim.functional.rivals import A3Rule, RivalWorkload
     from accelsim.hardware.activity import Activity
     from accelsim.hardware.simulation import Wire
     from accelsim.hardware.timeline import Recorder
+    from accelsim.policies.a3 import A3Rule
     from accelsim.traces import AttentionTrace
-    from accelsim.workloads import Workload
+    from accelsim.workloads import RivalWorkload, Workload
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Rate = Annotated[float, Field(ge=1e-3, le=1 << 20), Unit("a cycle")]
@@ -109,7 +109,7 @@ class A3Config(AcceleratorConfig):
 
     def rule(self) -> A3Rule:
         """The functional rule of this machine."""
-        from accelsim.functional.rivals import A3Rule
+        from accelsim.policies.a3 import A3Rule
 
         return A3Rule(
             self.iterations, self.threshold, self.integer_bits, self.fraction_bits, self.range_fit
@@ -317,10 +317,18 @@ def _wiring(config: A3Config, memory: MemoryConfig) -> list[Wire]:
 
 
 def _decide(trace: AttentionTrace, config: A3Config) -> PolicyRun:
-    from accelsim.functional.rivals import run_a3
+    from accelsim.functional import run_machine
 
-    return run_a3(trace, config.rule())
+    return run_machine(trace, config.rule())
 
 
-ACCELERATOR = Accelerator(A3Config, _simulate, _decide, record=_simulate, wiring=_wiring)
+ACCELERATOR = Accelerator(
+    A3Config,
+    _simulate,
+    _decide,
+    record=_simulate,
+    wiring=_wiring,
+    # Its own rule decides, in elements of its own width.
+    serves=frozenset({"bits"}),
+)
 """See :class:`accelsim.hardware.Accelerator`."""

@@ -33,12 +33,11 @@ from accelsim.hardware.simulation import Dataflow, Item
 
 if TYPE_CHECKING:
     from accelsim.functional import PolicyRun
-    from accelsim.functional.rivals import RivalWorkload
     from accelsim.hardware.activity import Activity
     from accelsim.hardware.simulation import Wire
     from accelsim.hardware.timeline import Recorder
     from accelsim.traces import AttentionTrace
-    from accelsim.workloads import Workload
+    from accelsim.workloads import RivalWorkload, Workload
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -215,13 +214,22 @@ def _wiring(config: MnnFastConfig, memory: MemoryConfig) -> list[Wire]:
 
 
 def _decide(trace: AttentionTrace, config: MnnFastConfig) -> PolicyRun:
-    from accelsim.functional.rivals import MnnFastRule, run_mnnfast
+    from accelsim.functional import run_machine
+    from accelsim.policies.mnnfast import MnnFastRule
 
     rule = MnnFastRule(
         config.threshold, config.chunk_rows, config.element_bits, config.fetch_skipped
     )
-    return run_mnnfast(trace, rule)
+    return run_machine(trace, rule)
 
 
-ACCELERATOR = Accelerator(MnnFastConfig, _simulate, _decide, record=_simulate, wiring=_wiring)
+ACCELERATOR = Accelerator(
+    MnnFastConfig,
+    _simulate,
+    _decide,
+    record=_simulate,
+    wiring=_wiring,
+    # Its own rule decides, in elements of its own width.
+    serves=frozenset({"bits"}),
+)
 """See :class:`accelsim.hardware.Accelerator`."""

@@ -52,5 +52,6 @@ ACCELERATOR = Accelerator(
     _simulate,
     engines=accelerator_of("spatten").engines,
     dependencies=DEPENDENCIES,
+    serves=accelerator_of("spatten").serves,
 )
 """See :class:`accelsim.hardware.Accelerator`."""

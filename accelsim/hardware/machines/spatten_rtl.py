@@ -32,5 +32,6 @@ ACCELERATOR = Accelerator(
     record=_simulate,
     # Vectors are rounded up, and their indexes are those of a table (sections 2.5 and 6.2).
     exact_reads=False,
+    serves=frozenset({"bits", "planes", "top_k", "metadata"}),
 )
 """See :class:`accelsim.hardware.Accelerator`."""

@@ -120,6 +120,10 @@ class GgufModel:
             token_ids, KVCache() if cache is None else cache, attend, last_only
         )
 
+    def new_cache(self) -> KVCache:
+        """Return an empty cache, for :meth:`forward` in several calls."""
+        return KVCache()
+
     def greedy(
         self,
         token_ids: Sequence[int],

@@ -52,6 +52,7 @@ def test_cascade_in_a_model_agrees_with_brute_force(permanent: bool, per_query: 
         {
             "tokens": {
                 "mean_keep": 0.5,
+                "accumulate": "layers",
                 "permanent": permanent,
                 "per_query": per_query,
                 "protect": {"first": 2, "recent": 5},
@@ -138,8 +139,12 @@ def test_smollm2_agrees_with_figures_of_independent_runs() -> None:
         ("dense", 22.94),
         (f"streaming-llm:{cut}=128", 24.06),
         (f"h2o:{cut}=128", 23.27),
-        ("spatten-tokens:tokens.permanent=false", 24.45),
-        ("spatten-tokens-paper-rule:tokens.permanent=false,tokens.mean_keep=0.75", 220),
+        ("spatten-tokens:tokens.accumulate=layers,tokens.permanent=false", 24.45),
+        (
+            "spatten-tokens-paper-rule:tokens.accumulate=layers,tokens.permanent=false,"
+            "tokens.mean_keep=0.75",
+            220,
+        ),
     ):
         found = perplexity(model, [window], load_policy_spec(spec))
         assert found.perplexity == pytest.approx(expected, rel=0.01), spec

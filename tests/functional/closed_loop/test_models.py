@@ -12,7 +12,9 @@ import pytest
 from accelsim.cli import main
 from accelsim.errors import TraceError
 from accelsim.functional.closed_loop import (
+    PolicyAttention,
     TransformersModel,
+    forward,
     load_model,
     perplexity,
     policy_attention,
@@ -20,8 +22,9 @@ from accelsim.functional.closed_loop import (
     shipped_windows,
 )
 from accelsim.policies import load_policy, load_policy_spec
-from accelsim.traces.capture import dense_attention
+from accelsim.traces.capture import ModelShape, dense_attention
 
+CASCADE = "spatten-tokens:tokens.protect.recent=4"
 IDS = np.random.default_rng(0).integers(0, 64, size=40).tolist()
 
 
@@ -39,6 +42,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+def attention(spec: str, prompt_tokens: int = 0) -> PolicyAttention:
+    shape = ModelShape(3, 4, 2, 8, 64)
+    return policy_attention(
+        load_policy_spec(spec), shape, len(IDS), causal=True, prompt_tokens=prompt_tokens
+    )
+
+
 def test_dense_attention_inside_is_the_model_itself(tiny: str) -> None:
     import torch
     import transformers
@@ -50,6 +60,21 @@ def test_dense_attention_inside_is_the_model_itself(tiny: str) -> None:
         expected = plain(torch.tensor([IDS])).logits[0].numpy()
     got = model.forward(IDS, dense_attention(model.shape.scale, True))
     np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_token_by_token_is_the_whole_text(tiny: str) -> None:
+    model = TransformersModel(tiny)
+    plain = forward(model, IDS, attention("static-12"), 0)
+    for prompt in (0, 15):
+        every = attention(
+            "spatten-tokens:tokens.mean_keep=1.0,quantization.scale=per_token", prompt
+        )
+        assert every.by_step
+        np.testing.assert_allclose(forward(model, IDS, every, prompt), plain, atol=2e-3)
+    found = perplexity(model, [IDS], load_policy_spec(CASCADE), skip=8)
+    assert found.kept_key_fraction < 0.9
+    with pytest.raises(TraceError, match="skip >= 14"):
+        perplexity(model, [IDS], load_policy_spec(CASCADE), skip=8, prompt_tokens=15)
 
 
 def test_policies_prune_and_two_models_do_not_mix(tiny: str) -> None:

@@ -50,6 +50,8 @@ ACCELERATOR = Accelerator(
     dependencies=DEPENDENCIES,
     record=_simulate,
     wiring=_wiring,
+    # Accumulators work beside the softmax, and what a policy writes is counted in bytes only.
+    serves=frozenset({"bits", "planes", "runs", "top_k", "metadata"}),
 )
 """See :class:`accelsim.hardware.Accelerator`."""
 

@@ -1,0 +1,164 @@
+"""What a walk over a trace leaves behind: the requests of a workload, and figures of accuracy."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accelsim.attention.kernels import METRICS, PER_QUERY
+from accelsim.traces import AttentionTrace
+from accelsim.workloads import QueryTable, RivalWorkload, Workload
+
+NAMES = METRICS.names or ()
+
+
+@dataclass(frozen=True)
+class PolicyRun:
+    """What a policy decided, and how far the attention moved.
+
+    Attributes:
+        workload: one row per step, layer and KV head.
+        accuracy: see :func:`accelsim.functional.run_policy`.
+        per_layer: the same figures by layer, with ``layer`` and ``token_keep_ratio``.
+    """
+
+    workload: Workload
+    accuracy: dict[str, Any]
+    per_layer: list[dict[str, Any]]
+
+
+class Record:
+    """Gathers requests in any order, and sums by layer.
+
+    Args:
+        trace: that is walked over.
+        indices: whether to keep the token indexes of fetched keys and values.
+    """
+
+    def __init__(self, trace: AttentionTrace, indices: bool) -> None:
+        self._trace, self._indices = trace, indices
+        self._columns: dict[str, list[Any]] = defaultdict(list)
+        self._queries: list[NDArray[Any]] = []
+        self._keys: list[NDArray[np.int32]] = []
+        self._values: list[NDArray[np.int32]] = []
+        self._counts: dict[str, list[NDArray[np.int64]]] = defaultdict(list)
+        layers = trace.num_layers
+        self._metrics = np.zeros((layers, len(NAMES)))
+        # Kept and all, query heads and query rows.
+        self._heads = np.zeros((layers, 2), dtype=np.int64)
+        self._rows = np.zeros((layers, 2), dtype=np.int64)
+
+    def add(
+        self,
+        place: tuple[int, int, int],
+        heads: NDArray[np.int64],
+        columns: Mapping[str, NDArray[Any]],
+        queries: Sequence[NDArray[Any]],
+        keys: NDArray[np.bool_] | None = None,
+        values: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Note one request for each of some KV heads.
+
+        Args:
+            place: step (0 is the prompt), layer, and tokens of the context before any pruning.
+            heads: [requests], the KV heads.
+            columns: names of the workload to values [requests].
+            queries: for each request, its queries as records of
+                :data:`~accelsim.attention.kernels.PER_QUERY`.
+            keys: [requests, context], fetched; ``None`` where a machine fetches everything.
+            values: likewise.
+        """
+        for name, value in zip(("step", "layer", "context_tokens"), place, strict=True):
+            self._columns[name] += [value] * len(heads)
+        for name, column in ({"head": heads} | dict(columns)).items():
+            self._columns[name] += column.tolist()
+        self._queries += queries
+        if self._indices and keys is not None and values is not None:
+            self._keys += [np.flatnonzero(mask).astype(np.int32) for mask in keys]
+            self._values += [np.flatnonzero(mask).astype(np.int32) for mask in values]
+
+    def count(self, counts: Mapping[str, Sequence[NDArray[np.int64]]]) -> None:
+        """Note what the standard columns have no room for, for each request; in row order."""
+        for name, lists in counts.items():
+            self._counts[name] += lists
+
+    def compare(
+        self, layer: int, metrics: NDArray[Any], heads: tuple[int, int], rows: tuple[int, int]
+    ) -> None:
+        """Add to the sums of a layer.
+
+        Args:
+            layer: which.
+            metrics: [1] of :data:`~accelsim.attention.kernels.METRICS`.
+            heads: query heads that were computed, and all.
+            rows: query rows that were computed, and those of dense attention.
+        """
+        self._metrics[layer] += metrics.view(np.float64)
+        self._heads[layer] += heads
+        self._rows[layer] += rows
+
+    def result(self, keep_ratio: Callable[[int, dict[str, float]], float]) -> PolicyRun:
+        """Build the workload and the figures.
+
+        Args:
+            keep_ratio: (layer, its figures) to the ratio of tokens that its schedule keeps.
+        """
+        trace = self._trace
+        places = [self._columns[name] for name in ("head", "layer", "step")]
+        order = np.lexsort(places)
+        queries = [self._queries[i] for i in order]
+        every = np.concatenate(queries)
+        fields: dict[str, Any] = {
+            "head_dim": trace.head_dim,
+            "name": trace.model,
+            "query_table": QueryTable.of(
+                [len(q) for q in queries], {name: every[name] for name in PER_QUERY.names or ()}
+            ),
+        }
+        if self._keys:
+            fields["key_indices"] = tuple(self._keys[i] for i in order)
+            fields["value_indices"] = tuple(self._values[i] for i in order)
+        kind: type[Workload] = Workload
+        if self._counts:
+            kind = RivalWorkload
+            fields["counts"] = {n: np.concatenate(lists) for n, lists in self._counts.items()}
+        columns = {name: np.array(values)[order] for name, values in self._columns.items()}
+        workload = kind.from_columns(columns, **fields)
+        per_layer = []
+        for layer in range(trace.num_layers):
+            figures = self._figures(workload, slice(layer, layer + 1))
+            ratio = keep_ratio(layer, figures)
+            per_layer.append({"layer": layer, **figures, "token_keep_ratio": ratio})
+        accuracy = {"mode": "open-loop", **self._figures(workload, slice(None))}
+        return PolicyRun(workload, accuracy, per_layer)
+
+    def _figures(self, workload: Workload, layers: slice) -> dict[str, float]:
+        sums = dict(zip(NAMES, self._metrics[layers].sum(axis=0).tolist(), strict=True))
+        here = np.isin(workload["layer"], np.arange(self._trace.num_layers)[layers])
+        count = {
+            name: int(workload[name][here].sum())
+            for name in ("refetch_queries", "query_keys", "query_values")
+        }
+        two_planes = int(workload["queries"][here & (workload["key_lsb_bits"] > 0)].sum())
+        kept_heads, heads = self._heads[layers].sum(axis=0).tolist()
+        kept_rows, all_rows = self._rows[layers].sum(axis=0).tolist()
+        rows, reference = sums["rows"], sums["reference_square"]
+        error = sums["error_square"] / reference if reference > 0 else 0.0
+        return {
+            "relative_output_error": float(np.sqrt(error)),
+            "mean_cosine": sums["cosine"] / rows,
+            "mean_kl": sums["kl_nats"] / rows,
+            # Summed probabilities may end a rounding error above 1.
+            "kept_mass": min(sums["kept_mass"] / rows, 1.0),
+            "kept_value_mass": min(sums["kept_value_mass"] / rows, 1.0),
+            "lsb_refetch_fraction": count["refetch_queries"] / two_planes if two_planes else 0.0,
+            "kept_token_fraction": count["query_keys"] / sums["visible"],
+            "kept_value_fraction": count["query_values"] / sums["visible"],
+            "kept_head_fraction": kept_heads / heads,
+            "kept_query_fraction": kept_rows / all_rows,
+        }

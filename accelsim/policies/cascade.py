@@ -1,0 +1,345 @@
+"""SpAtten's cascade of tokens and heads at work (HPCA 2021, Algorithm 2), in its two readings.
+
+The settings are :class:`~accelsim.policies.CascadeTokens` and
+:class:`~accelsim.policies.CascadeHeads`. Both readings rank and cut alike; they differ in what a
+token (or head) has received when a layer ranks it, ``accumulate`` in the settings.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accelsim.attention.kernels import WORK, filter_top, quick_select
+from accelsim.attention.rows import softmax_kept
+from accelsim.errors import SimulationError
+from accelsim.jit import kernel
+from accelsim.policies._selection import Stage
+from accelsim.policies.selector import (
+    Block,
+    Decision,
+    Floats,
+    Selector,
+    Shape,
+    updates_by_kv_head,
+)
+from accelsim.policies.tokens import CascadeTokens
+
+if TYPE_CHECKING:
+    from accelsim.policies._policy import Policy
+
+
+def cascade_selector(policy: Policy, shape: Shape, seed: int = 0) -> Selector:
+    """Return the cascade of a policy; in an encoder both readings are the same."""
+    stages = policy.by_stage().values()
+    parts = [part for p in stages for part in (p.tokens, p.heads) if part is not None]
+    by_layer = shape.causal and any(part.accumulate == "layers" for part in parts)
+    return LayerCascade(policy, shape, seed) if by_layer else StepCascade(policy, shape, seed)
+
+
+class _Cascade(Selector):
+    """What the readings share: rules by stage, and their budgets as tables."""
+
+    def __init__(self, policy: Policy, shape: Shape, seed: int = 0) -> None:
+        super().__init__(shape, seed)
+        self._stages = policy.by_stage()
+
+    def accumulates(self, stage: Stage) -> bool:
+        """Whether a stage or a later one of the run ranks tokens by what they received."""
+        later = self.shape.causal and self.shape.prompt_tokens < self.shape.tokens
+        names: tuple[Stage, ...] = ("prefill", "decode") if later else ("prefill",)
+        ranks = [self._stages[name].tokens is not None for name in names]
+        return ranks[-1] or (stage == "prefill" and ranks[0])
+
+    def updates(self, block: Block, decision: Decision) -> NDArray[np.int64]:
+        """Accumulators of tokens touched, [kv_heads, rows]."""
+        some = self.accumulates(self.stage(block))
+        return updates_by_kv_head(decision.kept, self.shape) * int(some)
+
+    def seed_of(self, layer: int, context: int) -> int:
+        """Seed of the pivots of one selection."""
+        return self.seed + 1 + layer * 104729 + context * 31
+
+
+class StepCascade(_Cascade):
+    """As a decoder runs: a step knows what all layers of all earlier steps gave.
+
+    A prompt (or an encoder) is one step, whose tokens are ranked once a layer by what all its
+    queries gave in the layers before; what leaves has no query any more. Then each token is a step.
+    The layers of a step must be visited in order, and each with all of its rows.
+
+    Attributes:
+        token_importance: [tokens] probabilities received so far.
+        head_importance: [query_heads] absolute output so far.
+        tokens: [tokens], alive at the layer that was chosen last.
+        heads: [query_heads], likewise.
+    """
+
+    by_step = True
+
+    def __init__(self, policy: Policy, shape: Shape, seed: int = 0) -> None:
+        super().__init__(policy, shape, seed)
+        layers, tokens, heads = shape.num_layers, shape.tokens, shape.num_query_heads
+        self.token_importance: NDArray[np.float64] = np.zeros(tokens)
+        self.head_importance: NDArray[np.float64] = np.zeros(heads)
+        self.tokens: NDArray[np.bool_] = np.ones(tokens, dtype=np.bool_)
+        self.heads: NDArray[np.bool_] = np.ones(heads, dtype=np.bool_)
+        self._tokens_alive = np.ones((layers, tokens), dtype=np.bool_)
+        self._heads_alive = np.ones((layers, heads), dtype=np.bool_)
+        self._heads_selected: set[Any] = set()
+        self._work = np.zeros(1, dtype=WORK)
+
+    def choose(self, layer: int, stage: Stage, context: int) -> NDArray[Any]:
+        """Prune tokens and heads of a layer in one step.
+
+        Args:
+            layer: where; 0 begins a step.
+            stage: whose rules hold.
+            context: tokens so far. The last one always survives, but in an encoder.
+
+        Returns:
+            [1] of :data:`~accelsim.attention.kernels.WORK`.
+        """
+        if layer == 0:
+            self.tokens = np.arange(self.shape.tokens) < context
+            self.heads = np.ones(self.shape.num_query_heads, dtype=np.bool_)
+        self.tokens = self.tokens & self._tokens_alive[layer]
+        self.heads = self.heads & self._heads_alive[layer]
+        self._work = np.zeros(1, dtype=WORK)
+        rules = self._stages[stage]
+        if rules.tokens is not None:
+            self._prune_tokens(rules.tokens, layer, context)
+        heads = rules.heads
+        # Once a layer and rule, the first time that it acts; later steps repeat it.
+        acts = heads is not None and context >= heads.min_keys
+        if heads is not None and acts and (layer, heads) not in self._heads_selected:
+            self._heads_selected.add((layer, heads))
+            budget = heads.budget(layer, self.shape.num_layers, len(self.heads))
+            keep_heads(self.head_importance, self.heads, budget)
+            self._heads_alive[layer] = self.heads
+        return self._work
+
+    def _prune_tokens(self, rule: CascadeTokens, layer: int, context: int) -> None:
+        first, recent = rule.protected_ranges()
+        before = self.tokens.copy()
+        # All queries of an encoder see all tokens, and none of them is the newest.
+        ordered = self.shape.causal or context > self.shape.prompt_tokens
+        keep_tokens(
+            self.tokens, self.token_importance, context,
+            rule.budget(layer, self.shape.num_layers, context), first,
+            max(recent, 1) if ordered else recent, rule.per_query and ordered,
+            self.seed_of(layer, context), self._work[0],
+        )  # fmt: skip
+        if rule.permanent:
+            self._tokens_alive[layer, before & ~self.tokens] = False
+
+    def rows(self, layer: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Prune the layer; positions of the queries that are left.
+
+        Raises:
+            SimulationError: several tokens after the prompt: the layers to come have not seen them.
+        """
+        prompt = not self.shape.causal or positions[0] < self.shape.prompt_tokens
+        whole = self.shape.prompt_tokens if self.shape.causal else self.shape.tokens
+        if len(positions) != (whole if prompt else 1):
+            raise SimulationError(
+                "a cascade that accumulates over steps runs token by token after the prompt; "
+                "expected one query, or accumulate: layers"
+            )
+        stage: Stage = "prefill" if prompt else "decode"
+        self.choose(layer, stage, int(positions[-1]) + 1)
+        return positions[self.tokens[positions]]
+
+    def run(self, block: Block) -> Decision:
+        """Attend to what is left, and add up what tokens receive."""
+        decision = Decision.empty(block, self.shape.num_kv_heads)
+        context = block.scores.shape[2]
+        seen = np.arange(context)[None, :] < block.visible[:, None]
+        decision.kept[self.heads] = seen & self.tokens[:context]
+        self.attend(block, decision)
+        self.token_importance[:context] += block.scores.sum(axis=(0, 1))
+        decision.score_updates = self.updates(block, decision)
+        decision.work[0, 0] = self._work[0]
+        self._work = np.zeros(1, dtype=WORK)
+        return decision
+
+    def learn(self, block: Block, output: Floats) -> None:
+        """Add up the absolute output of the heads."""
+        self.head_importance += np.abs(output).sum(axis=(1, 2))
+
+
+class LayerCascade(_Cascade):
+    """Layer by layer: every query on its own, by what the layers before it gave.
+
+    The importance of token j for the query at position i of layer l is the sum of the probabilities
+    over the layers before l, all heads, and the queries up to i; the kept set of a position is
+    nested over the layers and shared by the heads. So a model can run all positions of a layer at
+    once and nothing leaks from later queries. Heads: the same with the absolute output.
+
+    The layers must be visited in order, and each with all positions before the next. Positions of
+    the prompt follow the policy of the prefill, later ones that of decode.
+    """
+
+    def __init__(self, policy: Policy, shape: Shape, seed: int = 0) -> None:
+        super().__init__(policy, shape, seed)
+        self._counts_heads = any(p.heads is not None for p in self._stages.values())
+        size, query_heads = shape.tokens, shape.num_query_heads
+        self._layer = -1
+        self._survivors = np.tri(size, dtype=np.bool_)
+        self._received = np.zeros((size, size), dtype=np.float32)
+        self._importance = np.zeros(size)
+        self._alive = np.ones(size, dtype=np.bool_)
+        self._heads_alive = np.ones((size, query_heads), dtype=np.bool_)
+        self._head_received = np.zeros((size, query_heads))
+        self._head_importance = np.zeros(query_heads)
+
+    def run(self, block: Block) -> Decision:
+        """Select, attend, and note what each token received."""
+        if block.layer != self._layer:
+            self._layer = block.layer
+            self._importance[:] = 0.0
+            self._head_importance[:] = 0.0
+            self._alive[:] = True
+        decision = Decision.empty(block, self.shape.num_kv_heads)
+        policy = self._stages[self.stage(block)]
+        self._select_heads(block, policy)
+        tokens = policy.tokens
+        layers, counts = self.shape.num_layers, range(self.shape.tokens + 1)
+        if tokens is None:
+            budgets, first, recent, by_age, permanent = list(counts), 0, 0, False, True
+        else:
+            budgets = [tokens.budget(block.layer, layers, n) for n in counts]
+            first, recent = tokens.protected_ranges()
+            by_age, permanent = tokens.per_query, tokens.permanent
+        _cascade_rows(
+            block.scores, block.both, block.threshold, block.positions,
+            np.array(budgets, dtype=np.int64), first, max(recent, 1), by_age, permanent,
+            self.seed_of(block.layer, 0), self._survivors,
+            self._alive, self._received, self._importance, self._heads_alive,
+            decision.kept, decision.refetched, decision.work[0],
+        )  # fmt: skip
+        decision.score_updates = self.updates(block, decision)
+        return decision
+
+    def learn(self, block: Block, output: Floats) -> None:
+        """Note the absolute output of each head."""
+        if self._counts_heads:
+            self._head_received[block.positions] += np.abs(output).sum(axis=2).T
+
+    def _select_heads(self, block: Block, policy: Policy) -> None:
+        if not self._counts_heads:
+            return
+        heads, rule = self.shape.num_query_heads, policy.heads
+        layers = self.shape.num_layers
+        budget = heads if rule is None else rule.budget(block.layer, layers, heads)
+        least = 0 if rule is None else rule.min_keys
+        for position in block.positions:
+            self._head_importance += self._head_received[position]
+            if position + 1 >= least:
+                keep_heads(self._head_importance, self._heads_alive[position], budget)
+
+
+def keep_heads(importance: Floats, alive: NDArray[np.bool_], budget: int) -> None:
+    """Let all but the ``budget`` most important living heads go; among equals the lower one stays.
+
+    Args:
+        importance: [query_heads].
+        alive: [query_heads], updated.
+        budget: heads that may stay.
+    """
+    living = np.flatnonzero(alive)
+    order = np.argsort(-importance[living], kind="stable")
+    alive[living[order[budget:]]] = False
+
+
+@kernel
+def keep_tokens(
+    alive: NDArray[np.bool_],
+    importance: NDArray[np.float64],
+    context: int,
+    budget: int,
+    first: int,
+    recent: int,
+    by_age: bool,
+    seed: int,
+    work: Any,
+) -> None:
+    """Let all but the ``budget`` most important living tokens go; among equals the lower one stays.
+
+    Args:
+        alive: [tokens], updated.
+        importance: [tokens], received so far.
+        context: tokens so far.
+        budget: tokens that may stay; protected ones are counted, and stay if they are more.
+        first, recent: tokens at either end of the context that are protected.
+        by_age: rank by the mean over the queries that saw a token, from its own on.
+        seed: of the pivots of the top-k engine.
+        work: one record of :data:`~accelsim.attention.kernels.WORK`, written.
+    """
+    candidates = np.empty(context, dtype=np.int64)
+    values = np.empty(context)
+    size, forced = 0, 0
+    for j in range(context):
+        if alive[j]:
+            if j < first or j >= context - recent:
+                forced += 1
+            else:
+                candidates[size] = j
+                values[size] = importance[j] / (context - j) if by_age else importance[j]
+                size += 1
+    target = max(budget - forced, 0)
+    if size <= target:
+        return
+    stays = np.zeros(size, dtype=np.bool_)
+    if target > 0:
+        kth, equal, passes, elements, beats = quick_select(values[:size], target, seed)
+        filter_top(values[:size], kth, equal, stays)
+        work.size, work.target = size, target
+        work.passes, work.elements, work.beats = passes, elements, beats
+    for c in range(size):
+        if not stays[c]:
+            alive[candidates[c]] = False
+
+
+@kernel
+def _cascade_rows(
+    scores: NDArray[np.float64],
+    both: NDArray[np.float64],
+    threshold: float,
+    positions: NDArray[np.int64],
+    budgets: NDArray[np.int64],
+    first: int,
+    recent: int,
+    by_age: bool,
+    permanent: bool,
+    seed: int,
+    survivors: NDArray[np.bool_],
+    alive: NDArray[np.bool_],
+    received: NDArray[np.float32],
+    importance: NDArray[np.float64],
+    heads_alive: NDArray[np.bool_],
+    kept: NDArray[np.bool_],
+    refetched: NDArray[np.bool_],
+    work: NDArray[Any],
+) -> None:
+    for r in range(len(positions)):
+        position = positions[r]
+        seen = position + 1
+        mine = survivors[position]
+        for j in range(seen):
+            importance[j] += received[position, j]
+            mine[j] = mine[j] and alive[j]
+        keep_tokens(
+            mine, importance, seen, budgets[seen], first, recent, by_age, seed + seen * 31, work[r]
+        )
+        if permanent:
+            alive[:seen] = mine[:seen]
+        for h in range(scores.shape[0]):
+            if heads_alive[position, h]:
+                kept[h, r, :seen] = mine[:seen]
+            row = scores[h, r]
+            refetched[h, r] = softmax_kept(row, both[h, r], threshold, kept[h, r], seen)
+            for j in range(seen):
+                received[position, j] += row[j]

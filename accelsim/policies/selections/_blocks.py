@@ -1,0 +1,27 @@
+"""What rules that rank pages or chunks of keys for each query share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accelsim.policies.selector import Floats
+
+
+def ranked(work: NDArray[Any]) -> NDArray[np.bool_]:
+    """Rows [rows] that rank pages or chunks, and so read what ranks them."""
+    return np.asarray(work["size"].any(axis=0))
+
+
+def shared(scores: Floats, heads: int) -> Floats:
+    """Sum the scores of the query heads that decide together."""
+    groups = len(scores) // heads
+    return np.asarray(scores.reshape(groups, heads, *scores.shape[1:]).sum(axis=1))
+
+
+def full_blocks(keys: Floats, full: int, size: int) -> Floats:
+    """Full blocks of keys, [kv_heads, full, size, head_dim]; there may be none."""
+    heads, _, dim = keys.shape
+    return keys[:, : full * size].reshape(heads, full, size, dim)

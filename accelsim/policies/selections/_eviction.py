@@ -1,0 +1,51 @@
+"""What rules that evict by a score per key share: living keys, their scores, the budget."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accelsim.attention.kernels import WORK
+from accelsim.policies._selection import Budgeted
+from accelsim.policies.selector import (
+    Block,
+    Decision,
+    Selector,
+    Shape,
+    heads_per_decision,
+    updates_by_kv_head,
+    work_by_kv_head,
+)
+
+
+class EvictingSelector(Selector):
+    """State per layer and deciding group: which keys are alive, and their scores."""
+
+    def __init__(self, rule: Budgeted, shape: Shape, seed: int = 0) -> None:
+        super().__init__(shape, seed)
+        self.heads = heads_per_decision(shape, rule.share)
+        groups = shape.num_query_heads // self.heads
+        # Made when a layer is first seen: a closed loop visits one layer at a time.
+        self._state: dict[int, tuple[NDArray[np.bool_], NDArray[np.float64]]] = {}
+        self._size = (groups, shape.tokens)
+        counts = range(shape.tokens + 1)
+        self.budgets = np.array([rule.budget(n) for n in counts], dtype=np.int64)
+
+    def state(self, layer: int) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        """Return (alive, score), each [groups, tokens]."""
+        if layer not in self._state:
+            self._state[layer] = (np.zeros(self._size, dtype=np.bool_), np.zeros(self._size))
+        return self._state[layer]
+
+    def prepared(self, block: Block) -> tuple[Decision, NDArray[Any]]:
+        """Return an empty decision and the work [groups, rows] to fill."""
+        decision = Decision.empty(block, self.shape.num_kv_heads)
+        return decision, np.zeros((self._size[0], len(block.positions)), dtype=WORK)
+
+    def finished(self, decision: Decision, work: NDArray[Any]) -> Decision:
+        """Return the decision with its work and score updates."""
+        decision.work = work_by_kv_head(work, self.shape)
+        decision.score_updates = updates_by_kv_head(decision.kept, self.shape)
+        return decision

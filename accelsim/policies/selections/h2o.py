@@ -1,0 +1,87 @@
+"""H2O: heavy hitters and recent tokens."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accelsim.attention.rows import shrink, softmax_kept
+from accelsim.jit import kernel
+from accelsim.policies._selection import Needs, Recent
+from accelsim.policies.selections._eviction import EvictingSelector
+from accelsim.policies.selector import Block, Decision, Selector, Shape
+
+
+class H2O(Recent):
+    """Heavy-Hitter Oracle (Zhang et al., NeurIPS 2023).
+
+    Score: the sum of all attention probabilities a key has received, in prompt and decode, in its
+    layer. Budget: heavy hitters and a window of the newest tokens, half each in the paper. When the
+    budget is full, the key of lowest score outside the window leaves for good.
+
+    Asks of the hardware: one accumulator per key and deciding head, updated by every query; an
+    arg-min a step; a top-k after the prompt; a gather of single tokens.
+    """
+
+    kind: Literal["h2o"]
+    needs: ClassVar[Needs] = Needs(selection="one_per_step", updates=True)
+
+    def selector(self, shape: Shape, seed: int = 0) -> Selector:
+        """Return the rule at work on one sequence."""
+        return H2OSelector(self, shape, seed)
+
+
+class H2OSelector(EvictingSelector):
+    """Accumulated probabilities."""
+
+    def __init__(self, rule: H2O, shape: Shape, seed: int = 0) -> None:
+        super().__init__(rule, shape, seed)
+        counts = range(shape.tokens + 1)
+        self.recents = np.array([rule.recent(n) for n in counts], dtype=np.int64)
+
+    def run(self, block: Block) -> Decision:
+        """Evict, attend, accumulate; row by row."""
+        decision, work = self.prepared(block)
+        alive, score = self.state(block.layer)
+        _accumulate(
+            block.scores, block.both, block.threshold, block.positions, self.shape.prompt_tokens,
+            self.budgets, self.recents, self.heads, self.seed, alive, score,
+            decision.kept, decision.refetched, work,
+        )  # fmt: skip
+        return self.finished(decision, work)
+
+
+@kernel
+def _accumulate(
+    scores: NDArray[np.float64],
+    both: NDArray[np.float64],
+    threshold: float,
+    positions: NDArray[np.int64],
+    prompt: int,
+    budgets: NDArray[np.int64],
+    recents: NDArray[np.int64],
+    heads: int,
+    seed: int,
+    alive: NDArray[np.bool_],
+    score: NDArray[np.float64],
+    kept: NDArray[np.bool_],
+    refetched: NDArray[np.bool_],
+    work: NDArray[Any],
+) -> None:
+    for g in range(len(alive)):
+        for r in range(len(positions)):
+            seen = positions[r] + 1
+            alive[g, seen - 1] = True
+            if seen > prompt:
+                shrink(
+                    alive[g], score[g], seen, recents[seen], budgets[seen], 1, seed + seen * 31 + g,
+                    work[g, r],
+                )  # fmt: skip
+            for h in range(g * heads, (g + 1) * heads):
+                kept[h, r, :seen] = alive[g, :seen]
+                row = scores[h, r]
+                refetched[h, r] = softmax_kept(row, both[h, r], threshold, kept[h, r], seen)
+                for j in range(seen):
+                    score[g, j] += row[j]

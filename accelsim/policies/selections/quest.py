@@ -1,0 +1,148 @@
+"""Quest: pages by an upper bound of their scores."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accelsim.attention.kernels import WORK, filter_top, quick_select
+from accelsim.attention.rows import dense_mask
+from accelsim.jit import kernel
+from accelsim.policies._base import Layers, Positive
+from accelsim.policies._selection import Budgeted, Needs
+from accelsim.policies.selections._blocks import full_blocks, ranked, shared
+from accelsim.policies.selector import (
+    Block,
+    Decision,
+    Selector,
+    Shape,
+    heads_per_decision,
+    work_by_kv_head,
+)
+
+
+class Quest(Budgeted):
+    """Quest (Tang et al., ICML 2024): query-aware selection of pages, nothing evicted.
+
+    Score of a page of ``page_tokens`` keys for a query q: ``sum_i max(q_i m_i, q_i M_i)`` with m
+    and M the channel-wise minimum and maximum of its keys, an upper bound of every score in it.
+    Budget: ``max(1, floor(budget / page_tokens))`` pages each decode step; the page being filled is
+    always one of them. The first ``dense_layers`` layers read everything, and so does the prompt.
+
+    Asks of the hardware: two rows of metadata read per full page and written when it fills, a
+    top-k over pages each step and head, whole pages in one run.
+
+    Attributes:
+        page_tokens: keys of a page.
+        dense_layers: first layers without selection.
+    """
+
+    kind: Literal["quest"]
+    page_tokens: Positive = 16
+    dense_layers: Layers = 2
+    needs: ClassVar[Needs] = Needs(
+        selection="every_step", metadata=True, write_backs=True, permanent=False
+    )
+
+    def selector(self, shape: Shape, seed: int = 0) -> Selector:
+        """Return the rule at work on one sequence."""
+        return QuestSelector(self, shape, seed)
+
+
+class QuestSelector(Selector):
+    """Pages by an upper bound of their scores."""
+
+    def __init__(self, rule: Quest, shape: Shape, seed: int = 0) -> None:
+        super().__init__(shape, seed)
+        self.rule = rule
+        self.heads = heads_per_decision(shape, rule.share)
+
+    def run(self, block: Block) -> Decision:
+        """Rank full pages by their bounds; the page being filled is always read."""
+        shape, rule = self.shape, self.rule
+        decision = Decision.empty(block, shape.num_kv_heads)
+        if block.layer < rule.dense_layers:
+            decision.kept = dense_mask(len(block.scores), block.visible, block.scores.shape[2])
+            self.attend(block, decision)
+            return decision
+        size = rule.page_tokens
+        full = block.key.shape[1] // size
+        pages = full_blocks(block.key, full, size)
+        bounds = np.zeros((len(block.scores), len(block.positions), full))
+        if full:
+            low = np.repeat(pages.min(axis=2), shape.group, axis=0)
+            high = np.repeat(pages.max(axis=2), shape.group, axis=0)
+            _page_bounds(block.query, low, high, bounds)
+        budgets = np.array([rule.budget(int(c)) for c in block.visible])
+        allowed = np.maximum(1, budgets // size)
+        total = shared(bounds, self.heads)
+        work = np.zeros((len(total), len(block.positions)), dtype=WORK)
+        _keep_pages(
+            total, block.positions, shape.prompt_tokens, size, budgets, allowed - 1, self.heads,
+            self.seed, decision.kept, work,
+        )  # fmt: skip
+        decision.work = work_by_kv_head(work, shape)
+        decision.metadata_vectors[:] = 2 * (block.positions // size) * ranked(work)
+        decision.written_vectors[:] = 2 * ((block.positions + 1) % size == 0)
+        self.attend(block, decision)
+        return decision
+
+
+@kernel
+def _page_bounds(
+    query: NDArray[np.float64],
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+    bounds: NDArray[np.float64],
+) -> None:
+    """Write the largest score that a key within each page's bounds could have."""
+    heads, rows, dim = query.shape
+    for h in range(heads):
+        for r in range(rows):
+            for p in range(low.shape[1]):
+                total = 0.0
+                for d in range(dim):
+                    q = query[h, r, d]
+                    total += max(q * low[h, p, d], q * high[h, p, d])
+                bounds[h, r, p] = total
+
+
+@kernel
+def _keep_pages(
+    bounds: NDArray[np.float64],
+    positions: NDArray[np.int64],
+    prompt: int,
+    size: int,
+    budgets: NDArray[np.int64],
+    allowed: NDArray[np.int64],
+    heads: int,
+    seed: int,
+    kept: NDArray[np.bool_],
+    work: NDArray[Any],
+) -> None:
+    for g in range(bounds.shape[0]):
+        for r in range(len(positions)):
+            seen = positions[r] + 1
+            first, last = g * heads, (g + 1) * heads
+            # The page that holds the query's own token, and with it everything in a short context.
+            full = positions[r] // size
+            if seen <= prompt or full <= allowed[r] or seen <= budgets[r]:
+                kept[first:last, r, :seen] = True
+                continue
+            kept[first:last, r, full * size : seen] = True
+            if allowed[r] < 1:
+                continue
+            values = bounds[g, r, :full].copy()
+            kth, equal, passes, elements, beats = quick_select(
+                values, allowed[r], seed + seen * 31 + g
+            )
+            chosen = np.empty(full, dtype=np.bool_)
+            filter_top(values, kth, equal, chosen)
+            for p in range(full):
+                if chosen[p]:
+                    kept[first:last, r, p * size : (p + 1) * size] = True
+            own = work[g, r]
+            own.size, own.target = full, allowed[r]
+            own.passes, own.elements, own.beats = passes, elements, beats

@@ -1,0 +1,82 @@
+"""TOVA: what the latest query attends to."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accelsim.attention.rows import shrink, softmax_kept
+from accelsim.jit import kernel
+from accelsim.policies._selection import Budgeted, Needs, Sharing
+from accelsim.policies.selections._eviction import EvictingSelector
+from accelsim.policies.selector import Block, Decision, Selector, Shape
+
+
+class TOVA(Budgeted):
+    """Token omission via attention (Oren et al., EMNLP 2024).
+
+    Score: probability that the latest query gives to a key, averaged over the heads of the layer.
+    Budget: a cache of fixed size; the key of lowest score leaves for good. No protection of recent
+    tokens but the query's own, which has no score yet.
+
+    Asks of the hardware: a mean over heads, one arg-min per layer and step, one list of indexes per
+    layer.
+    """
+
+    kind: Literal["tova"]
+    share: Sharing = "layer"
+    needs: ClassVar[Needs] = Needs(selection="one_per_step", updates=True)
+
+    def selector(self, shape: Shape, seed: int = 0) -> Selector:
+        """Return the rule at work on one sequence."""
+        return TOVASelector(self, shape, seed)
+
+
+class TOVASelector(EvictingSelector):
+    """Probabilities of the latest query."""
+
+    def run(self, block: Block) -> Decision:
+        """Evict, attend, remember the row."""
+        decision, work = self.prepared(block)
+        alive, score = self.state(block.layer)
+        _last_row(
+            block.scores, block.both, block.threshold, block.positions, self.shape.prompt_tokens,
+            self.budgets, self.heads, self.seed, alive, score,
+            decision.kept, decision.refetched, work,
+        )  # fmt: skip
+        return self.finished(decision, work)
+
+
+@kernel
+def _last_row(
+    scores: NDArray[np.float64],
+    both: NDArray[np.float64],
+    threshold: float,
+    positions: NDArray[np.int64],
+    prompt: int,
+    budgets: NDArray[np.int64],
+    heads: int,
+    seed: int,
+    alive: NDArray[np.bool_],
+    score: NDArray[np.float64],
+    kept: NDArray[np.bool_],
+    refetched: NDArray[np.bool_],
+    work: NDArray[Any],
+) -> None:
+    for g in range(len(alive)):
+        for r in range(len(positions)):
+            seen = positions[r] + 1
+            alive[g, seen - 1] = True
+            if seen > prompt:
+                shrink(
+                    alive[g], score[g], seen, 1, budgets[seen], 1, seed + seen * 31 + g, work[g, r]
+                )
+            score[g, :seen] = 0.0
+            for h in range(g * heads, (g + 1) * heads):
+                kept[h, r, :seen] = alive[g, :seen]
+                row = scores[h, r]
+                refetched[h, r] = softmax_kept(row, both[h, r], threshold, kept[h, r], seen)
+                for j in range(seen):
+                    score[g, j] += row[j] / heads

@@ -126,7 +126,8 @@ def find(name_or_path: str, family: str) -> Path:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read one YAML mapping, safely."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8-sig") as stream:
+            text = stream.read(yaml_reader.MAX_CHARACTERS + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from None
     try:

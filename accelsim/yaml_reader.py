@@ -55,7 +55,7 @@ def read(text: str) -> Any:
         YamlError: with line and column.
     """
     if len(text) > MAX_CHARACTERS:
-        raise YamlError(f"{len(text):,} characters; at most {MAX_CHARACTERS:,} are read")
+        raise YamlError(f"more than {MAX_CHARACTERS:,} characters")
     try:
         return _Builder(text).document()
     except yaml.MarkedYAMLError as error:

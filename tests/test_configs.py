@@ -163,6 +163,19 @@ def test_missing_file_and_binary_file(tmp_path: Path) -> None:
         read_yaml(tmp_path / "binary.yaml")
 
 
+def test_a_huge_file_is_not_read_to_its_end(tmp_path: Path) -> None:
+    with (tmp_path / "huge.yaml").open("wb") as stream:
+        stream.write(b"name: a\n#")
+        stream.truncate(1 << 40)
+    with pytest.raises(ConfigError, match="characters"):
+        read_yaml(tmp_path / "huge.yaml")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_key(tmp_path: Path) -> None:
+    (tmp_path / "bom.yaml").write_bytes(b"\xef\xbb\xbfname: a\n")
+    assert read_yaml(tmp_path / "bom.yaml") == {"name": "a"}
+
+
 def test_overrides_are_yaml() -> None:
     assert parse_override("a.b=[1, 2]") == ("a.b", [1, 2])
     assert parse_override("rate=1e9") == ("rate", 1e9)

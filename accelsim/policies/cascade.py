@@ -110,7 +110,7 @@ class StepCascade(_Cascade):
         self._work = np.zeros(1, dtype=WORK)
         rules = self._stages[stage]
         if rules.tokens is not None:
-            self._prune_tokens(rules.tokens, layer, context)
+            self._prune_tokens(rules.tokens, layer, stage, context)
         heads = rules.heads
         # Once a layer and rule, the first time that it acts; later steps repeat it.
         acts = heads is not None and context >= heads.min_keys
@@ -121,11 +121,11 @@ class StepCascade(_Cascade):
             self._heads_alive[layer] = self.heads
         return self._work
 
-    def _prune_tokens(self, rule: CascadeTokens, layer: int, context: int) -> None:
+    def _prune_tokens(self, rule: CascadeTokens, layer: int, stage: Stage, context: int) -> None:
         first, recent = rule.protected_ranges()
         before = self.tokens.copy()
         # All queries of an encoder see all tokens, and none of them is the newest.
-        ordered = self.shape.causal or context > self.shape.prompt_tokens
+        ordered = self.shape.causal or stage == "decode"
         keep_tokens(
             self.tokens, self.token_importance, context,
             rule.budget(layer, self.shape.num_layers, context), first,

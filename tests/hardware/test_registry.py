@@ -84,7 +84,7 @@ def test_an_accelerator_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_what_a_machine_does_not_serve_is_told() -> None:
     real = accelerator_of("spatten")
-    with pytest.raises(ConfigError, match="unknown service 'plane'.*'planes'"):
+    with pytest.raises(ConfigError, match=r"unknown service 'plane'.*'planes'"):
         replace(real, serves=frozenset({"plane"}))
     from accelsim.configs import load
     from accelsim.functional import run_policy
@@ -94,7 +94,7 @@ def test_what_a_machine_does_not_serve_is_told() -> None:
 
     machine = load_accelerator("spatten-paper")
     memory = load(MemoryConfig, machine.memory, "memories")
-    trace = synthetic_trace(seed=3, head_dim=64, prefill_tokens=40, decode_tokens=8)
+    trace = synthetic_trace(seed=3, num_layers=4, head_dim=64, prefill_tokens=40, decode_tokens=8)
     for name, expected in (
         ("dense", set()),
         ("progressive-6-4", set()),

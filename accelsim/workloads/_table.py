@@ -148,18 +148,19 @@ class Workload:
             self._refuse(name, column < _LEAST.get(name, 0), f"at least {_LEAST.get(name, 0)}")
         if self.query_table is not None:
             self.query_table.check(self.name, self.columns)
-        for name, limit in (("key_indices", "keys"), ("value_indices", "values")):
-            self._check_indices(name, limit)
 
     def check_bounds(self) -> None:
         """Compare columns with those that bound them in every row: for what comes from a file.
 
         Raises:
-            WorkloadError: more keys than tokens, more values than keys, and the like.
+            WorkloadError: more keys than tokens, more values than keys, indexes that are not
+                ascending or not as many as keys or values, and the like.
         """
         for name, limit in _AT_MOST.items():
             most = self.columns[limit]
             self._refuse(name, self.columns[name] > most, f"at most {limit} = {{}}", most)
+        for name, limit in (("key_indices", "keys"), ("value_indices", "values")):
+            self._check_indices(name, limit)
 
     def _refuse(
         self, name: str, wrong: NDArray[np.bool_], expected: str, limit: NDArray[Any] | None = None

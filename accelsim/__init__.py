@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from accelsim.reports.interactive import report
     from accelsim.traces import load_trace
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "__version__",
     "ablate",

@@ -99,7 +99,7 @@ ROOMS = {
         ("tests/workloads",),
     ),
     "policies": Room(
-        ("accelsim/policies", "accelsim/functional/selection"),
+        ("accelsim/policies", "accelsim/policies/selections"),
         ("tests/policies", "tests/contracts/test_policies.py", "tests/functional"),
     ),
     "sweep": Room(

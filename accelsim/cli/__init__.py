@@ -33,7 +33,7 @@ VERBS: dict[str, str] = {
 }
 """Verb to one line of help, so that ``accelsim --help`` loads none of them."""
 
-_ALIASES = {
+ALIASES = {
     "list": ["presets", "list"],
     "show": ["presets", "show"],
     "version": ["--version"],
@@ -55,9 +55,9 @@ class _LazyGroup(click.Group):
         return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] in _ALIASES:
+        if args and args[0] in ALIASES:
             of_verb = args[0] == "help" and args[1:2] and args[1] in VERBS
-            args = [args[1], "--help"] if of_verb else [*_ALIASES[args[0]], *args[1:]]
+            args = [args[1], "--help"] if of_verb else [*ALIASES[args[0]], *args[1:]]
         return super().parse_args(ctx, args)
 
     def resolve_command(

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-from accelsim.cli import VERBS, main
+from accelsim.cli import ALIASES, VERBS, main
 from accelsim.traces import save_trace, synthetic_trace
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +70,7 @@ def test_commands_are_found() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_verbs_and_options_exist(command: str) -> None:
     verb, *rest = words_of(command)
+    verb = ALIASES.get(verb, [verb])[0]
     assert verb in VERBS
     names = {"--help", "-h"}
     commands = [command_of(verb)]

@@ -112,7 +112,8 @@ class Record:
         places = [self._columns[name] for name in ("head", "layer", "step")]
         order = np.lexsort(places)
         queries = [self._queries[i] for i in order]
-        every = np.concatenate(queries)
+        # Given, the type need not be agreed on array by array.
+        every = np.concatenate(queries, dtype=PER_QUERY)
         fields: dict[str, Any] = {
             "head_dim": trace.head_dim,
             "name": trace.model,

@@ -105,7 +105,7 @@ ROOMS = {
     "sweep": Room(
         (
             "accelsim/exploration/_sweep.py",
-            "accelsim/exploration/_sweep_file.py",
+            "accelsim/exploration/sweep_file.py",
             "accelsim/exploration/_space.py",
             "accelsim/exploration/_results.py",
             "accelsim/exploration/metrics.py",

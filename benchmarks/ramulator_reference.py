@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from accelsim import configs
 from accelsim.hardware.config import MemoryConfig
-from accelsim.hardware.memories._timing import MAX_ENTRIES
+from accelsim.hardware.memories.timing import MAX_ENTRIES
 from accelsim.validation import dram
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -28,6 +29,25 @@ def test_every_room_is_in_the_contract_and_on_the_map() -> None:
     drawn = [words[0] for words in lines if words[0] not in files]
     assert drawn == [name for name in layers() if name not in files]
     assert lines[-1] == [name for name in layers() if name in files]
+
+
+_IMPORT = re.compile(
+    r"^\s*(?:from\s+accelsim\.([\w.]+)\s+import\s+(\([^)]*\)|[^\n]*)|import\s+accelsim\.([\w.]+))",
+    re.M,
+)
+
+
+def test_a_room_imports_nothing_private_of_another() -> None:
+    """An underscore says: not for another room."""
+    found = []
+    for file in (ROOT / "accelsim").rglob("*.py"):
+        room = file.relative_to(ROOT / "accelsim").parts[0].removesuffix(".py")
+        for source, names, plain in _IMPORT.findall(file.read_text(encoding="utf-8")):
+            first, *rest = (source or plain).split(".")
+            imported = [name.split()[0] for name in names.strip("()").split(",") if name.strip()]
+            if first != room and any(name.startswith("_") for name in (*rest, *imported)):
+                found.append(f"{file.relative_to(ROOT)}: {source or plain} {names}")
+    assert not found
 
 
 def test_rooms_import_only_what_comes_before_them() -> None:

@@ -137,7 +137,7 @@ def _every(*, causal: bool, prompt_tokens: int, skip: int) -> tuple[str, ...]:
 
 
 def _figure(model: str, results: dict[str, dict[str, Any]]) -> str:
-    from accelsim.reports._policy_plot import policy_figure
+    from accelsim.reports import policy_figure
 
     metric = "perplexity" if "perplexity" in next(iter(results.values())) else "pearson"
     points = {name: (row["dram_bytes"], row[metric]) for name, row in results.items()}

@@ -30,7 +30,7 @@ def command(file: str, plot: str | None, json_file: str | None) -> None:
     from accelsim.traces import layer_skew, load_trace, validate_trace
 
     if plot:
-        from accelsim.reports._trace_plot import check_plot_target, plot_skew
+        from accelsim.reports.trace_plot import check_plot_target, plot_skew
 
         check_plot_target(plot)
     with stages("inspect") as on_stage:

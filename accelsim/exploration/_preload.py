@@ -3,7 +3,7 @@
 import gc
 
 import accelsim.attention.kernels
-import accelsim.exploration._point
+import accelsim.exploration.point
 import accelsim.hardware.spatten.accelerator  # noqa: F401
 
 # What was imported lives as long as the workers: no need to look for garbage in it time and again,

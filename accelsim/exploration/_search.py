@@ -18,19 +18,19 @@ from pydantic import Field
 from accelsim import configs
 from accelsim.errors import AccelsimError, ConfigError, redacted
 from accelsim.exploration._arguments import checked
-from accelsim.exploration._executors import open_executor
 from accelsim.exploration._finalists import (
     Finalist,
     FinalistsConfig,
     ask_finalists,
     open_evaluator,
 )
-from accelsim.exploration._point import Point, Row
 from accelsim.exploration._results import Results
 from accelsim.exploration._space import MAX_POINTS, MAX_SEED, Axis, Settings
 from accelsim.exploration._store import Store
 from accelsim.exploration._sweep import OnPoint
-from accelsim.exploration._sweep_file import Plan, SpaceConfig, SweepConfig, load_file
+from accelsim.exploration.executors import open_executor
+from accelsim.exploration.point import Point, Row
+from accelsim.exploration.sweep_file import Plan, SpaceConfig, SweepConfig, load_file
 
 _PROPOSALS_PER_TRIAL = 20
 _FINALISTS = 5

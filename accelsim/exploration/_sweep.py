@@ -8,12 +8,12 @@ from typing import Any
 
 from accelsim.errors import AccelsimError
 from accelsim.exploration._arguments import checked
-from accelsim.exploration._executors import Executor, open_executor
-from accelsim.exploration._point import Point, Row, failure
 from accelsim.exploration._results import Results
 from accelsim.exploration._space import Settings
 from accelsim.exploration._store import Store
-from accelsim.exploration._sweep_file import Plan, SweepConfig, load_file
+from accelsim.exploration.executors import Executor, open_executor
+from accelsim.exploration.point import Point, Row, failure
+from accelsim.exploration.sweep_file import Plan, SweepConfig, load_file
 
 OnPoint = Callable[[Row | None, int, int], None]
 """Told of each finished row (``None`` at the start), how many are done, and of how many."""

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from accelsim.attention.topk import PARALLELISM, TopK, topk_engine
-    from accelsim.functional._cases import functional_cases
     from accelsim.functional._machine import run_machine
     from accelsim.functional._record import PolicyRun
     from accelsim.functional._run import run_policy
     from accelsim.functional._verify import VerifyResult, verify_fixed_point
+    from accelsim.functional.cases import functional_cases
 
 __all__ = [
     "PARALLELISM",
@@ -32,7 +32,7 @@ _HOMES = {
     "PolicyRun": "accelsim.functional._record",
     "TopK": "accelsim.attention.topk",
     "VerifyResult": "accelsim.functional._verify",
-    "functional_cases": "accelsim.functional._cases",
+    "functional_cases": "accelsim.functional.cases",
     "run_machine": "accelsim.functional._machine",
     "run_policy": "accelsim.functional._run",
     "topk_engine": "accelsim.attention.topk",

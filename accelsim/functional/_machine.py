@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from accelsim.attention.kernels import PER_QUERY
 from accelsim.functional._record import PolicyRun, Record
 from accelsim.functional._walk import OpenLoopRule, check_tokens, finite_tensors, walk
-from accelsim.policies._machine import MachineRule, Recorded
+from accelsim.policies.machine import MachineRule, Recorded
 from accelsim.traces import AttentionTrace
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from accelsim.attention.kernels import METRICS, account, dense_row
 from accelsim.jit import kernel
-from accelsim.policies._machine import Float, MachineRule, Outcome, Recorded
+from accelsim.policies.machine import Float, MachineRule, Outcome, Recorded
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from accelsim.attention.kernels import METRICS, account, dense_row, scores_of_row
 from accelsim.attention.quantization import quantize_dequantize
 from accelsim.jit import kernel
-from accelsim.policies._machine import Float, MachineRule, Outcome, Recorded
+from accelsim.policies.machine import Float, MachineRule, Outcome, Recorded
 
 
 @dataclass(frozen=True)

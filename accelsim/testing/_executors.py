@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from accelsim.exploration._executors import Executor, LocalExecutor
-from accelsim.exploration._point import Point, Row
-from accelsim.exploration._sweep_file import Plan, SweepConfig
+from accelsim.exploration.executors import Executor, LocalExecutor
+from accelsim.exploration.point import Point, Row
+from accelsim.exploration.sweep_file import Plan, SweepConfig
 from accelsim.traces import save_trace, synthetic_trace
 
 WHERE_IT_RAN = ("elapsed_s", "finished_at_unix_s", "worker")

@@ -17,14 +17,14 @@ import zlib
 from pathlib import Path
 
 from accelsim.hardware.config import MemoryConfig, SpattenConfig
-from accelsim.hardware.memories._channel import (
+from accelsim.hardware.memories.channel import (
     channel_pop,
     channel_push,
     channel_tick,
     new_channels,
     record_requests,
 )
-from accelsim.hardware.memories._timing import organisation
+from accelsim.hardware.memories.timing import organisation
 from accelsim.hardware.spatten.cycle import CycleMachine
 from accelsim.validation._table import CaseFileError
 from accelsim.workloads import Workload

@@ -198,7 +198,7 @@ def _mismatch(row: Line, addresses: Addresses) -> str:
 def simulate(memory: MemoryConfig, row: Row, addresses: Addresses) -> int:
     """Cycles of a row's experiment."""
     from accelsim.hardware.memories import read_stream
-    from accelsim.hardware.memories._gather import read_gather
+    from accelsim.hardware.memories.gather import read_gather
 
     if row.get("refresh"):
         memory = memory.model_copy(update={"refresh": row["refresh"] == "on"})

@@ -12,7 +12,7 @@ _TOLERANCE = 1e-12
 
 def run(options: Options) -> Report:
     """Compare every result of the kernels with its reference."""
-    from accelsim.functional._cases import functional_cases
+    from accelsim.functional.cases import functional_cases
 
     heads = options.count or _HEADS
     options.on_case(1, 1, f"{heads} random heads")

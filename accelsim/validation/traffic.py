@@ -57,8 +57,8 @@ def run(options: Options) -> Report:
 
 def _counted(folder: Path, line: Line, name: str) -> Iterator[Case]:
     """Bytes that the request table of the machine asks for, without running it."""
-    from accelsim.hardware.spatten._counts import count_requests
-    from accelsim.hardware.spatten._requests import requests
+    from accelsim.hardware.spatten.counts import count_requests
+    from accelsim.hardware.spatten.requests import requests
 
     workload, config = read_csv(folder / line["file"]), _machine(line)
     activity = Activity(0, config.frequency_hz)

@@ -3,7 +3,6 @@
 from accelsim.workloads._bytes import SERVICES, read_bits
 from accelsim.workloads._csv import CSV_COLUMNS, read_csv, write_csv
 from accelsim.workloads._parquet import read_parquet, write_parquet
-from accelsim.workloads._queries import BEAT, QueryTable
 from accelsim.workloads._rival import RivalWorkload, undecided
 from accelsim.workloads._table import COLUMNS, Workload
 from accelsim.workloads.benchmarks import (
@@ -15,6 +14,7 @@ from accelsim.workloads.benchmarks import (
     read_benchmark,
     synthesize,
 )
+from accelsim.workloads.queries import BEAT, QueryTable
 
 __all__ = [
     "BEAT",

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from accelsim.errors import WorkloadError
 from accelsim.files import whole_file
-from accelsim.workloads._queries import FIELDS, QueryTable, exact
 from accelsim.workloads._table import BEAT_COLUMNS, COLUMNS, MAX_HEAD_DIM, POLICY_COLUMNS, Workload
+from accelsim.workloads.queries import FIELDS, QueryTable, exact
 
 SCHEMA = "accelsim.workload/2"
 """Version 2 adds beats and the per-query table."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from accelsim.errors import WorkloadError
 from accelsim.workloads._bytes import asked, read_bits
-from accelsim.workloads._queries import QueryTable, exact
+from accelsim.workloads.queries import QueryTable, exact
 
 COLUMNS: dict[str, tuple[Any, str]] = {
     "step": (np.int32, "decoding step; 0 is the prefill (or the first step of a file)"),

@@ -19,9 +19,9 @@ from pydantic import Field, model_validator
 from accelsim.configs import Config, Unit, read_yaml, validate
 from accelsim.errors import WorkloadError, did_you_mean
 from accelsim.policies import Policy
-from accelsim.workloads._queries import BEAT, QueryTable
 from accelsim.workloads._table import Workload
 from accelsim.workloads.models import Heads, Layers
+from accelsim.workloads.queries import BEAT, QueryTable
 
 Tokens = Annotated[int, Field(ge=0, le=1 << 20), Unit("tokens")]
 Fraction = Annotated[float, Field(gt=0, le=1)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from accelsim.exploration._executors import Executor, open_executor
+from accelsim.exploration.executors import Executor, open_executor
 from accelsim.testing import ExecutorContract
 
 

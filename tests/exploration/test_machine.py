@@ -12,7 +12,7 @@ import pytest
 from accelsim import load_results, sweep
 from accelsim.cli import main
 from accelsim.errors import AccelsimError, MachineError
-from accelsim.exploration import _executors, _point, _search
+from accelsim.exploration import _search, executors, point
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,7 +39,7 @@ def test_a_fault_of_the_machine_is_no_row(
         raise fault
 
     with monkeypatch.context() as patch:
-        patch.setattr(_point, "run", fail)
+        patch.setattr(point, "run", fail)
         with pytest.raises(MachineError, match="goes on from its store"):
             sweep(sweep_file, out=tmp_path / "S")
     rows = sweep(sweep_file, out=tmp_path / "S").rows
@@ -49,7 +49,7 @@ def test_a_fault_of_the_machine_is_no_row(
 
 def test_cores_without_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity")
-    assert _executors._cores() == os.cpu_count()
+    assert executors._cores() == os.cpu_count()
 
 
 def test_processes_are_told_without_proc() -> None:
@@ -72,4 +72,4 @@ def test_a_scheduler_that_cannot_be_reached_is_one_line(
     assert end.value.code == 2
     assert capsys.readouterr().err.strip().count("\n") == 0
     with pytest.raises(AccelsimError, match="no workers"):
-        _executors.DaskExecutor(address)
+        executors.DaskExecutor(address)

@@ -18,7 +18,7 @@ from accelsim.errors import AccelsimError
 from accelsim.exploration import _finalists
 from accelsim.exploration._finalists import FinalistsConfig, SmolLM2Perplexity
 from accelsim.exploration._search import SearchConfig, _suggest
-from accelsim.exploration._sweep_file import load_file
+from accelsim.exploration.sweep_file import load_file
 from accelsim.policies import load_policy
 from accelsim.traces import save_trace, synthetic_trace
 

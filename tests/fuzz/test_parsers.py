@@ -27,7 +27,7 @@ from accelsim.baselines._platform import Platform
 from accelsim.energy import EnergyTable
 from accelsim.errors import AccelsimError
 from accelsim.exploration._search import SearchConfig
-from accelsim.exploration._sweep_file import Plan, SweepConfig, load_file
+from accelsim.exploration.sweep_file import Plan, SweepConfig, load_file
 from accelsim.hardware import load_accelerator
 from accelsim.hardware.config import MemoryConfig
 from accelsim.policies import load_policy

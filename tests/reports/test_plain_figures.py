@@ -15,7 +15,7 @@ from pathlib import Path
 from accelsim.hardware.activity import Activity
 from accelsim.exploration import RunResult
 from accelsim.reports._plots import figures
-from accelsim.reports._trace_plot import plot_skew
+from accelsim.reports.trace_plot import plot_skew
 from accelsim.traces import layer_skew, synthetic_trace
 from accelsim.reproduction._base import Row
 from accelsim.reproduction._plots import draw

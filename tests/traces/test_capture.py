@@ -264,7 +264,7 @@ def test_what_attends_both_ways_is_recorded_without_decoding(tmp_path):
 
 @pytest.mark.parametrize("name", ["block_indices", "topk_mask", "sinks", "alibi", "attn_bias"])
 def test_unknown_arguments_are_refused(name):
-    from accelsim.traces.capture._transformers import check_plain
+    from accelsim.traces.capture.huggingface import check_plain
 
     with pytest.raises(TraceError, match="m: attention with"):
         check_plain("m", {"dropout": 0.0, name: object()}, 8)
@@ -275,7 +275,7 @@ def test_unknown_arguments_are_refused(name):
 
 
 def test_a_model_of_images_says_what_it_takes(tmp_path):
-    from accelsim.traces.capture._transformers import _why_not_decode
+    from accelsim.traces.capture.huggingface import _why_not_decode
 
     transformers = pytest.importorskip("transformers")
     text = transformers.LlamaConfig(**GQA)

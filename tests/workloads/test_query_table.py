@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from accelsim.errors import WorkloadError
 from accelsim.workloads import QueryTable, Workload, read_parquet, write_parquet
-from accelsim.workloads._queries import FIELDS
+from accelsim.workloads.queries import FIELDS
 
 
 @st.composite

@@ -12,17 +12,17 @@ import numpy as np
 
 from accelsim.errors import TraceError
 from accelsim.traces.capture import Attend, Floats, ModelShape
-from accelsim.traces.capture._gguf import check_for_transformers
-from accelsim.traces.capture._packages import WEIGHT_PACKAGES, load_smollm2, require
-from accelsim.traces.capture._transformers import (
-    _generates,
-    _load,
-    _plain_mask,
-    _quiet,
+from accelsim.traces.capture.gguf import check_for_transformers
+from accelsim.traces.capture.huggingface import (
     check_layer,
     check_plain,
     foreign_code,
+    generates_text,
+    load_pretrained,
+    plain_mask,
+    quiet,
 )
+from accelsim.traces.capture.packages import WEIGHT_PACKAGES, load_smollm2, require
 
 _NAME = "accelsim_policy"
 
@@ -53,24 +53,26 @@ class TransformersModel:
         self._transformers = transformers
         self._attend: Attend | None = None
         self._calls = 0
-        with _quiet(transformers):
+        with quiet(transformers):
             if gguf_file:
                 check_for_transformers(Path(model) / gguf_file)
-            config = _load(transformers.AutoConfig, model, self._where)
-            if not _generates(transformers, config, model):
+            config = load_pretrained(transformers.AutoConfig, model, self._where)
+            if not generates_text(transformers, config, model):
                 raise TraceError(f"{model}: is an encoder; expected a causal language model")
             self.shape = _shape(config.get_text_config())
             transformers.AttentionInterface.register(_NAME, self._attention)
-            transformers.AttentionMaskInterface.register(_NAME, _plain_mask(transformers))
+            transformers.AttentionMaskInterface.register(_NAME, plain_mask(transformers))
             options = {"attn_implementation": _NAME, "dtype": self._torch.float32, **self._where}
             if not gguf_file:
                 options["use_safetensors"] = True  # the alternative is a pickle
-            self._network = _load(transformers.AutoModelForCausalLM, model, options).eval()
+            self._network = load_pretrained(
+                transformers.AutoModelForCausalLM, model, options
+            ).eval()
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text, with what the model's tokenizer adds."""
-        with _quiet(self._transformers):
-            tokenizer = _load(self._transformers.AutoTokenizer, self._name, self._where)
+        with quiet(self._transformers):
+            tokenizer = load_pretrained(self._transformers.AutoTokenizer, self._name, self._where)
         return [int(i) for i in tokenizer(text)["input_ids"]]
 
     @cached_property

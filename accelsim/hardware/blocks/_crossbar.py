@@ -9,14 +9,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.hardware.memories._channel import (
+from accelsim.hardware.memories.channel import (
     Banks,
     Channels,
     channel_can_push,
     channel_push,
     channel_tick,
 )
-from accelsim.hardware.memories._timing import Organisation
+from accelsim.hardware.memories.timing import Organisation
 from accelsim.jit import inlined
 
 Ints = NDArray[np.int64]

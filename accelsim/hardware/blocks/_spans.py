@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.hardware.blocks._crossbar import RING, Records, oldest_read
-from accelsim.hardware.memories._channel import RD, Channels
+from accelsim.hardware.memories.channel import RD, Channels
 from accelsim.hardware.timeline import N_COLUMNS, NO_ITEM
 from accelsim.jit import kernel
 

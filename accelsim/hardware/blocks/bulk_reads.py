@@ -17,7 +17,7 @@ from accelsim.errors import SimulationError
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.blocks.matrix_fetcher import bytes_per_cycle
 from accelsim.hardware.config import MemoryConfig
-from accelsim.hardware.memories._channel import (
+from accelsim.hardware.memories.channel import (
     ACT,
     CONFLICTS,
     HITS,
@@ -34,7 +34,7 @@ from accelsim.hardware.memories._channel import (
     counters,
     new_channels,
 )
-from accelsim.hardware.memories._timing import Organisation, organisation, ticks_per_1024_cycles
+from accelsim.hardware.memories.timing import Organisation, organisation, ticks_per_1024_cycles
 from accelsim.hardware.timeline import NO_ITEM, Recorder
 from accelsim.jit import kernel
 

@@ -25,7 +25,7 @@ from accelsim.hardware.blocks._crossbar import (
     run_channel,
     run_channels,
 )
-from accelsim.hardware.memories._channel import (
+from accelsim.hardware.memories.channel import (
     NEVER,
     Banks,
     Channels,
@@ -33,7 +33,7 @@ from accelsim.hardware.memories._channel import (
     channel_pop,
     new_channels,
 )
-from accelsim.hardware.memories._timing import (
+from accelsim.hardware.memories.timing import (
     Organisation,
     organisation,
     ticks_per_1024_cycles,

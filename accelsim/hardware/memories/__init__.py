@@ -6,10 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from accelsim.hardware.memories._channel import record_requests
     from accelsim.hardware.memories._stream import StreamResult, read_stream
+    from accelsim.hardware.memories.channel import record_requests
 
-_HOMES = {"StreamResult": "_stream", "read_stream": "_stream", "record_requests": "_channel"}
+_HOMES = {"StreamResult": "_stream", "read_stream": "_stream", "record_requests": "channel"}
 __all__ = ["StreamResult", "read_stream", "record_requests"]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numba import literal_unroll
 from numpy.typing import NDArray
 
-from accelsim.hardware.memories._channel import (
+from accelsim.hardware.memories.channel import (
     _SLOT_MASK,
     CHANNEL,
     ENTRIES,
@@ -19,7 +19,7 @@ from accelsim.hardware.memories._channel import (
     Banks,
     Channels,
 )
-from accelsim.hardware.memories._timing import FLAT_UNIT, Organisation
+from accelsim.hardware.memories.timing import FLAT_UNIT, Organisation
 from accelsim.jit import in_place, inlined
 
 DUE = ("refresh_due", "act_2_due")

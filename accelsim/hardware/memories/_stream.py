@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from accelsim.errors import SimulationError
 from accelsim.hardware.config import MemoryConfig
-from accelsim.hardware.memories._channel import (
+from accelsim.hardware.memories.channel import (
     CONFLICTS,
     HITS,
     MISSES,
@@ -23,7 +23,7 @@ from accelsim.hardware.memories._channel import (
     counters,
     new_channels,
 )
-from accelsim.hardware.memories._timing import (
+from accelsim.hardware.memories.timing import (
     COMMANDS,
     MAX_ENTRIES,
     Organisation,

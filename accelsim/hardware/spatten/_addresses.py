@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from accelsim.hardware.config import SpattenConfig
 from accelsim.hardware.spatten._random import index_table
-from accelsim.hardware.spatten._requests import Requests
 from accelsim.hardware.spatten.facts import (
     ATOM,
     BITS_ON_CHIP,
@@ -19,6 +18,7 @@ from accelsim.hardware.spatten.facts import (
     REQUEST_STRIDE,
     VALUE_BASE,
 )
+from accelsim.hardware.spatten.requests import Requests
 from accelsim.jit import kernel
 from accelsim.workloads import Workload
 

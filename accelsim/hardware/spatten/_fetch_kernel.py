@@ -24,14 +24,14 @@ from accelsim.hardware.blocks._crossbar import (
     run_channel,
     run_channels,
 )
-from accelsim.hardware.memories._channel import (
+from accelsim.hardware.memories.channel import (
     NEVER,
     Banks,
     Channels,
     channel_next_response,
     channel_pop,
 )
-from accelsim.hardware.memories._timing import Organisation
+from accelsim.hardware.memories.timing import Organisation
 from accelsim.hardware.spatten.facts import ADDRESS_FIFO, ADDRESS_LATENCY, RESPONSE_FIFO, SCORE_ROWS
 from accelsim.jit import in_place, inlined
 

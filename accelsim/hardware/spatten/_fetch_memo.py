@@ -17,7 +17,6 @@ from numba import literal_unroll
 from numpy.typing import NDArray
 
 from accelsim.hardware.blocks._crossbar import RING, Records
-from accelsim.hardware.memories._channel import Banks, Channels
 from accelsim.hardware.memories._snapshot import (
     counts,
     longest_rule,
@@ -26,7 +25,8 @@ from accelsim.hardware.memories._snapshot import (
     room_for,
     row_bits,
 )
-from accelsim.hardware.memories._timing import Organisation
+from accelsim.hardware.memories.channel import Banks, Channels
+from accelsim.hardware.memories.timing import Organisation
 from accelsim.hardware.spatten._fetch_kernel import (
     BEAT,
     FETCHER,

@@ -8,7 +8,7 @@ import simpy
 
 from accelsim.hardware.simulation import Milestone
 from accelsim.hardware.simulation._module import Process
-from accelsim.hardware.spatten._requests import Request
+from accelsim.hardware.spatten.requests import Request
 from accelsim.hardware.timeline import KEYS_LSB, KEYS_MSB, item_code
 
 

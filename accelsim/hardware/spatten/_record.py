@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from accelsim.hardware.blocks._crossbar import RING
 from accelsim.hardware.blocks._spans import close_spans, new_rows, note_channels, open_spans
-from accelsim.hardware.memories._channel import Banks, Channels
-from accelsim.hardware.memories._timing import Organisation
+from accelsim.hardware.memories.channel import Banks, Channels
+from accelsim.hardware.memories.timing import Organisation
 from accelsim.hardware.spatten._fetch_kernel import (
     Fetcher,
     advance,

@@ -24,12 +24,11 @@ from accelsim.errors import SimulationError
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.blocks._crossbar import RING
 from accelsim.hardware.config import MemoryConfig, SpattenConfig
-from accelsim.hardware.memories._channel import NEVER, counters, is_recording, new_channels
-from accelsim.hardware.memories._timing import organisation, ticks_per_1024_cycles
+from accelsim.hardware.memories.channel import NEVER, counters, is_recording, new_channels
+from accelsim.hardware.memories.timing import organisation, ticks_per_1024_cycles
 from accelsim.hardware.simulation import FirstOf, Follower, Milestone, Module, Stream
 from accelsim.hardware.simulation._module import Following, Pause, Process
 from accelsim.hardware.spatten._addresses import AddressMap
-from accelsim.hardware.spatten._counts import count_dram, count_requests
 from accelsim.hardware.spatten._fetch_kernel import (
     ACCEPT_LATENCY,
     KEY,
@@ -41,7 +40,7 @@ from accelsim.hardware.spatten._fetch_kernel import (
 from accelsim.hardware.spatten._fetch_memo import FetchMemo
 from accelsim.hardware.spatten._items import Item, Matrix, Row, Turn
 from accelsim.hardware.spatten._record import ChannelWatch
-from accelsim.hardware.spatten._requests import Request, requests
+from accelsim.hardware.spatten.counts import count_dram, count_requests
 from accelsim.hardware.spatten.facts import (
     ADDRESS_LATENCY,
     ATOM,
@@ -51,6 +50,7 @@ from accelsim.hardware.spatten.facts import (
     READ_QUEUE,
     SCORE_ROWS,
 )
+from accelsim.hardware.spatten.requests import Request, requests
 from accelsim.hardware.timeline import (
     NO_ITEM,
     SCORES,

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from accelsim.traces.capture._capture import capture
     from accelsim.traces.capture._llama import KVCache
     from accelsim.traces.capture._minilm import SentenceEncoder, mean_pool
-    from accelsim.traces.capture._packages import load_minilm, load_smollm2
     from accelsim.traces.capture._recorder import Attend, Floats, Progress, dense_attention
     from accelsim.traces.capture._shape import ModelShape
     from accelsim.traces.capture._smollm2 import GgufModel
+    from accelsim.traces.capture.packages import load_minilm, load_smollm2
 
 _HOMES = {
     "Attend": "_recorder",
@@ -29,8 +29,8 @@ _HOMES = {
     "SentenceEncoder": "_minilm",
     "capture": "_capture",
     "dense_attention": "_recorder",
-    "load_minilm": "_packages",
-    "load_smollm2": "_packages",
+    "load_minilm": "packages",
+    "load_smollm2": "packages",
     "mean_pool": "_minilm",
 }
 

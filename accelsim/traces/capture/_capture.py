@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from accelsim.errors import TraceError, did_you_mean
-from accelsim.traces.capture._packages import WEIGHT_PACKAGES, weights_of
 from accelsim.traces.capture._recorder import Progress, no_progress
+from accelsim.traces.capture.packages import WEIGHT_PACKAGES, weights_of
 
 if TYPE_CHECKING:
     from accelsim.traces import AttentionTrace
@@ -97,7 +97,7 @@ def _by_transformers(
     layers: Sequence[int] | None,
     progress: Progress,
 ) -> Run:
-    from accelsim.traces.capture._transformers import run_transformers
+    from accelsim.traces.capture.huggingface import run_transformers
 
     gguf = path is not None and path.suffix == ".gguf"
     folder = str(path.parent if path and gguf else path or model)

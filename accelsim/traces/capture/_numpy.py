@@ -9,10 +9,10 @@ import numpy as np
 
 from accelsim.errors import TraceError
 from accelsim.traces.capture._minilm import SentenceEncoder
-from accelsim.traces.capture._packages import file_sha256
 from accelsim.traces.capture._recorder import Progress, Recorder, choose_layers, dense_attention
 from accelsim.traces.capture._run import Run
 from accelsim.traces.capture._smollm2 import GgufModel
+from accelsim.traces.capture.packages import file_sha256
 
 # In float64 the rounding of different BLAS libraries and processors is a billion times finer than
 # the steps of float16, so that the stored bits do not depend on the machine.

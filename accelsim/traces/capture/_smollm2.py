@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from accelsim.errors import TraceError
-from accelsim.traces.capture._gguf import (
+from accelsim.traces.capture._llama import KVCache, Llama
+from accelsim.traces.capture._recorder import Attend, Floats, dense_attention
+from accelsim.traces.capture.gguf import (
     ARCHITECTURE,
     architecture,
     llama_shape,
@@ -19,9 +21,7 @@ from accelsim.traces.capture._gguf import (
     open_gguf,
     unreadable,
 )
-from accelsim.traces.capture._llama import KVCache, Llama
-from accelsim.traces.capture._packages import require
-from accelsim.traces.capture._recorder import Attend, Floats, dense_attention
+from accelsim.traces.capture.packages import require
 
 _OTHERS = " (for others: --backend transformers, with pip install 'accelsim[capture]')"
 _PRE_TOKENIZER = "smollm"

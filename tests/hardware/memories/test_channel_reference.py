@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from accelsim.configs import load, preset_names
 from accelsim.hardware.config import MemoryConfig
-from accelsim.hardware.memories import _channel as channel
-from accelsim.hardware.memories._timing import COMMANDS, organisation
+from accelsim.hardware.memories import channel as channel
+from accelsim.hardware.memories.timing import COMMANDS, organisation
 
 LEVELS = ("channel", "pseudochannel", "bankgroup", "bank")
 PRESETS = {name: load(MemoryConfig, name, "memories") for name in preset_names("memories")}

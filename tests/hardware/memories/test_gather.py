@@ -12,7 +12,7 @@ import pytest
 from accelsim.configs import load
 from accelsim.hardware.config import MemoryConfig
 from accelsim.hardware.memories import read_stream
-from accelsim.hardware.memories._gather import read_gather
+from accelsim.hardware.memories.gather import read_gather
 
 DATA = Path(str(files("accelsim.validation"))) / "data" / "dram"
 HBM2 = load(MemoryConfig, "hbm2-spatten", "memories")

@@ -14,7 +14,7 @@ from accelsim.errors import ConfigError
 from accelsim.hardware import load_accelerator, simulate
 from accelsim.hardware.config import MemoryConfig, Timing
 from accelsim.hardware.memories import read_stream
-from accelsim.hardware.memories._timing import organisation
+from accelsim.hardware.memories.timing import organisation
 from accelsim.workloads import read_csv
 
 SMALL_CSV = Path(__file__).parents[3] / "traces" / "spatten-gpt2" / "small.csv"

@@ -16,10 +16,10 @@ from accelsim.exploration import replay
 from accelsim.hardware import load_accelerator, simulate
 from accelsim.hardware.config import MemoryConfig, SpattenConfig
 from accelsim.hardware.memories import read_stream, record_requests
-from accelsim.hardware.memories._gather import local_addresses
+from accelsim.hardware.memories.gather import local_addresses
 from accelsim.hardware.memories.ramulator import capacity_bytes, ramulator_files
 from accelsim.hardware.spatten._addresses import AddressMap
-from accelsim.hardware.spatten._requests import requests
+from accelsim.hardware.spatten.requests import requests
 from accelsim.workloads import read_csv
 
 SMALL_CSV = Path(__file__).parents[3] / "traces" / "spatten-gpt2" / "small.csv"

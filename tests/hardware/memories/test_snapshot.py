@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from accelsim.configs import load
 from accelsim.hardware.config import MemoryConfig
-from accelsim.hardware.memories import _channel as channel
 from accelsim.hardware.memories import _snapshot as snapshot
-from accelsim.hardware.memories._timing import organisation
+from accelsim.hardware.memories import channel as channel
+from accelsim.hardware.memories.timing import organisation
 
 FIELDS = channel.CHANNEL.names or ()
 ORG = organisation(load(MemoryConfig, "hbm2-spatten", "memories"))

@@ -14,8 +14,8 @@ import pytest
 from accelsim.configs import load, preset_names
 from accelsim.errors import ConfigError
 from accelsim.hardware.config import MemoryConfig, Timing
-from accelsim.hardware.memories import _channel as channel
-from accelsim.hardware.memories._timing import COMMANDS, LEVELS, organisation
+from accelsim.hardware.memories import channel as channel
+from accelsim.hardware.memories.timing import COMMANDS, LEVELS, organisation
 
 START = 10_000
 """Tick of the first command: far enough that no command of before could reach it."""

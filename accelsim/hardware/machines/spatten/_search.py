@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.workloads._queries import BEAT
 from accelsim.workloads.benchmarks import quick_select_work
+from accelsim.workloads.queries import BEAT
 
 Ints = NDArray[np.int64]
 

@@ -11,8 +11,8 @@ from accelsim.hardware.activity import Activity, ModuleActivity, QueueActivity
 from accelsim.hardware.blocks.matrix_fetcher import TRANSACTION_BYTES
 from accelsim.hardware.machines.spatten.config import BITS_ON_CHIP, SpattenConfig
 from accelsim.hardware.machines.spatten.rows import Rows
-from accelsim.hardware.memories._channel import counters
-from accelsim.hardware.spatten._counts import count_dram
+from accelsim.hardware.memories.channel import counters
+from accelsim.hardware.spatten.counts import count_dram
 from accelsim.workloads import Workload
 
 if TYPE_CHECKING:

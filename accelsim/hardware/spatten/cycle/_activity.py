@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from accelsim.hardware.activity import Activity
-from accelsim.hardware.memories._channel import counters
-from accelsim.hardware.spatten._counts import count_dram, count_requests
+from accelsim.hardware.memories.channel import counters
+from accelsim.hardware.spatten.counts import count_dram, count_requests
 from accelsim.hardware.spatten.cycle import _state as c
 from accelsim.hardware.spatten.cycle._engine import CycleMachine
 from accelsim.hardware.spatten.facts import BITS_ON_CHIP

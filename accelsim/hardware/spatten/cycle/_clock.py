@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from accelsim.hardware.memories._channel import Banks, Channels
-from accelsim.hardware.memories._timing import Organisation
+from accelsim.hardware.memories.channel import Banks, Channels
+from accelsim.hardware.memories.timing import Organisation
 from accelsim.hardware.spatten.cycle._buffers import step_reader, step_writer
 from accelsim.hardware.spatten.cycle._fetcher import step_dram, step_issue, step_return
 from accelsim.hardware.spatten.cycle._key_side import step_decided, step_dot_product, step_key_fork

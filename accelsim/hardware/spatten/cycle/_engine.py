@@ -7,14 +7,14 @@ import numpy as np
 from accelsim.errors import ConfigError, SimulationError, WorkloadError
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.config import MemoryConfig, SpattenConfig
-from accelsim.hardware.memories._channel import new_channels
-from accelsim.hardware.memories._timing import organisation
+from accelsim.hardware.memories.channel import new_channels
+from accelsim.hardware.memories.timing import organisation
 from accelsim.hardware.spatten._random import index_table
-from accelsim.hardware.spatten._requests import Requests, requests
 from accelsim.hardware.spatten.cycle import _state as c
 from accelsim.hardware.spatten.cycle._clock import run
 from accelsim.hardware.spatten.cycle._diagnosis import describe_stall
 from accelsim.hardware.spatten.facts import INFLIGHT, SCORE_ROWS
+from accelsim.hardware.spatten.requests import Requests, requests
 from accelsim.hardware.timeline import Recorder
 from accelsim.workloads import Workload
 

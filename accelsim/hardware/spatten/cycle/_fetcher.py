@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from accelsim.hardware.memories._channel import (
+from accelsim.hardware.memories.channel import (
     Banks,
     Channels,
     channel_can_push,
@@ -10,7 +10,7 @@ from accelsim.hardware.memories._channel import (
     channel_push,
     channel_tick,
 )
-from accelsim.hardware.memories._timing import Organisation
+from accelsim.hardware.memories.timing import Organisation
 from accelsim.hardware.spatten.cycle._state import (
     BEATS_IN_FLIGHT,
     CONTEXT_RING,

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.hardware.memories._channel import Banks, Channels
-from accelsim.hardware.memories._timing import Organisation
+from accelsim.hardware.memories.channel import Banks, Channels
+from accelsim.hardware.memories.timing import Organisation
 from accelsim.hardware.spatten.facts import HANDLES, LSB_BITS
 from accelsim.jit import inlined
 

@@ -21,8 +21,8 @@ from accelsim.hardware.machines.spatten.cycle._values import (
     step_value_fork,
     step_weighted_sum,
 )
-from accelsim.hardware.memories._channel import Banks, Channels
-from accelsim.hardware.memories._timing import Organisation
+from accelsim.hardware.memories.channel import Banks, Channels
+from accelsim.hardware.memories.timing import Organisation
 from accelsim.jit import in_place
 
 

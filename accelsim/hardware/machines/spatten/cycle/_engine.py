@@ -17,7 +17,7 @@ from accelsim.hardware.machines.spatten.cycle._clock import run
 from accelsim.hardware.machines.spatten.cycle._diagnosis import describe_stall
 from accelsim.hardware.machines.spatten.cycle._plan import ATOM, Plan, make_plan
 from accelsim.hardware.machines.spatten.rows import rows_of
-from accelsim.hardware.memories._channel import (
+from accelsim.hardware.memories.channel import (
     ACT,
     CONFLICTS,
     HITS,
@@ -29,7 +29,7 @@ from accelsim.hardware.memories._channel import (
     counters,
     new_channels,
 )
-from accelsim.hardware.memories._timing import organisation
+from accelsim.hardware.memories.timing import organisation
 from accelsim.workloads import Workload
 
 Dependencies = Literal["causal", "streamed"]

@@ -9,7 +9,7 @@ from accelsim.hardware.machines.spatten.cycle._state import (
     Ints,
     Records,
 )
-from accelsim.hardware.memories._channel import (
+from accelsim.hardware.memories.channel import (
     Banks,
     Channels,
     channel_can_push,
@@ -17,7 +17,7 @@ from accelsim.hardware.memories._channel import (
     channel_push,
     channel_tick,
 )
-from accelsim.hardware.memories._timing import Organisation
+from accelsim.hardware.memories.timing import Organisation
 from accelsim.jit import inlined
 
 FIFO_LATENCY = 2

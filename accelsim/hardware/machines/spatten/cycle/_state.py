@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.hardware.memories._channel import Banks, Channels
-from accelsim.hardware.memories._timing import MAX_ENTRIES, Organisation
+from accelsim.hardware.memories.channel import Banks, Channels
+from accelsim.hardware.memories.timing import MAX_ENTRIES, Organisation
 
 Ints = NDArray[np.int64]
 Records = NDArray[np.void]

@@ -13,7 +13,7 @@ from typing import Any
 
 from accelsim.errors import TraceError
 from accelsim.traces.capture._llama import LlamaShape
-from accelsim.traces.capture._packages import require
+from accelsim.traces.capture.packages import require
 
 ARCHITECTURE = "llama"
 

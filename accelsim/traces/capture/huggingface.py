@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from accelsim.errors import AccelsimError, TraceError
-from accelsim.traces.capture._gguf import check_for_transformers
 from accelsim.traces.capture._numpy import check_context, cut_prompt
-from accelsim.traces.capture._packages import file_sha256, require
 from accelsim.traces.capture._recorder import Progress, Recorder, choose_layers
 from accelsim.traces.capture._run import Run
+from accelsim.traces.capture.gguf import check_for_transformers
+from accelsim.traces.capture.packages import file_sha256, require
 
 _NAME = "accelsim_recorder"
 _LM_HEADS = ("ForCausalLM", "LMHeadModel")
@@ -123,11 +123,11 @@ def run_transformers(
     """
     transformers, torch = require("transformers", "transformers"), require("torch", "torch")
     where = {"gguf_file": gguf_file} if gguf_file else {}
-    with _quiet(transformers):
+    with quiet(transformers):
         if gguf_file:
             check_for_transformers(Path(model) / gguf_file)
-        config = _load(transformers.AutoConfig, model, where)
-        generates = _generates(transformers, config, model)
+        config = load_pretrained(transformers.AutoConfig, model, where)
+        generates = generates_text(transformers, config, model)
         if decode and not generates:
             raise TraceError(f"{model}: {_why_not_decode(config)}; expected --decode 0")
         num_layers = int(config.get_text_config().num_hidden_layers)
@@ -144,9 +144,9 @@ def run_transformers(
         progress_to = Recorder(chosen, progress, num_layers * (1 + decode))
         recorder = _Attention(progress_to, model, num_layers, decode > 0)
         transformers.AttentionInterface.register(_NAME, recorder)
-        transformers.AttentionMaskInterface.register(_NAME, _plain_mask(transformers))
+        transformers.AttentionMaskInterface.register(_NAME, plain_mask(transformers))
         kind = transformers.AutoModelForCausalLM if generates else transformers.AutoModel
-        network = _load(kind, model, options).eval()
+        network = load_pretrained(kind, model, options).eval()
         ids = _decode(torch, network, ids, decode, recorder)
     return Run(
         model=Path(model).name if Path(model).exists() else model,
@@ -295,12 +295,19 @@ def _prompt(
     """Token ids, with the special tokens that the model's tokenizer adds."""
     if not isinstance(text, str):
         return cut_prompt(text, None, model)
-    tokenizer = _load(transformers.AutoTokenizer, model, {"truncation_side": "right", **where})
+    tokenizer = load_pretrained(
+        transformers.AutoTokenizer, model, {"truncation_side": "right", **where}
+    )
     cut = {} if prefill is None else {"truncation": True, "max_length": prefill}
     return cut_prompt(tokenizer(text, **cut)["input_ids"], prefill, model)
 
 
-def _load(kind: Any, model: str, options: dict[str, Any]) -> Any:
+def load_pretrained(kind: Any, model: str, options: dict[str, Any]) -> Any:
+    """Load a configuration, tokenizer or model.
+
+    Raises:
+        TraceError: why it cannot be loaded, in one line.
+    """
     try:
         return kind.from_pretrained(model, **options)
     except Exception as error:  # each loader raises what its files lead it to
@@ -327,7 +334,7 @@ def _why_not_decode(config: Any) -> str:
     return "is an encoder, which does not decode"
 
 
-def _generates(transformers: Any, config: Any, model: str) -> bool:
+def generates_text(transformers: Any, config: Any, model: str) -> bool:
     """Whether a model is a causal language model, from its configuration alone."""
     if config.is_encoder_decoder:
         raise TraceError(f"{model}: is an encoder-decoder; expected a causal model or an encoder")
@@ -340,7 +347,7 @@ def _generates(transformers: Any, config: Any, model: str) -> bool:
     )
 
 
-def _plain_mask(transformers: Any) -> Any:
+def plain_mask(transformers: Any) -> Any:
     """The mask builder: none for plain causal or bidirectional attention, else a boolean one."""
     return transformers.masking_utils.sdpa_mask
 
@@ -354,7 +361,7 @@ def _provenance(config: Any, model: str, gguf_file: str | None) -> str:
 
 
 @contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
+def quiet(transformers: Any) -> Iterator[None]:
     """Silence the library's own bars and warnings; ours say what matters."""
     logging = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from accelsim.errors import SimulationError
 from accelsim.hardware.config import MemoryConfig
-from accelsim.hardware.memories._channel import (
+from accelsim.hardware.memories._stream import read_stream
+from accelsim.hardware.memories.channel import (
     Banks,
     Channels,
     channel_can_push,
@@ -23,8 +24,7 @@ from accelsim.hardware.memories._channel import (
     channel_tick,
     new_channels,
 )
-from accelsim.hardware.memories._stream import read_stream
-from accelsim.hardware.memories._timing import Organisation, organisation
+from accelsim.hardware.memories.timing import Organisation, organisation
 from accelsim.jit import kernel
 
 _PORT_ENTRIES = 17

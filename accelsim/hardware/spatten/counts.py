@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.config import SpattenConfig
-from accelsim.hardware.memories._channel import (
+from accelsim.hardware.memories.channel import (
     ACT,
     CONFLICTS,
     HITS,
@@ -18,8 +18,8 @@ from accelsim.hardware.memories._channel import (
     RD,
     REFAB,
 )
-from accelsim.hardware.spatten._requests import Requests
 from accelsim.hardware.spatten.facts import BITS_ON_CHIP, LSB_BITS
+from accelsim.hardware.spatten.requests import Requests
 from accelsim.workloads import Workload
 
 
@@ -81,7 +81,7 @@ def count_requests(
 
 
 def count_dram(activity: Activity, counted: NDArray[np.int64]) -> None:
-    """Add the commands of the DRAM channels (``memories._channel.counters``)."""
+    """Add the commands of the DRAM channels (``memories.channel.counters``)."""
     for name, column in (
         ("dram_activations", ACT),
         ("dram_precharges", PRE),

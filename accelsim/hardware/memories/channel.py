@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.hardware.memories._timing import (
+from accelsim.hardware.memories.timing import (
     COMMANDS,
     FLAT,
     FLAT_UNIT,

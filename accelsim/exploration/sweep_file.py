@@ -17,7 +17,6 @@ from accelsim.configs import Config
 from accelsim.errors import AccelsimError, ConfigError, did_you_mean, shorten
 from accelsim.exploration._expressions import Expression
 from accelsim.exploration._manifest import code_sha256
-from accelsim.exploration._point import Point
 from accelsim.exploration._session import Session
 from accelsim.exploration._setup import (
     DEFAULT_ACCELERATOR,
@@ -37,6 +36,7 @@ from accelsim.exploration._space import (
     points,
 )
 from accelsim.exploration.metrics import ACCURACY, DETAILS, METRICS, goal
+from accelsim.exploration.point import Point
 from accelsim.hardware import accelerator_of
 
 NAMES = ("accelerator", "memory", "energy", "policy", "source", "engine", "dependencies")

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from accelsim.errors import AccelsimError, redacted
 from accelsim.exploration._manifest import code_sha256
-from accelsim.exploration._point import Point, Row, describe, evaluate, failure
+from accelsim.exploration.point import Point, Row, describe, evaluate, failure
 
 EXECUTORS = ("local", "processes", "dask")
 _ATTEMPTS = 3

@@ -1,28 +1,11 @@
-"""A workload with counts that the standard table has no room for."""
+"""Machines that prune by their own rule: what they cannot be given."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
 import numpy as np
-from numpy.typing import NDArray
 
 from accelsim.errors import WorkloadError
 from accelsim.workloads._table import Workload
-
-
-@dataclass(frozen=True)
-class RivalWorkload(Workload):
-    """A workload decided by a machine's own rule.
-
-    Attributes:
-        counts: name to a flat int64 array over all rows in row order. A3: one number for each
-            query of each row (``visible``, ``iterations``, ``candidates``, ``kept``). MNNFast: one
-            for each chunk of keys of each row (``scored``, ``kept``: summed over the queries).
-    """
-
-    counts: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
 
 
 def undecided(workload: Workload, machine: str) -> None:

@@ -317,3 +317,16 @@ class Workload:
     def asks(self) -> dict[str, int]:
         """Amounts of :data:`SERVICES` that the rows ask of a machine, those above zero."""
         return asked(self.columns)
+
+
+@dataclass(frozen=True)
+class RivalWorkload(Workload):
+    """A workload decided by a machine's own rule.
+
+    Attributes:
+        counts: name to a flat int64 array over all rows in row order. A3: one number for each
+            query of each row (``visible``, ``iterations``, ``candidates``, ``kept``). MNNFast: one
+            for each chunk of keys of each row (``scored``, ``kept``: summed over the queries).
+    """
+
+    counts: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)

@@ -31,7 +31,17 @@ STANDS_FOR = {
     "FILE.json": "file.json",
     "FILE": "file.out",
 }
-NEEDS_MORE = ("--closed-loop", "POLICY", "NAME", "my-", "vector-unit", "--model", "…", "[")
+NEEDS_MORE = (
+    "--closed-loop",
+    "POLICY",
+    "NAME",
+    "my-",
+    "every-second",
+    "vector-unit",
+    "--model",
+    "…",
+    "[",
+)
 """In words of commands that need a model, a file of the user's, or are a pattern."""
 TAKE_LONG = ("--policies", "gpt2-small-wikitext2")
 """In words of commands that simulate more than a small trace."""
@@ -59,7 +69,7 @@ COMMANDS = written()
 
 
 def words_of(command: str) -> list[str]:
-    return shlex.split(command, comments=True)[1:]
+    return shlex.split(command.split(" > ")[0], comments=True)[1:]
 
 
 def test_commands_are_found() -> None:

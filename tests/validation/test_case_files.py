@@ -129,8 +129,8 @@ def test_keep_ratio_above_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     [
         (b"", "empty file"),
         (b"id,pattern\n", "is missing"),
-        (b"\xff\xfe\x00", "cannot be read as CSV"),
-        (None, "cannot be read as CSV"),
+        (b"\xff\xfe\x00", "cannot be read"),
+        (None, "cannot be read"),
     ],
 )
 def test_unusable_file(

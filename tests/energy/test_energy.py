@@ -243,16 +243,50 @@ def test_interval_is_reproducible_and_holds_the_total() -> None:
 def test_area_follows_multipliers_and_buffers() -> None:
     table = load(EnergyTable, "spatten-40nm", "energy")
     paper = SpattenConfig(kind="spatten-rtl", description="", source="")
-    half = paper.model_copy(update={"multipliers": 256, "buffer_lines": 2 * paper.buffer_lines})
-    full, less = (
-        evaluate(Activity(1, 1e9), table, machine).area_mm2_by_module for machine in (paper, half)
+
+    def area(**fields: int) -> dict[str, float]:
+        machine = paper.model_copy(update=fields)
+        return evaluate(Activity(1, 1e9), table, machine).area_mm2_by_module
+
+    # The matrix units are printed for the paper's machine.
+    printed = evaluate(Activity(1, 1e9), table).area_mm2_by_module
+    for unit in ("qk_unit", "pv_unit"):
+        assert area()[unit] == pytest.approx(printed[unit])
+    whole, half, quarter = (area(multipliers=m)["qk_unit"] for m in (512, 256, 128))
+    # Lines are as wide as the multipliers, so buffers shrink with them: all of it is in proportion.
+    assert half == pytest.approx(whole / 2)
+    assert quarter == pytest.approx(whole / 4)
+    buffers = area(buffer_lines=2 * paper.buffer_lines)["qk_unit"] - whole
+    assert 0 < buffers < whole
+    assert area(multipliers=128)["softmax"] == area()["softmax"]
+
+
+def test_areas_and_leakage_by_hand() -> None:
+    printed = library.arithmetic("aladdin").node_nm
+    assert library.operation_area_mm2("int-multiply", 32, printed) == pytest.approx(6350e-6)
+    one, two = (Term(op="sram", bytes=4096, count=n) for n in (1, 2))
+    assert two.area_mm2(40) == 2 * one.area_mm2(40) > 0
+    assert two.leak_mw(40) == 2 * one.leak_mw(40) > 0
+
+
+def test_background_of_dram_does_not_follow_the_node_of_the_chip() -> None:
+    memory = load(MemoryConfig, "hbm2-nominal", "memories")
+    old, new = (
+        evaluate(
+            Activity(1000, 1e9), load(EnergyTable, "spatten-40nm", "energy", extra), memory=memory
+        ).energy_j_by_part
+        for extra in ({}, {"target_node_nm": 16})
     )
-    # Half the multipliers and the same bytes of buffers, whose lines are half as wide.
-    multipliers = evaluate(Activity(1, 1e9), table, paper.model_copy(update={"buffer_lines": 64}))
-    buffers = full["qk_unit"] - multipliers.area_mm2_by_module["qk_unit"]
-    assert less["qk_unit"] < full["qk_unit"]
-    assert less["softmax"] == full["softmax"]
-    assert 0 < buffers < full["qk_unit"]
+    assert new["dram_background"] == old["dram_background"] > 0
+    assert 0 < new["leakage"] < old["leakage"]
+
+
+def test_a_very_wide_line_takes_the_nearest_width() -> None:
+    # Energy is in proportion to the width, from the nearest that is tabulated.
+    widths = {row.line_bytes for row in library.sram_library().nodes[40]}
+    widest = max(widths)
+    near, far = sram(16384, widest, 40), sram(16384, 2 * widest, 40)
+    assert far.read_pj == pytest.approx(2 * near.read_pj, rel=0.3)
 
 
 def test_leakage_is_that_of_so_many_units() -> None:

@@ -164,3 +164,12 @@ def test_one_size_of_vectors(tmp_path: Path) -> None:
     with pytest.raises(WorkloadError, match="line 3: embedding_length_D = 32; expected 64"):
         read_csv(source)
     assert read_csv(write(tmp_path / "w.csv", HEADER, ROW, ROW.replace("64.0", "64"))).rows == 2
+
+
+def test_columns_that_are_too_many_are_named(tmp_path: Path) -> None:
+    twice = write(tmp_path / "w.csv", HEADER + ",topk", ROW + ",1")
+    with pytest.raises(WorkloadError, match="topk"):
+        read_csv(twice)
+    unknown = write(tmp_path / "w.csv", HEADER + ",colour", ROW + ",1")
+    with pytest.raises(WorkloadError, match="colour"):
+        read_csv(unknown)

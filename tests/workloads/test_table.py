@@ -91,3 +91,12 @@ def test_rows_that_are_selected_keep_everything() -> None:
     assert part.value_indices is not None
     assert [len(row) for row in part.key_indices] == [9, 7]
     assert [len(row) for row in part.value_indices] == [9, 7]
+
+
+def test_nothing_is_fetched_twice_unless_it_says_so() -> None:
+    work = Workload.from_columns(
+        {"keys": [9, 8], "values": [9, 2], "key_bits": [8, 8], "value_bits": [6, 6]}
+    )
+    assert work["refetch_lsb"].tolist() == [False, False]
+    assert work["key_lsb_bits"].tolist() == [0, 0]
+    assert work["refetch_queries"].tolist() == [0, 0]

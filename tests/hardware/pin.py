@@ -1,4 +1,4 @@
-"""Cycles, bytes and operations of every engine, written down: ``python tests/hardware/pin.py``.
+"""Cycles, bytes and counts of every engine, written down: ``python tests/hardware/pin.py``.
 
 A change of a machine moves numbers. Here that is a change of ``pins.json`` in the same commit, seen
 by whoever reads it; a number that moves unseen fails ``test_pins.py``.
@@ -48,7 +48,11 @@ def _presets() -> Iterator[tuple[str, Any]]:
             )
             for order in kind.dependencies:
                 activity = simulate(work, machine, memory, dependencies=order)
-                yield f"{name}, {policy}, {order}", _counts(activity)
+                counted = {name: number for name, number in activity.counters.items() if number}
+                yield (
+                    f"{name}, {policy}, {order}",
+                    [*_counts(activity), dict(sorted(counted.items()))],
+                )
 
 
 def _random() -> Iterator[tuple[str, Any]]:

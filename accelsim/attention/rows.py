@@ -154,6 +154,29 @@ def shrink(
 
 
 @kernel
+def admit(
+    alive: NDArray[np.bool_],
+    score: NDArray[np.float64],
+    visible: int,
+    prompt: int,
+    recent: int,
+    budget: int,
+    drop: int,
+    seed: int,
+    work: Any,
+) -> None:
+    """Take the newest key in; behind a prompt, keys leave until the budget holds.
+
+    Args:
+        prompt: first tokens, which stay until it is over.
+        alive, score, visible, recent, budget, drop, seed, work: of :func:`shrink`.
+    """
+    alive[visible - 1] = True
+    if visible > prompt:
+        shrink(alive, score, visible, recent, budget, drop, seed, work)
+
+
+@kernel
 def prune_values(
     probabilities: NDArray[np.float64],
     kept: NDArray[np.bool_],

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.policies.selector import Floats
+from accelsim.policies._selection import Budgeted
+from accelsim.policies.selector import Floats, Selector, Shape, heads_per_decision
+
+Rule = TypeVar("Rule", bound=Budgeted)
+
+
+class BlockSelector(Selector, Generic[Rule]):
+    """A rule that ranks blocks of keys for each query and evicts nothing."""
+
+    def __init__(self, rule: Rule, shape: Shape, seed: int = 0) -> None:
+        super().__init__(shape, seed)
+        self.rule = rule
+        self.heads = heads_per_decision(shape, rule.share)
 
 
 def ranked(work: NDArray[Any]) -> NDArray[np.bool_]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.attention.kernels import WORK
-from accelsim.policies._selection import Budgeted
+from accelsim.policies._selection import Budgeted, Recent
 from accelsim.policies.selector import (
     Block,
     Decision,
@@ -18,6 +19,11 @@ from accelsim.policies.selector import (
     updates_by_kv_head,
     work_by_kv_head,
 )
+
+
+def per_context(count: Callable[[int], int], tokens: int) -> NDArray[np.int64]:
+    """Return a count of a rule for every context, [tokens + 1]."""
+    return np.array([count(context) for context in range(tokens + 1)], dtype=np.int64)
 
 
 class EvictingSelector(Selector):
@@ -30,8 +36,7 @@ class EvictingSelector(Selector):
         # Made when a layer is first seen: a closed loop visits one layer at a time.
         self._state: dict[int, tuple[NDArray[np.bool_], NDArray[np.float64]]] = {}
         self._size = (groups, shape.tokens)
-        counts = range(shape.tokens + 1)
-        self.budgets = np.array([rule.budget(n) for n in counts], dtype=np.int64)
+        self.budgets = per_context(rule.budget, shape.tokens)
 
     def state(self, layer: int) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
         """Return (alive, score), each [groups, tokens]."""
@@ -49,3 +54,11 @@ class EvictingSelector(Selector):
         decision.work = work_by_kv_head(work, self.shape)
         decision.score_updates = updates_by_kv_head(decision.kept, self.shape)
         return decision
+
+
+class WindowedSelector(EvictingSelector):
+    """One whose newest keys never leave."""
+
+    def __init__(self, rule: Recent, shape: Shape, seed: int = 0) -> None:
+        super().__init__(rule, shape, seed)
+        self.recents = per_context(rule.recent, shape.tokens)

@@ -11,13 +11,12 @@ from accelsim.attention.kernels import WORK, quick_select
 from accelsim.jit import kernel
 from accelsim.policies._base import Count, Positive
 from accelsim.policies._selection import Budgeted, Needs
-from accelsim.policies.selections._blocks import full_blocks, ranked, shared
+from accelsim.policies.selections._blocks import BlockSelector, full_blocks, ranked, shared
 from accelsim.policies.selector import (
     Block,
     Decision,
     Selector,
     Shape,
-    heads_per_decision,
     work_by_kv_head,
 )
 
@@ -54,13 +53,8 @@ class DHSA(Budgeted):
         return DHSASelector(self, shape, seed)
 
 
-class DHSASelector(Selector):
+class DHSASelector(BlockSelector[DHSA]):
     """Chunks by similarity with their means."""
-
-    def __init__(self, rule: DHSA, shape: Shape, seed: int = 0) -> None:
-        super().__init__(shape, seed)
-        self.rule = rule
-        self.heads = heads_per_decision(shape, rule.share)
 
     def run(self, block: Block) -> Decision:
         """Rank the tokens of full chunks by the score of their chunk, in every row."""

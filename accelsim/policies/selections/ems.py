@@ -11,6 +11,7 @@ from accelsim.attention.rows import shrink, softmax_kept
 from accelsim.jit import kernel
 from accelsim.policies._base import Fraction, Positive
 from accelsim.policies._selection import Needs, Recent
+from accelsim.policies.selections._eviction import per_context
 from accelsim.policies.selector import (
     Block,
     Decision,
@@ -72,9 +73,8 @@ class EMSSelector(Selector):
     def __init__(self, rule: EMS, shape: Shape, seed: int = 0) -> None:
         super().__init__(shape, seed)
         self.rule = rule
-        counts = range(shape.tokens + 1)
-        self.budgets = np.array([rule.budget(n) for n in counts], dtype=np.int64)
-        self.recents = np.array([rule.recent(n) for n in counts], dtype=np.int64)
+        self.budgets = per_context(rule.budget, shape.tokens)
+        self.recents = per_context(rule.recent, shape.tokens)
         self._caches: dict[int, _Cache] = {}
 
     def run(self, block: Block) -> Decision:

@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.attention.rows import shrink, softmax_kept
+from accelsim.attention.rows import admit, softmax_kept
 from accelsim.jit import kernel
 from accelsim.policies._selection import Needs, Recent
-from accelsim.policies.selections._eviction import EvictingSelector
+from accelsim.policies.selections._eviction import WindowedSelector
 from accelsim.policies.selector import Block, Decision, Selector, Shape
 
 
@@ -33,13 +33,8 @@ class H2O(Recent):
         return H2OSelector(self, shape, seed)
 
 
-class H2OSelector(EvictingSelector):
+class H2OSelector(WindowedSelector):
     """Accumulated probabilities."""
-
-    def __init__(self, rule: H2O, shape: Shape, seed: int = 0) -> None:
-        super().__init__(rule, shape, seed)
-        counts = range(shape.tokens + 1)
-        self.recents = np.array([rule.recent(n) for n in counts], dtype=np.int64)
 
     def run(self, block: Block) -> Decision:
         """Evict, attend, accumulate; row by row."""
@@ -73,12 +68,10 @@ def _accumulate(
     for g in range(len(alive)):
         for r in range(len(positions)):
             seen = positions[r] + 1
-            alive[g, seen - 1] = True
-            if seen > prompt:
-                shrink(
-                    alive[g], score[g], seen, recents[seen], budgets[seen], 1, seed + seen * 31 + g,
-                    work[g, r],
-                )  # fmt: skip
+            admit(
+                alive[g], score[g], seen, prompt, recents[seen], budgets[seen], 1,
+                seed + seen * 31 + g, work[g, r],
+            )  # fmt: skip
             for h in range(g * heads, (g + 1) * heads):
                 kept[h, r, :seen] = alive[g, :seen]
                 row = scores[h, r]

@@ -12,13 +12,12 @@ from accelsim.attention.rows import dense_mask
 from accelsim.jit import kernel
 from accelsim.policies._base import Layers, Positive
 from accelsim.policies._selection import Budgeted, Needs
-from accelsim.policies.selections._blocks import full_blocks, ranked, shared
+from accelsim.policies.selections._blocks import BlockSelector, full_blocks, ranked, shared
 from accelsim.policies.selector import (
     Block,
     Decision,
     Selector,
     Shape,
-    heads_per_decision,
     work_by_kv_head,
 )
 
@@ -51,13 +50,8 @@ class Quest(Budgeted):
         return QuestSelector(self, shape, seed)
 
 
-class QuestSelector(Selector):
+class QuestSelector(BlockSelector[Quest]):
     """Pages by an upper bound of their scores."""
-
-    def __init__(self, rule: Quest, shape: Shape, seed: int = 0) -> None:
-        super().__init__(shape, seed)
-        self.rule = rule
-        self.heads = heads_per_decision(shape, rule.share)
 
     def run(self, block: Block) -> Decision:
         """Rank full pages by their bounds; the page being filled is always read."""

@@ -7,11 +7,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.attention.rows import shrink, softmax_kept
+from accelsim.attention.rows import admit, softmax_kept
 from accelsim.jit import kernel
 from accelsim.policies._base import Positive
 from accelsim.policies._selection import Needs, Recent
-from accelsim.policies.selections._eviction import EvictingSelector
+from accelsim.policies.selections._eviction import WindowedSelector
 from accelsim.policies.selector import Block, Decision, Selector, Shape
 
 
@@ -39,14 +39,12 @@ class Scissorhands(Recent):
         return ScissorhandsSelector(self, shape, seed)
 
 
-class ScissorhandsSelector(EvictingSelector):
+class ScissorhandsSelector(WindowedSelector):
     """How often a probability was low."""
 
     def __init__(self, rule: Scissorhands, shape: Shape, seed: int = 0) -> None:
         super().__init__(rule, shape, seed)
         self.rule = rule
-        counts = range(shape.tokens + 1)
-        self.recents = np.array([rule.recent(n) for n in counts], dtype=np.int64)
         self._history: dict[int, NDArray[np.bool_]] = {}
 
     def run(self, block: Block) -> Decision:
@@ -88,12 +86,10 @@ def _flag_low(
     for g in range(len(alive)):
         for r in range(len(positions)):
             seen = positions[r] + 1
-            alive[g, seen - 1] = True
-            if seen > prompt:
-                shrink(
-                    alive[g], score[g], seen, recents[seen], budgets[seen], drop,
-                    seed + seen * 31 + g, work[g, r],
-                )  # fmt: skip
+            admit(
+                alive[g], score[g], seen, prompt, recents[seen], budgets[seen], drop,
+                seed + seen * 31 + g, work[g, r],
+            )  # fmt: skip
             flags = history[g, positions[r] % steps]
             mean = np.zeros(seen)
             for h in range(g * heads, (g + 1) * heads):

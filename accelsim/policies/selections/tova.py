@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.attention.rows import shrink, softmax_kept
+from accelsim.attention.rows import admit, softmax_kept
 from accelsim.jit import kernel
 from accelsim.policies._selection import Budgeted, Needs, Sharing
 from accelsim.policies.selections._eviction import EvictingSelector
@@ -68,11 +68,10 @@ def _last_row(
     for g in range(len(alive)):
         for r in range(len(positions)):
             seen = positions[r] + 1
-            alive[g, seen - 1] = True
-            if seen > prompt:
-                shrink(
-                    alive[g], score[g], seen, 1, budgets[seen], 1, seed + seen * 31 + g, work[g, r]
-                )
+            admit(
+                alive[g], score[g], seen, prompt, 1, budgets[seen], 1, seed + seen * 31 + g,
+                work[g, r],
+            )  # fmt: skip
             score[g, :seen] = 0.0
             for h in range(g * heads, (g + 1) * heads):
                 kept[h, r, :seen] = alive[g, :seen]

@@ -227,9 +227,9 @@ class Module:
         self._recorder = recorder
         self._track = -1 if recorder is None else recorder.module(name)
 
-    def wait(self, event: simpy.Event, reason: str) -> Process:
-        """Wait for an event and charge the time to a stall reason."""
-        start = int(self.env.now)
+    def wait(self, event: simpy.Event, reason: str, since: int = 0) -> Process:
+        """Wait for an event and charge the time, from cycle ``since`` on, to a stall reason."""
+        start = max(int(self.env.now), since)
         value = yield event
         self.stalled(start, int(self.env.now) - start, reason)
         return value

@@ -83,7 +83,7 @@ class KeyFork(Module):
         free = FORK
         for _ in range(left):
             while (obstacle := self._obstacle()) is not None:
-                yield from self._wait_from(free, *obstacle)
+                yield from self.wait(*obstacle, since=free)
             # A pass may have come in the cycle of the tile before.
             yield from self.sleep_until(free)
             item = self._lsb_passes.pop() if self._lsb_passes.items else self._new.popleft()
@@ -96,16 +96,10 @@ class KeyFork(Module):
             if row.two_pass and row.planes and item.tile == row.tiles - 1 and not item.again:
                 # What comes behind would take the lines that its LSB pass needs (section 6).
                 decided = row.decision.awaited(REISSUE)
-                yield from self._wait_from(free, decided, "awaiting_decision")
+                yield from self.wait(decided, "awaiting_decision", since=free)
         while True:
             # Nothing is left to issue; the followers end the run.
             yield self.env.event()
-
-    def _wait_from(self, free: int, event: simpy.Event, reason: str) -> Process:
-        """Wait for an event; time from cycle ``free`` on is a stall."""
-        start = max(free, int(self.env.now))
-        yield event
-        self.stalled(start, int(self.env.now) - start, reason)
 
     def _obstacle(self) -> tuple[Any, str] | None:
         """What to wait for before the next tile can be issued, and why."""

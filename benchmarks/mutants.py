@@ -107,7 +107,7 @@ ROOMS = {
             "accelsim/exploration/_sweep.py",
             "accelsim/exploration/sweep_file.py",
             "accelsim/exploration/_space.py",
-            "accelsim/exploration/_results.py",
+            "accelsim/exploration/_stored_points.py",
             "accelsim/exploration/metrics.py",
         ),
         ("tests/exploration/test_metrics.py", "tests/exploration/test_sweep.py"),

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from accelsim.configs import Config, Unit, load, parse_override, read_yaml
 from accelsim.errors import ConfigError
-from accelsim.exploration._setup import Library, resolve
+from accelsim.exploration._resolve import Library, resolve
 
 
 class Inner(Config):

@@ -2,11 +2,11 @@
 
 from accelsim.exploration._ablate import Ablation, AblationPoint, ablate, differences
 from accelsim.exploration._diff import diff
-from accelsim.exploration._replay import compare, replay
+from accelsim.exploration._resolve import DEFAULT_ACCELERATOR, DEFAULT_POLICY
 from accelsim.exploration._result import Comparison, RunResult
-from accelsim.exploration._results import Front, Results, load_results, pareto_front
+from accelsim.exploration._run import compare, replay
 from accelsim.exploration._search import goals, search
-from accelsim.exploration._setup import DEFAULT_ACCELERATOR, DEFAULT_POLICY
+from accelsim.exploration._stored_points import Front, Results, load_results, pareto_front
 from accelsim.exploration._sweep import summary as sweep_summary
 from accelsim.exploration._sweep import sweep
 from accelsim.exploration._tune import TuneResult, tune

@@ -15,9 +15,9 @@ from accelsim import configs
 from accelsim.errors import AccelsimError, ConfigError, SimulationError, WorkloadError, did_you_mean
 from accelsim.exploration._arguments import checked
 from accelsim.exploration._manifest import manifest
-from accelsim.exploration._replay import run
-from accelsim.exploration._session import Session
-from accelsim.exploration._setup import Library, Setup, resolve
+from accelsim.exploration._resolve import Library, Setup, resolve
+from accelsim.exploration._run import run
+from accelsim.exploration._sources import Session
 from accelsim.exploration.metrics import METRICS
 
 SCHEMA = "accelsim.ablation/1"

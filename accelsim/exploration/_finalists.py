@@ -10,8 +10,8 @@ from pydantic import Field
 
 from accelsim.configs import Config, Unit
 from accelsim.errors import ConfigError
-from accelsim.exploration._results import Results
 from accelsim.exploration._store import Store
+from accelsim.exploration._stored_points import Results
 
 Finalist = Callable[[str, str], dict[str, Any]]
 """(trace path, policy as JSON) to figures of higher fidelity, e.g. closed-loop accuracy."""
@@ -83,7 +83,7 @@ def open_evaluator(config: FinalistsConfig, source: str, where: str) -> Finalist
     Raises:
         ConfigError: the source is not a trace of the evaluator's model.
     """
-    from accelsim.exploration._setup import TRACE_SUFFIXES
+    from accelsim.exploration._resolve import TRACE_SUFFIXES
     from accelsim.traces import load_trace
 
     model = load_trace(source).model if source.endswith(TRACE_SUFFIXES) else "a workload"

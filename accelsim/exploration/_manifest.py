@@ -16,7 +16,7 @@ from typing import Any
 from accelsim import __version__
 from accelsim.configs import config_root
 from accelsim.errors import redacted
-from accelsim.exploration._setup import Setup
+from accelsim.exploration._resolve import Setup
 
 _PACKAGES = ("numpy", "numba", "simpy")
 _DATA_FAMILIES = ("baselines", "energy", "models")

@@ -24,9 +24,9 @@ from accelsim.exploration._finalists import (
     ask_finalists,
     open_evaluator,
 )
-from accelsim.exploration._results import Results
 from accelsim.exploration._space import MAX_POINTS, MAX_SEED, Axis, Settings
 from accelsim.exploration._store import Store
+from accelsim.exploration._stored_points import Results
 from accelsim.exploration._sweep import OnPoint
 from accelsim.exploration.executors import open_executor
 from accelsim.exploration.point import Point, Row

@@ -8,9 +8,9 @@ from typing import Any
 
 from accelsim.errors import AccelsimError
 from accelsim.exploration._arguments import checked
-from accelsim.exploration._results import Results
 from accelsim.exploration._space import Settings
 from accelsim.exploration._store import Store
+from accelsim.exploration._stored_points import Results
 from accelsim.exploration.executors import Executor, open_executor
 from accelsim.exploration.point import Point, Row, failure
 from accelsim.exploration.sweep_file import Plan, SweepConfig, load_file

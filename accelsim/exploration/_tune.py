@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from accelsim.errors import AccelsimError, TraceError
 from accelsim.exploration._arguments import checked
-from accelsim.exploration._replay import run
+from accelsim.exploration._resolve import DEFAULT_ACCELERATOR, Library, Resolved, resolve
 from accelsim.exploration._result import RunResult
-from accelsim.exploration._session import Session
-from accelsim.exploration._setup import DEFAULT_ACCELERATOR, Library, Resolved, resolve
+from accelsim.exploration._run import run
+from accelsim.exploration._sources import Session
 from accelsim.policies import Policy
 
 if TYPE_CHECKING:

@@ -75,7 +75,7 @@ class ProcessExecutor:
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else None
         self._context = multiprocessing.get_context(method)
         if method:
-            self._context.set_forkserver_preload(["accelsim.exploration._preload"])
+            self._context.set_forkserver_preload(["accelsim.exploration._fork_server"])
         self._pool = self._new_pool(self.workers)
         try:
             self._pool.submit(os.getpid).result()

@@ -18,9 +18,9 @@ from typing import Any
 from accelsim import configs
 from accelsim.errors import AccelsimError, ConfigError, MachineError
 from accelsim.exploration._manifest import code_sha256, versions
-from accelsim.exploration._replay import run
-from accelsim.exploration._session import Session
-from accelsim.exploration._setup import Resolved, Setup, schema
+from accelsim.exploration._resolve import Resolved, Setup, schema
+from accelsim.exploration._run import run
+from accelsim.exploration._sources import Session
 
 Row = dict[str, Any]
 _PARSED_LIMIT = 4096

@@ -17,8 +17,7 @@ from accelsim.configs import Config
 from accelsim.errors import AccelsimError, ConfigError, did_you_mean, shorten
 from accelsim.exploration._expressions import Expression
 from accelsim.exploration._manifest import code_sha256
-from accelsim.exploration._session import Session
-from accelsim.exploration._setup import (
+from accelsim.exploration._resolve import (
     DEFAULT_ACCELERATOR,
     SECTIONS,
     TRACE_SUFFIXES,
@@ -27,6 +26,7 @@ from accelsim.exploration._setup import (
     resolve,
     schema,
 )
+from accelsim.exploration._sources import Session
 from accelsim.exploration._space import (
     MAX_NUMBER,
     Axis,

@@ -15,9 +15,9 @@ import numpy as np
 from accelsim.errors import AccelsimError
 from accelsim.exploration._arguments import checked
 from accelsim.exploration._manifest import manifest
+from accelsim.exploration._resolve import DEFAULT_ACCELERATOR, Library, Setup, resolve
 from accelsim.exploration._result import Comparison, RunResult
-from accelsim.exploration._session import Session
-from accelsim.exploration._setup import DEFAULT_ACCELERATOR, Library, Setup, resolve
+from accelsim.exploration._sources import Session
 from accelsim.exploration.metrics import Run, measure
 
 if TYPE_CHECKING:

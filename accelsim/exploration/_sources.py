@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from accelsim.baselines import AttentionShape
 from accelsim.errors import AccelsimError
-from accelsim.exploration._setup import Setup
+from accelsim.exploration._resolve import Setup
 from accelsim.files import read_text
 from accelsim.workloads import Workload, load_benchmark, read_csv, read_parquet
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from accelsim import configs
-from accelsim.energy import EnergyTable
+from accelsim.energy import EnergyTable, check_table
 from accelsim.errors import AccelsimError, ConfigError, did_you_mean
 from accelsim.hardware import accelerator_of
 from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
@@ -136,6 +136,7 @@ def resolve(
         "memory": library.load("memory", config.memory, "memories", split["memory"]),
         "energy": library.load("energy", config.energy, "energy", split["energy"]),
     }
+    check_table(cast(EnergyTable, parts["energy"].config), config, config.energy)
     setup = Setup(path, engine, parts, dependencies)
     if setup.is_trace and accelerator_of(config.kind).decide is not None:
         if split["policy"] or policy not in (None, DEFAULT_POLICY):

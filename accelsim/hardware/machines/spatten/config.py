@@ -18,7 +18,9 @@ from accelsim.hardware.config import (
     Multipliers,
     Overhead,
     PerCycle,
+    spatten_sizes,
 )
+from accelsim.hardware.counters import Size
 
 BITS_ON_CHIP = 12
 """Keys, values and scores in multipliers and buffers (SpAtten Table I)."""
@@ -96,13 +98,13 @@ class SpattenConfig(AcceleratorConfig):
         return 2 * self.multipliers * self.buffer_lines * BITS_ON_CHIP / 8
 
     @property
-    def sizes(self) -> dict[str, float]:
+    def sizes(self) -> dict[str, Size]:
         """See :attr:`AcceleratorConfig.sizes`."""
-        return super().sizes | {
-            "fetch_channel": self.fetch_channels,
-            "softmax_lane": self.softmax_parallelism,
-            "topk_comparator": 2 * self.topk.parallelism,
-        }
+        engines = 2
+        comparators = engines * self.topk.parallelism
+        return super().sizes | spatten_sizes(
+            self.fetch_channels, self.softmax_parallelism, comparators
+        )
 
     @model_validator(mode="after")
     def _can_be_built(self) -> SpattenConfig:

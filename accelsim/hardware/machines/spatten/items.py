@@ -78,6 +78,7 @@ class Row:
         keys, values: vectors.
         late, two_pass, planes: what it is.
         split, reread: it is one position of a row; not the first.
+        prunes: some of its queries use fewer values than keys.
         streams: its queries use the first of its values, and need not wait for all.
         tiles, value_tiles: how many.
         refetches: queries that need the LSB plane.
@@ -99,6 +100,7 @@ class Row:
         "late",
         "layer",
         "planes",
+        "prunes",
         "queries",
         "refetches",
         "released",
@@ -118,7 +120,7 @@ class Row:
     ) -> None:
         self.index, self.layer, self.first, self.last = index, layer, first, last
         self.keys = self.values = self.refetches = 0
-        self.late = self.two_pass = self.planes = self.streams = False
+        self.late = self.two_pass = self.planes = self.prunes = self.streams = False
         self.reread = self.split = False
         self.tiles = self.value_tiles = 1
         self.queries: Matrix | None = None

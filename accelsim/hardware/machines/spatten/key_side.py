@@ -21,6 +21,7 @@ from accelsim.hardware.machines.spatten.units import Units
 from accelsim.hardware.simulation import FirstOf, Milestone, Module
 from accelsim.hardware.simulation._module import Following, Process
 from accelsim.hardware.timeline import KEYS_LSB, KEYS_MSB, Recorder, item_code
+from accelsim.jit import direct
 
 FORK = 2
 """First cycle in which the key fork can issue (release, section 2.5)."""
@@ -214,6 +215,9 @@ class ScoreUnit:
         self._plan, self._tracks = plan, tracks
         self._dot_product, softmax = units.dot_product, units.softmax
         self._states = self._dot_product.state, softmax.state, softmax.ring, fetcher.beats
+        keys, _, refetch = plan.queries
+        self._score_queries = direct(pipeline.score, *self._states, keys, refetch)
+        self._free = self._dot_product.state["free"]
         self._tiles, self._room, self._scored = tiles, room, scored
         self._foresight = foresight
         # Two-pass rows whose scores are kept.
@@ -253,7 +257,7 @@ class ScoreUnit:
                 while scored < row.last and not self._room.items:
                     yield self._room
                 self._room.items.clear()
-            free = int(dot.state[0]["free"])
+            free = self._free.item()
             self._release(item, max(free, usable(item.matrix)))
             item.scored = free - 1 + dot.latency
             self._scored.put((item, query, scored))
@@ -263,7 +267,7 @@ class ScoreUnit:
         """Multiply queries with a key tile; the first that the softmax may not take yet."""
         row, plan, matrix = item.row, self._plan, item.matrix
         keys, _, refetch = plan.queries
-        return pipeline.score(
+        return self._score_queries(
             *self._states,
             keys,
             refetch,

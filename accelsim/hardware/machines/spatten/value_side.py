@@ -22,6 +22,7 @@ from accelsim.hardware.machines.spatten.tracks import Tracks
 from accelsim.hardware.simulation import Milestone, Module, Stream
 from accelsim.hardware.simulation._module import Following, Process
 from accelsim.hardware.timeline import VALUES, Recorder, item_code
+from accelsim.jit import direct
 
 VALUES_TO_FETCH = 5
 """From the value fork to the address FIFOs (release, section 2.14)."""
@@ -216,6 +217,9 @@ class WeightedSumUnit:
         self._plan, self._order, self._tracks = plan, order, tracks
         self._tiles, self._fork = tiles, fork
         self._states: tuple[Any, Any] = weighted_sum.state, fetcher.beats
+        self._weigh_queries = direct(
+            pipeline.weigh_late, *self._states, *plan.queries, plan.times, plan.times
+        )
 
     def run(self) -> Following:
         """Multiply tile after tile."""
@@ -244,7 +248,7 @@ class WeightedSumUnit:
         row, plan, matrix = values.row, self._plan, values.matrix
         first, last = row.first, row.last
         part, parts = (values.tile, row.value_tiles) if row.two_pass else (0, 0)
-        return pipeline.weigh_late(
+        return self._weigh_queries(
             *self._states,
             *plan.queries,
             plan.times[first:last] if values.given is None else values.given,

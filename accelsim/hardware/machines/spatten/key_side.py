@@ -125,14 +125,13 @@ class KeyFork(Module):
         """The release that a tile must wait for; an LSB pass of one tile has its keys' lines."""
         if item.again and not item.row.two_pass:
             return None
-        return self.buffer.in_the_way(self._plan.tile_lines(item.row.keys, item.tile))
+        return self.buffer.in_the_way(item.lines)
 
     def _take_lines(self, item: Keys) -> None:
         if item.again and not item.row.two_pass:
             return
         item.released = Milestone(self.env)
-        lines = self._plan.tile_lines(item.row.keys, item.tile)
-        self.buffer.allocate(lines, item.released)
+        self.buffer.allocate(item.lines, item.released)
 
     def _awaited_decision(self, item: Keys) -> Milestone | None:
         """A decision that must come before keys are asked for.
@@ -281,7 +280,7 @@ class ScoreUnit:
             matrix.end,
             matrix.before,
             matrix.transactions,
-            plan.tile_size(row.keys, item.tile),
+            item.vectors,
             usable(matrix),
             ready,
         )

@@ -64,14 +64,6 @@ class Plan:
         """Last cycle of a column of the times of a row, or of the sum of two."""
         return self._latest(self.times, row.first, row.last, column, other)
 
-    def tile_size(self, vectors: int, tile: int) -> int:
-        """Vectors in one tile of so many."""
-        return min(vectors - tile * self.tile, self.tile)
-
-    def tile_lines(self, vectors: int, tile: int) -> int:
-        """Lines of a buffer that one tile of so many vectors takes."""
-        return -(-self.tile_size(vectors, tile) // self.line)
-
     def _rows_of(self, layer: Layer) -> list[Row]:
         rows = self.rows
         found: list[Row] = []
@@ -106,6 +98,7 @@ class Plan:
             row.values = min(row.values, int(used.sum()), row.keys) if prunes else row.keys
         row.prunes = prunes
         row.streams = not prunes or end - begin == 1
+        row.tile, row.line = self.tile, self.line
         row.tiles = -(-row.keys // self.tile)
         row.two_pass = row.tiles > 1 and (prunes or row.planes)
         row.value_tiles = -(-row.values // self.tile) if row.two_pass else row.tiles

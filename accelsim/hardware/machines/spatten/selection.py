@@ -117,7 +117,7 @@ class Selection:
         if early and values is not None:
             matrix = values.matrix
             begin, end, transactions = matrix.begin, matrix.end, matrix.transactions
-            vectors = plan.tile_size(row.values, item.tile)
+            vectors = values.vectors
             at = usable(matrix)
         if row.late and values is not None:
             slot = values.slot or 0

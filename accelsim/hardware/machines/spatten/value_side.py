@@ -67,7 +67,7 @@ class ValueFork(Module):
         recorder: Recorder | None,
     ) -> None:
         super().__init__(env, "value_fork", recorder)
-        self._plan, self._requests, self._fetcher = plan, requests, fetcher
+        self._requests, self._fetcher = requests, fetcher
         self._early, self._kept_rows, self._tiles = early, kept_rows, tiles
         self._slotless = slotless
         lines, depth = plan.config.buffer_lines, plan.config.value_prefetch_depth
@@ -90,14 +90,13 @@ class ValueFork(Module):
                 # A late row before it must find a slot first.
                 self._slot_taken = env.event()
                 yield self._slot_taken
-            lines = self._plan.tile_lines(row.values, values.tile)
-            while not self.buffer.fits(lines):
+            while not self.buffer.fits(values.lines):
                 if not returned.items:
                     yield returned.filled()
                     continue
                 yield from self.sleep_until(returned.items[0][1])
                 self.buffer.take_back()
-            self.buffer.allocate(lines)
+            self.buffer.allocate(values.lines)
             # A late row before it may have taken its slot ahead of time.
             yield from self.sleep_until(self.buffer.since)
             yield self._leaving(int(env.now))
@@ -121,7 +120,7 @@ class ValueFork(Module):
 
     def has_room(self, values: Values) -> bool:
         """Whether a tile finds lines without waiting for a release."""
-        return self.buffer.fits(self._plan.tile_lines(values.row.values, values.tile))
+        return self.buffer.fits(values.lines)
 
     @property
     def weighs_late(self) -> bool:
@@ -132,8 +131,7 @@ class ValueFork(Module):
         """Lines of the value buffer for a tile, ahead of time; not for one that has them."""
         if values.slot is not None:
             return
-        lines = self._plan.tile_lines(values.row.values, values.tile)
-        values.slot = yield from self.buffer.reserve(lines)
+        values.slot = yield from self.buffer.reserve(values.lines)
         if values in self._slotless:
             self._slotless.remove(values)
             if self._slot_taken is not None:
@@ -163,7 +161,7 @@ class ValueFork(Module):
 
     def release(self, values: Values, cycle: int) -> None:
         """Give the lines of a tile back from a cycle on."""
-        self.buffer.release(self._plan.tile_lines(values.row.values, values.tile), cycle)
+        self.buffer.release(values.lines, cycle)
 
     def _leaving(self, cycle: int) -> simpy.Event:
         """The event in which a request is as far from the fetcher as one that leaves the key fork;
@@ -264,6 +262,6 @@ class WeightedSumUnit:
             matrix.begin,
             matrix.end,
             matrix.transactions,
-            plan.tile_size(row.values, values.tile),
+            values.vectors,
             usable(matrix),
         )

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from accelsim import configs
-from accelsim.hardware import simulate
+from accelsim.exploration import Runner
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.config import MemoryConfig, SpattenConfig
 from accelsim.validation._base import DATA, Bar, Case, Failure, Options, Report, worst_error
@@ -79,10 +79,11 @@ def _simulated(
     memory = configs.load(MemoryConfig, config.memory, "memories")
     workload = read_csv(folder / line["file"])
     try:
-        activity = simulate(workload, config, memory, engine)
+        run = Runner().replay(workload, config, engine=engine, baselines=[])
     except Exception as error:  # A model that breaks on a case has failed that case.
         failed.append(Failure(f"{name}/run", f"{type(error).__name__}: {error}"))
         return
+    activity = run.activity
     moved = activity.counters["dram_reads"] * memory.transaction_bytes
     expected = line.integer("total_bytes")
     cases.append(Case(f"{name}/run", expected, moved, workload.rows))

@@ -79,6 +79,9 @@ class SpattenConfig(AcceleratorConfig):
     paper ends at 1,024 tokens."""
     partial_bits: Bits = 32
     """Bits of an element of a partial result. Assumption: single precision."""
+    stored_bits: Annotated[tuple[Bits, ...], Field(min_length=1)] = (4, 6, 8, 10, 12)
+    """Widths of keys and values in DRAM that the bit-width converter takes (SpAtten III-D, IV-D:
+    4, 8 and 12 bits, 6 and 10 as sums with an LSB plane)."""
     query_traffic: bool = True
     """Queries are fetched from DRAM at 12 bits (SpAtten Fig. 18)."""
     output_traffic: bool = True

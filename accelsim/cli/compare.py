@@ -13,6 +13,7 @@ from accelsim.cli._options import (
     hardware_options,
     json_option,
     overrides,
+    remark,
     stages,
 )
 from accelsim.errors import AccelsimError, shorten
@@ -84,7 +85,7 @@ def command(
     if json_file != "-":
         to_text(results)
     for warning in dict.fromkeys(text for r in results.values() for text in r.warnings):
-        click.echo(f"note: {warning}", err=True)
+        remark(f"note: {warning}")
     if json_file:
         emit_json(text, json_file)
     if folder is not None:
@@ -92,7 +93,7 @@ def command(
         extra = _figures(results)
         write_text(folder / "compare.json", text + "\n")
         write_text(folder / "report.html", render(results, title, extra))
-        click.echo(f"wrote {folder / 'report.html'} and {folder / 'compare.json'}", err=True)
+        remark(f"wrote {folder / 'report.html'} and {folder / 'compare.json'}")
 
 
 def _family(value: str | None) -> str | None:

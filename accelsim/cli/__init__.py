@@ -86,7 +86,7 @@ class _LazyGroup(click.Group):
 def cli(quiet: bool) -> None:
     """Simulate attention accelerators on traces of real models.
 
-    Start with:  accelsim compare traces/smollm2-64p-32d.safetensors
+    Start with:  accelsim compare smollm2-64p-32d
     """
 
 

@@ -134,8 +134,9 @@ def _applicable(source: str) -> list[str]:
     from accelsim.exploration import DEFAULT_POLICY
     from accelsim.policies import applicable, load_policy
     from accelsim.traces import load_trace
+    from accelsim.workloads import benchmark_names
 
-    if source.endswith((".csv", ".parquet")):
+    if source.endswith((".csv", ".parquet")) or source in benchmark_names():
         raise TraceError(f"{source}: holds a policy's decisions; --policies is for traces")
     trace = load_trace(source)
     names = [n for n in preset_names("policies") if applicable(load_policy(n), trace)]

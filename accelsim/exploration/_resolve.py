@@ -18,6 +18,7 @@ from accelsim.errors import AccelsimError, ConfigError, did_you_mean
 from accelsim.hardware import accelerator_of
 from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
 from accelsim.policies import Policy
+from accelsim.traces import trace_names, trace_path
 from accelsim.workloads import Workload, benchmark_names, benchmark_path
 
 DEFAULT_ACCELERATOR = "spatten-paper"
@@ -170,7 +171,7 @@ def resolve(
     elif policy is not None or split["policy"]:
         raise ConfigError(
             f"{setup.source_name}: a workload already holds a policy's decisions; --policy is for "
-            "traces"
+            "traces (see 'accelsim list traces'); 'accelsim replay' runs a workload as it is"
         )
     return setup
 
@@ -201,7 +202,7 @@ def existing_source(source: str | Path) -> Path:
     # Unlike Path.exists, os.path.exists is false for a name that is too long for the system.
     exists = os.path.exists(path)
     if isinstance(source, str) and not path.suffix and not exists:
-        return benchmark_path(source)
+        return trace_path(source) if source in trace_names() else benchmark_path(source)
     if not exists:
         raise AccelsimError(f"{path}: no such file{_nearest_file(path)}")
     if path.is_dir():

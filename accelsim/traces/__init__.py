@@ -8,6 +8,7 @@ from accelsim.traces._file import (
     tokens_sha256,
     validate_trace,
 )
+from accelsim.traces._shipped import trace_names, trace_path
 from accelsim.traces._skew import LayerSkew, layer_skew
 from accelsim.traces._synthetic import synthetic_trace
 from accelsim.traces._trace import SCHEMA, AttentionTrace
@@ -23,5 +24,7 @@ __all__ = [
     "save_trace",
     "synthetic_trace",
     "tokens_sha256",
+    "trace_names",
+    "trace_path",
     "validate_trace",
 ]

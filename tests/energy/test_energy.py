@@ -30,7 +30,7 @@ description: t
 source: t
 node_nm: 40
 dynamic:
-  - {counter: dram_activations, part: dram, pj: 900, unit: row, source: a}
+  - {counter: dram_activations, part: dram, pj: 900, unit: activation, source: a}
   - {counter: dram_read_bits, part: dram, pj: 2, unit: bit, source: b}
   - {counter: qk_macs, part: logic, pj: 0.5, unit: MAC, source: c, assumed: true}
 static:
@@ -59,7 +59,7 @@ def test_hand_computed(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("pj: 900", "pj: -1", "greater than or equal to 0"),
-        ("unit: row, ", "", "unit' is missing"),
+        ("unit: activation, ", "", "unit' is missing"),
         ("qk_macs", "QK macs", "should match pattern"),
         ("source: d", "source: ''", "at least 1 character"),
     ],

@@ -214,4 +214,4 @@ for arguments in ((0, 2, 3, -1), (1, 3, 0, 2), (2, 2, 0, -1)):
         text=True,
         check=True,
     )
-    assert done.stdout.split() == "8 8 22 22 0 0".split()
+    assert done.stdout.split() == ["8", "8", "22", "22", "0", "0"]

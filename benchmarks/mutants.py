@@ -271,11 +271,11 @@ def reasons() -> dict[tuple[str, str], str]:
 
 
 class Copy:
-    """A copy of the repository in which tests run, with compiled kernels."""
+    """A copy of the repository in which tests run; kernels are compiled by the first that run."""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "copy"
-        skip = shutil.ignore_patterns(".git", ".venv", ".hypothesis", "*_cache", "runs")
+        skip = shutil.ignore_patterns(".git", ".venv", ".hypothesis", "*_cache", "*.nb[ci]", "runs")
         shutil.copytree(ROOT, self.root, ignore=skip, symlinks=True)
         # Third-party packages are loaded once, and every run of tests begins as a fork of that.
         self.start = multiprocessing.get_context("forkserver")

@@ -16,6 +16,20 @@ from typing import BinaryIO
 from accelsim.errors import AccelsimError
 
 
+def shipped(name: str) -> Path:
+    """Return a file or folder that comes with accelsim.
+
+    Args:
+        name: where it lies in a checkout: ``hw_configs``, ``traces/benchmarks``.
+
+    Returns:
+        The copy inside the installed package, else the checkout's; it need not exist.
+    """
+    package = Path(__file__).parent
+    data = package / "_data"
+    return (data if data.is_dir() else package.parent) / name
+
+
 def read_text(path: str | Path, error_type: type[AccelsimError] = AccelsimError) -> str:
     """Return the text of a UTF-8 file, without the byte-order mark that some editors put first.
 

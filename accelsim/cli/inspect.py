@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from accelsim.cli._options import emit_json, json_option, stages
+from accelsim.cli._options import emit_json, json_option, remark, stages
 
 if TYPE_CHECKING:
     from accelsim.traces import AttentionTrace, LayerSkew
@@ -55,7 +55,7 @@ def command(file: str, plot: str | None, json_file: str | None) -> None:
         emit_json(json.dumps(document, indent=2, allow_nan=False), json_file)
     if plot:
         plot_skew(skew, trace.model, plot)
-        click.echo(f"wrote {plot}", err=True)
+        remark(f"wrote {plot}")
 
 
 def _facts(trace: AttentionTrace) -> dict[str, Any]:

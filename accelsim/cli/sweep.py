@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from accelsim.cli._options import emit_json, json_option, progress_bar
+from accelsim.cli._options import emit_json, json_option, progress_bar, remark, shows_bars
 
 if TYPE_CHECKING:
     from accelsim.exploration import Results
@@ -98,7 +98,7 @@ def progress(label: str) -> Iterator[Callable[[dict[str, Any] | None, int, int],
     Args:
         label: the sweep or search file.
     """
-    if not sys.stderr.isatty():
+    if not shows_bars():
         yield lambda row, done, total: None
         return
     from rich.progress import TextColumn
@@ -144,7 +144,7 @@ def show(results: Results) -> None:
     )
     console.print(table)
     for note in results.notes:
-        click.echo(f"note: {note}", err=True)
+        remark(f"note: {note}")
     for row in front:
         if "finalist.perplexity" in row:
             click.echo(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from accelsim.cli._closed_loop import closed_loop_options
-from accelsim.cli._options import emit_json, json_option, stages
+from accelsim.cli._options import emit_json, json_option, remark, stages
 
 if TYPE_CHECKING:
     from accelsim.functional import VerifyResult
@@ -119,7 +119,7 @@ def command(
         emit_json(text, json_file)
     if folder is not None:
         write_text(folder / "verify.json", text + "\n")
-        click.echo(f"wrote {folder / 'verify.json'}", err=True)
+        remark(f"wrote {folder / 'verify.json'}")
 
 
 _COLUMNS = (

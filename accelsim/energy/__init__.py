@@ -1,5 +1,6 @@
 """Energy: counted activity times sourced tables, with an interval; and area by module."""
 
+from accelsim.energy._check import check_table
 from accelsim.energy._evaluate import PARTS, EnergyReport, evaluate
 from accelsim.energy._library import (
     area_factor,
@@ -20,6 +21,7 @@ __all__ = [
     "Static",
     "Term",
     "area_factor",
+    "check_table",
     "energy_factor",
     "evaluate",
     "operation_area_mm2",

@@ -10,28 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim import configs
+from accelsim.energy._check import check_table
 from accelsim.energy._table import EnergyTable
-from accelsim.hardware.activity import COUNTERS, Activity
+from accelsim.hardware import accelerator_of
+from accelsim.hardware.activity import Activity
 from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
+from accelsim.hardware.counters import DRAM, Counter, by_name
 
-# A precharge is part of the energy of its activation, a burst is charged by its bits, refreshes are
-# part of the background power, and the row outcomes only classify requests.
-_CHARGED_ELSEWHERE = frozenset(
-    (
-        "dram_precharges",
-        "dram_reads",
-        "dram_writes",
-        "dram_refreshes",
-        "topk_passes",
-        "row_hits",
-        # Bytes that the bursts, precharges and activations beside them already charge.
-        "spill_read_bytes",
-        "spill_write_bytes",
-        "refetched_bytes",
-        "row_misses",
-        "row_conflicts",
-    )
-)
 PARTS = ("dram", "dram_background", "sram", "logic", "leakage")
 """Parts of the energy: DRAM accesses, DRAM background power, on-chip memories, logic, leakage."""
 _SAMPLES = 4096
@@ -112,7 +97,8 @@ def evaluate(
         memory: its ``technology`` names the DRAM table ``hw_configs/energy/dram-<technology>``.
 
     Raises:
-        ConfigError: no DRAM table for the memory's technology.
+        ConfigError: no DRAM table for the memory's technology, or entries that do not fit what the
+            machine declares.
     """
     tables = [table]
     if memory is not None and not any(entry.part == "dram" for entry in table.dynamic):
@@ -121,7 +107,12 @@ def evaluate(
     counts["dram_read_bits"] = 8 * sum(activity.dram_read_bytes.values())
     counts["dram_write_bits"] = 8 * activity.dram_write_bytes
     counts["dram_io_bits"] = counts["dram_read_bits"] + counts["dram_write_bits"]
-    sizes = {} if machine is None else machine.sizes
+    sizes = {} if machine is None else {n: size.amount for n, size in machine.sizes.items()}
+    declared: tuple[Counter, ...] = DRAM
+    if machine is not None:
+        declared = accelerator_of(machine.kind).declared
+        for each in tables:
+            check_table(each, machine, machine.energy if each is table else "of the memory")
     lines: list[_Line] = []
     assumed: list[str] = []
     for each in tables:
@@ -137,7 +128,7 @@ def evaluate(
     return EnergyReport(
         parts,
         entries,
-        _warnings(assumed, tables, counts),
+        _warnings(assumed, tables, activity, by_name(declared)),
         activity.seconds,
         low_j,
         high_j,
@@ -234,13 +225,16 @@ def _drawn(line: _Line, place: NDArray[np.float64]) -> NDArray[np.float64] | flo
     return np.asarray(np.where(place < 0.5, below, above))
 
 
-def _warnings(assumed: list[str], tables: list[EnergyTable], counts: dict[str, float]) -> list[str]:
+def _warnings(
+    assumed: list[str], tables: list[EnergyTable], activity: Activity, declared: dict[str, Counter]
+) -> list[str]:
     warnings = []
     if assumed:
         names = ", ".join(dict.fromkeys(assumed))
         warnings.append(f"energy rests on assumptions of ours for: {names} (see the energy table)")
-    priced = {entry.counter for table in tables for entry in table.dynamic} | _CHARGED_ELSEWHERE
-    free = [name for name in COUNTERS if counts.get(name) and name not in priced]
+    priced = {entry.counter for table in tables for entry in table.dynamic}
+    priced |= {counter.name for counter in declared.values() if not counter.charged}
+    free = [name for name, amount in activity.counters.items() if amount and name not in priced]
     if free:
         warnings.append(f"energy leaves out work without a table entry: {', '.join(free)}")
     return warnings

@@ -185,7 +185,7 @@ def sram(size_bytes: float, line_bytes: float, node_nm: float) -> SramRow:
     node = min(library.nodes, key=lambda known: abs(known - node_nm))
     rows = library.nodes[node]
     widths = sorted({row.line_bytes for row in rows}, key=lambda w: abs(math.log(w / line_bytes)))
-    width = next(w for w in widths if sum(row.line_bytes == w for row in rows) > 1 or w == 64)
+    width = next(w for w in widths if sum(row.line_bytes == w for row in rows) > 1)
     exact = [r for r in rows if (r.bytes, r.line_bytes) == (size_bytes, line_bytes)]
     chosen = exact or [row for row in rows if row.line_bytes == width]
     wide = 1.0 if exact else line_bytes / width

@@ -8,26 +8,7 @@ from pydantic import Field, model_validator
 
 from accelsim.configs import Config, Unit
 from accelsim.energy import _library as library
-from accelsim.errors import ConfigError, did_you_mean
-from accelsim.hardware.activity import COUNTERS
-
-DERIVED: dict[str, str] = {
-    "dram_read_bits": "bits moved by DRAM read bursts",
-    "dram_write_bits": "bits moved by DRAM write bursts",
-    "dram_io_bits": "bits through the DRAM interface, read or written",
-}
-"""Counters computed from an Activity rather than stored in it."""
-
-SIZES: dict[str, str] = {
-    "machine": "one machine",
-    "buffer_byte": "bytes of the key and value buffers together",
-    "multiplier": "multipliers of all matrix units",
-    "fetch_channel": "channels of the matrix fetcher",
-    "softmax_lane": "scores the softmax takes per cycle",
-    "topk_comparator": "comparators per array, times engines",
-    "dram_channel": "DRAM channels",
-}
-"""What leakage, background power and area grow with."""
+from accelsim.errors import ConfigError
 
 Picojoules = Annotated[float, Field(ge=0, le=1e9), Unit("pJ")]
 Milliwatts = Annotated[float, Field(ge=0, le=1e9), Unit("mW")]
@@ -37,15 +18,7 @@ Nanometres = Annotated[float, Field(ge=0.1, le=10_000), Unit("nm")]
 Units = Annotated[float, Field(gt=0, le=1e12), Unit("units")]
 Bytes = Annotated[float, Field(gt=0, le=1e12), Unit("bytes")]
 Text = Annotated[str, Field(min_length=1)]
-Size = Literal[
-    "machine",
-    "buffer_byte",
-    "multiplier",
-    "fetch_channel",
-    "softmax_lane",
-    "topk_comparator",
-    "dram_channel",
-]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 
 
 class Term(Config):
@@ -111,34 +84,38 @@ class _Entry(Config):
 class Dynamic(_Entry):
     """Energy of one event of a counter."""
 
-    counter: str
-    """A name of ``hardware.activity.COUNTERS``, or of :data:`DERIVED`."""
+    counter: Name
+    """One that the machine declares (:attr:`accelsim.hardware.Accelerator.counters`)."""
     part: Literal["dram", "sram", "logic"]
     pj: Picojoules | None = None
     """Picojoules per unit; or ``terms``."""
     unit: Text
-    """What one unit of the counter is, e.g. ``MAC`` or ``bit``."""
+    """What one of the counter is: its unit (``MAC``, ``bit``), and more if need be; ``any``
+    where it costs nothing."""
 
     @model_validator(mode="after")
-    def _counter_exists(self) -> Dynamic:
-        known = {**COUNTERS, **DERIVED}
-        if self.counter not in known:
-            raise ValueError(f"unknown counter '{self.counter}'{did_you_mean(self.counter, known)}")
+    def _range_holds_value(self) -> Dynamic:
         _check_value(self.counter, "pj", self.pj, self)
         return self
 
 
-class Static(_Entry):
-    """Power that is drawn as long as the machine runs."""
+class _Sized(_Entry):
+    """An entry that grows with a size of the machine."""
 
     name: Text
+    per: Name = "machine"
+    """What it grows with: a size that the machine declares
+    (:attr:`accelsim.hardware.config.AcceleratorConfig.sizes`)."""
+    sized_for: Units = 1.0
+    """How many of ``per`` the number stands for."""
+
+
+class Static(_Sized):
+    """Power that is drawn as long as the machine runs."""
+
     part: Literal["leakage", "dram_background"] = "leakage"
     mw: Milliwatts | None = None
     """Milliwatts; or ``terms``."""
-    per: Size = "machine"
-    """What the power grows with."""
-    sized_for: Units = 1.0
-    """How many of ``per`` the number stands for."""
 
     @model_validator(mode="after")
     def _range_holds_value(self) -> Static:
@@ -146,16 +123,11 @@ class Static(_Entry):
         return self
 
 
-class ModuleArea(_Entry):
+class ModuleArea(_Sized):
     """Silicon of one module."""
 
-    name: Text
     mm2: SquareMillimetres | None = None
     """Square millimetres; or ``terms``."""
-    per: Size = "machine"
-    """What the area grows with."""
-    sized_for: Units = 1.0
-    """How many of ``per`` the number stands for."""
 
     @model_validator(mode="after")
     def _range_holds_value(self) -> ModuleArea:

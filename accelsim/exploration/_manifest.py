@@ -41,7 +41,7 @@ def manifest(
     return {
         "versions": dict(versions()),
         "code_sha256": code_sha256(),
-        "source": str(setup.source),
+        "source": setup.source_name,
         "source_sha256": source_sha256,
         "engine": setup.engine,
         "dependencies": dependencies or setup.dependencies,

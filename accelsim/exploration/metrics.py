@@ -220,6 +220,8 @@ ACCURACY = (
 DETAILS = (
     "dram_read_bytes_by_tensor",
     "energy_j_by_part",
+    "energy_j_by_entry",
+    "area_mm2_by_module",
     "modules",
     "queues",
     "baselines",

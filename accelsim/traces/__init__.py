@@ -11,6 +11,7 @@ from accelsim.traces._file import (
 )
 from accelsim.traces._layers import Bias, Layer, LayerEntry, Mask
 from accelsim.traces._schema import header_schema
+from accelsim.traces._shipped import trace_names, trace_path
 from accelsim.traces._skew import LayerSkew, layer_skew
 from accelsim.traces._synthetic import synthetic_trace
 from accelsim.traces._trace import OWN_SCALE, SCHEMA, SCHEMA_2, AttentionTrace
@@ -35,5 +36,7 @@ __all__ = [
     "save_trace",
     "synthetic_trace",
     "tokens_sha256",
+    "trace_names",
+    "trace_path",
     "validate_trace",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from accelsim import files
 from accelsim.errors import TraceError, did_you_mean
 from accelsim.traces._layers import LayerEntry, check_layer, read_layers, write_layers
+from accelsim.traces._shipped import trace_names, trace_path
 from accelsim.traces._trace import SCHEMA, SCHEMA_2, AttentionTrace
 
 FLOAT_TYPES = ("F16", "BF16", "F32")
@@ -124,16 +126,20 @@ class MemoryTensors:
 def load_trace(path: str | Path) -> AttentionTrace:
     """Open a trace; tensors are mapped, and read only when asked for.
 
+    Args:
+        path: a file, or the name of a trace that comes with accelsim.
+
     Raises:
         TraceError: the file is no ``attention-trace/1`` or ``/2``; names the key or tensor and what
             was expected.
     """
-    path = Path(path)
+    named = isinstance(path, str) and path in trace_names() and not os.path.exists(path)
+    path = trace_path(str(path)) if named else Path(path)
     try:
         if path.is_dir():
             raise TraceError(f"{path}: is a folder; expected a .safetensors file")
         if not path.exists():
-            raise TraceError(f"{path}: no such file")
+            raise TraceError(f"{path}: no such file{did_you_mean(path.name, trace_names())}")
         if not path.is_file():
             raise TraceError(f"{path}: is not a regular file; expected a .safetensors file")
     except OSError as error:

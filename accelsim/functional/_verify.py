@@ -159,7 +159,8 @@ class _Checker:
         visible: NDArray[np.int64],
     ) -> NDArray[np.float64]:
         ops = layer.operands
-        scale = self.trace.scale * self.datapath.score_scale
+        own_scale = self.trace.layer(at.layer).scale
+        scale = own_scale * self.datapath.score_scale
         scaled = [
             fp.dequantization(float(step), layer.key_steps[kv, at.kept], scale)
             for step in layer.query_steps[head, at.positions]
@@ -184,7 +185,7 @@ class _Checker:
             np.ascontiguousarray(layer.value[kv, : at.context], dtype=np.float64),
             seen,
             at.kept,
-            self.trace.scale,
+            own_scale,
             at.outputs[head],
         )
         return sums

@@ -46,6 +46,7 @@ def manifest(
         "engine": setup.engine,
         "dependencies": dependencies or setup.dependencies,
         "not_served": dict(not_served or {}),
+        "energy_reading": getattr(setup.parts["energy"].config, "reading_name", None),
         "configs": {name: json.loads(part.text) for name, part in setup.parts.items()},
         "config_sha256": {name: part.sha256 for name, part in setup.parts.items()},
         "command": shlex.join(redacted(word) for word in sys.argv),

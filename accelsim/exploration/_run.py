@@ -249,6 +249,7 @@ def run(
         energy_j_by_part=energy.energy_j_by_part,
         energy_j_by_entry=energy.energy_j_by_entry,
         area_mm2_by_module=energy.area_mm2_by_module,
+        energy=energy.to_dict(),
         accuracy=prepared.accuracy,
         modules={name: _module(module) for name, module in activity.modules.items()},
         queues={
@@ -299,13 +300,13 @@ def _against(
 ) -> dict[str, dict[str, Any]]:
     """Ratios over the baselines; both sides with their DRAM, both without or both with idle power.
 
-    ``energy_ratio`` is the dynamic power of a platform against a run without DRAM background;
+    ``energy_ratio`` is the dynamic power of a platform against the accesses of a run;
     ``energy_ratio_with_idle`` is all power against all energy. ``_low`` and ``_high`` are the 5 and
     95 % ends of a measured kernel, ``None`` where no interval is known.
     """
     from accelsim.baselines import evaluate_baselines
 
-    dynamic = energy.total_j - energy.energy_j_by_part["dram_background"]
+    dynamic = energy.accesses_j
     rows = {}
     for name, row in evaluate_baselines(shape, names).items():
         known = row["energy_j"] is not None

@@ -150,11 +150,12 @@ def _against(baseline: Mapping[str, float | None] | None) -> str:
 
 
 def to_text(results: Mapping[str, RunResult]) -> None:
-    """Print the comparison to standard output as a table."""
+    """Print the comparison to standard output: a table, and what it says in words."""
     from rich.table import Table
     from rich.text import Text
 
     from accelsim.reports._console import plain_console
+    from accelsim.reports._words import in_words
 
     table = Table(show_edge=False, pad_edge=False, header_style="bold")
     table.add_column("")
@@ -165,4 +166,7 @@ def to_text(results: Mapping[str, RunResult]) -> None:
         table.add_row(Text(section.title, style="bold"))
         for label, cells in section.rows:
             table.add_row(f"  {label}", *cells)
-    plain_console(width=max(100, 40 + 26 * len(results)), soft_wrap=True).print(table)
+    console = plain_console(width=max(100, 40 + 26 * len(results)), soft_wrap=True)
+    console.print(table)
+    for sentence in in_words(results):
+        console.print(Text(sentence))

@@ -19,6 +19,7 @@ from accelsim.hardware import accelerator_of
 from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
 from accelsim.policies import Policy
 from accelsim.workloads import benchmark_names, benchmark_path
+from accelsim.workloads.shapes import ShapeSource, is_shape, read_shape
 
 DEFAULT_ACCELERATOR = "spatten-paper"
 DEFAULT_POLICY = "dense"
@@ -62,10 +63,10 @@ class Setup:
     """Everything that decides a result, except the contents of the source.
 
     Attributes:
-        source: file of the trace or workload.
+        source: file of the trace or workload, or the text that names a shape.
         engine: name of the timing engine.
-        parts: section to configuration; ``policy`` only where the source is a trace and the
-            accelerator has no pruning rule of its own.
+        parts: section to configuration; ``policy`` only where the source is a trace or a shape and
+            the accelerator has no pruning rule of its own.
         dependencies: ``causal`` or ``streamed``; the source's and the machine's default if not
             given.
     """
@@ -79,6 +80,12 @@ class Setup:
     def is_trace(self) -> bool:
         """Whether the source holds tensors, rather than a policy's decisions."""
         return self.source.name.endswith(TRACE_SUFFIXES)
+
+    @cached_property
+    def shape(self) -> ShapeSource | None:
+        """What the source asks for, if it is a shape."""
+        text = str(self.source)
+        return read_shape(text) if is_shape(text) else None
 
 
 @dataclass
@@ -137,18 +144,20 @@ def resolve(
         "energy": library.load("energy", config.energy, "energy", split["energy"]),
     }
     setup = Setup(path, engine, parts, dependencies)
-    if setup.is_trace and accelerator_of(config.kind).decide is not None:
+    undecided = setup.is_trace or setup.shape is not None
+    if undecided and accelerator_of(config.kind).decide is not None:
         if split["policy"] or policy not in (None, DEFAULT_POLICY):
             raise ConfigError(
                 f"accelerator '{accelerator}' ({config.kind}) prunes by its own rule; --policy "
                 f"and policy.* are for accelerators without one"
             )
-    elif setup.is_trace:
+    elif undecided:
         name = policy or DEFAULT_POLICY
         parts["policy"] = library.load("policy", name, "policies", split["policy"])
     elif policy is not None or split["policy"]:
         raise ConfigError(
-            f"{path}: a workload already holds a policy's decisions; --policy is for traces"
+            f"{path}: a workload already holds a policy's decisions; --policy is for traces and "
+            "shapes"
         )
     return setup
 
@@ -161,11 +170,15 @@ def schema(section: str, data: Mapping[str, Any], where: str) -> type[configs.Co
 
 
 def existing_source(source: str | Path) -> Path:
-    """Return the file of a source.
+    """Return the file of a source; of a shape, the text that names it.
 
     Raises:
         AccelsimError: there is none, or its name has no known suffix.
     """
+    if is_shape(str(source)):
+        shape = read_shape(str(source))
+        shape.load()
+        return Path(str(shape))
     path = Path(source)
     try:
         str(path).encode("utf-8")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from accelsim.configs import shown
 from accelsim.errors import AccelsimError
 from accelsim.exploration._arguments import checked
 from accelsim.exploration._manifest import manifest
@@ -19,6 +20,7 @@ from accelsim.exploration._resolve import DEFAULT_ACCELERATOR, Library, Setup, r
 from accelsim.exploration._result import Comparison, RunResult
 from accelsim.exploration._sources import Session
 from accelsim.exploration.metrics import Run, measure
+from accelsim.workloads.shapes import is_shape, read_shape
 
 if TYPE_CHECKING:
     from accelsim.baselines import AttentionShape
@@ -42,12 +44,17 @@ def replay(
     timeline: tuple[int | None, int | None] | None = None,
     dependencies: str | None = None,
     streamed: bool = False,
+    context: int | None = None,
+    decode: int | None = None,
+    batch: int | None = None,
+    like: str | None = None,
+    seed: int | None = None,
 ) -> RunResult:
     """Run one source through one accelerator.
 
     Args:
         source: an attention trace (``.safetensors``, or one in memory), a workload (``.csv``,
-            ``.parquet``) or the name of a benchmark.
+            ``.parquet``), the name of a benchmark, or a shape, ``shape:MODEL``.
         accelerator: preset name or YAML file.
         policy: preset name or YAML file; only for traces (a workload holds decisions already).
             Dense if not given.
@@ -65,6 +72,8 @@ def replay(
             before, or ``streamed``; causal for traces, benchmarks and shapes, streamed for the rows
             of a CSV file and for machines that know no other order, if not given.
         streamed: run it streamed too, for ``metrics["streamed_cycles"]``.
+        context, decode, batch, like, seed: keys of a shape
+            (:class:`accelsim.workloads.shapes.ShapeSource`).
 
     Raises:
         AccelsimError: bad input, explained.
@@ -74,6 +83,7 @@ def replay(
     if record_dram and timeline is not None:
         raise AccelsimError("ask for the timeline and for the Ramulator files in two runs")
     recorder = None if timeline is None else Recorder(timeline)
+    source = _with_keys(source, context=context, decode=decode, batch=batch, like=like, seed=seed)
     with _as_file(source) as path:
         setup = resolve(path, accelerator, policy, engine, overrides or {}, Library(), dependencies)
         result = run(setup, Session(), baselines, on_stage, record_dram, recorder, streamed)
@@ -90,13 +100,19 @@ def compare(
     baselines: Sequence[str] | None = None,
     on_stage: Callable[[str], None] = lambda stage: None,
     dependencies: str | None = None,
+    context: int | None = None,
+    decode: int | None = None,
+    batch: int | None = None,
+    like: str | None = None,
+    seed: int | None = None,
 ) -> Comparison:
-    """Run one trace under several policies; see :func:`replay` for the other arguments.
+    """Run one trace or shape under several policies; see :func:`replay` for the other arguments.
 
     Args:
-        source: an attention trace, or its file.
+        source: an attention trace, its file, or ``shape:MODEL``.
         policies: preset names or YAML files; the first is what the others are compared with.
     """
+    source = _with_keys(source, context=context, decode=decode, batch=batch, like=like, seed=seed)
     library, session = Library(), Session()
     results = Comparison()
     with _as_file(source) as path:
@@ -107,6 +123,23 @@ def compare(
             )
             results[policy] = _named(run(setup, session, baselines, on_stage), source)
     return results
+
+
+def _with_keys(source: str | Path | AttentionTrace, **keys: int | str | None) -> Any:
+    """Add the keys of a shape to the text that names it.
+
+    Raises:
+        AccelsimError: keys beside a source that is no shape.
+    """
+    given = {name: value for name, value in keys.items() if value is not None}
+    if is_shape(source):
+        return str(read_shape(str(source), given))
+    if given:
+        raise AccelsimError(
+            f"{', '.join(given)}: for shapes only; expected a source as shape:llama-3-8b, got "
+            f"{shown(str(source))}"
+        )
+    return source
 
 
 @contextmanager
@@ -201,10 +234,11 @@ def run(
             session.source_sha256(setup.source),
             activity.dependencies,
             activity.not_served,
-        ),
+        )
+        | prepared.manifest,
         per_layer=prepared.per_layer,
         activity=activity,
-        warnings=list(energy.warnings),
+        warnings=[*prepared.warnings, *energy.warnings],
         policy_read_bytes_by_head=prepared.read_bytes_by_head,
         ramulator_files=files,
         timeline=None if recorder is None else recorder.timeline,

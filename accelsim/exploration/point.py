@@ -21,6 +21,7 @@ from accelsim.exploration._manifest import code_sha256, versions
 from accelsim.exploration._resolve import Resolved, Setup, schema
 from accelsim.exploration._run import run
 from accelsim.exploration._sources import Session
+from accelsim.workloads.shapes import is_shape
 
 Row = dict[str, Any]
 _PARSED_LIMIT = 4096
@@ -32,7 +33,7 @@ class Point:
 
     Attributes:
         key: SHA-256 of configurations, source, engine and modelling code: the point's name.
-        source: absolute path.
+        source: absolute path, or the text that names a shape.
         source_sha256: contents that the worker must find there.
         engine: timing engine.
         texts: section to canonical JSON.
@@ -63,7 +64,7 @@ class Point:
         }
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         texts = {name: part.text for name, part in setup.parts.items()}
-        source = str(setup.source.absolute())
+        source = str(setup.source if setup.shape else setup.source.absolute())
         return cls(
             key,
             source,
@@ -122,7 +123,7 @@ class Worker:
         source = Path(point.source)
         if point.code != code_sha256():
             raise ConfigError("this worker runs another version of accelsim; install the same one")
-        if not source.exists():
+        if not is_shape(point.source) and not source.exists():
             raise AccelsimError(
                 f"{source}: no such file on {socket.gethostname()}; workers open sources by path, "
                 "so it must be on a shared file system"

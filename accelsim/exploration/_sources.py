@@ -128,7 +128,6 @@ class Session:
 def _read(source: Path | Workload) -> Prepared:
     if isinstance(source, Workload):
         workload = source
-        workload.check_bounds()
     elif source.suffix == ".yaml":
         workload = load_benchmark(source.stem)
     else:

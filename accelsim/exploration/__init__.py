@@ -1,6 +1,7 @@
 """Exploration: one run, many runs. A point is a source, a policy and an accelerator."""
 
 from accelsim.exploration._ablate import Ablation, AblationPoint, ablate, differences
+from accelsim.exploration._closed_tune import Tuning, tune_model
 from accelsim.exploration._diff import diff
 from accelsim.exploration._resolve import DEFAULT_ACCELERATOR, DEFAULT_POLICY
 from accelsim.exploration._result import Comparison, RunResult
@@ -21,6 +22,7 @@ __all__ = [
     "Results",
     "RunResult",
     "TuneResult",
+    "Tuning",
     "ablate",
     "compare",
     "diff",
@@ -33,4 +35,5 @@ __all__ = [
     "sweep",
     "sweep_summary",
     "tune",
+    "tune_model",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from accelsim.cli._options import emit_json, file_option, json_option, progress_bar
+from accelsim.cli._options import (
+    emit_json,
+    file_option,
+    json_option,
+    progress_bar,
+    remark,
+    shows_bars,
+    stages,
+)
 
 if TYPE_CHECKING:
     from accelsim.exploration import TuneResult, Tuning
@@ -173,10 +182,11 @@ def _is_model(source: str) -> bool:
         AccelsimError: it is neither.
     """
     from accelsim.errors import AccelsimError
+    from accelsim.traces import trace_names
     from accelsim.traces.capture.packages import WEIGHT_PACKAGES
 
     path = Path(source)
-    if source.endswith((".safetensors", ".safetensors.index.json")):
+    if source.endswith((".safetensors", ".safetensors.index.json")) or source in trace_names():
         return False
     owned = "/" in source and not path.is_absolute() and not source.startswith(".")
     if source in WEIGHT_PACKAGES or path.suffix == ".gguf" or path.is_dir() or owned:
@@ -222,7 +232,7 @@ def _inside(
     elif json_file != "-":
         click.echo(text)
     written = [*([out] if out else []), store / "frontier.csv", store / "frontier.svg"]
-    click.echo(f"wrote {', '.join(map(str, written))}", err=True)
+    remark(f"wrote {', '.join(map(str, written))}")
 
 
 def _loop(model: str, options: dict[str, Any]) -> Any:
@@ -321,18 +331,24 @@ def _over_trace(
         emit_json(json.dumps(result.to_dict(), indent=2, allow_nan=False), json_file)
     if out is not None:
         write_text(out, result.to_yaml())
-        click.echo(f"wrote {out}", err=True)
+        remark(f"wrote {out}")
     elif json_file != "-":
         click.echo(result.to_yaml())
 
 
 @contextmanager
 def _bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar with the time that is left on standard error, if that is a terminal."""
-    import sys
+    """Say on standard error what is done and how long the rest takes; a bar on a terminal."""
+    if not shows_bars():
+        began: dict[str, float] = {}
+        with stages("tune") as on_stage:
 
-    if not sys.stderr.isatty():
-        yield lambda stage, done, total: None
+            def log(stage: str, done: int, total: int) -> None:
+                spent = time.monotonic() - began.setdefault(stage, time.monotonic())
+                left = f", {spent / done * (total - done):.0f} s left" if done else ""
+                on_stage(f"{stage} {done} of {total}{left}")
+
+            yield log
         return
     with progress_bar(transient=True) as progress:
         tasks: dict[str, Any] = {}
@@ -360,9 +376,7 @@ def _ratios(rows: Sequence[tuple[str, float, float]], title: str, first: str) ->
     plain_console().print(table)
     for name, before, after in rows:
         if after > 1.01 * before:
-            click.echo(
-                f"note: {after / before:.2f} times the {name} of 12-bit dense attention", err=True
-            )
+            remark(f"note: {after / before:.2f} times the {name} of 12-bit dense attention")
 
 
 def _print(result: TuneResult) -> None:

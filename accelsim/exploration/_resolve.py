@@ -10,15 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from accelsim import configs
-from accelsim.energy import EnergyTable
+from accelsim.energy import EnergyTable, check_table
 from accelsim.errors import AccelsimError, ConfigError, did_you_mean
 from accelsim.hardware import accelerator_of
 from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
 from accelsim.policies import Policy
-from accelsim.workloads import benchmark_names, benchmark_path
+from accelsim.traces import trace_names, trace_path
+from accelsim.workloads import Workload, benchmark_names, benchmark_path
 
 DEFAULT_ACCELERATOR = "spatten-paper"
 DEFAULT_POLICY = "dense"
@@ -62,7 +63,7 @@ class Setup:
     """Everything that decides a result, except the contents of the source.
 
     Attributes:
-        source: file of the trace or workload.
+        source: file of the trace or workload, or a workload in memory.
         engine: name of the timing engine.
         parts: section to configuration; ``policy`` only where the source is a trace and the
             accelerator has no pruning rule of its own.
@@ -70,7 +71,7 @@ class Setup:
             given.
     """
 
-    source: Path
+    source: Path | Workload
     engine: str
     parts: Mapping[str, Resolved]
     dependencies: str | None = None
@@ -78,7 +79,18 @@ class Setup:
     @property
     def is_trace(self) -> bool:
         """Whether the source holds tensors, rather than a policy's decisions."""
-        return self.source.name.endswith(TRACE_SUFFIXES)
+        return isinstance(self.source, Path) and self.source.name.endswith(TRACE_SUFFIXES)
+
+    @property
+    def trace_file(self) -> Path:
+        """The source, where :attr:`is_trace` holds."""
+        assert isinstance(self.source, Path)
+        return self.source
+
+    @property
+    def source_name(self) -> str:
+        """What to call the source: its path, or the name of a workload in memory."""
+        return self.source.name if isinstance(self.source, Workload) else str(self.source)
 
 
 @dataclass
@@ -88,12 +100,21 @@ class Library:
     _files: dict[tuple[str, str], tuple[dict[str, Any], str]] = field(default_factory=dict)
     _loaded: dict[tuple[str, str, str], Resolved] = field(default_factory=dict)
 
-    def load(self, section: str, name: str, family: str, overrides: Mapping[str, Any]) -> Resolved:
-        """Return one configuration.
+    def load(
+        self, section: str, name: str | configs.Config, family: str, overrides: Mapping[str, Any]
+    ) -> Resolved:
+        """Return one configuration: a preset, a YAML file, or one in memory.
 
         Raises:
             ConfigError: with file, key and expectation.
         """
+        if isinstance(name, configs.Config):
+            if not overrides:
+                return Resolved.of(name)
+            data = name.model_dump(mode="json")
+            for dotted, value in overrides.items():
+                configs.set_dotted(data, dotted, value)
+            return Resolved.of(configs.validate(type(name), data, section))
         key = (section, name, json.dumps(overrides, sort_keys=True, default=str))
         known = self._loaded.get(key)
         if known is None:
@@ -113,8 +134,8 @@ class Library:
 
 
 def resolve(
-    source: str | Path,
-    accelerator: str,
+    source: str | Path | Workload,
+    accelerator: str | AcceleratorConfig,
     policy: str | None,
     engine: str,
     overrides: Mapping[str, Any],
@@ -126,7 +147,7 @@ def resolve(
     Raises:
         AccelsimError: no such source, or a configuration that is not valid.
     """
-    path = existing_source(source)
+    found = source if isinstance(source, Workload) else existing_source(source)
     split = split_overrides(overrides)
     machine = library.load("accelerator", accelerator, "accelerators", split["accelerator"])
     config = machine.config
@@ -136,21 +157,27 @@ def resolve(
         "memory": library.load("memory", config.memory, "memories", split["memory"]),
         "energy": library.load("energy", config.energy, "energy", split["energy"]),
     }
-    setup = Setup(path, engine, parts, dependencies)
+    check_table(cast(EnergyTable, parts["energy"].config), config, config.energy)
+    setup = Setup(found, engine, parts, dependencies)
     if setup.is_trace and accelerator_of(config.kind).decide is not None:
         if split["policy"] or policy not in (None, DEFAULT_POLICY):
             raise ConfigError(
-                f"accelerator '{accelerator}' ({config.kind}) prunes by its own rule; --policy "
-                f"and policy.* are for accelerators without one"
+                f"accelerator {_named(accelerator)}({config.kind}) prunes by its own rule; "
+                "--policy and policy.* are for accelerators without one"
             )
     elif setup.is_trace:
         name = policy or DEFAULT_POLICY
         parts["policy"] = library.load("policy", name, "policies", split["policy"])
     elif policy is not None or split["policy"]:
         raise ConfigError(
-            f"{path}: a workload already holds a policy's decisions; --policy is for traces"
+            f"{setup.source_name}: a workload already holds a policy's decisions; --policy is for "
+            "traces (see 'accelsim list traces'); 'accelsim replay' runs a workload as it is"
         )
     return setup
+
+
+def _named(accelerator: str | AcceleratorConfig) -> str:
+    return f"'{accelerator}' " if isinstance(accelerator, str) else ""
 
 
 def schema(section: str, data: Mapping[str, Any], where: str) -> type[configs.Config]:
@@ -175,7 +202,7 @@ def existing_source(source: str | Path) -> Path:
     # Unlike Path.exists, os.path.exists is false for a name that is too long for the system.
     exists = os.path.exists(path)
     if isinstance(source, str) and not path.suffix and not exists:
-        return benchmark_path(source)
+        return trace_path(source) if source in trace_names() else benchmark_path(source)
     if not exists:
         raise AccelsimError(f"{path}: no such file{_nearest_file(path)}")
     if path.is_dir():

@@ -11,11 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from accelsim.baselines import AttentionShape
 from accelsim.errors import AccelsimError
 from accelsim.exploration._resolve import Setup
 from accelsim.files import read_text
-from accelsim.workloads import Workload, load_benchmark, read_csv, read_parquet
+from accelsim.workloads import RivalWorkload, Workload, load_benchmark, read_csv, read_parquet
 
 if TYPE_CHECKING:
     from accelsim.traces import AttentionTrace
@@ -62,14 +64,20 @@ class Session:
     def __init__(self, cache_bytes: int = _CACHE_BYTES) -> None:
         self.cache_bytes = cache_bytes
         self._digests: dict[tuple[Path, int, int], str] = {}
+        self._in_memory: tuple[Workload, str] | None = None
         self._traces: dict[tuple[Path, int, int], AttentionTrace] = {}
-        self._prepared: OrderedDict[tuple[tuple[Path, int, int], str], Prepared] = OrderedDict()
+        self._prepared: OrderedDict[tuple[object, str], Prepared] = OrderedDict()
 
-    def source_sha256(self, path: Path) -> str:
-        """SHA-256 of a source: of its file, and of the shards that an index file names."""
-        stamp = _stamp(path)
+    def source_sha256(self, source: Path | Workload) -> str:
+        """SHA-256 of a source: of its file and of the shards that an index file names, or of the
+        arrays of a workload in memory."""
+        if isinstance(source, Workload):
+            if self._in_memory is None or self._in_memory[0] is not source:
+                self._in_memory = source, _workload_sha256(source)
+            return self._in_memory[1]
+        stamp = _stamp(source)
         if stamp not in self._digests:
-            self._digests[stamp] = _content_sha256(path)
+            self._digests[stamp] = _content_sha256(source)
         return self._digests[stamp]
 
     def prepare(self, setup: Setup, on_stage: Callable[[str], None]) -> Prepared:
@@ -77,12 +85,14 @@ class Session:
         # A machine with a pruning rule of its own decides by its own configuration.
         rule = setup.parts.get("policy", setup.parts["accelerator"])
         policy = rule.sha256 if setup.is_trace else ""
-        key = (_stamp(setup.source), policy)
+        source = setup.source
+        content = self.source_sha256(source) if isinstance(source, Workload) else _stamp(source)
+        key = (content, policy)
         if key in self._prepared:
             self._prepared.move_to_end(key)
             return self._prepared[key]
         on_stage("reading")
-        prepared = self._run_policy(setup, on_stage) if setup.is_trace else _read(setup.source)
+        prepared = self._run_policy(setup, on_stage) if setup.is_trace else _read(source)
         self._prepared[key] = prepared
         held = sum(entry.size_bytes for entry in self._prepared.values())
         while held > self.cache_bytes and len(self._prepared) > 1:
@@ -96,10 +106,10 @@ class Session:
         from accelsim.policies import Policy
         from accelsim.traces import load_trace
 
-        stamp = _stamp(setup.source)
+        stamp = _stamp(setup.trace_file)
         trace = self._traces.get(stamp)
         if trace is None:
-            trace = self._traces[stamp] = load_trace(setup.source)
+            trace = self._traces[stamp] = load_trace(setup.trace_file)
         on_stage("policy")
         if "policy" in setup.parts:
             policy = setup.parts["policy"].config
@@ -115,11 +125,14 @@ class Session:
         return Prepared(run.workload, shape, run.accuracy, run.per_layer)
 
 
-def _read(path: Path) -> Prepared:
-    if path.suffix == ".yaml":
-        workload = load_benchmark(path.stem)
+def _read(source: Path | Workload) -> Prepared:
+    if isinstance(source, Workload):
+        workload = source
+        workload.check_bounds()
+    elif source.suffix == ".yaml":
+        workload = load_benchmark(source.stem)
     else:
-        workload = read_parquet(path) if path.suffix == ".parquet" else read_csv(path)
+        workload = read_parquet(source) if source.suffix == ".parquet" else read_csv(source)
     return Prepared(workload, AttentionShape.from_workload(workload), None, [])
 
 
@@ -130,6 +143,27 @@ def _stamp(path: Path) -> tuple[Path, int, int]:
     except OSError as error:
         raise AccelsimError(f"{path}: cannot be read ({error.strerror})") from None
     return path, status.st_mtime_ns, status.st_size
+
+
+def _workload_sha256(workload: Workload) -> str:
+    """Hash everything that decides what a machine does with a workload; not its name."""
+    table = workload.query_table
+    arrays = {f"column {name}": column for name, column in workload.columns.items()}
+    arrays |= {f"extra {name}": column for name, column in workload.extra.items()}
+    if table is not None:
+        arrays |= {f"query {name}": column for name, column in vars(table).items()}
+    if isinstance(workload, RivalWorkload):
+        arrays |= {f"count {name}": counts for name, counts in workload.counts.items()}
+    lists = {"keys": workload.key_indices, "values": workload.value_indices}
+    for name, rows in lists.items():
+        if rows is not None:
+            arrays |= {f"{name} of each row": np.array([len(row) for row in rows])}
+            arrays |= {name: np.concatenate(rows)}
+    digest = hashlib.sha256(f"head_dim {workload.head_dim}".encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"; {name} {array.dtype.str} {len(array)}: ".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _content_sha256(path: Path) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from accelsim.reports import frontier_figure
 from accelsim.reports._policy_plot import policy_figure
 
@@ -35,3 +37,17 @@ def test_a_frontier_names_what_is_not_beaten_and_no_names_overlap() -> None:
     # Forty names at one point have no place; those that find none are left out.
     assert 1 <= svg.count("<!-- twin-") < 15
     assert "held-out" not in frontier_figure(rows[:1], 0.01)
+
+
+def glyphs(svg: str, text: str) -> list[int]:
+    """How many characters are drawn, at each place where a text is."""
+    places = svg.split(f"<!-- {text} -->")[1:]
+    return [place.split("</g>")[0].count("<use ") for place in places]
+
+
+@pytest.mark.parametrize("name", ["$x$", r"$\frac$", "a$b", "p[$old].yaml", "cost_$"])
+def test_a_dollar_is_no_formula(name: str) -> None:
+    svg = policy_figure({name: (2e6, 22.9)}, name, title=name)
+    assert glyphs(svg, name) == [len(name)] * 3
+    # The labels of a logarithmic axis stay powers.
+    assert "mathdefault" in policy_figure({name: (2e6, 1e-3), "x": (1, 1.0)}, name, log=True)

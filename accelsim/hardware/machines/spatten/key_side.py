@@ -244,11 +244,14 @@ class ScoreUnit:
                     ready = max(ready, before.kept.cycle or 0)
                 self._keeping.append(row)
             scored = row.first
-            code = code_of(item)
-            score = functools.partial(self._score, item, ready)
+            arrived = usable(item.matrix)
+            score = functools.partial(self._score, item, ready, arrived)
             while True:
                 query = scored
-                scored = self._tracks.queries(score, query, row.last, code)
+                if self._tracks.on:
+                    scored = self._tracks.queries(score, query, row.last, code_of(item))
+                else:
+                    scored = score(query, row.last)
                 if scored == row.last:
                     break
                 self._scored.put((item, query, scored))
@@ -257,12 +260,12 @@ class ScoreUnit:
                     yield self._room
                 self._room.items.clear()
             free = self._free.item()
-            self._release(item, max(free, usable(item.matrix)))
+            self._release(item, max(free, arrived))
             item.scored = free - 1 + dot.latency
             self._scored.put((item, query, scored))
             self._foresight.look()
 
-    def _score(self, item: Keys, ready: int, query: int, last: int) -> int:
+    def _score(self, item: Keys, ready: int, arrived: int, query: int, last: int) -> int:
         """Multiply queries with a key tile; the first that the softmax may not take yet."""
         row, plan, matrix = item.row, self._plan, item.matrix
         keys, _, refetch = plan.queries
@@ -281,7 +284,7 @@ class ScoreUnit:
             matrix.before,
             matrix.transactions,
             item.vectors,
-            usable(matrix),
+            arrived,
             ready,
         )
 

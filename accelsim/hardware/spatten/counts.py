@@ -45,13 +45,13 @@ def count_requests(
         read_bytes = {
             "query": 0,
             "key_msb": int((rows.keys * rows.key_bits).sum()) * dim // 8,
-            "key_lsb": int((rows.keys * rows.requant).sum()) * LSB_BITS * dim // 8,
+            "key_lsb": int((rows.keys * rows.refetch).sum()) * LSB_BITS * dim // 8,
             "value": int((rows.values * rows.value_bits).sum()) * dim // 8,
         }
     activity.dram_read_bytes = dict(read_bytes)
     one = rows.queries == 1
     first = np.where(one, rows.keys, workload["query_keys"]).sum()
-    again = np.where(one, rows.keys * rows.requant, workload["refetch_query_keys"]).sum()
+    again = np.where(one, rows.keys * rows.refetch, workload["refetch_query_keys"]).sum()
     weighted = int(np.where(one, rows.values, workload["query_values"]).sum())
     scored = int(first + again)
     line_bytes = dim * BITS_ON_CHIP // 8
@@ -65,7 +65,7 @@ def count_requests(
         "topk_passes": int(rows.topk_passes[used].sum() + workload["select_passes"].sum()),
         "topk_comparisons": 2 * elements,
         "topk_fifo_bytes": 4 * elements,
-        "key_sram_write_bytes": int((rows.keys * (1 + rows.requant)).sum()) * line_bytes,
+        "key_sram_write_bytes": int((rows.keys * (1 + rows.refetch)).sum()) * line_bytes,
         "key_sram_read_bytes": scored * line_bytes,
         "value_sram_write_bytes": int(rows.values.sum()) * line_bytes,
         "value_sram_read_bytes": weighted * line_bytes,

@@ -43,7 +43,7 @@ def count_work(
     weighted = int(rows.query_values.sum())
     selected, passes = selection_work(workload, rows, config)
     elements = int(rows.elements.sum()) + selected
-    requant = (rows.refetches > 0).astype(np.int64)
+    refetched = (rows.refetches > 0).astype(np.int64)
     read, written = spilled
     for name, amount in {
         "qk_macs": scored * dim,
@@ -53,7 +53,7 @@ def count_work(
         "topk_passes": int(rows.passes.sum()) + passes,
         "topk_comparisons": 2 * elements,
         "topk_fifo_bytes": 4 * elements,
-        "key_sram_write_bytes": int((rows.keys * (1 + requant)).sum()) * line,
+        "key_sram_write_bytes": int((rows.keys * (1 + refetched)).sum()) * line,
         "key_sram_read_bytes": scored * line,
         "value_sram_write_bytes": int(rows.values.sum()) * line,
         "value_sram_read_bytes": weighted * line,

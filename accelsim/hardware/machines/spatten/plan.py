@@ -51,10 +51,7 @@ class Plan:
         self.times: Ints = np.zeros((len(rows.query_keys), 5), np.int64)
         self._latest = direct(pipeline.latest, self.times)
         self.line = config.multipliers // workload.head_dim
-        self.tile = min(
-            config.buffer_lines // 2 * self.line,
-            config.softmax_fifo * config.softmax_parallelism,
-        )
+        self.tile = config.tile(workload.head_dim)
         self.layers = [Layer(env, group) for group in rows.groups]
         for layer, following in itertools.pairwise(self.layers):
             layer.following = following

@@ -57,7 +57,11 @@ def count_requests(
     line_bytes = dim * BITS_ON_CHIP // 8
     used = rows.prunes == 1
     elements = int(rows.topk_elements[used].sum() + workload["select_elements"].sum())
+    passes = int(rows.queries.sum() + rows.requant.sum())
     for name, amount in {
+        "query_register_bytes": passes * line_bytes,
+        "softmax_fifo_bytes": score_fifo_bytes(scored),
+        "importance_additions": importance_additions(workload),
         "qk_macs": scored * dim,
         "pv_macs": weighted * dim,
         "exponentials": scored,
@@ -78,6 +82,27 @@ def count_requests(
     # Posted writes: counted and charged, but they take no turn on the simulated channels.
     activity.dram_write_bytes = -(-written // 32) * 32
     activity.count("dram_writes", activity.dram_write_bytes // 32)
+
+
+def score_fifo_bytes(scores: int) -> int:
+    """Bytes written to and read from the FIFO in which scores wait for their sum (SpAtten Table I).
+
+    Args:
+        scores: of all passes; 12 bit each (assumption: as on chip).
+    """
+    return 2 * scores * BITS_ON_CHIP // 8
+
+
+def importance_additions(workload: Workload) -> int:
+    """Probabilities added to accumulated importances (SpAtten Algorithm 2).
+
+    As a policy recorded them; where none did and tokens are selected (benchmarks, CSV files), every
+    probability of the last pass of each query.
+    """
+    recorded = int(workload["score_updates"].sum())
+    if recorded or not (workload["select_size"] > 0).any():
+        return recorded
+    return int(workload["query_keys"].sum())
 
 
 def count_dram(activity: Activity, counted: NDArray[np.int64]) -> None:

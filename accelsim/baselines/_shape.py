@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,20 +22,22 @@ class Call:
         queries: query tokens.
         context: key tokens.
         causal: whether the queries are the last of the context, seen triangularly.
+        hidden: query-key pairs of one head that a mask hides beyond that, as windows do.
     """
 
     count: int
     queries: int
     context: int
     causal: bool
+    hidden: int = 0
 
     @property
     def pairs(self) -> int:
         """Query-key pairs of one head, before any pruning."""
         if not self.causal:
-            return self.queries * self.context
+            return self.queries * self.context - self.hidden
         first = self.context - self.queries + 1
-        return self.queries * (first + self.context) // 2
+        return self.queries * (first + self.context) // 2 - self.hidden
 
 
 @dataclass(frozen=True)
@@ -89,13 +92,14 @@ class AttentionShape:
         """Return the calls of every kind that occurs, as kernels are measured, and their counts.
 
         One query is a decode, causal queries on themselves a prefill, others an encoder. Queries
-        that continue a context count as a prefill with as many query-key pairs.
+        that continue a context, or see windows of it, count as a prefill with as many query-key
+        pairs.
         """
         sizes: dict[str, list[tuple[float, int]]] = {}
         for call in self.calls:
             kind = "decode" if call.queries == 1 else "prefill" if call.causal else "encoder"
             tokens = float(call.context)
-            if call.queries not in (1, call.context):
+            if call.queries not in (1, call.context) or call.hidden:
                 tokens = (2 * call.pairs) ** 0.5 if call.causal else call.pairs**0.5
             sizes.setdefault(kind, []).append((tokens, call.count))
         calls, counts = [], []
@@ -118,15 +122,21 @@ class AttentionShape:
 
     @classmethod
     def from_trace(cls, trace: AttentionTrace) -> AttentionShape:
-        """The dense attention of the recorded run."""
+        """The dense attention of the recorded run: a decoded token reads the keys that it sees."""
+        masks = Counter(trace.layer(layer).mask for layer in range(trace.num_layers))
+        steps = [np.arange(trace.prefill_tokens)] if trace.prefill_tokens else []
+        steps += list(np.arange(trace.prefill_tokens, trace.tokens)[:, None])
         calls = []
-        if trace.prefill_tokens:
-            size = trace.prefill_tokens
-            calls.append(Call(trace.num_layers, size, size, trace.causal))
-        calls += [
-            Call(trace.num_layers, 1, context, trace.causal)
-            for context in range(trace.prefill_tokens + 1, trace.tokens + 1)
-        ]
+        for positions in steps:
+            context, queries = int(positions[-1]) + 1, len(positions)
+            for mask, count in masks.items():
+                end = np.minimum(mask.end(positions, trace.tokens), context)
+                seen = int((end - mask.first(positions)).sum())
+                if queries == 1 and context > trace.prefill_tokens:
+                    calls.append(Call(count, 1, seen, trace.causal))
+                else:
+                    whole = Call(count, queries, context, trace.causal)
+                    calls.append(replace(whole, hidden=whole.pairs - seen))
         return cls(tuple(calls), trace.num_query_heads, trace.num_kv_heads, trace.head_dim)
 
     @classmethod

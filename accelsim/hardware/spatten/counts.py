@@ -57,7 +57,7 @@ def count_requests(
     line_bytes = dim * BITS_ON_CHIP // 8
     used = rows.prunes == 1
     elements = int(rows.topk_elements[used].sum() + workload["select_elements"].sum())
-    passes = int(rows.queries.sum() + rows.requant.sum())
+    passes = int(rows.queries.sum() + rows.refetch.sum())
     for name, amount in {
         "query_register_bytes": passes * line_bytes,
         "softmax_fifo_bytes": score_fifo_bytes(scored),

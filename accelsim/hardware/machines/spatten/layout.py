@@ -158,7 +158,9 @@ class Layout:
 
 def _as_int32(lists: Lists) -> Lists:
     """Token indexes as the kernel takes them; almost always as they are, and drawn ones undrawn."""
-    if not isinstance(lists, tuple) or all(row.dtype == np.int32 and row.flags.c_contiguous for row in lists):
+    if not isinstance(lists, tuple) or all(
+        row.dtype == np.int32 and row.flags.c_contiguous for row in lists
+    ):
         return lists
     return tuple(np.ascontiguousarray(row, np.int32) for row in lists)
 

@@ -18,7 +18,7 @@ from typing import Any
 from accelsim import configs
 from accelsim.errors import AccelsimError, ConfigError, MachineError
 from accelsim.exploration._manifest import code_sha256, versions
-from accelsim.exploration._resolve import Resolved, Setup, schema
+from accelsim.exploration._resolve import AUTO, Resolved, Setup, schema
 from accelsim.exploration._run import run
 from accelsim.exploration._sources import Session
 from accelsim.workloads.shapes import is_shape
@@ -39,7 +39,7 @@ class Point:
         texts: section to canonical JSON.
         baselines: platforms to compare with.
         code: digest of the modelling code that the point is for.
-        dependencies: as in :class:`Setup`.
+        dependencies, sample: as in :class:`Setup`.
     """
 
     key: str
@@ -50,6 +50,7 @@ class Point:
     baselines: tuple[str, ...] = ()
     code: str = ""
     dependencies: str | None = None
+    sample: str = AUTO
 
     @classmethod
     def of(cls, setup: Setup, source_sha256: str, baselines: tuple[str, ...] = ()) -> Point:
@@ -59,6 +60,7 @@ class Point:
             "source": source_sha256,
             "engine": setup.engine,
             "dependencies": setup.dependencies,
+            "sample": setup.sample,
             "baselines": baselines,
             "code": code_sha256(),
         }
@@ -74,6 +76,7 @@ class Point:
             baselines,
             str(content["code"]),
             setup.dependencies,
+            setup.sample,
         )
 
     @property
@@ -131,7 +134,7 @@ class Worker:
         if self.session.source_sha256(source) != point.source_sha256:
             raise AccelsimError(f"{source}: has changed since the sweep began, or differs here")
         parts = {name: self._parse(name, text) for name, text in point.texts.items()}
-        setup = Setup(source, point.engine, parts, point.dependencies)
+        setup = Setup(source, point.engine, parts, point.dependencies, point.sample)
         return run(setup, self.session, baselines=point.baselines).to_row()
 
     def _parse(self, section: str, text: str) -> Resolved:

@@ -13,6 +13,7 @@ from accelsim.cli._options import (
     hardware_options,
     json_option,
     overrides,
+    remark,
     shape_options,
     stages,
 )
@@ -89,7 +90,7 @@ def command(
     if json_file != "-":
         to_text(results)
     for warning in dict.fromkeys(text for r in results.values() for text in r.warnings):
-        click.echo(f"note: {warning}", err=True)
+        remark(f"note: {warning}")
     if json_file:
         emit_json(text, json_file)
     if folder is not None:
@@ -97,7 +98,7 @@ def command(
         extra = _figures(results)
         write_text(folder / "compare.json", text + "\n")
         write_text(folder / "report.html", render(results, title, extra))
-        click.echo(f"wrote {folder / 'report.html'} and {folder / 'compare.json'}", err=True)
+        remark(f"wrote {folder / 'report.html'} and {folder / 'compare.json'}")
 
 
 def _family(value: str | None) -> str | None:
@@ -138,11 +139,12 @@ def _applicable(source: str) -> list[str]:
     from accelsim.exploration import DEFAULT_POLICY
     from accelsim.policies import applicable, load_policy
     from accelsim.traces import load_trace
+    from accelsim.workloads import benchmark_names
     from accelsim.workloads.shapes import is_shape
 
     if is_shape(source):
         raise TraceError(f"{source}: has no tensors; --policies is for traces, repeat --policy")
-    if source.endswith((".csv", ".parquet")):
+    if source.endswith((".csv", ".parquet")) or source in benchmark_names():
         raise TraceError(f"{source}: holds a policy's decisions; --policies is for traces")
     trace = load_trace(source)
     names = [n for n in preset_names("policies") if applicable(load_policy(n), trace)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import click
@@ -84,29 +83,24 @@ def _families() -> tuple[str, ...]:
 
 def _names(family: str) -> list[str]:
     from accelsim.configs import preset_names
+    from accelsim.traces import trace_names
     from accelsim.workloads import benchmark_names
 
     if family == TRACES:
-        return [path.stem for path in _traces()]
+        return trace_names()
     return benchmark_names() if family == BENCHMARKS else preset_names(family)
-
-
-def _traces() -> list[Path]:
-    from accelsim.configs import config_root
-
-    return sorted((config_root().parent / TRACES).glob("*.safetensors"))
 
 
 def _described(family: str) -> Iterator[tuple[str, str]]:
     from accelsim.configs import config_root, read_yaml
-    from accelsim.traces import load_trace
+    from accelsim.traces import load_trace, trace_names
     from accelsim.workloads import benchmark_path
 
     if family == TRACES:
-        for path in _traces():
-            trace = load_trace(path)
+        for name in trace_names():
+            trace = load_trace(name)
             shape = f"{trace.num_layers} layers, {trace.prefill_tokens} + {trace.decode_tokens}"
-            yield path.stem, f"{trace.model}, {shape} tokens: {path}"
+            yield name, f"{trace.model}, {shape} tokens: {trace.path}"
         return
     for name in _names(family):
         path = config_root() / family / f"{name}.yaml"
@@ -158,8 +152,7 @@ def _load(name: str, family: str) -> dict[str, Any]:
     if family == "accelerators":
         return load_accelerator(name).model_dump(mode="json")
     if family == TRACES:
-        path = next(path for path in _traces() if path.stem == name)
-        raise ConfigError(f"'{name}' is a trace; see 'accelsim inspect {path}'")
+        raise ConfigError(f"'{name}' is a trace; see 'accelsim inspect {name}'")
     if family == BENCHMARKS:
         return read_yaml(benchmark_path(name))
     if family not in models:

@@ -14,6 +14,7 @@ from accelsim.cli._options import (
     hardware_options,
     json_option,
     overrides,
+    remark,
     shape_options,
     stages,
 )
@@ -123,12 +124,12 @@ def command(
     if json_file != "-":
         to_text({policy or name: result})
     for warning in result.warnings:
-        click.echo(f"note: {warning}", err=True)
+        remark(f"note: {warning}")
     if json_file:
         emit_json(result.to_json(), json_file)
     if timeline is not None and result.timeline is not None:
         write_timeline(timeline, result.timeline, result.manifest, title)
-        click.echo(f"wrote {timeline} ({len(result.timeline.spans):,} spans)", err=True)
+        remark(f"wrote {timeline} ({len(result.timeline.spans):,} spans)")
     if folder is not None:
         write_text(folder / "result.json", result.to_json() + "\n")
         plots = {}
@@ -138,11 +139,11 @@ def command(
             )
         page = render({policy or name: result}, f"accelsim: {name}", plots)
         write_text(folder / "report.html", page)
-        click.echo(f"wrote {folder / 'report.html'} and {folder / 'result.json'}", err=True)
+        remark(f"wrote {folder / 'report.html'} and {folder / 'result.json'}")
     if traces is not None:
         for file, text in result.ramulator_files.items():
             write_text(traces / file, text)
-        click.echo(f"wrote {len(result.ramulator_files)} files to {traces}", err=True)
+        remark(f"wrote {len(result.ramulator_files)} files to {traces}")
 
 
 def _window(timeline: str | None, window: str | None) -> tuple[int | None, int | None] | None:

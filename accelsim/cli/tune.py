@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from accelsim.cli._options import emit_json, file_option, json_option, progress_bar
+from accelsim.cli._options import (
+    emit_json,
+    file_option,
+    json_option,
+    progress_bar,
+    remark,
+    shows_bars,
+)
 
 if TYPE_CHECKING:
     from accelsim.exploration import TuneResult
@@ -127,7 +134,7 @@ def command(
         emit_json(json.dumps(result.to_dict(), indent=2, allow_nan=False), json_file)
     if out is not None:
         write_text(out, result.to_yaml())
-        click.echo(f"wrote {out}", err=True)
+        remark(f"wrote {out}")
     elif json_file != "-":
         click.echo(result.to_yaml())
 
@@ -179,9 +186,8 @@ def _from_model(
 @contextmanager
 def _bar() -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar on standard error, if that is a terminal."""
-    import sys
 
-    if not sys.stderr.isatty():
+    if not shows_bars():
         yield lambda stage, done, total: None
         return
     with progress_bar(transient=True) as progress:

@@ -20,6 +20,7 @@ from accelsim.exploration._resolve import AUTO, DEFAULT_ACCELERATOR, OFF, Librar
 from accelsim.exploration._result import Comparison, RunResult
 from accelsim.exploration._sources import Session
 from accelsim.exploration.metrics import Run, measure
+from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
 from accelsim.hardware.sampling import (
     DEFAULT_FRACTION,
     LEVEL,
@@ -28,13 +29,13 @@ from accelsim.hardware.sampling import (
     sample,
     size_of,
 )
+from accelsim.workloads import Workload
 from accelsim.workloads.shapes import is_shape, read_shape
 
 if TYPE_CHECKING:
     from accelsim.baselines import AttentionShape
     from accelsim.energy import EnergyReport
     from accelsim.hardware.activity import Activity, ModuleActivity
-    from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
     from accelsim.hardware.timeline import Recorder
     from accelsim.traces import AttentionTrace
     from accelsim.workloads import Workload
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
 
 @checked
 def replay(
-    source: str | Path | AttentionTrace,
-    accelerator: str = DEFAULT_ACCELERATOR,
+    source: str | Path | Workload | AttentionTrace,
+    accelerator: str | AcceleratorConfig = DEFAULT_ACCELERATOR,
     policy: str | None = None,
     engine: str = "event",
     overrides: Mapping[str, Any] | None = None,
@@ -64,8 +65,8 @@ def replay(
 
     Args:
         source: an attention trace (``.safetensors``, or one in memory), a workload (``.csv``,
-            ``.parquet``), the name of a benchmark, or a shape, ``shape:MODEL``.
-        accelerator: preset name or YAML file.
+            ``.parquet``, or one in memory), the name of a benchmark, or a shape, ``shape:MODEL``.
+        accelerator: preset name, YAML file or configuration.
         policy: preset name or YAML file; only for traces (a workload holds decisions already).
             Dense if not given.
         engine: ``event`` or ``cycle``.
@@ -90,25 +91,28 @@ def replay(
     Raises:
         AccelsimError: bad input, explained.
     """
-    from accelsim.hardware.timeline import Recorder
-
-    if record_dram and timeline is not None:
-        raise AccelsimError("ask for the timeline and for the Ramulator files in two runs")
-    recorder = None if timeline is None else Recorder(timeline)
     source = _with_keys(source, context=context, decode=decode, batch=batch, like=like, seed=seed)
-    with _as_file(source) as path:
-        setup = resolve(
-            path, accelerator, policy, engine, overrides or {}, Library(), dependencies, sample
-        )
-        result = run(setup, Session(), baselines, on_stage, record_dram, recorder, streamed)
-    return _named(result, source)
+    return Runner().replay(
+        source,
+        accelerator,
+        policy,
+        engine,
+        overrides,
+        baselines,
+        on_stage,
+        record_dram,
+        timeline,
+        dependencies,
+        streamed,
+        sample,
+    )
 
 
 @checked
 def compare(
     source: str | Path | AttentionTrace,
     policies: Sequence[str],
-    accelerator: str = DEFAULT_ACCELERATOR,
+    accelerator: str | AcceleratorConfig = DEFAULT_ACCELERATOR,
     engine: str = "event",
     overrides: Mapping[str, Any] | None = None,
     baselines: Sequence[str] | None = None,
@@ -128,19 +132,16 @@ def compare(
         policies: preset names or YAML files; the first is what the others are compared with.
     """
     source = _with_keys(source, context=context, decode=decode, batch=batch, like=like, seed=seed)
-    library, session = Library(), Session()
-    results = Comparison()
+    runner, results = Runner(), Comparison()
     with _as_file(source) as path:
         for policy in dict.fromkeys(policies):
             on_stage(policy)
-            setup = resolve(
-                path, accelerator, policy, engine, overrides or {}, library, dependencies, sample
-            )
-            results[policy] = _named(run(setup, session, baselines, on_stage), source)
+            setup = runner.setup(path, accelerator, policy, engine, overrides, dependencies, sample)
+            results[policy] = _named(run(setup, runner.session, baselines, on_stage), source)
     return results
 
 
-def _with_keys(source: str | Path | AttentionTrace, **keys: int | str | None) -> Any:
+def _with_keys(source: str | Path | Workload | AttentionTrace, **keys: int | str | None) -> Any:
     """Add the keys of a shape to the text that names it.
 
     Raises:
@@ -157,18 +158,77 @@ def _with_keys(source: str | Path | AttentionTrace, **keys: int | str | None) ->
     return source
 
 
+class Runner:
+    """Many runs in one process: reads each configuration, source and policy's decisions once.
+
+    Attributes:
+        library: configurations that were read.
+        session: sources and decisions that were read or made.
+    """
+
+    def __init__(self) -> None:
+        self.library, self.session = Library(), Session()
+
+    def setup(
+        self,
+        source: str | Path | Workload,
+        accelerator: str | AcceleratorConfig = DEFAULT_ACCELERATOR,
+        policy: str | None = None,
+        engine: str = "event",
+        overrides: Mapping[str, Any] | None = None,
+        dependencies: str | None = None,
+        sample: str | float = AUTO,
+    ) -> Setup:
+        """Find and validate everything of a run, without running it; as for :func:`replay`.
+
+        Raises:
+            AccelsimError: bad input, explained.
+        """
+        return resolve(
+            source, accelerator, policy, engine, overrides or {}, self.library, dependencies, sample
+        )
+
+    def replay(
+        self,
+        source: str | Path | Workload | AttentionTrace,
+        accelerator: str | AcceleratorConfig = DEFAULT_ACCELERATOR,
+        policy: str | None = None,
+        engine: str = "event",
+        overrides: Mapping[str, Any] | None = None,
+        baselines: Sequence[str] | None = None,
+        on_stage: Callable[[str], None] = lambda stage: None,
+        record_dram: bool = False,
+        timeline: tuple[int | None, int | None] | None = None,
+        dependencies: str | None = None,
+        streamed: bool = False,
+        sample: str | float = AUTO,
+    ) -> RunResult:
+        """Run one source; see :func:`replay`."""
+        from accelsim.hardware.timeline import Recorder
+
+        if record_dram and timeline is not None:
+            raise AccelsimError("ask for the timeline and for the Ramulator files in two runs")
+        recorder = None if timeline is None else Recorder(timeline)
+        with _as_file(source) as file:
+            setup = self.setup(file, accelerator, policy, engine, overrides, dependencies, sample)
+            result = run(setup, self.session, baselines, on_stage, record_dram, recorder, streamed)
+        return _named(result, source)
+
+
 @contextmanager
-def _as_file(source: str | Path | AttentionTrace) -> Iterator[str | Path]:
-    """Give a trace in memory a file for as long as it runs."""
-    if isinstance(source, (str, Path)):
+def _as_file(
+    source: str | Path | Workload | AttentionTrace,
+) -> Iterator[str | Path | Workload]:
+    """Give a trace in memory a file for as long as it runs: the format checks its numbers."""
+    if isinstance(source, (str, Path, Workload)):
         yield source
         return
     from accelsim.traces import AttentionTrace, save_trace
 
     if not isinstance(source, AttentionTrace):
         raise AccelsimError(
-            f"source: expected a file, the name of a benchmark or an AttentionTrace; got "
-            f"{type(source).__name__}"
+            f"source: expected a file, the name of a benchmark, an AttentionTrace or a Workload; "
+            f"got {type(source).__name__}"
         )
     with tempfile.TemporaryDirectory(prefix="accelsim-") as folder:
         path = Path(folder, "trace.safetensors")
@@ -176,9 +236,9 @@ def _as_file(source: str | Path | AttentionTrace) -> Iterator[str | Path]:
         yield path
 
 
-def _named(result: RunResult, source: str | Path | AttentionTrace) -> RunResult:
+def _named(result: RunResult, source: str | Path | Workload | AttentionTrace) -> RunResult:
     """Say the trace's own name in place of that of its passing file."""
-    if isinstance(source, (str, Path)):
+    if isinstance(source, (str, Path, Workload)):
         return result
     return replace(result, manifest=result.manifest | {"source": source.path})
 
@@ -199,7 +259,6 @@ def run(
     """
     from accelsim.energy import EnergyTable, evaluate
     from accelsim.hardware import simulate
-    from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
     from accelsim.hardware.memories.ramulator import check_exportable
 
     machine, memory = setup.parts["accelerator"].config, setup.parts["memory"].config
@@ -253,6 +312,9 @@ def run(
         metrics=measure(Run(prepared.workload, activity, shape, energy, streamed_cycles)),
         dram_read_bytes_by_tensor=activity.dram_read_bytes,
         energy_j_by_part=energy.energy_j_by_part,
+        energy_j_by_entry=energy.energy_j_by_entry,
+        area_mm2_by_module=energy.area_mm2_by_module,
+        energy=energy.to_dict(),
         accuracy=prepared.accuracy,
         modules={name: _module(module) for name, module in activity.modules.items()},
         queues={
@@ -345,13 +407,13 @@ def _against(
 ) -> dict[str, dict[str, Any]]:
     """Ratios over the baselines; both sides with their DRAM, both without or both with idle power.
 
-    ``energy_ratio`` is the dynamic power of a platform against a run without DRAM background;
+    ``energy_ratio`` is the dynamic power of a platform against the accesses of a run;
     ``energy_ratio_with_idle`` is all power against all energy. ``_low`` and ``_high`` are the 5 and
     95 % ends of a measured kernel, ``None`` where no interval is known.
     """
     from accelsim.baselines import evaluate_baselines
 
-    dynamic = energy.total_j - energy.energy_j_by_part["dram_background"]
+    dynamic = energy.accesses_j
     rows = {}
     for name, row in evaluate_baselines(shape, names).items():
         known = row["energy_j"] is not None

@@ -11,11 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from accelsim.baselines import AttentionShape
 from accelsim.errors import AccelsimError
 from accelsim.exploration._resolve import Setup
 from accelsim.files import read_text
-from accelsim.workloads import Workload, load_benchmark, read_csv, read_parquet
+from accelsim.workloads import RivalWorkload, Workload, load_benchmark, read_csv, read_parquet
 from accelsim.workloads.models import ModelShape
 from accelsim.workloads.shapes import ShapeSource, is_shape, read_shape
 
@@ -70,18 +72,24 @@ class Session:
     def __init__(self, cache_bytes: int = _CACHE_BYTES) -> None:
         self.cache_bytes = cache_bytes
         self._digests: dict[tuple[Path, int, int], str] = {}
+        self._in_memory: tuple[Workload, str] | None = None
         self._traces: dict[tuple[Path, int, int], AttentionTrace] = {}
-        self._prepared: OrderedDict[tuple[tuple[Path, int, int], str], Prepared] = OrderedDict()
+        self._prepared: OrderedDict[tuple[object, str], Prepared] = OrderedDict()
 
-    def source_sha256(self, path: Path) -> str:
-        """SHA-256 of a source: of its file, and of the shards that an index file names.
+    def source_sha256(self, source: Path | Workload) -> str:
+        """SHA-256 of a source: of its file and of the shards that an index file names, or of the
+        arrays of a workload in memory.
 
         Of a shape, that of its text, its model's sizes and the trace that it is like.
         """
-        stamp = _stamp(path)
+        if isinstance(source, Workload):
+            if self._in_memory is None or self._in_memory[0] is not source:
+                self._in_memory = source, _workload_sha256(source)
+            return self._in_memory[1]
+        stamp = _stamp(source)
         if stamp not in self._digests:
-            shape = is_shape(str(path))
-            self._digests[stamp] = self._shape_sha256(path) if shape else _content_sha256(path)
+            shape = is_shape(str(source))
+            self._digests[stamp] = self._shape_sha256(source) if shape else _content_sha256(source)
         return self._digests[stamp]
 
     def _shape_sha256(self, path: Path) -> str:
@@ -96,7 +104,9 @@ class Session:
         rule = setup.parts.get("policy", setup.parts["accelerator"])
         decided = not setup.is_trace and setup.shape is None
         policy = "" if decided else rule.sha256
-        key = (_stamp(setup.source), policy)
+        source = setup.source
+        content = self.source_sha256(source) if isinstance(source, Workload) else _stamp(source)
+        key = (content, policy)
         if key in self._prepared:
             self._prepared.move_to_end(key)
             return self._prepared[key]
@@ -104,7 +114,7 @@ class Session:
         if setup.shape is not None:
             prepared = self._on_shape(setup, setup.shape, on_stage)
         else:
-            prepared = self._run_policy(setup, on_stage) if setup.is_trace else _read(setup.source)
+            prepared = self._run_policy(setup, on_stage) if setup.is_trace else _read(source)
         self._prepared[key] = prepared
         held = sum(entry.size_bytes for entry in self._prepared.values())
         while held > self.cache_bytes and len(self._prepared) > 1:
@@ -117,7 +127,7 @@ class Session:
         from accelsim.hardware.config import AcceleratorConfig
         from accelsim.policies import Policy
 
-        trace = self._trace(setup.source)
+        trace = self._trace(setup.trace_file)
         on_stage("policy")
         if "policy" in setup.parts:
             policy = setup.parts["policy"].config
@@ -192,11 +202,14 @@ def _like(source: ShapeSource, model: ModelShape) -> Path:
     return trace_like(source, model.causal)
 
 
-def _read(path: Path) -> Prepared:
-    if path.suffix == ".yaml":
-        workload = load_benchmark(path.stem)
+def _read(source: Path | Workload) -> Prepared:
+    if isinstance(source, Workload):
+        workload = source
+        workload.check_bounds()
+    elif source.suffix == ".yaml":
+        workload = load_benchmark(source.stem)
     else:
-        workload = read_parquet(path) if path.suffix == ".parquet" else read_csv(path)
+        workload = read_parquet(source) if source.suffix == ".parquet" else read_csv(source)
     return Prepared(workload, AttentionShape.from_workload(workload), None, [])
 
 
@@ -209,6 +222,27 @@ def _stamp(path: Path) -> tuple[Path, int, int]:
     except OSError as error:
         raise AccelsimError(f"{path}: cannot be read ({error.strerror})") from None
     return path, status.st_mtime_ns, status.st_size
+
+
+def _workload_sha256(workload: Workload) -> str:
+    """Hash everything that decides what a machine does with a workload; not its name."""
+    table = workload.query_table
+    arrays = {f"column {name}": column for name, column in workload.columns.items()}
+    arrays |= {f"extra {name}": column for name, column in workload.extra.items()}
+    if table is not None:
+        arrays |= {f"query {name}": column for name, column in vars(table).items()}
+    if isinstance(workload, RivalWorkload):
+        arrays |= {f"count {name}": counts for name, counts in workload.counts.items()}
+    lists = {"keys": workload.key_indices, "values": workload.value_indices}
+    for name, rows in lists.items():
+        if rows is not None:
+            arrays |= {f"{name} of each row": np.array([len(row) for row in rows])}
+            arrays |= {name: np.concatenate(rows)}
+    digest = hashlib.sha256(f"head_dim {workload.head_dim}".encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"; {name} {array.dtype.str} {len(array)}: ".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _content_sha256(path: Path) -> str:

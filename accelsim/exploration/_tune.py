@@ -126,7 +126,7 @@ def tune(
     setup = resolve(source, accelerator, "dense", "event", {}, Library())
     if not setup.is_trace or "policy" not in setup.parts:
         raise TraceError(f"{source}: expected an attention trace and an accelerator without a rule")
-    trace = load_trace(setup.source)
+    trace = load_trace(setup.trace_file)
     size = layers_per_group or -(-trace.num_layers // _GROUPS)
     if not 1 <= size <= trace.num_layers:
         raise AccelsimError(

@@ -155,7 +155,7 @@ class Plan:
         for source in self.sources:
             for chosen in points(self.config.axes, sampling, self.where):
                 complete = self.complete({"source": source, **chosen})
-                text = repr(sorted(complete.items(), key=lambda item: item[0]))
+                text = repr(complete)  # keys have one order in all of a plan's points
                 if text not in seen:
                     seen.add(text)
                     yield complete

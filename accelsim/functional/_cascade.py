@@ -141,7 +141,7 @@ class CascadeRule(OpenLoopRule):
             self._layers[layer],
             rows,
             kernels.Settings(
-                trace.scale,
+                trace.layer(layer).scale,
                 stage.threshold,
                 stage.value_budgets[layer],
                 self._seed + 1 + layer * 15485863 + step * 32452843,

@@ -21,7 +21,7 @@ from accelsim.policies.kivi import KiviQuantization
 from accelsim.policies.quantization import ProgressiveQuantization, StaticQuantization
 from accelsim.policies.tokens import CascadeTokens
 from accelsim.policies.values import LocalValues
-from accelsim.traces import AttentionTrace
+from accelsim.traces import OWN_SCALE, AttentionTrace
 
 
 class Policy(Config):
@@ -178,6 +178,9 @@ def why_not(policy: Policy, trace: AttentionTrace) -> str:
     Policies of the cache need a causal model that decodes; encoder policies need an encoder.
     """
     rule, kivi = _on_cache(policy, causal=trace.causal)
+    for word, layer in trace.beyond().items():
+        if word != OWN_SCALE:
+            return f"layer {layer} has {word}, which policies do not support"
     if rule is not None and rule.encoder:
         if trace.causal or trace.decode_tokens:
             return f"policy '{rule.kind}' prunes encoders; expected a trace with causal = false"

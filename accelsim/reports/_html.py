@@ -12,6 +12,7 @@ from accelsim.exploration import RunResult
 from accelsim.files import whole_file
 from accelsim.reports._plots import figures
 from accelsim.reports._tables import comparison
+from accelsim.reports._words import in_words
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
@@ -29,6 +30,7 @@ svg { max-width: 100%; height: auto } pre { background: #f6f6f6; padding: 1rem; 
 .warning { background: #fff6e0; border-left: 4px solid #e0a800; padding: .3rem 1rem }
 </style></head><body>
 <h1>{{ title }}</h1>
+{% for text in words %}<p>{{ text }}</p>{% endfor %}
 {% for text in warnings %}<p class="warning">{{ text }}</p>{% endfor %}
 <table><thead><tr><th></th>
 {% for name in names %}<th>{{ name }}</th>{% endfor %}</tr></thead><tbody>
@@ -63,6 +65,7 @@ def render(
     return environment.from_string(_PAGE).render(
         title=title,
         names=list(results),
+        words=in_words(results),
         sections=comparison(results),
         plots={**(extra_plots or {}), **figures(results)},
         warnings=list(dict.fromkeys(text for r in results.values() for text in r.warnings)),

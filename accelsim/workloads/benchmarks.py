@@ -18,7 +18,9 @@ from pydantic import Field, model_validator
 
 from accelsim.configs import Config, Unit, read_yaml, validate
 from accelsim.errors import WorkloadError, did_you_mean
+from accelsim.files import shipped
 from accelsim.policies import Policy
+from accelsim.traces import trace_names
 from accelsim.workloads._table import Workload
 from accelsim.workloads.models import Heads, Layers
 from accelsim.workloads.queries import BEAT, QueryTable
@@ -93,10 +95,8 @@ class Benchmark(Config):
 
 
 def benchmark_root() -> Path:
-    """Folder of the descriptions: inside the installed package, else the checkout's."""
-    packaged = Path(__file__).parent.parent / "_data" / "benchmarks"
-    checkout = Path(__file__).parent.parent.parent / "traces" / "benchmarks"
-    return packaged if packaged.is_dir() else checkout
+    """Folder of the descriptions."""
+    return shipped("traces/benchmarks")
 
 
 def benchmark_names() -> list[str]:
@@ -117,7 +117,8 @@ def benchmark_path(name: str) -> Path:
             "of a benchmark)"
         )
     if name not in known:
-        raise WorkloadError(f"unknown benchmark '{name}'{did_you_mean(name, known)}")
+        nearest = did_you_mean(name, [*known, *trace_names()])
+        raise WorkloadError(f"unknown benchmark '{name}'{nearest}")
     return benchmark_root() / f"{name}.yaml"
 
 

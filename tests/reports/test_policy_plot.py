@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from accelsim.reports._policy_plot import policy_figure
 
 
@@ -18,3 +20,17 @@ def test_another_cost_names_its_axis_and_scales() -> None:
     svg = policy_figure({"dense": (3e-3, 0.1)}, "error", cost="latency, µs", scale=1e-6)
     assert "latency, µs" in svg
     assert svg == policy_figure({"dense": (3e3, 0.1)}, "error", cost="latency, µs", scale=1)
+
+
+def glyphs(svg: str, text: str) -> list[int]:
+    """How many characters are drawn, at each place where a text is."""
+    places = svg.split(f"<!-- {text} -->")[1:]
+    return [place.split("</g>")[0].count("<use ") for place in places]
+
+
+@pytest.mark.parametrize("name", ["$x$", r"$\frac$", "a$b", "p[$old].yaml", "cost_$"])
+def test_a_dollar_is_no_formula(name: str) -> None:
+    svg = policy_figure({name: (2e6, 22.9)}, name, title=name)
+    assert glyphs(svg, name) == [len(name)] * 3
+    # The labels of a logarithmic axis stay powers.
+    assert "mathdefault" in policy_figure({name: (2e6, 1e-3), "x": (1, 1.0)}, name, log=True)

@@ -28,6 +28,7 @@ from accelsim.hardware.config import (
     PerCycle,
     Rows,
 )
+from accelsim.hardware.counters import ATTENTION, BUFFERS, SCORE_COMPARISONS, Counter
 from accelsim.hardware.machines._without_tensors import assumed_queries, one_key
 from accelsim.hardware.simulation import Dataflow, Item
 
@@ -42,6 +43,15 @@ if TYPE_CHECKING:
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Rate = Annotated[float, Field(ge=1e-3, le=1 << 20), Unit("a cycle")]
+
+
+_COUNTERS = (
+    Counter(
+        "candidate_iterations", "iteration", "iterations of the greedy candidate selection (§V-A)"
+    ),
+    Counter("sorted_key_reads", "entry", "entries (value and row) read from the sorted-key buffer"),
+    Counter("sorted_key_writes", "entry", "entries written to it"),
+)
 
 
 class A3Config(AcceleratorConfig):
@@ -330,5 +340,6 @@ ACCELERATOR = Accelerator(
     wiring=_wiring,
     # Its own rule decides, in elements of its own width.
     serves=frozenset({"bits"}),
+    counters=(*ATTENTION, *BUFFERS, SCORE_COMPARISONS, *_COUNTERS),
 )
 """See :class:`accelsim.hardware.Accelerator`."""

@@ -28,6 +28,7 @@ from accelsim.hardware.config import (
     PerCycle,
     Rows,
 )
+from accelsim.hardware.counters import ATTENTION, BUFFERS, SCORE_COMPARISONS
 from accelsim.hardware.machines._without_tensors import assumed_chunks, one_key
 from accelsim.hardware.simulation import Dataflow, Item
 
@@ -49,7 +50,7 @@ class MnnFastConfig(AcceleratorConfig):
     channels: Channels = 2
     """DRAM channels."""
     memory: str = "hbm2-nominal"
-    energy: str = "mnnfast"
+    energy: str = "mnnfast-40nm"
     multipliers: Multipliers = 128
     """Multipliers of the whole machine (SpAtten §V-B)."""
     sharing: Literal["shared", "split"] = "shared"
@@ -231,5 +232,6 @@ ACCELERATOR = Accelerator(
     wiring=_wiring,
     # Its own rule decides, in elements of its own width.
     serves=frozenset({"bits"}),
+    counters=(*ATTENTION, *BUFFERS, SCORE_COMPARISONS),
 )
 """See :class:`accelsim.hardware.Accelerator`."""

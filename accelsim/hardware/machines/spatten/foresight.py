@@ -19,6 +19,7 @@ from accelsim.hardware.machines.spatten.order import LayerOrder
 from accelsim.hardware.machines.spatten.pipeline import DECIDED
 from accelsim.hardware.machines.spatten.plan import Plan
 from accelsim.hardware.machines.spatten.units import Units
+from accelsim.jit import direct
 
 FAR = 1 << 50
 """A cycle that is never reached."""
@@ -57,6 +58,9 @@ class Foresight:
             for mine, real in zip(self._states, units.selecting, strict=True)
         ]
         self._times = np.zeros_like(plan.times)
+        self._arrays = *self._states, *plan.queries, plan.rows.search, self._times
+        self._select_queries = direct(pipeline.select, *self._arrays, fetcher.beats)
+        self._latest = direct(pipeline.latest, self._times)
         self._planes = any(row.planes and not row.two_pass for row in plan.items)
         self._waiting: Scored | None = None
         self._weighs_late = False
@@ -93,7 +97,7 @@ class Foresight:
             self._select(item, query, scored)
             if self._decides(item, query, scored):
                 row = item.row
-                decided = int(self._times[row.first : row.last, DECIDED].max())
+                decided = self._latest(self._times, row.first, row.last, DECIDED, -1)
                 if decided >= FAR:
                     # So are all behind it, until the selection goes on.
                     self.go_on()
@@ -110,11 +114,8 @@ class Foresight:
         """Let queries through, on copies of the blocks' states."""
         row, plan = item.row, self._plan
         slot = row.slots[item.tile].slot if row.late and item.tile in row.slots else None
-        pipeline.select(
-            *self._states,
-            *plan.queries,
-            plan.rows.search,
-            self._times,
+        self._select_queries(
+            *self._arrays,
             query,
             scored,
             item.tile * plan.tile,

@@ -21,6 +21,7 @@ from accelsim.hardware.machines.spatten.units import Units
 from accelsim.hardware.simulation import FirstOf, Milestone, Module
 from accelsim.hardware.simulation._module import Following, Process
 from accelsim.hardware.timeline import KEYS_LSB, KEYS_MSB, Recorder, item_code
+from accelsim.jit import direct
 
 FORK = 2
 """First cycle in which the key fork can issue (release, section 2.5)."""
@@ -124,14 +125,13 @@ class KeyFork(Module):
         """The release that a tile must wait for; an LSB pass of one tile has its keys' lines."""
         if item.again and not item.row.two_pass:
             return None
-        return self.buffer.in_the_way(self._plan.tile_lines(item.row.keys, item.tile))
+        return self.buffer.in_the_way(item.lines)
 
     def _take_lines(self, item: Keys) -> None:
         if item.again and not item.row.two_pass:
             return
         item.released = Milestone(self.env)
-        lines = self._plan.tile_lines(item.row.keys, item.tile)
-        self.buffer.allocate(lines, item.released)
+        self.buffer.allocate(item.lines, item.released)
 
     def _awaited_decision(self, item: Keys) -> Milestone | None:
         """A decision that must come before keys are asked for.
@@ -214,6 +214,9 @@ class ScoreUnit:
         self._plan, self._tracks = plan, tracks
         self._dot_product, softmax = units.dot_product, units.softmax
         self._states = self._dot_product.state, softmax.state, softmax.ring, fetcher.beats
+        keys, _, refetch = plan.queries
+        self._score_queries = direct(pipeline.score, *self._states, keys, refetch)
+        self._free = self._dot_product.state["free"]
         self._tiles, self._room, self._scored = tiles, room, scored
         self._foresight = foresight
         # Two-pass rows whose scores are kept.
@@ -253,7 +256,7 @@ class ScoreUnit:
                 while scored < row.last and not self._room.items:
                     yield self._room
                 self._room.items.clear()
-            free = int(dot.state[0]["free"])
+            free = self._free.item()
             self._release(item, max(free, usable(item.matrix)))
             item.scored = free - 1 + dot.latency
             self._scored.put((item, query, scored))
@@ -263,7 +266,7 @@ class ScoreUnit:
         """Multiply queries with a key tile; the first that the softmax may not take yet."""
         row, plan, matrix = item.row, self._plan, item.matrix
         keys, _, refetch = plan.queries
-        return pipeline.score(
+        return self._score_queries(
             *self._states,
             keys,
             refetch,
@@ -277,7 +280,7 @@ class ScoreUnit:
             matrix.end,
             matrix.before,
             matrix.transactions,
-            plan.tile_size(row.keys, item.tile),
+            item.vectors,
             usable(matrix),
             ready,
         )

@@ -62,8 +62,7 @@ class LayerOrder:
             return
         group = following.group
         if self._plan.config.token_selection == "per-layer" and group.token_cycles:
-            times = self._plan.times[row.first : row.last]
-            last = int(times[:, [GIVEN, SIZE]].sum(axis=1).max())
+            last = self._plan.latest(row, GIVEN, SIZE)
             self._search(last - 1, group.token_cycles)
         if not self._plan.causal:
             return
@@ -72,7 +71,7 @@ class LayerOrder:
 
     def row_done(self, row: Row) -> None:
         """All outputs of a row are known."""
-        done = int(self._plan.times[row.first : row.last, OUT].max())
+        done = self._plan.latest(row, OUT)
         self.completions[row.index] = max(
             self.completions[row.index], done + self._plan.config.reset_cycles
         )

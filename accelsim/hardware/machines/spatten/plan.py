@@ -8,9 +8,11 @@ import numpy as np
 import simpy
 from numpy.typing import NDArray
 
+from accelsim.hardware.machines.spatten import pipeline
 from accelsim.hardware.machines.spatten.config import SpattenConfig
 from accelsim.hardware.machines.spatten.items import Layer, Row
 from accelsim.hardware.machines.spatten.rows import rows_of
+from accelsim.jit import direct
 from accelsim.workloads import Workload
 
 Ints = NDArray[np.int64]
@@ -47,6 +49,7 @@ class Plan:
         self.rows = rows = rows_of(workload, config)
         self.queries = rows.query_keys, rows.query_values, rows.query_refetch
         self.times: Ints = np.zeros((len(rows.query_keys), 5), np.int64)
+        self._latest = direct(pipeline.latest, self.times)
         self.line = config.multipliers // workload.head_dim
         self.tile = min(
             config.buffer_lines // 2 * self.line,
@@ -57,13 +60,9 @@ class Plan:
             layer.following = following
         self.items = [row for layer in self.layers for row in self._rows_of(layer)]
 
-    def tile_size(self, vectors: int, tile: int) -> int:
-        """Vectors in one tile of so many."""
-        return min(vectors - tile * self.tile, self.tile)
-
-    def tile_lines(self, vectors: int, tile: int) -> int:
-        """Lines of a buffer that one tile of so many vectors takes."""
-        return -(-self.tile_size(vectors, tile) // self.line)
+    def latest(self, row: Row, column: int, other: int = -1) -> int:
+        """Last cycle of a column of the times of a row, or of the sum of two."""
+        return self._latest(self.times, row.first, row.last, column, other)
 
     def _rows_of(self, layer: Layer) -> list[Row]:
         rows = self.rows
@@ -97,7 +96,9 @@ class Plan:
             used = rows.query_values[begin:end]
             prunes = bool((used < rows.query_keys[begin:end]).any())
             row.values = min(row.values, int(used.sum()), row.keys) if prunes else row.keys
+        row.prunes = prunes
         row.streams = not prunes or end - begin == 1
+        row.tile, row.line = self.tile, self.line
         row.tiles = -(-row.keys // self.tile)
         row.two_pass = row.tiles > 1 and (prunes or row.planes)
         row.value_tiles = -(-row.values // self.tile) if row.two_pass else row.tiles

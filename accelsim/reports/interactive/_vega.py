@@ -19,6 +19,18 @@ CONFIG: Spec = {
     "range": {"category": list(COLORS)},
 }
 
+_INK = {"labelColor": "#ddd", "titleColor": "#ddd"}
+DARK: Spec = {
+    **CONFIG,
+    "background": None,
+    "axis": {**CONFIG["axis"], **_INK, "gridColor": "#333", "domainColor": "#777"},
+    "legend": _INK,
+    "header": _INK,
+    "title": {"color": "#ddd"},
+    "text": {"color": "#ddd"},
+}
+"""The same on a dark page."""
+
 
 def channel(name: str, kind: str, title: str | None = None, **more: Any) -> Spec:
     """Return one encoding: kind is Q (number), N (name) or O (ordered)."""

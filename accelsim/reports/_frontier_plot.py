@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from accelsim.drawing import plain_figures
-from accelsim.reports._picture import Svg, new_figure, svg_text
+from accelsim.drawing import Svg, new_figure, plain_figures, svg_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

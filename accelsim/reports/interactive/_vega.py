@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from accelsim.drawing import COLORS
+from accelsim.reports._style import ON_DARK
 from accelsim.reports.interactive._page import Spec
 
 WIDTH, HEIGHT = 520, 260
@@ -19,15 +20,20 @@ CONFIG: Spec = {
     "range": {"category": list(COLORS)},
 }
 
-_INK = {"labelColor": "#ddd", "titleColor": "#ddd"}
+_INK = {"labelColor": ON_DARK["ink"], "titleColor": ON_DARK["ink"]}
 DARK: Spec = {
     **CONFIG,
     "background": None,
-    "axis": {**CONFIG["axis"], **_INK, "gridColor": "#333", "domainColor": "#777"},
+    "axis": {
+        **CONFIG["axis"],
+        **_INK,
+        "gridColor": ON_DARK["line"],
+        "domainColor": ON_DARK["rule"],
+    },
     "legend": _INK,
     "header": _INK,
-    "title": {"color": "#ddd"},
-    "text": {"color": "#ddd"},
+    "title": {"color": ON_DARK["ink"]},
+    "text": {"color": ON_DARK["ink"]},
 }
 """The same on a dark page."""
 

@@ -82,9 +82,7 @@ ROOMS = {
         (
             "tests/hardware/test_pins.py",
             "tests/hardware/blocks",
-            "tests/hardware/test_published_plan.py",
-            "tests/hardware/test_published_foresight.py",
-            "tests/hardware/test_published_properties.py",
+            "tests/hardware/test_published_plan.py tests/hardware/test_published_foresight.py",
         ),
     ),
     "rivals": Room(
@@ -112,7 +110,11 @@ ROOMS = {
     ),
     "policies": Room(
         ("accelsim/policies", "accelsim/policies/selections"),
-        ("tests/policies", "tests/contracts/test_policies.py", "tests/functional"),
+        (
+            "tests/policies",
+            "tests/contracts/test_policies.py",
+            "tests/functional/test_run_policy.py tests/functional/test_rivals.py",
+        ),
     ),
     "sweep": Room(
         (
@@ -122,11 +124,15 @@ ROOMS = {
             "accelsim/exploration/_stored_points.py",
             "accelsim/exploration/metrics.py",
         ),
-        ("tests/exploration/test_metrics.py", "tests/exploration/test_sweep.py"),
+        (
+            "tests/exploration/test_space.py tests/exploration/test_metrics.py",
+            "tests/cli/test_sweep.py",
+            "tests/exploration/test_sweep.py -m 'not slow'",
+        ),
     ),
     "store": Room(
         ("accelsim/exploration/_store.py",),
-        ("tests/exploration/test_sweep.py",),
+        ("tests/cli/test_sweep.py", "tests/exploration/test_sweep.py -m 'not slow'"),
     ),
 }
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from accelsim.drawing import plain_figures
-from accelsim.reports._picture import Svg, new_figure, svg_text
+from accelsim.drawing import COLORS, DARK, GREY, Svg, new_figure, plain_figures, svg_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's palette, told apart with any colour vision.
-_BEST, _OTHER, _DOMINATED, _INK = "#0072B2", "#D55E00", "#9a9a9a", "#222222"
+# Blue and orange are told apart with any colour vision.
+_BEST, _OTHER, _DOMINATED, _INK = COLORS[0], COLORS[1], GREY, DARK
 _TICKS = (-5, -2, -1, -0.5, 0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _LINEAR_BELOW = 1.0
 """Losses up to this many percent have a linear axis, larger ones a logarithmic one."""

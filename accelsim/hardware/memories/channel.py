@@ -245,7 +245,7 @@ def _push(c: Any, banks: Row, org: Any, address: int, ident: int, write: bool) -
     command = _next_command(banks, bank, c.queue[queued])
     tick = np.int64(0)
     if org.scheduler != FLAT:
-        tick = _wake(c, banks, org, slot, command, bank)
+        tick = np.int64(_wake(c, banks, org, slot, command, bank))
     if tick < c.next_try:
         c.next_try = tick
         c.next_event = min(c.next_event, tick)
@@ -689,7 +689,7 @@ def _first_ready(c: Any, banks: Row, org: Any, columns: bool, now: int) -> tuple
             elif command == PRE and _row_in_use(c, bank):
                 c.withheld |= np.int64(1) << (bank & 63)
             elif command == ACT and c.act_2_due != NEVER:
-                row_wake = now + 1
+                row_wake = np.int64(now + 1)
             else:
                 row = i
                 if not org.two_buses or no_columns or column >= 0:

@@ -212,3 +212,16 @@ def test_the_target_is_checked_first(tmp_path: Path, store: Path) -> None:
         report(store, tmp_path / "x.pdf")
     with pytest.raises(AccelsimError, match="folder does not exist"):
         report(store, tmp_path / "none" / "x.html")
+
+
+def test_a_page_of_two_readings_says_so(tmp_path: Path) -> None:
+    """Energies by CACTI beside energies by a foundry compare libraries."""
+
+    def named(*readings: str) -> str:
+        results = {reading: result(manifest={"energy_reading": reading}) for reading in readings}
+        document = {"schema": "accelsim.compare/1", "results": results}
+        page = report(saved(tmp_path, document), tmp_path / "page.html")
+        return page.read_text(encoding="utf-8")
+
+    assert "different readings (cacti; foundry)" in named("cacti", "foundry")
+    assert "different readings" not in named("cacti")

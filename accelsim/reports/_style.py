@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 ON_LIGHT = {
-    "paper": "#fff", "ink": "#222", "muted": "#555", "line": "#eee",
-    "rule": "#999", "panel": "#f6f6f6", "note": "#fff6e0", "edge": "#e0a800",
+    "paper": "#fff",
+    "ink": "#222",
+    "muted": "#555",
+    "line": "#eee",
+    "rule": "#999",
+    "panel": "#f6f6f6",
+    "note": "#fff6e0",
+    "edge": "#e0a800",
 }
 """Colours of a page by use."""
 ON_DARK = {
-    "paper": "#141414", "ink": "#ddd", "muted": "#aaa", "line": "#333",
-    "rule": "#777", "panel": "#1f1f1f", "note": "#332b12", "edge": "#c79a1b",
+    "paper": "#141414",
+    "ink": "#ddd",
+    "muted": "#aaa",
+    "line": "#333",
+    "rule": "#777",
+    "panel": "#1f1f1f",
+    "note": "#332b12",
+    "edge": "#c79a1b",
 }
 """The same where the reader's system is dark."""
 

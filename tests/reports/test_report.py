@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +175,35 @@ def test_text_from_files_is_escaped(tmp_path: Path, store: Path, kind: str) -> N
         text = report(source, tmp_path / f"out.{kind}").read_text()
         assert "<script>alert" not in text
         assert "alert(1)" in text
+
+
+def fields(spec: Any) -> Iterator[str]:
+    """Columns of the data that a chart names; brackets and dots in one would be a path."""
+    if isinstance(spec, dict):
+        for key, value in spec.items():
+            if key != "values":  # the data themselves
+                yield from [value] if key == "field" else fields(value)
+            if key == "fields":
+                yield from value
+    elif isinstance(spec, list):
+        for item in spec:
+            yield from fields(item)
+
+
+def test_charts_name_no_column_by_a_users_text(tmp_path: Path) -> None:
+    odd = "policy.x[0]['$y']\\.z"
+    with Store(tmp_path / "odd [$]") as opened:
+        for n in range(4):
+            opened.append(point(n, **{odd: n, "a[$1]": -n, "latency_s": 1 + n, "energy_j": 4 - n}))
+    document = result(
+        modules={odd: {"busy_cycles": 1, "stalls": {odd: 2}}},
+        energy_j_by_part={odd: 1.0},
+        dram_read_bytes_by_tensor={odd: 7},
+    )
+    pages = [page_of(tmp_path / "odd [$]"), page_of(saved(tmp_path, document))]
+    named = {field for page in pages for chart in page.charts for field in fields(chart.spec)}
+    assert {"x", "y", "share", "part"} & named
+    assert all(re.fullmatch("[a-z_]+[0-9]*", field) for field in named), named
 
 
 def test_png_and_markdown_hold_the_result(tmp_path: Path) -> None:

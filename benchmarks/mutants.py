@@ -82,9 +82,7 @@ ROOMS = {
         (
             "tests/hardware/test_pins.py",
             "tests/hardware/blocks",
-            "tests/hardware/test_published_plan.py",
-            "tests/hardware/test_published_foresight.py",
-            "tests/hardware/test_published_properties.py",
+            "tests/hardware/test_published_plan.py tests/hardware/test_published_foresight.py",
         ),
     ),
     "rivals": Room(
@@ -112,7 +110,11 @@ ROOMS = {
     ),
     "policies": Room(
         ("accelsim/policies", "accelsim/policies/selections"),
-        ("tests/policies", "tests/contracts/test_policies.py", "tests/functional"),
+        (
+            "tests/policies",
+            "tests/contracts/test_policies.py",
+            "tests/functional/test_run_policy.py tests/functional/test_rivals.py",
+        ),
     ),
     "sweep": Room(
         (
@@ -122,11 +124,15 @@ ROOMS = {
             "accelsim/exploration/_stored_points.py",
             "accelsim/exploration/metrics.py",
         ),
-        ("tests/exploration/test_metrics.py", "tests/exploration/test_sweep.py"),
+        (
+            "tests/exploration/test_space.py tests/exploration/test_metrics.py",
+            "tests/cli/test_sweep.py",
+            "tests/exploration/test_sweep.py -m 'not slow'",
+        ),
     ),
     "store": Room(
         ("accelsim/exploration/_store.py",),
-        ("tests/exploration/test_sweep.py",),
+        ("tests/cli/test_sweep.py", "tests/exploration/test_sweep.py -m 'not slow'"),
     ),
 }
 
@@ -271,11 +277,11 @@ def reasons() -> dict[tuple[str, str], str]:
 
 
 class Copy:
-    """A copy of the repository in which tests run, with compiled kernels."""
+    """A copy of the repository in which tests run; kernels are compiled by the first that run."""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "copy"
-        skip = shutil.ignore_patterns(".git", ".venv", ".hypothesis", "*_cache", "runs")
+        skip = shutil.ignore_patterns(".git", ".venv", ".hypothesis", "*_cache", "*.nb[ci]", "runs")
         shutil.copytree(ROOT, self.root, ignore=skip, symlinks=True)
         # Third-party packages are loaded once, and every run of tests begins as a fork of that.
         self.start = multiprocessing.get_context("forkserver")

@@ -69,6 +69,41 @@ def hardware_options(function: F) -> F:
     return function
 
 
+def shape_options(function: F) -> F:
+    """Add the keys of a source ``shape:MODEL``, arguments of ``replay`` and ``compare``."""
+    for option in (
+        click.option(
+            "--seed", type=int, metavar="N", help="Of a shape: seed of what is drawn (default: 0)."
+        ),
+        click.option(
+            "--like",
+            metavar="TRACE",
+            help="Of a shape: trace from which is drawn what depends on data (default: the shipped "
+            "one of a decoder or an encoder).",
+        ),
+        click.option(
+            "--batch",
+            type=int,
+            metavar="N",
+            help="Of a shape: copies that run together (default: 1).",
+        ),
+        click.option(
+            "--decode",
+            type=int,
+            metavar="TOKENS",
+            help="Of a shape: tokens decoded after the context (default: 0, the prompt itself).",
+        ),
+        click.option(
+            "--context",
+            type=int,
+            metavar="TOKENS",
+            help="Of a shape: tokens in the cache before the first decoded one.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 def chosen_baselines(names: tuple[str, ...], guessed: bool) -> list[str] | None:
     """What to compare with; ``None`` for the default."""
     if not guessed:

@@ -18,6 +18,8 @@ TRACES = "traces"
 def command() -> None:
     """List and show the configurations under hw_configs/, the benchmarks and the shipped traces.
 
+    A model NAME is run as 'accelsim replay shape:NAME --context TOKENS'.
+
     \b
     Examples:
       accelsim presets list policies

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,6 +15,7 @@ from accelsim.cli._options import (
     json_option,
     overrides,
     remark,
+    shape_options,
     stages,
 )
 
@@ -23,9 +25,10 @@ from accelsim.cli._options import (
 @click.option(
     "--policy",
     metavar="NAME|FILE",
-    help="Pruning and quantization policy of a trace (default: dense; see "
+    help="Pruning and quantization policy of a trace or shape (default: dense; see "
     "'accelsim presets list policies'). A workload file holds its decisions already.",
 )
+@shape_options
 @hardware_options
 @json_option
 @click.option("--out", metavar="DIR", help="Also write result.json and report.html there.")
@@ -66,11 +69,13 @@ def command(
     ramulator: str | None,
     timeline: str | None,
     window: str | None,
+    **keys: Any,
 ) -> None:
     """Run SOURCE through one accelerator under one policy.
 
     SOURCE is an attention trace (.safetensors), a workload (.csv with SpAtten's 17 columns,
-    .parquet) or the name of a benchmark. Prints time, DRAM traffic by tensor and bit plane, energy
+    .parquet), the name of a benchmark, or a shape, which needs no tensors (shape:MODEL, see
+    'accelsim presets list models'). Prints time, DRAM traffic by tensor and bit plane, energy
     by part, output error and ratios against GPU and CPU baselines.
 
     \b
@@ -79,6 +84,7 @@ def command(
       accelsim replay traces/minilm-128.safetensors --set channels=8 --json -
       accelsim replay traces/spatten-gpt2/small.csv --accelerator spatten-rtl-eighth
       accelsim replay bert-base-cola --baseline titan-xp
+      accelsim replay shape:llama-3-8b --context 32768 --decode 1 --policy spatten-full
       accelsim replay traces/spatten-gpt2/small.csv --set memory=hbm2-spatten \\
         --export-ramulator runs/ramulator
       accelsim replay bert-base-cola --timeline cola.json --timeline-window 0:5000
@@ -93,11 +99,12 @@ def command(
         write_text,
         write_timeline,
     )
+    from accelsim.workloads.shapes import is_shape
 
     folder = None if out is None else prepare_folder(out)
     traces = None if ramulator is None else prepare_folder(ramulator)
     cycles = _window(timeline, window)
-    name = Path(source).stem
+    name = source if is_shape(source) else Path(source).stem
     title = f"{name} on {accelerator}, {engine} engine"
     with stages(name) as on_stage:
         result = replay(
@@ -112,6 +119,7 @@ def command(
             timeline=cycles,
             dependencies=dependencies,
             streamed=streamed,
+            **keys,
         )
     if json_file != "-":
         to_text({policy or name: result})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from accelsim.energy._table import EnergyTable, ModuleArea, Static
 from accelsim.errors import ConfigError, did_you_mean
 from accelsim.hardware import accelerator_kinds, accelerator_of
@@ -53,6 +55,17 @@ def check_table(table: EnergyTable, machine: AcceleratorConfig, name: str) -> No
                     f"'{sized.per}'{did_you_mean(sized.per, machine.sizes)} "
                     f"('{kind}' declares: {', '.join(machine.sizes)})"
                 )
+
+
+def across_readings(readings: Iterable[str | None]) -> str:
+    """What to say of energies and areas of more than one reading; empty if there is one."""
+    found = list(dict.fromkeys(reading for reading in readings if reading))
+    if len(found) < 2:
+        return ""
+    return (
+        f"energies and areas are of different readings ({'; '.join(found)}): their ratios compare "
+        "libraries as much as machines"
+    )
 
 
 def _is(text: str, unit: str) -> bool:

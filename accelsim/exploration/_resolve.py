@@ -20,6 +20,7 @@ from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
 from accelsim.policies import Policy
 from accelsim.traces import trace_names, trace_path
 from accelsim.workloads import Workload, benchmark_names, benchmark_path
+from accelsim.workloads.shapes import ShapeSource, is_shape, read_shape
 
 DEFAULT_ACCELERATOR = "spatten-paper"
 DEFAULT_POLICY = "dense"
@@ -63,10 +64,10 @@ class Setup:
     """Everything that decides a result, except the contents of the source.
 
     Attributes:
-        source: file of the trace or workload, or a workload in memory.
+        source: file of the trace or workload, the text that names a shape, or a workload in memory.
         engine: name of the timing engine.
-        parts: section to configuration; ``policy`` only where the source is a trace and the
-            accelerator has no pruning rule of its own.
+        parts: section to configuration; ``policy`` only where the source is a trace or a shape and
+            the accelerator has no pruning rule of its own.
         dependencies: ``causal`` or ``streamed``; the source's and the machine's default if not
             given.
     """
@@ -91,6 +92,13 @@ class Setup:
     def source_name(self) -> str:
         """What to call the source: its path, or the name of a workload in memory."""
         return self.source.name if isinstance(self.source, Workload) else str(self.source)
+
+    @cached_property
+    def shape(self) -> ShapeSource | None:
+        """What the source asks for, if it is a shape."""
+        if isinstance(self.source, Workload) or not is_shape(str(self.source)):
+            return None
+        return read_shape(str(self.source))
 
 
 @dataclass
@@ -159,19 +167,20 @@ def resolve(
     }
     check_table(cast(EnergyTable, parts["energy"].config), config, config.energy)
     setup = Setup(found, engine, parts, dependencies)
-    if setup.is_trace and accelerator_of(config.kind).decide is not None:
+    undecided = setup.is_trace or setup.shape is not None
+    if undecided and accelerator_of(config.kind).decide is not None:
         if split["policy"] or policy not in (None, DEFAULT_POLICY):
             raise ConfigError(
                 f"accelerator {_named(accelerator)}({config.kind}) prunes by its own rule; "
                 "--policy and policy.* are for accelerators without one"
             )
-    elif setup.is_trace:
+    elif undecided:
         name = policy or DEFAULT_POLICY
         parts["policy"] = library.load("policy", name, "policies", split["policy"])
     elif policy is not None or split["policy"]:
         raise ConfigError(
             f"{setup.source_name}: a workload already holds a policy's decisions; --policy is for "
-            "traces (see 'accelsim list traces'); 'accelsim replay' runs a workload as it is"
+            "traces (see 'accelsim list traces') and shapes; 'accelsim replay' runs it as it is"
         )
     return setup
 
@@ -188,11 +197,15 @@ def schema(section: str, data: Mapping[str, Any], where: str) -> type[configs.Co
 
 
 def existing_source(source: str | Path) -> Path:
-    """Return the file of a source.
+    """Return the file of a source; of a shape, the text that names it.
 
     Raises:
         AccelsimError: there is none, or its name has no known suffix.
     """
+    if is_shape(str(source)):
+        shape = read_shape(str(source))
+        shape.load()
+        return Path(str(shape))
     path = Path(source)
     try:
         str(path).encode("utf-8")

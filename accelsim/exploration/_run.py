@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from accelsim.configs import shown
 from accelsim.errors import AccelsimError
 from accelsim.exploration._arguments import checked
 from accelsim.exploration._manifest import manifest
@@ -21,6 +22,7 @@ from accelsim.exploration._sources import Session
 from accelsim.exploration.metrics import Run, measure
 from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
 from accelsim.workloads import Workload
+from accelsim.workloads.shapes import is_shape, read_shape
 
 if TYPE_CHECKING:
     from accelsim.baselines import AttentionShape
@@ -43,12 +45,17 @@ def replay(
     timeline: tuple[int | None, int | None] | None = None,
     dependencies: str | None = None,
     streamed: bool = False,
+    context: int | None = None,
+    decode: int | None = None,
+    batch: int | None = None,
+    like: str | None = None,
+    seed: int | None = None,
 ) -> RunResult:
     """Run one source through one accelerator.
 
     Args:
         source: an attention trace (``.safetensors``, or one in memory), a workload (``.csv``,
-            ``.parquet``, or one in memory) or the name of a benchmark.
+            ``.parquet``, or one in memory), the name of a benchmark, or a shape, ``shape:MODEL``.
         accelerator: preset name, YAML file or configuration.
         policy: preset name or YAML file; only for traces (a workload holds decisions already).
             Dense if not given.
@@ -66,10 +73,13 @@ def replay(
             before, or ``streamed``; causal for traces, benchmarks and shapes, streamed for the rows
             of a CSV file and for machines that know no other order, if not given.
         streamed: run it streamed too, for ``metrics["streamed_cycles"]``.
+        context, decode, batch, like, seed: keys of a shape
+            (:class:`accelsim.workloads.shapes.ShapeSource`).
 
     Raises:
         AccelsimError: bad input, explained.
     """
+    source = _with_keys(source, context=context, decode=decode, batch=batch, like=like, seed=seed)
     return Runner().replay(
         source,
         accelerator,
@@ -95,13 +105,19 @@ def compare(
     baselines: Sequence[str] | None = None,
     on_stage: Callable[[str], None] = lambda stage: None,
     dependencies: str | None = None,
+    context: int | None = None,
+    decode: int | None = None,
+    batch: int | None = None,
+    like: str | None = None,
+    seed: int | None = None,
 ) -> Comparison:
-    """Run one trace under several policies; see :func:`replay` for the other arguments.
+    """Run one trace or shape under several policies; see :func:`replay` for the other arguments.
 
     Args:
-        source: an attention trace, or its file.
+        source: an attention trace, its file, or ``shape:MODEL``.
         policies: preset names or YAML files; the first is what the others are compared with.
     """
+    source = _with_keys(source, context=context, decode=decode, batch=batch, like=like, seed=seed)
     runner, results = Runner(), Comparison()
     with _as_file(source) as path:
         for policy in dict.fromkeys(policies):
@@ -164,6 +180,23 @@ class Runner:
             setup = self.setup(file, accelerator, policy, engine, overrides, dependencies)
             result = run(setup, self.session, baselines, on_stage, record_dram, recorder, streamed)
         return _named(result, source)
+
+
+def _with_keys(source: str | Path | Workload | AttentionTrace, **keys: int | str | None) -> Any:
+    """Add the keys of a shape to the text that names it.
+
+    Raises:
+        AccelsimError: keys beside a source that is no shape.
+    """
+    given = {name: value for name, value in keys.items() if value is not None}
+    if is_shape(source):
+        return str(read_shape(str(source), given))
+    if given:
+        raise AccelsimError(
+            f"{', '.join(given)}: for shapes only; expected a source as shape:llama-3-8b, got "
+            f"{shown(str(source))}"
+        )
+    return source
 
 
 @contextmanager
@@ -249,6 +282,7 @@ def run(
         energy_j_by_part=energy.energy_j_by_part,
         energy_j_by_entry=energy.energy_j_by_entry,
         area_mm2_by_module=energy.area_mm2_by_module,
+        energy=energy.to_dict(),
         accuracy=prepared.accuracy,
         modules={name: _module(module) for name, module in activity.modules.items()},
         queues={
@@ -261,10 +295,11 @@ def run(
             session.source_sha256(setup.source),
             activity.dependencies,
             activity.not_served,
-        ),
+        )
+        | prepared.manifest,
         per_layer=prepared.per_layer,
         activity=activity,
-        warnings=list(energy.warnings),
+        warnings=[*prepared.warnings, *energy.warnings],
         policy_read_bytes_by_head=prepared.read_bytes_by_head,
         ramulator_files=files,
         timeline=None if recorder is None else recorder.timeline,
@@ -299,13 +334,13 @@ def _against(
 ) -> dict[str, dict[str, Any]]:
     """Ratios over the baselines; both sides with their DRAM, both without or both with idle power.
 
-    ``energy_ratio`` is the dynamic power of a platform against a run without DRAM background;
+    ``energy_ratio`` is the dynamic power of a platform against the accesses of a run;
     ``energy_ratio_with_idle`` is all power against all energy. ``_low`` and ``_high`` are the 5 and
     95 % ends of a measured kernel, ``None`` where no interval is known.
     """
     from accelsim.baselines import evaluate_baselines
 
-    dynamic = energy.total_j - energy.energy_j_by_part["dram_background"]
+    dynamic = energy.accesses_j
     rows = {}
     for name, row in evaluate_baselines(shape, names).items():
         known = row["energy_j"] is not None

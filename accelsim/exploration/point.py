@@ -22,6 +22,7 @@ from accelsim.exploration._resolve import Resolved, Setup, schema
 from accelsim.exploration._run import run
 from accelsim.exploration._sources import Session
 from accelsim.workloads import Workload
+from accelsim.workloads.shapes import is_shape
 
 Row = dict[str, Any]
 _PARSED_LIMIT = 4096
@@ -33,7 +34,7 @@ class Point:
 
     Attributes:
         key: SHA-256 of configurations, source, engine and modelling code: the point's name.
-        source: absolute path, or the workload itself.
+        source: absolute path, the text that names a shape, or the workload itself.
         source_sha256: contents that the worker must find there.
         engine: timing engine.
         texts: section to canonical JSON.
@@ -65,9 +66,11 @@ class Point:
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         texts = {name: part.text for name, part in setup.parts.items()}
         source = setup.source
+        if not isinstance(source, Workload):
+            source = source if setup.shape else source.absolute()
         return cls(
             key,
-            source if isinstance(source, Workload) else str(source.absolute()),
+            source if isinstance(source, Workload) else str(source),
             source_sha256,
             setup.engine,
             texts,
@@ -136,7 +139,7 @@ class Worker:
         return run(setup, self.session, baselines=point.baselines).to_row()
 
     def _checked(self, source: Path, sha256: str) -> Path:
-        if not source.exists():
+        if not is_shape(str(source)) and not source.exists():
             raise AccelsimError(
                 f"{source}: no such file on {socket.gethostname()}; workers open sources by path, "
                 "so it must be on a shared file system"

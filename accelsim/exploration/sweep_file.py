@@ -38,6 +38,7 @@ from accelsim.exploration._space import (
 from accelsim.exploration.metrics import ACCURACY, DETAILS, METRICS, goal
 from accelsim.exploration.point import Point
 from accelsim.hardware import accelerator_of
+from accelsim.workloads.shapes import ShapeSource, is_shape, read_shape
 
 NAMES = ("accelerator", "memory", "energy", "policy", "source", "engine", "dependencies")
 """Keys whose values are names of presets or files."""
@@ -151,7 +152,7 @@ class Plan:
         for source in self.sources:
             for chosen in points(self.config.axes, sampling, self.where):
                 complete = self.complete({"source": source, **chosen})
-                text = repr(sorted(complete.items(), key=lambda item: item[0]))
+                text = repr(complete)  # keys have one order in all of a plan's points
                 if text not in seen:
                     seen.add(text)
                     yield complete
@@ -181,13 +182,20 @@ class Plan:
         Raises:
             AccelsimError: a combination that no configuration accepts.
         """
-        overrides = {key: value for key, value in settings.items() if key not in NAMES}
+        prefix = "source."
+        keys = {k.removeprefix(prefix): v for k, v in settings.items() if k.startswith(prefix)}
+        overrides = {
+            key: value
+            for key, value in settings.items()
+            if key not in NAMES and not key.startswith(prefix)
+        }
         for name in ("memory", "energy"):
             if name in settings:
                 overrides[f"accelerator.{name}"] = settings[name]
         policy = settings.get("policy", self.config.policy)
+        source = settings["source"]
         setup = resolve(
-            settings["source"],
+            str(read_shape(source, keys)) if keys else source,
             str(settings.get("accelerator", self.config.accelerator)),
             None if policy is None else str(policy),
             str(settings.get("engine", self.config.engine)),
@@ -360,6 +368,15 @@ class Plan:
         if key in NAMES:
             return
         section, _, rest = key.partition(".")
+        if section == "source" and rest:
+            other = next((s for s in self._every_source() if not is_shape(s)), None)
+            if other is not None:
+                raise ConfigError(
+                    f"{self.where}: key '{shorten(key, 60)}': for shapes; '{shorten(other, 60)}' "
+                    "is none"
+                )
+            _check_field([ShapeSource], rest, key, self.where)
+            return
         if section not in SECTIONS or not rest:
             hint = did_you_mean(section, SECTIONS) or did_you_mean(key, NAMES)
             raise ConfigError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ from accelsim.functional._cascade import LayerStep
 from accelsim.functional._run import run_policy
 from accelsim.functional._stored import value_budgets
 from accelsim.functional._walk import finite_tensors
-from accelsim.policies import Policy, ProgressiveQuantization, Stage
-from accelsim.traces import AttentionTrace
+from accelsim.policies import Policy, ProgressiveQuantization, Stage, load_policy_spec
+from accelsim.traces import AttentionTrace, load_trace
 
 _SUMS = _fixed_kernels.SUMS
 
@@ -55,6 +56,31 @@ class VerifyResult:
             "per_head": self.per_head,
             "float_policy": self.policy,
         }
+
+
+def verify(
+    source: str | Path | AttentionTrace,
+    policy: str | Policy = "dense",
+    datapath: str = "published",
+    rounding: str = "nearest",
+    on_layer: Callable[[int, int], None] = lambda step, layer: None,
+) -> VerifyResult:
+    """Run a trace through SpAtten's fixed-point datapath and compare with float64 attention.
+
+    Args:
+        source: a trace, its file, or the name of one that comes with accelsim.
+        policy: a preset, a YAML file, ``NAME:KEY=VALUE``, or a policy.
+        datapath: ``published`` or ``rtl``.
+        rounding: ``nearest``, ``nearest-even`` or ``floor``.
+        on_layer: told step and layer before each.
+
+    Raises:
+        AccelsimError: a name that is not known, or what the datapath cannot take.
+    """
+    chosen = load_policy_spec(policy) if isinstance(policy, str) else policy
+    path = fp.load_datapath(datapath, rounding)
+    trace = source if isinstance(source, AttentionTrace) else load_trace(source)
+    return verify_fixed_point(trace, chosen, path, on_layer)
 
 
 def verify_fixed_point(

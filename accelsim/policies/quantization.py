@@ -20,7 +20,7 @@ SCALE_BYTES = 2
 Mask = NDArray[np.bool_]
 
 
-class _ByLayer(PolicyPart):
+class ByLayerWidths(PolicyPart):
     """A quantization whose widths may be lists, one width for each layer."""
 
     def at_layer(self, layer: int, num_layers: int) -> Self:
@@ -58,7 +58,7 @@ class _ByLayer(PolicyPart):
         return vectors * (SCALE_BYTES if per_token else 0), np.zeros_like(vectors)
 
 
-class StaticQuantization(_ByLayer):
+class StaticQuantization(ByLayerWidths):
     """Linear symmetric quantization with one fetch (SpAtten, HPCA 2021, section III-D).
 
     Asks of the hardware: a converter from the stored width to the multipliers' 12 bits.
@@ -80,7 +80,7 @@ class StaticQuantization(_ByLayer):
     value_bits_by_layer: tuple[Bits, ...] | None = None
 
 
-class ProgressiveQuantization(_ByLayer):
+class ProgressiveQuantization(ByLayerWidths):
     """Progressive quantization of keys (SpAtten, HPCA 2021, sections III-D and V-A).
 
     Scores come from the MSB plane; a row whose largest probability is below ``threshold`` fetches

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from accelsim import load_results, replay
+from accelsim.cli.sweep import show
+from accelsim.exploration import Results
 
 FILE = """
 axes: [{{key: accelerator.channels, values: [8, 16]}}]
@@ -40,6 +42,27 @@ def test_points_are_replays_and_stay_in_the_store(
     assert f"2 points in {store}: 0 failed" in again
     after = {row["accelerator.channels"]: row for row in load_results(store).rows}
     assert after == rows
+
+
+def test_long_names_are_whole_and_the_rest_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty points of a front with long names, on a narrow terminal."""
+    monkeypatch.setenv("COLUMNS", "60")
+    names = ["policy.quantization.msb_bits_of_each_layer", "accuracy.relative_output_error_of_all"]
+    value = "a-policy-file-with-a-very-long-name-that-says-what-it-is.yaml"
+    rows = [
+        {"key": str(n), "status": "ok", "policy": value, names[0]: n, names[1]: 20.0 - n}
+        for n in range(20)
+    ]
+    goals = dict.fromkeys(names, "minimize")
+    show(Results(rows, ["policy"], goals, tmp_path / "my store"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].replace("┃", "").split() == ["policy", *names]
+    assert [line.replace("│", "").split() for line in lines[3:15]] == [
+        [value, str(n), f"{20 - n}"] for n in range(12)
+    ]
+    assert lines[15] == f"… and 8 more: accelsim report '{tmp_path}/my store'"
 
 
 def test_a_sweep_of_failures_ends_with_status_1(

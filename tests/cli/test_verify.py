@@ -11,7 +11,7 @@ import pytest
 
 from accelsim.functional import run_policy
 from accelsim.policies import load_policy
-from accelsim.traces import load_trace
+from accelsim.traces import load_trace, save_trace, synthetic_trace
 
 
 def test_table_json_and_folder(
@@ -26,6 +26,23 @@ def test_table_json_and_folder(
     # The datapath drops nothing that the policy keeps.
     kept = run_policy(trace, load_policy("spatten-full")).accuracy["kept_mass"]
     assert written["summary"]["kept_mass"] == pytest.approx(kept)
+
+
+def test_table_of_many_heads_shows_the_worst(tmp_path: Path, accelsim: Callable[..., Any]) -> None:
+    path = tmp_path / "t.safetensors"
+    save_trace(synthetic_trace(num_layers=7), path)
+    words = ["verify", path, "--policy", "static-8"]
+    rows = accelsim(*words, "--json", "-").document("accelsim.verify/1")["per_head"]
+    worst = max(rows, key=lambda row: row["relative_output_error"])
+    shown = [
+        tuple(line.split("│")[:2]) for line in accelsim(*words).out.splitlines() if "│" in line
+    ]
+    cells = [(layer.strip(), head.strip()) for layer, head in shown]
+    assert (str(worst["layer"]), str(worst["head"])) in cells
+    assert len(cells) == 12 + 1
+    assert f"12 of {len(rows)} heads" in accelsim(*words).out
+    every = accelsim(*words, "--all-heads").out
+    assert sum("│" in line for line in every.splitlines()) == len(rows) + 1
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from accelsim.energy import (
     sram,
 )
 from accelsim.energy import _library as library
-from accelsim.energy._evaluate import _drawn, _Line, interval
-from accelsim.energy._table import Term
+from accelsim.energy._evaluate import _drawn, _Line, intervals
+from accelsim.energy._table import LIBRARIES, Term
 from accelsim.errors import ConfigError
 from accelsim.hardware import accelerator_of
 from accelsim.hardware.activity import Activity
@@ -217,8 +217,8 @@ def test_every_total_lies_in_its_interval(
         _Line(str(i), "dram", str(i % groups), value * below, value, value * (1 + above))
         for i, (below, value, above) in enumerate(ranges)
     ]
-    low, high = interval(lines)
     total = sum(line.value for line in lines)
+    ((low, high),) = intervals(lines, printed=[total])
     assert low <= total <= high
     assert sum(line.low for line in lines) <= low * (1 + 1e-9) + 1e-9
     assert high <= sum(line.high for line in lines) * (1 + 1e-9) + 1e-9
@@ -267,8 +267,9 @@ def test_areas_and_leakage_by_hand() -> None:
     printed = library.arithmetic("aladdin").node_nm
     assert library.operation_area_mm2("int-multiply", 32, printed) == pytest.approx(6350e-6)
     one, two = (Term(op="sram", bytes=4096, count=n) for n in (1, 2))
-    assert two.area_mm2(40) == 2 * one.area_mm2(40) > 0
-    assert two.leak_mw(40) == 2 * one.leak_mw(40) > 0
+    for units in LIBRARIES:
+        assert two.area_mm2(40, units) == 2 * one.area_mm2(40, units) > 0
+        assert two.leak_mw(40, units) == 2 * one.leak_mw(40, units) > 0
 
 
 def test_background_of_dram_does_not_follow_the_node_of_the_chip() -> None:
@@ -293,8 +294,9 @@ def test_a_very_wide_line_takes_the_nearest_width() -> None:
 
 def test_leakage_is_that_of_so_many_units() -> None:
     one, eight = (library.operation_leak_mw("int-multiply", 32, 40) * count for count in (1, 8))
-    assert Term(op="int-multiply", bits=32).leak_mw(40) == one
-    assert Term(op="int-multiply", bits=32, count=8).leak_mw(40) == eight
+    units = LIBRARIES[0]
+    assert Term(op="int-multiply", bits=32).leak_mw(40, units) == one
+    assert Term(op="int-multiply", bits=32, count=8).leak_mw(40, units) == eight
     # Aladdin's rows, at the node for which they are printed.
     printed = library.arithmetic("aladdin").node_nm
     assert library.operation_leak_mw("int-multiply", 32, printed) == pytest.approx(0.08)

@@ -50,7 +50,7 @@ class MnnFastConfig(AcceleratorConfig):
     channels: Channels = 2
     """DRAM channels."""
     memory: str = "hbm2-nominal"
-    energy: str = "mnnfast"
+    energy: str = "mnnfast-40nm"
     multipliers: Multipliers = 128
     """Multipliers of the whole machine (SpAtten §V-B)."""
     sharing: Literal["shared", "split"] = "shared"

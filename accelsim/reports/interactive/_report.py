@@ -10,11 +10,12 @@ from accelsim.errors import AccelsimError
 from accelsim.exploration import Comparison, Results, RunResult, load_results
 from accelsim.reports._html import write_bytes, write_text
 from accelsim.reports.interactive._documents import read_results, results_of
-from accelsim.reports.interactive._html import number, to_html
+from accelsim.reports.interactive._html import to_html
 from accelsim.reports.interactive._page import Page, Spec
 from accelsim.reports.interactive._result import result_page
 from accelsim.reports.interactive._store import store_page
 from accelsim.reports.interactive._vega import CONFIG
+from accelsim.units import in_full
 
 FORMATS = ("html", "md", "png", "svg")
 Reportable = str | Path | RunResult | Comparison | Results
@@ -153,7 +154,7 @@ def _vl_convert() -> Any:
 
 def _md(value: Any) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return number(value)
+        return in_full(value)
     text = "–" if value is None else " ".join(str(value).split())
     for character in "\\`*_[]|":
         text = text.replace(character, f"\\{character}")

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from accelsim.drawing import COLORS
 from accelsim.reports.interactive._page import Spec
 
 WIDTH, HEIGHT = 520, 260
-_COLORS = [
-    *("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756"),
-    *("#72b7b2", "#9d755d", "#eeca3b", "#bab0ac", "#2f4b7c"),
-]
 CONFIG: Spec = {
     "font": "system-ui, sans-serif",
     "view": {"stroke": None},
     "axis": {"grid": True, "gridColor": "#eee"},
-    "range": {"category": _COLORS},
+    "range": {"category": list(COLORS)},
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from accelsim.jit import direct, in_place
 from accelsim.workloads import Workload
 
 Ints = NDArray[np.int64]
-Lists = tuple[NDArray[np.int32], ...] | None
+Lists = Sequence[NDArray[np.int32]] | None
 """Token indexes of each row; all in order without."""
 
 KEYS, LSBS, VALUES, QUERIES, METADATA, RESIDUAL = range(6)

@@ -75,6 +75,12 @@ def test_kinds_of_attention(name, tmp_path):
     exercise(name, tmp_path)
 
 
+def test_the_page_lists_every_family():
+    page = families.PAGE.read_text(encoding="utf-8")
+    for family in families.FAMILIES:
+        assert f"| {family.name} | {'no' if family.refused else 'yes'} |" in page
+
+
 def test_a_windowed_model_from_capture_to_bytes(tmp_path):
     """Gemma 3 decodes across its window: outputs and reads of policies are those of the model."""
     model = families.save(present("Gemma 3 (windows)"), tmp_path)

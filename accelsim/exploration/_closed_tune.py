@@ -413,6 +413,11 @@ class _Table:
             settings.append(chosen | ({"keep": keep} if "keep" in self.cost else {}))
         return settings
 
+    def tied(self) -> _Table:
+        """Return the same with all layers alike: what a few numbers can say is less luck."""
+        whole = {knob: rows.sum(axis=0, keepdims=True) for knob, rows in self.damage.items()}
+        return replace(self, damage=whole)
+
     def _path(self, value: NDArray[np.float64]) -> list[int]:
         """Step of ``keep`` of each group of least total value [groups, steps]."""
         if not self.family.nested:
@@ -471,17 +476,15 @@ class _Search:
         return self.with_others(found)
 
     def with_others(self, found: Tuning) -> Tuning:
-        """State the loss of the front up to twice the limit on the other texts."""
-        wanted = {id(p) for p in found.front() if p.loss.loss <= 2 * self.limit} | {id(found.best)}
-        points, best, done = [], found.best, 0
-        for point in found.points:
-            if id(point) in wanted:
-                self.tell("held out", done, len(wanted))
-                other = replace(point, held_out=self.bench.held_out(point.policy))
-                best = other if point is found.best else best
-                point, done = other, done + 1
-            points.append(point)
-        return replace(found, best=best, points=points)
+        """State the loss of the best, and of the front up to twice the limit, on other texts."""
+        near = [p for p in found.front() if 0 < p.loss.loss <= 2 * self.limit]
+        wanted = {id(p): p for p in (found.best, *near)}
+        others = {}
+        for done, (key, point) in enumerate(wanted.items()):
+            self.tell("held out", done, len(wanted))
+            others[key] = replace(point, held_out=self.bench.held_out(point.policy))
+        points = [others.get(id(point), point) for point in found.points]
+        return replace(found, best=others[id(found.best)], points=points)
 
     def tables(self) -> list[_Table]:
         """Stages 1 and 2."""
@@ -542,10 +545,11 @@ class _Search:
         return {knob: (steps.get(knob, 0),) * self.bench.layers for knob in family.ladders}
 
     def search(self, tables: list[_Table]) -> None:
-        """Stage 3: every family alone, then the best one's weights."""
+        """Stage 3: every family, layers alike and not; then the weights of the best ones."""
         aims: dict[str, float] = {}
         for table in tables:
-            aims[table.family.name] = self.aim(table, {}, self.limit, _AIMS)
+            start = self.aim(table.tied(), {}, self.limit, _AIMS)
+            aims[table.family.name] = self.aim(table, {}, start, _AIMS)
         ranked = sorted(tables, key=lambda t: self.cheapest(t.family.name))
         weights: dict[str, dict[str, float]] = {t.family.name: {} for t in ranked}
         factor = 2.0
@@ -588,10 +592,11 @@ class _Search:
     def settled(self, table: _Table, aim: float, weights: Mapping[str, float]) -> Policy:
         """The policy of the cheapest settings for a predicted damage."""
         groups = table.solve(aim, weights)
+        size = self.size if len(groups) > 1 else self.bench.layers
         layers = range(self.bench.layers)
         knobs = table.family.ladders
         return table.family.policy(
-            {knob: tuple(groups[layer // self.size][knob] for layer in layers) for knob in knobs}
+            {knob: tuple(groups[layer // size][knob] for layer in layers) for knob in knobs}
         )
 
     def add(self, name: str, policy: Policy, *, search: bool = False) -> TunedPoint:

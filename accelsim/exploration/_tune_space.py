@@ -13,13 +13,22 @@ CAUSAL_RULES = ("widths", "spatten", "tova", "h2o", "streaming_llm")
 """Rules that are tried for a model that generates, if none are named (ours)."""
 ENCODER_RULES = ("widths", "spatten")
 
-_SHARES = (1.0, 0.75, 0.5, 0.375, 0.25, 0.1875, 0.125)
+_SHARES = (1.0, 0.75, 0.5, *(n / 32 for n in range(15, 4, -1)), 0.125)
 """Tokens of a cache as a share of the tuned windows (our choice; so are all ladders here)."""
 _RATIOS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 """Keep ratios of SpAtten's cascade."""
 _VALUES = (1.0, 0.75, 0.5)
 """Keep ratios of local value pruning."""
-_WIDTHS: dict[str, tuple[int, ...]] = {"static": (12, 10, 8, 6, 4), "kivi": (8, 4)}
+_WIDTHS: dict[str, tuple[int, ...]] = {
+    "static": (12, 10, 8, 6, 4),
+    "channel": (12, 10, 8, 6, 4),
+    "kivi": (8, 4),
+}
+_STORED: dict[str, dict[str, Any]] = {
+    "static": {"kind": "static", "scale": "per_token"},
+    "channel": {"kind": "static", "scale": "per_token", "key_scale": "per_channel"},
+    "kivi": {"kind": "kivi", "group_tokens": 64, "group_channels": 32, "residual_tokens": 32},
+}
 _SELECTIONS: dict[str, dict[str, Any]] = {
     "h2o": {"share": "kv_head"},
     "scissorhands": {"share": "kv_head"},
@@ -38,7 +47,8 @@ class Family:
     Attributes:
         rule: ``widths`` (nothing pruned), ``spatten`` (cascade of tokens and local values), or the
             kind of a selection with a budget.
-        store: ``static`` (one width, a scale for each token) or ``kivi``.
+        store: ``static`` (a scale for each token), ``channel`` (keys have one for each channel) or
+            ``kivi``.
         causal: whether the model generates.
         tokens: tokens of a sample.
     """
@@ -72,8 +82,8 @@ class Family:
     def probe(self, knob: str) -> int:
         """Step at which a knob's damage is measured: strong enough to be seen alone."""
         if knob == "keep":
-            return 4 if self.rule != "spatten" else 5
-        return {"static": 3, "kivi": 1}[self.store] if knob != "values" else 2
+            return _RATIOS.index(0.5) if self.rule == "spatten" else _SHARES.index(0.25)
+        return {"static": 3, "channel": 3, "kivi": 1}[self.store] if knob != "values" else 2
 
     def policy(self, settings: Mapping[str, Sequence[int]]) -> Policy:
         """Return settings as a policy; a knob that nobody turned is left out."""
@@ -94,20 +104,13 @@ class Family:
             if off and self.causal:
                 data["prefill"] = off
         elif keep is not None:
-            data["selection"] = {
-                "kind": self.rule,
-                "budget_tokens_by_layer": keep,
-                **_SELECTIONS.get(self.rule, {}),
-            }
+            alike = len(set(keep)) == 1
+            budget = {"budget_tokens": keep[0]} if alike else {"budget_tokens_by_layer": keep}
+            data["selection"] = {"kind": self.rule, **budget, **_SELECTIONS.get(self.rule, {})}
         return Policy.model_validate(data)
 
     def _stored(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
-        stored: dict[str, Any] = {"kind": self.store}
-        stored |= (
-            {"scale": "per_token"}
-            if self.store == "static"
-            else {"group_tokens": 64, "group_channels": 32, "residual_tokens": 32}
-        )
+        stored = dict(_STORED[self.store])
         for knob in ("key_bits", "value_bits"):
             widths = chosen[knob]
             alike = len(set(widths)) == 1
@@ -145,7 +148,7 @@ def families(rules: Sequence[str], *, causal: bool, tokens: int) -> list[Family]
             raise AccelsimError(
                 f"rule '{rule}'{did_you_mean(rule, known)}: expected one of {', '.join(known)}"
             )
-        found.append(Family(rule, "static", causal, tokens))
+        found.append(Family(rule, "channel", causal, tokens))
         if causal and rule not in ("spatten", "ems"):
             found.append(Family(rule, "kivi", causal, tokens))
     return found

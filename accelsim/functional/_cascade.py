@@ -78,7 +78,7 @@ def _load_layer(trace: AttentionTrace, policy: Policy, layer: int) -> kernels.Te
         stored = quantize_dequantize(value, q.fetched_value_bits, q.scale)
     else:
         assert not isinstance(q, KiviQuantization)
-        first = both = quantize_dequantize(key, q.key_bits, q.scale)
+        first = both = quantize_dequantize(key, q.key_bits, q.key_scale or q.scale)
         stored = quantize_dequantize(value, q.value_bits, q.scale)
     return kernels.Tensors(
         np.ascontiguousarray(query),

@@ -55,6 +55,8 @@ class ByLayerWidths(PolicyPart):
         """
         vectors = (keys.sum(axis=2) + values.sum(axis=2)).astype(np.int64)
         per_token = getattr(self, "scale", "") == "per_token"
+        if per_token and getattr(self, "key_scale", None) == "per_channel":
+            vectors = values.sum(axis=2).astype(np.int64)
         return vectors * (SCALE_BYTES if per_token else 0), np.zeros_like(vectors)
 
 
@@ -68,6 +70,8 @@ class StaticQuantization(ByLayerWidths):
         key_bits: bits of a key element.
         value_bits: bits of a value element.
         scale: one scale for the keys (values) of a layer, or one for each token and KV head.
+        key_scale: ``per_channel``: keys have one scale for each channel and KV head instead. It is
+            static, as that of a layer is, and multiplies the query, so that nothing is read for it.
         key_bits_by_layer: bits of a key element in every layer, instead of ``key_bits``.
         value_bits_by_layer: bits of a value element in every layer, instead of ``value_bits``.
     """
@@ -76,6 +80,7 @@ class StaticQuantization(ByLayerWidths):
     key_bits: Bits = 12
     value_bits: Bits = 12
     scale: Scale = "per_tensor"
+    key_scale: Literal["per_channel"] | None = None
     key_bits_by_layer: tuple[Bits, ...] | None = None
     value_bits_by_layer: tuple[Bits, ...] | None = None
 

@@ -37,10 +37,12 @@ class PolicyContract:
     @property
     def by_token(self) -> Policy:
         """The same with a scale for each token: one of a whole text knows what comes later."""
-        if self.loaded.quantization.kind == "kivi":
+        q = self.loaded.quantization
+        if q.kind == "kivi":
             return self.loaded
         colon = "," if ":" in self.policy else ":"
-        return load_policy_spec(f"{self.policy}{colon}quantization.scale=per_token")
+        keys = ",quantization.key_scale=null" if q.kind == "static" and q.key_scale else ""
+        return load_policy_spec(f"{self.policy}{colon}quantization.scale=per_token{keys}")
 
     def traces(self) -> list[AttentionTrace]:
         """Those of a decoder with and without a prompt, and of an encoder, that it applies to."""

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from accelsim.errors import ConfigError, TraceError
 from accelsim.functional import run_policy
+from accelsim.functional.closed_loop import policy_attention
+from accelsim.functional.fixed_point import operands
 from accelsim.policies import (
     Budgeted,
     CascadeTokens,
@@ -23,6 +25,7 @@ from accelsim.policies.selections.snapkv import pool
 from accelsim.policies.selections.zero_tprune import ZeroTPrune, page_rank, prune
 from accelsim.policies.selector import Block, Shape, selector_for
 from accelsim.traces import synthetic_trace
+from accelsim.traces.capture import ModelShape, dense_attention
 
 HEADS, KV_HEADS, DIM, TOKENS = 4, 2, 6, 30
 GROUP = HEADS // KV_HEADS
@@ -315,3 +318,83 @@ def test_a_policy_of_another_depth_does_not_apply() -> None:
     assert not why_closed_loop_not(policy, causal=True, num_layers=3)
     with pytest.raises(TraceError, match="has 3 entries"):
         run_policy(trace, policy)
+
+
+def key_rule(kind: str, budget: int, prompt: int) -> NDArray[np.bool_]:
+    """K-norm and KeyDiff as their papers say, one KV head and step after the other."""
+    _, key, _ = tensors()
+    kept = np.zeros((HEADS, TOKENS, TOKENS), dtype=np.bool_)
+    for kv in range(KV_HEADS):
+        unit = key[kv] / np.linalg.norm(key[kv], axis=1, keepdims=True)
+        cache: list[int] = []
+        for i in range(TOKENS):
+            cache.append(i)
+            if kind == "knorm":
+                badness = {j: np.linalg.norm(key[kv, j]) for j in cache}
+            else:
+                anchor = unit[cache].mean(axis=0)
+                badness = {j: unit[j] @ anchor / np.linalg.norm(anchor) for j in cache}
+            while i >= prompt and len(cache) > budget:
+                cache.remove(max(cache[:-1], key=badness.__getitem__))
+            kept[kv * GROUP : (kv + 1) * GROUP, i, cache] = True
+    return kept
+
+
+@pytest.mark.parametrize("prompt", [0, 12])
+@pytest.mark.parametrize("kind", ["knorm", "keydiff"])
+def test_rules_on_keys_alone(kind: str, prompt: int) -> None:
+    got = decide({"kind": kind, "budget_tokens": 7}, prompt)
+    np.testing.assert_array_equal(got, key_rule(kind, 7, prompt))
+    # Query heads of a group see the same keys, so they decide alike on their own, too.
+    alone = decide({"kind": kind, "budget_tokens": 7, "share": "query_head"}, prompt)
+    np.testing.assert_array_equal(got, alone)
+
+
+def test_a_scale_for_each_channel_is_in_the_query_and_costs_no_bytes() -> None:
+    trace = synthetic_trace(seed=7, num_layers=1, prefill_tokens=12, decode_tokens=20)
+    wide = {"kind": "static", "scale": "per_token", "key_bits": 6}
+    both = [
+        run_policy(trace, Policy.model_validate({"quantization": wide | more}))
+        for more in ({}, {"key_scale": "per_channel"})
+    ]
+    saved = [run.workload["metadata_bytes"] for run in both]
+    keys = both[0].workload["keys"].astype(np.int64)
+    np.testing.assert_array_equal(saved[0] - saved[1], 2 * keys)
+
+    query, key, value = (
+        t.astype(np.float64) for t in (trace.query(0), trace.key(0), trace.value(0))
+    )
+    key[..., 3] *= 40  # an outlier channel takes all codes of a token's scale
+    codes = np.rint(key / np.abs(key).max(axis=1, keepdims=True) * 31)
+    stored = codes * np.abs(key).max(axis=1, keepdims=True) / 31
+    policy = Policy.model_validate({"quantization": wide | {"key_scale": "per_channel"}})
+    attend = policy_attention(
+        policy, ModelShape(1, len(query), len(key), key.shape[2], 64), 32, causal=True
+    )
+    got = attend(0, *(t.astype(np.float32) for t in (query, key, value)), np.arange(32))
+    dense = dense_attention(trace.scale, True)
+    low = np.abs(value).max(axis=2, keepdims=True) / 2047
+    want = dense(0, query, stored, np.rint(value / low) * low, np.arange(32))
+    np.testing.assert_allclose(got, want, atol=1e-4)
+    exact = dense(0, query, key, value, np.arange(32))
+    by_token = policy_attention(
+        Policy.model_validate({"quantization": wide}),
+        ModelShape(1, len(query), len(key), key.shape[2], 64), 32, causal=True,
+    )(0, *(t.astype(np.float32) for t in (query, key, value)), np.arange(32))  # fmt: skip
+    assert np.abs(got - exact).mean() < 0.5 * np.abs(by_token - exact).mean()
+
+
+def test_the_datapath_multiplies_the_query_with_the_scales_of_channels() -> None:
+    rng = np.random.default_rng(0)
+    query, key, value = rng.normal(size=(4, 5, 8)), *rng.normal(size=(2, 2, 9, 8))
+    key[..., 2] *= 30
+    policy = Policy.model_validate(
+        {"quantization": {"kind": "static", "key_bits": 8, "key_scale": "per_channel"}}
+    )
+    found = operands(query, key, value, policy)
+    steps = np.abs(key).max(axis=1, keepdims=True) / 127
+    stored = np.rint(key / steps) * steps
+    scores = found.query @ np.repeat(found.key_both, 2, axis=0).transpose(0, 2, 1)
+    scores = scores * found.query_step * np.asarray(found.key_step).max()
+    want = query @ np.repeat(stored, 2, axis=0).transpose(0, 2, 1)
+    np.testing.assert_allclose(scores, want, atol=2e-3 * np.abs(want).max())

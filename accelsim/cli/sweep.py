@@ -124,6 +124,7 @@ def progress(label: str) -> Iterator[Callable[[dict[str, Any] | None, int, int],
 
 def show(results: Results) -> None:
     """Print counts, the Pareto set and the failures."""
+    from rich.cells import cell_len
     from rich.table import Table
 
     from accelsim.reports import plain_console
@@ -139,8 +140,8 @@ def show(results: Results) -> None:
     for line in cells:
         table.add_row(*line)
     # As wide as its names: a terminal may break lines, but nothing is cut.
-    widths = (max(map(len, column)) for column in zip(names, *cells, strict=True))
-    console = plain_console(width=sum(widths) + 3 * len(names), soft_wrap=True)
+    widths = (max(map(cell_len, column)) for column in zip(names, *cells, strict=True))
+    console = plain_console(width=max(20, sum(widths) + 3 * len(names)), soft_wrap=True)
     infeasible = len(results.rows) - len(results.failed) - len(results.usable)
     click.echo(
         f"{len(results.rows)} points in {results.store}: {len(results.failed)} failed, "

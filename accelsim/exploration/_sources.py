@@ -205,7 +205,6 @@ def _like(source: ShapeSource, model: ModelShape) -> Path:
 def _read(source: Path | Workload) -> Prepared:
     if isinstance(source, Workload):
         workload = source
-        workload.check_bounds()
     elif source.suffix == ".yaml":
         workload = load_benchmark(source.stem)
     else:

@@ -87,7 +87,7 @@ def _energy(runs: Sequence[RunResult]) -> Rows:
         rows.append((label, cells))
         if label in ranges:
             range_row = [_range(r.metrics, ranges[label]) for r in runs]
-            rows.append(("  5 to 95 % of its ranges", range_row))
+            rows.append(("  5 to 95 %", range_row))
     readings = [r.energy.get("reading") for r in runs]
     if any(readings):
         rows.append(("reading", [reading or "–" for reading in readings]))

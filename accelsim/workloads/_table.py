@@ -54,6 +54,7 @@ COLUMNS: dict[str, tuple[Any, str]] = {
     "residual_bytes": (np.int64, "DRAM bytes of vectors read beyond key_bits and value_bits"),
     "write_back_bytes": (np.int64, "DRAM bytes a policy writes: merged vectors, page bounds"),
     "key_runs": (np.int32, "contiguous runs of tokens in the fetched keys; 0: not recorded"),
+    "capped_scores": (np.int64, "scores under a soft cap of the model, summed over the queries"),
 }
 """Column name to (dtype, meaning). Counts are numbers of vectors or scores unless named bytes."""
 
@@ -65,8 +66,9 @@ POLICY_COLUMNS = (
     "residual_bytes",
     "write_back_bytes",
     "key_runs",
+    "capped_scores",
 )
-"""What token-selection policies ask of the hardware beyond vectors and top-k; zero where nothing.
+"""What policies and models ask of the hardware beyond vectors and top-k; zero where nothing.
 A Parquet file written before they existed reads as zero."""
 
 BEAT_COLUMNS = {"topk_beats": "topk_passes", "select_beats": "select_passes"}
@@ -134,6 +136,8 @@ class Workload:
                 f"workload '{self.name}': unknown columns {sorted(unknown)}, "
                 f"missing columns {sorted(missing)}"
             )
+        for name, column in self.columns.items():
+            self._check_type(name, column)
         lengths = {len(column) for column in self.columns.values()}
         if len(lengths) != 1:
             raise WorkloadError(f"workload '{self.name}': columns of unequal length {lengths}")
@@ -149,9 +153,22 @@ class Workload:
             self._refuse(name, column < _LEAST.get(name, 0), f"at least {_LEAST.get(name, 0)}")
         if self.query_table is not None:
             self.query_table.check(self.name, self.columns)
+        self.check_bounds()
+
+    def _check_type(self, name: str, column: NDArray[Any]) -> None:
+        label, expected = f"workload '{self.name}': column '{name}'", np.dtype(COLUMNS[name][0])
+        if not isinstance(column, np.ndarray):
+            raise WorkloadError(f"{label}: expected an array (Workload.from_columns takes lists)")
+        if column.ndim != 1:
+            raise WorkloadError(f"{label} has {column.ndim} dimensions; expected 1")
+        if column.dtype != expected:
+            raise WorkloadError(
+                f"{label} has elements of {column.dtype}; expected {expected} "
+                "(Workload.from_columns casts)"
+            )
 
     def check_bounds(self) -> None:
-        """Compare columns with those that bound them in every row: for what comes from a file.
+        """Compare columns with those that bound them in every row, as every new table does.
 
         Raises:
             WorkloadError: more keys than tokens, more values than keys, indexes that are not
@@ -253,7 +270,7 @@ class Workload:
         given.setdefault("key_lsb_bits", np.where(refetch, 4, 0))
         # A row whose queries use each value in turn still prunes: never judge by the union.
         prunes = given["query_values"] < given["query_keys"]
-        target = -(-given["query_values"] // queries)
+        target = -(-given["query_values"] // np.maximum(queries, 1))
         given.setdefault("topk_size", np.where(prunes, keys, 0))
         given.setdefault("topk_target", np.where(prunes, target, 0))
         given.setdefault("topk_passes", full * -1)

@@ -42,6 +42,7 @@ napoleon_numpy_docstring = False
 # As parameters: what a class is made with is documented once, in its docstring.
 napoleon_custom_sections = [("Attributes", "params_style")]
 autodoc_member_order = "bysource"
+autodoc_default_options = {"exclude-members": "model_config"}
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 80

@@ -7,7 +7,7 @@ from typing import Any
 
 from accelsim.exploration import RunResult
 from accelsim.exploration.metrics import ACCURACY, METRICS
-from accelsim.hardware.activity import COUNTERS
+from accelsim.hardware import accelerator_kinds, accelerator_of
 from accelsim.traces import AttentionTrace
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -27,6 +27,12 @@ def attributes(cls: type) -> dict[str, str]:
 def mapping(of: dict[str, Any], **more: Any) -> dict[str, Any]:
     """Return the schema of names to values of one kind."""
     return {"type": "object", "additionalProperties": of, **more}
+
+
+def counters() -> dict[str, Any]:
+    """Return the schema of each counter of each kind of accelerator, by name."""
+    declared = [c for kind in accelerator_kinds() for c in accelerator_of(kind).declared]
+    return {c.name: {**COUNT, "description": f"{c.counts}; unit: {c.unit}"} for c in declared}
 
 
 def result() -> dict[str, Any]:
@@ -62,6 +68,8 @@ def result() -> dict[str, Any]:
             COUNT, required=["query", "key_msb", "key_lsb", "value"]
         ),
         "energy_j_by_part": mapping(NUMBER),
+        "energy_j_by_entry": mapping(NUMBER),
+        "area_mm2_by_module": mapping(NUMBER),
         "accuracy": {
             "type": ["object", "null"],
             "properties": {"mode": {"type": "string"}, **accuracy},
@@ -90,7 +98,7 @@ def result() -> dict[str, Any]:
         ),
         "counters": mapping(
             COUNT,
-            properties={name: {**COUNT, "description": text} for name, text in COUNTERS.items()},
+            properties=counters(),
         ),
         "per_layer": {"type": "array", "items": {"type": "object", "required": ["layer"]}},
         "policy_read_bytes_by_head": {

@@ -36,8 +36,8 @@ def test_the_limit_holds_and_the_file_is_the_policy(
     [
         (["--max-loss", "0"], "expected more than 0"),
         (["--max-loss", "one"], "expected a number"),
-        (["--max-loss", "5%", "--closed-loop"], "--model and --text"),
-        (["--max-loss", "5%", "--model", "smollm2"], "expected one of"),
+        (["--max-loss", "5%", "--closed-loop"], "o such option"),
+        (["--max-loss", "5%", "--held-out", "2"], "--held-out goes with a model"),
         (["--max-loss", "5%", "--accelerator", "a3-base"], "expected an attention trace"),
     ],
 )

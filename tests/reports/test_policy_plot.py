@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from accelsim.reports import frontier_figure
 from accelsim.reports._policy_plot import policy_figure
 
 
@@ -20,6 +21,22 @@ def test_another_cost_names_its_axis_and_scales() -> None:
     svg = policy_figure({"dense": (3e-3, 0.1)}, "error", cost="latency, µs", scale=1e-6)
     assert "latency, µs" in svg
     assert svg == policy_figure({"dense": (3e3, 0.1)}, "error", cost="latency, µs", scale=1)
+
+
+def test_a_frontier_names_what_is_not_beaten_and_no_names_overlap() -> None:
+    rows = [
+        {"name": "dense", "loss": 0.0, "dram_reduction": 1.0},
+        {"name": "poor", "loss": 0.3, "dram_reduction": 1.2, "held_out_loss": None},
+        {"name": "tuned", "loss": 0.009, "dram_reduction": 3.0, "held_out_loss": 0.012},
+        *({"name": f"twin-{n}", "loss": 0.2, "dram_reduction": 2.0} for n in range(40)),
+    ]
+    svg = frontier_figure(rows, 0.01, title="what was measured")
+    assert svg == frontier_figure(rows, 0.01, title="what was measured")
+    for text in ("dense", "tuned", "poor", "what was measured", "held-out texts"):
+        assert text in svg
+    # Forty names at one point have no place; those that find none are left out.
+    assert 1 <= svg.count("<!-- twin-") < 15
+    assert "held-out" not in frontier_figure(rows[:1], 0.01)
 
 
 def glyphs(svg: str, text: str) -> list[int]:

@@ -18,8 +18,8 @@ class KNorm(Budgeted):
     """Keys by their norm (Devoto et al., EMNLP 2024).
 
     Score: minus the Euclidean norm of the key, averaged over the KV heads that decide together;
-    keys of small norm draw much attention. Budget: a cache of fixed size; the key of largest norm leaves
-    for good. The query's own key stays.
+    keys of small norm draw much attention. Budget: a cache of fixed size; the key of largest norm
+    leaves for good. The query's own key stays.
 
     Asks of the hardware: a norm per key as it is written, one arg-min per KV head and step.
     """

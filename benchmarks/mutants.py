@@ -18,6 +18,7 @@ import hashlib
 import importlib
 import multiprocessing
 import os
+import resource
 import shlex
 import shutil
 import sys
@@ -32,8 +33,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 MACHINE = "accelsim/hardware/machines/spatten"
 BLOCKS = "accelsim/hardware/blocks"
-LIMIT_S = 240
-"""A mutant that runs longer hangs; that is noticed."""
+LIMIT_S = 300
+"""Processor seconds of one run of tests. A mutant that takes more hangs; that is noticed."""
 
 
 @dataclass(frozen=True)
@@ -307,7 +308,7 @@ class Copy:
         """Whether tests fail, or hang."""
         process = self.start.Process(target=_run_tests, args=(str(self.root), tests))
         process.start()
-        process.join(LIMIT_S)
+        process.join(10 * LIMIT_S)  # a machine may be busy, and what waits for ever uses no time
         if process.is_alive():
             process.kill()
             process.join()
@@ -319,6 +320,7 @@ def _run_tests(root: str, tests: str) -> None:
     os.chdir(root)
     sys.path.insert(0, root)
     os.environ["PYTHONPATH"] = root
+    resource.setrlimit(resource.RLIMIT_CPU, (LIMIT_S, LIMIT_S))
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)

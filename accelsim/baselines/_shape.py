@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,30 +23,36 @@ class Call:
         queries: query tokens.
         context: key tokens.
         causal: whether the queries are the last of the context, seen triangularly.
-        window: newest keys that a causal query sees; 0 for all.
+        hidden: query-key pairs of one head that a mask hides beyond that, as windows do.
+        window: newest keys that a causal query sees, where that is what hides them; 0 for all.
     """
 
     count: int
     queries: int
     context: int
     causal: bool
+    hidden: int = 0
     window: int = 0
 
     @property
     def pairs(self) -> int:
         """Query-key pairs of one head, before any pruning."""
         if not self.causal:
-            return self.queries * self.context
+            return self.queries * self.context - self.hidden
         first = self.context - self.queries + 1
-        every = self.queries * (first + self.context) // 2
-        beyond = max(self.context - self.window, 0) if self.window else 0
-        some = min(beyond, self.queries)
-        return every - some * (2 * beyond - some + 1) // 2
+        return self.queries * (first + self.context) // 2 - self.hidden
 
     @property
     def keys(self) -> int:
         """Keys that some query sees."""
         return min(self.context, self.window + self.queries - 1) if self.window else self.context
+
+    @classmethod
+    def windowed(cls, count: int, queries: int, context: int, causal: bool, window: int) -> Call:
+        """A call whose causal queries see so many of the newest keys; all for a window of 0."""
+        beyond = max(context - window, 0) if window else 0
+        some = min(beyond, queries)
+        return cls(count, queries, context, causal, some * (2 * beyond - some + 1) // 2, window)
 
 
 @dataclass(frozen=True)
@@ -102,13 +109,14 @@ class AttentionShape:
         """Return the calls of every kind that occurs, as kernels are measured, and their counts.
 
         One query is a decode, causal queries on themselves a prefill, others an encoder. Queries
-        that continue a context count as a prefill with as many query-key pairs.
+        that continue a context, or see windows of it, count as a prefill with as many query-key
+        pairs.
         """
         sizes: dict[str, list[tuple[float, int, int]]] = {}
         for call in self.calls:
             kind = "decode" if call.queries == 1 else "prefill" if call.causal else "encoder"
             tokens = float(call.context)
-            if call.queries not in (1, call.context):
+            if call.queries not in (1, call.context) or (call.hidden and not call.window):
                 tokens = (2 * call.pairs) ** 0.5 if call.causal else call.pairs**0.5
             sizes.setdefault(kind, []).append((tokens, call.window, call.count))
         calls, counts = [], []
@@ -146,7 +154,7 @@ class AttentionShape:
             window = model.window(layer) or 0
             windows[window] = windows.get(window, 0) + 1
         calls = [
-            Call(count, 1 if decode else context, context + step, model.causal, window)
+            Call.windowed(count, 1 if decode else context, context + step, model.causal, window)
             for step in (range(1, decode + 1) if decode else (0,))
             for window, count in windows.items()
         ]
@@ -154,15 +162,21 @@ class AttentionShape:
 
     @classmethod
     def from_trace(cls, trace: AttentionTrace) -> AttentionShape:
-        """The dense attention of the recorded run."""
+        """The dense attention of the recorded run: a decoded token reads the keys that it sees."""
+        masks = Counter(trace.layer(layer).mask for layer in range(trace.num_layers))
+        steps = [np.arange(trace.prefill_tokens)] if trace.prefill_tokens else []
+        steps += list(np.arange(trace.prefill_tokens, trace.tokens)[:, None])
         calls = []
-        if trace.prefill_tokens:
-            size = trace.prefill_tokens
-            calls.append(Call(trace.num_layers, size, size, trace.causal))
-        calls += [
-            Call(trace.num_layers, 1, context, trace.causal)
-            for context in range(trace.prefill_tokens + 1, trace.tokens + 1)
-        ]
+        for positions in steps:
+            context, queries = int(positions[-1]) + 1, len(positions)
+            for mask, count in masks.items():
+                end = np.minimum(mask.end(positions, trace.tokens), context)
+                seen = int((end - mask.first(positions)).sum())
+                if queries == 1 and context > trace.prefill_tokens:
+                    calls.append(Call(count, 1, seen, trace.causal))
+                else:
+                    whole = Call(count, queries, context, trace.causal)
+                    calls.append(replace(whole, hidden=whole.pairs - seen))
         return cls(tuple(calls), trace.num_query_heads, trace.num_kv_heads, trace.head_dim)
 
     @classmethod

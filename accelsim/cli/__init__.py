@@ -34,6 +34,9 @@ VERBS: dict[str, str] = {
 }
 """Verb to one line of help, so that ``accelsim --help`` loads none of them."""
 
+_COMPLETES = "_ACCELSIM_COMPLETE"
+"""Set by a shell that asks what a word may become."""
+
 ALIASES = {
     "list": ["presets", "list"],
     "show": ["presets", "show"],
@@ -53,6 +56,10 @@ class _LazyGroup(click.Group):
         if cmd_name not in VERBS:
             return None
         command: click.Command = importlib.import_module(f"accelsim.cli.{cmd_name}").command
+        if _COMPLETES in os.environ:
+            from accelsim.cli._completion import complete_names
+
+            complete_names(cmd_name, command)
         return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -141,7 +148,7 @@ def _run(arguments: list[str] | None) -> None:
     Click's own ``main`` takes any end of a file (a truncated cache) for Ctrl-C, and gives status 1
     when a reader leaves; it is used for what it alone knows, the completion of a shell.
     """
-    if "_ACCELSIM_COMPLETE" in os.environ:
+    if _COMPLETES in os.environ:
         cli.main(args=arguments, prog_name="accelsim")
     words = sys.argv[1:] if arguments is None else list(arguments)
     with cli.make_context("accelsim", words) as context:

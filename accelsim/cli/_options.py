@@ -70,8 +70,16 @@ def hardware_options(function: F) -> F:
 
 
 def shape_options(function: F) -> F:
-    """Add the keys of a source ``shape:MODEL``, arguments of ``replay`` and ``compare``."""
+    """Add the keys of a source ``shape:MODEL`` and of sampling, as ``replay`` takes them."""
     for option in (
+        click.option(
+            "--sample",
+            default="auto",
+            show_default=True,
+            metavar="2%|off|auto",
+            help="Part of the rows to simulate, with an interval on every total; auto: 2 % where "
+            "all would take minutes.",
+        ),
         click.option(
             "--seed", type=int, metavar="N", help="Of a shape: seed of what is drawn (default: 0)."
         ),

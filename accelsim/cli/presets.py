@@ -35,7 +35,7 @@ def list_presets(family: str | None) -> None:
     """Name the presets of one FAMILY, or of all; also 'benchmarks' and 'traces'."""
     if family is not None:
         _check_family(family)
-    for name in _families() if family is None else (family,):
+    for name in families() if family is None else (family,):
         click.echo(click.style(name, bold=True))
         for preset, text in _described(name):
             click.echo(f"  {preset:28} {text}")
@@ -75,13 +75,15 @@ def show(name: str, family: str | None, sources: bool, json_file: str | None) ->
     click.echo(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=100), nl=False)
 
 
-def _families() -> tuple[str, ...]:
+def families() -> tuple[str, ...]:
+    """Families of presets, the benchmarks and the traces."""
     from accelsim.configs import FAMILIES
 
     return (*FAMILIES, BENCHMARKS, TRACES)
 
 
-def _names(family: str) -> list[str]:
+def names(family: str) -> list[str]:
+    """Names of one family."""
     from accelsim.configs import preset_names
     from accelsim.traces import trace_names
     from accelsim.workloads import benchmark_names
@@ -102,7 +104,7 @@ def _described(family: str) -> Iterator[tuple[str, str]]:
             shape = f"{trace.num_layers} layers, {trace.prefill_tokens} + {trace.decode_tokens}"
             yield name, f"{trace.model}, {shape} tokens: {trace.path}"
         return
-    for name in _names(family):
+    for name in names(family):
         path = config_root() / family / f"{name}.yaml"
         if family == BENCHMARKS:
             path = benchmark_path(name)
@@ -112,7 +114,7 @@ def _described(family: str) -> Iterator[tuple[str, str]]:
 def _check_family(family: str) -> None:
     from accelsim.errors import ConfigError, did_you_mean
 
-    known = _families()
+    known = families()
     if family not in known:
         raise ConfigError(
             f"unknown family '{family}'{did_you_mean(family, known)} (known: {', '.join(known)})"
@@ -122,12 +124,12 @@ def _check_family(family: str) -> None:
 def _family_of(name: str) -> str:
     from accelsim.errors import ConfigError, did_you_mean
 
-    found = [family for family in _families() if name in _names(family)]
+    found = [family for family in families() if name in names(family)]
     if len(found) == 1:
         return found[0]
     if found:
         raise ConfigError(f"'{name}' is in {' and '.join(found)}: say which with --family")
-    known = [preset for family in _families() for preset in _names(family)]
+    known = [preset for family in families() for preset in names(family)]
     raise ConfigError(f"unknown preset '{name}'{did_you_mean(name, known)}")
 
 

@@ -32,6 +32,9 @@ SECTIONS: dict[str, type[configs.Config]] = {
 }
 """First words of dotted keys, and the schema of what follows (an accelerator's is by ``kind``)."""
 
+AUTO, OFF = "auto", "off"
+"""Sampled simulation above a size, or never."""
+
 TRACE_SUFFIXES = (".safetensors", ".safetensors.index.json")
 _SUFFIXES = (*TRACE_SUFFIXES, ".csv", ".parquet")
 
@@ -64,18 +67,20 @@ class Setup:
     """Everything that decides a result, except the contents of the source.
 
     Attributes:
-        source: file of the trace or workload, the text that names a shape, or a workload in memory.
+        source: file of the trace or workload, a workload in memory, or the text that names a shape.
         engine: name of the timing engine.
         parts: section to configuration; ``policy`` only where the source is a trace or a shape and
             the accelerator has no pruning rule of its own.
         dependencies: ``causal`` or ``streamed``; the source's and the machine's default if not
             given.
+        sample: ``auto``, ``off``, or the fraction of a sampled simulation.
     """
 
     source: Path | Workload
     engine: str
     parts: Mapping[str, Resolved]
     dependencies: str | None = None
+    sample: str = AUTO
 
     @property
     def is_trace(self) -> bool:
@@ -149,6 +154,7 @@ def resolve(
     overrides: Mapping[str, Any],
     library: Library,
     dependencies: str | None = None,
+    sample: str | float = AUTO,
 ) -> Setup:
     """Find, override and validate every configuration of one run.
 
@@ -166,7 +172,7 @@ def resolve(
         "energy": library.load("energy", config.energy, "energy", split["energy"]),
     }
     check_table(cast(EnergyTable, parts["energy"].config), config, config.energy)
-    setup = Setup(found, engine, parts, dependencies)
+    setup = Setup(found, engine, parts, dependencies, read_sample(sample))
     undecided = setup.is_trace or setup.shape is not None
     if undecided and accelerator_of(config.kind).decide is not None:
         if split["policy"] or policy not in (None, DEFAULT_POLICY):
@@ -187,6 +193,30 @@ def resolve(
 
 def _named(accelerator: str | AcceleratorConfig) -> str:
     return f"'{accelerator}' " if isinstance(accelerator, str) else ""
+
+
+def read_sample(given: str | float) -> str:
+    """Check what a simulation samples; a fraction in one spelling.
+
+    Args:
+        given: ``auto``, ``off``, a fraction or a percentage, as in 0.02 and 2%.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    text = str(given).strip()
+    if text in (AUTO, OFF):
+        return text
+    try:
+        fraction = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        fraction = 0.0
+    if not 0 < fraction < 1:
+        raise ConfigError(
+            f"sample: expected auto, off, or a part of the rows between 0 and 100 %, as in 2%; got "
+            f"{configs.shown(text)}"
+        )
+    return f"{fraction:g}"
 
 
 def schema(section: str, data: Mapping[str, Any], where: str) -> type[configs.Config]:

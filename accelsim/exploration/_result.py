@@ -127,7 +127,8 @@ class RunResult:
 
         Metrics keep their names; the rest is dotted: ``accuracy.mean_kl``,
         ``energy_j_by_part.dram``, ``dram_read_bytes_by_tensor.value``,
-        ``modules.topk.busy_cycles``, ``baselines.titan-xp/roofline.speedup``.
+        ``modules.topk.busy_cycles``, ``baselines.titan-xp/roofline.speedup``,
+        ``sampled.rows_simulated`` where a sample was run.
         """
         row: dict[str, Any] = dict(self.metrics)
         for name, section in {
@@ -139,6 +140,7 @@ class RunResult:
             "modules": self.modules,
             "queues": self.queues,
             "baselines": self.baselines,
+            "sampled": self.manifest.get("sampled") or {},
         }.items():
             _flatten(name, section, row)
         plain: dict[str, Any] = _plain(row)

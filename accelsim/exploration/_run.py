@@ -16,11 +16,19 @@ from accelsim.configs import shown
 from accelsim.errors import AccelsimError
 from accelsim.exploration._arguments import checked
 from accelsim.exploration._manifest import manifest
-from accelsim.exploration._resolve import DEFAULT_ACCELERATOR, Library, Setup, resolve
+from accelsim.exploration._resolve import AUTO, DEFAULT_ACCELERATOR, OFF, Library, Setup, resolve
 from accelsim.exploration._result import Comparison, RunResult
 from accelsim.exploration._sources import Session
 from accelsim.exploration.metrics import Run, measure
 from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
+from accelsim.hardware.sampling import (
+    DEFAULT_FRACTION,
+    LEVEL,
+    SMALLEST,
+    Sampled,
+    sample,
+    size_of,
+)
 from accelsim.workloads import Workload
 from accelsim.workloads.shapes import is_shape, read_shape
 
@@ -30,6 +38,7 @@ if TYPE_CHECKING:
     from accelsim.hardware.activity import Activity, ModuleActivity
     from accelsim.hardware.timeline import Recorder
     from accelsim.traces import AttentionTrace
+    from accelsim.workloads import Workload
 
 
 @checked
@@ -50,6 +59,7 @@ def replay(
     batch: int | None = None,
     like: str | None = None,
     seed: int | None = None,
+    sample: str | float = AUTO,
 ) -> RunResult:
     """Run one source through one accelerator.
 
@@ -75,6 +85,8 @@ def replay(
         streamed: run it streamed too, for ``metrics["streamed_cycles"]``.
         context, decode, batch, like, seed: keys of a shape
             (:class:`accelsim.workloads.shapes.ShapeSource`).
+        sample: fraction of the rows that a sampled simulation runs, ``off``, or ``auto``: where
+            running all takes minutes. The manifest says which, with the intervals.
 
     Raises:
         AccelsimError: bad input, explained.
@@ -92,6 +104,7 @@ def replay(
         timeline,
         dependencies,
         streamed,
+        sample,
     )
 
 
@@ -110,6 +123,7 @@ def compare(
     batch: int | None = None,
     like: str | None = None,
     seed: int | None = None,
+    sample: str | float = AUTO,
 ) -> Comparison:
     """Run one trace or shape under several policies; see :func:`replay` for the other arguments.
 
@@ -122,9 +136,26 @@ def compare(
     with _as_file(source) as path:
         for policy in dict.fromkeys(policies):
             on_stage(policy)
-            setup = runner.setup(path, accelerator, policy, engine, overrides, dependencies)
+            setup = runner.setup(path, accelerator, policy, engine, overrides, dependencies, sample)
             results[policy] = _named(run(setup, runner.session, baselines, on_stage), source)
     return results
+
+
+def _with_keys(source: str | Path | Workload | AttentionTrace, **keys: int | str | None) -> Any:
+    """Add the keys of a shape to the text that names it.
+
+    Raises:
+        AccelsimError: keys beside a source that is no shape.
+    """
+    given = {name: value for name, value in keys.items() if value is not None}
+    if is_shape(source):
+        return str(read_shape(str(source), given))
+    if given:
+        raise AccelsimError(
+            f"{', '.join(given)}: for shapes only; expected a source as shape:llama-3-8b, got "
+            f"{shown(str(source))}"
+        )
+    return source
 
 
 class Runner:
@@ -146,6 +177,7 @@ class Runner:
         engine: str = "event",
         overrides: Mapping[str, Any] | None = None,
         dependencies: str | None = None,
+        sample: str | float = AUTO,
     ) -> Setup:
         """Find and validate everything of a run, without running it; as for :func:`replay`.
 
@@ -153,7 +185,7 @@ class Runner:
             AccelsimError: bad input, explained.
         """
         return resolve(
-            source, accelerator, policy, engine, overrides or {}, self.library, dependencies
+            source, accelerator, policy, engine, overrides or {}, self.library, dependencies, sample
         )
 
     def replay(
@@ -169,6 +201,7 @@ class Runner:
         timeline: tuple[int | None, int | None] | None = None,
         dependencies: str | None = None,
         streamed: bool = False,
+        sample: str | float = AUTO,
     ) -> RunResult:
         """Run one source; see :func:`replay`."""
         from accelsim.hardware.timeline import Recorder
@@ -177,26 +210,9 @@ class Runner:
             raise AccelsimError("ask for the timeline and for the Ramulator files in two runs")
         recorder = None if timeline is None else Recorder(timeline)
         with _as_file(source) as file:
-            setup = self.setup(file, accelerator, policy, engine, overrides, dependencies)
+            setup = self.setup(file, accelerator, policy, engine, overrides, dependencies, sample)
             result = run(setup, self.session, baselines, on_stage, record_dram, recorder, streamed)
         return _named(result, source)
-
-
-def _with_keys(source: str | Path | Workload | AttentionTrace, **keys: int | str | None) -> Any:
-    """Add the keys of a shape to the text that names it.
-
-    Raises:
-        AccelsimError: keys beside a source that is no shape.
-    """
-    given = {name: value for name, value in keys.items() if value is not None}
-    if is_shape(source):
-        return str(read_shape(str(source), given))
-    if given:
-        raise AccelsimError(
-            f"{', '.join(given)}: for shapes only; expected a source as shape:llama-3-8b, got "
-            f"{shown(str(source))}"
-        )
-    return source
 
 
 @contextmanager
@@ -257,25 +273,41 @@ def run(
     on_stage("simulation")
     simulation = partial(
         simulate,
-        prepared.workload,
-        machine,
-        memory,
-        setup.engine,
-        recorder,
-        setup.dependencies,
+        accelerator=machine,
+        memory=memory,
+        engine=setup.engine,
+        recorder=recorder,
+        dependencies=setup.dependencies,
     )
-    activity, files = _recorded(simulation, machine, memory) if record_dram else (simulation(), {})
+    workload = prepared.workload
+    files: dict[str, str] = {}
+    fraction = _fraction(setup.sample, workload, record_dram or recorder is not None)
+    sampled = None if fraction is None else sample(workload, simulation, fraction)
+    if sampled is not None:
+        activity = sampled.activity
+    elif record_dram:
+        activity, files = _recorded(partial(simulation, workload), machine, memory)
+    else:
+        activity = simulation(workload)
     on_stage("energy")
     energy = evaluate(activity, table, machine, memory)
     streamed_cycles = None
     if streamed:
         on_stage("streamed")
-        again = (
-            activity
-            if activity.dependencies == "streamed"
-            else simulate(prepared.workload, machine, memory, setup.engine, dependencies="streamed")
+        streamed_cycles = activity.cycles
+        if activity.dependencies != "streamed":
+            freely = partial(simulation, dependencies="streamed")
+            part = None if fraction is None else sample(workload, freely, fraction)
+            streamed_cycles = (freely(workload) if part is None else part.activity).cycles
+    said, warnings = None, list(prepared.warnings)
+    if sampled is not None:
+        priced = partial(evaluate, table=table, machine=machine, memory=memory)
+        said = _said(sampled, priced)
+        warnings.insert(
+            0,
+            f"sampled: {sampled.rows_simulated:,} of {sampled.rows:,} rows were simulated; "
+            "intervals stand in the manifest ('--sample off' runs all)",
         )
-        streamed_cycles = again.cycles
     return RunResult(
         metrics=measure(Run(prepared.workload, activity, shape, energy, streamed_cycles)),
         dram_read_bytes_by_tensor=activity.dram_read_bytes,
@@ -296,14 +328,55 @@ def run(
             activity.dependencies,
             activity.not_served,
         )
-        | prepared.manifest,
+        | prepared.manifest
+        | {"sampled": said},
         per_layer=prepared.per_layer,
         activity=activity,
-        warnings=[*prepared.warnings, *energy.warnings],
+        warnings=[*warnings, *energy.warnings],
         policy_read_bytes_by_head=prepared.read_bytes_by_head,
         ramulator_files=files,
         timeline=None if recorder is None else recorder.timeline,
     )
+
+
+def _fraction(asked: str, workload: Workload, whole: bool) -> float | None:
+    """Part of the rows to simulate; ``None`` for all.
+
+    Args:
+        asked: as of :class:`Setup`.
+        workload: rows.
+        whole: something is recorded, of all rows.
+
+    Raises:
+        AccelsimError: a sample is asked for, of a run that is recorded.
+    """
+    if asked == OFF or (asked == AUTO and (whole or size_of(workload) < SMALLEST)):
+        return None
+    if whole:
+        raise AccelsimError(
+            f"sample: {float(asked):.3g} of the rows leaves nothing whole to record; expected off"
+        )
+    return DEFAULT_FRACTION if asked == AUTO else float(asked)
+
+
+def _said(sampled: Sampled, priced: Callable[[Activity], EnergyReport]) -> dict[str, Any]:
+    """What a manifest says of a sampled simulation."""
+    totals: dict[str, Callable[[Activity], float]] = {
+        "latency_cycles": lambda a: a.cycles,
+        "latency_s": lambda a: a.seconds,
+        "prefill_latency_cycles": lambda a: a.prefill_cycles,
+        "decode_latency_cycles": lambda a: a.cycles - a.prefill_cycles,
+        "dram_read_bytes": lambda a: sum(a.dram_read_bytes.values()),
+        "dram_write_bytes": lambda a: a.dram_write_bytes,
+        "energy_j": lambda a: priced(a).total_j,
+    }
+    ends = {name: sampled.interval(of) for name, of in totals.items()}
+    return {
+        "rows": sampled.rows,
+        "rows_simulated": sampled.rows_simulated,
+        "level": LEVEL,
+        "intervals": {name: {"low": low, "high": high} for name, (low, high) in ends.items()},
+    }
 
 
 def _recorded(

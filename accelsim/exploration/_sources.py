@@ -78,8 +78,10 @@ class Session:
 
     def source_sha256(self, source: Path | Workload) -> str:
         """SHA-256 of a source: of its file and of the shards that an index file names, or of the
-        arrays of a workload in memory. Of a shape, that of its text, its model's sizes and the
-        trace that it is like."""
+        arrays of a workload in memory.
+
+        Of a shape, that of its text, its model's sizes and the trace that it is like.
+        """
         if isinstance(source, Workload):
             if self._in_memory is None or self._in_memory[0] is not source:
                 self._in_memory = source, _workload_sha256(source)
@@ -100,9 +102,9 @@ class Session:
         """Read the source and, for a trace, run the policy over it; once for equal policies."""
         # A machine with a pruning rule of its own decides by its own configuration.
         rule = setup.parts.get("policy", setup.parts["accelerator"])
-        source = setup.source
         decided = not setup.is_trace and setup.shape is None
         policy = "" if decided else rule.sha256
+        source = setup.source
         content = self.source_sha256(source) if isinstance(source, Workload) else _stamp(source)
         key = (content, policy)
         if key in self._prepared:

@@ -18,7 +18,7 @@ from typing import Any
 from accelsim import configs
 from accelsim.errors import AccelsimError, ConfigError, MachineError
 from accelsim.exploration._manifest import code_sha256, versions
-from accelsim.exploration._resolve import Resolved, Setup, schema
+from accelsim.exploration._resolve import AUTO, Resolved, Setup, schema
 from accelsim.exploration._run import run
 from accelsim.exploration._sources import Session
 from accelsim.workloads import Workload
@@ -40,7 +40,7 @@ class Point:
         texts: section to canonical JSON.
         baselines: platforms to compare with.
         code: digest of the modelling code that the point is for.
-        dependencies: as in :class:`Setup`.
+        dependencies, sample: as in :class:`Setup`.
     """
 
     key: str
@@ -51,6 +51,7 @@ class Point:
     baselines: tuple[str, ...] = ()
     code: str = ""
     dependencies: str | None = None
+    sample: str = AUTO
 
     @classmethod
     def of(cls, setup: Setup, source_sha256: str, baselines: tuple[str, ...] = ()) -> Point:
@@ -60,23 +61,25 @@ class Point:
             "source": source_sha256,
             "engine": setup.engine,
             "dependencies": setup.dependencies,
+            "sample": setup.sample,
             "baselines": baselines,
             "code": code_sha256(),
         }
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         texts = {name: part.text for name, part in setup.parts.items()}
-        source = setup.source
-        if not isinstance(source, Workload):
-            source = source if setup.shape else source.absolute()
+        source: Path | Workload | str = setup.source
+        if isinstance(source, Path):
+            source = str(source if setup.shape else source.absolute())
         return cls(
             key,
-            source if isinstance(source, Workload) else str(source),
+            source,
             source_sha256,
             setup.engine,
             texts,
             baselines,
             str(content["code"]),
             setup.dependencies,
+            setup.sample,
         )
 
     @property
@@ -135,7 +138,7 @@ class Worker:
         else:
             source = self._checked(Path(point.source), point.source_sha256)
         parts = {name: self._parse(name, text) for name, text in point.texts.items()}
-        setup = Setup(source, point.engine, parts, point.dependencies)
+        setup = Setup(source, point.engine, parts, point.dependencies, point.sample)
         return run(setup, self.session, baselines=point.baselines).to_row()
 
     def _checked(self, source: Path, sha256: str) -> Path:

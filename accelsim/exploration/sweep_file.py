@@ -18,6 +18,7 @@ from accelsim.errors import AccelsimError, ConfigError, did_you_mean, shorten
 from accelsim.exploration._expressions import Expression
 from accelsim.exploration._manifest import code_sha256
 from accelsim.exploration._resolve import (
+    AUTO,
     DEFAULT_ACCELERATOR,
     SECTIONS,
     TRACE_SUFFIXES,
@@ -71,6 +72,8 @@ class SpaceConfig(Config):
     policy: str | None = None
     engine: str = "event"
     dependencies: str | None = None
+    sample: str | float = AUTO
+    """``auto``, ``off`` or a fraction of the rows (docs/contexts.md)."""
     set: dict[str, Any] = Field(default_factory=dict)
     """Dotted key to value, for every point."""
     axes: tuple[Axis, ...]
@@ -202,6 +205,7 @@ class Plan:
             overrides,
             self.library,
             settings.get("dependencies", self.config.dependencies),
+            self.config.sample,
         )
         digest = self.session.source_sha256(setup.source)
         return Point.of(setup, digest, self.config.baselines)
@@ -287,7 +291,10 @@ class Plan:
         """
         own = self.config.model_dump(mode="json")
         metrics = {name: goal for name, goal in self.config.metrics.items() if goal != "report"}
-        kept = ("axes", "set", "derived", "constraints", "engine", "dependencies", "baselines")
+        kept = (
+            "axes", "set", "derived", "constraints", "engine", "dependencies", "sample",
+            "baselines",
+        )  # fmt: skip
         return {**{name: own[name] for name in kept}, "metrics": metrics, **self.contents()}
 
     def contents(self) -> dict[str, str]:

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.configs import config_root
 from accelsim.errors import ConfigError, did_you_mean
 from accelsim.functional._record import PolicyRun
 from accelsim.functional._stored import value_budgets
 from accelsim.policies import KiviQuantization, Policy, ProgressiveQuantization, Stage
 from accelsim.policies.tokens import CascadeTokens
+from accelsim.traces import trace_names, trace_path
 from accelsim.workloads import QueryTable, Workload, quick_select_work
 from accelsim.workloads.indices import DrawnIndices
 from accelsim.workloads.models import ModelShape
@@ -29,7 +29,6 @@ from accelsim.workloads.shapes import PREFIX, ShapeSource
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-_TRACES = "traces"
 _LIKE = {True: "smollm2-64p-32d", False: "minilm-128"}
 """Shipped trace of a decoder, and of an encoder."""
 
@@ -40,11 +39,9 @@ def trace_like(source: ShapeSource, causal: bool) -> Path:
     Raises:
         ConfigError: no such file, and no shipped trace of that name.
     """
-    name = source.like or _LIKE[causal]
-    folder = config_root().parent / _TRACES
-    shipped = {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+    name, shipped = source.like or _LIKE[causal], trace_names()
     if name in shipped:
-        return shipped[name]
+        return trace_path(name)
     if not Path(name).is_file():
         raise ConfigError(
             f"{PREFIX}{source.model}: key 'like': no trace '{name}'{did_you_mean(name, shipped)}; "

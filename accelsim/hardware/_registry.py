@@ -219,8 +219,19 @@ def simulate(
     activity.not_served = {
         name: amount for name, amount in workload.asks().items() if name not in machine.serves
     }
+    _count_posted(activity, memory)
     _check(machine, activity, workload)
     return activity
+
+
+def _count_posted(activity: Activity, memory: MemoryConfig) -> None:
+    """Activations of bytes that no engine sends through the banks: writes, and spilled reads.
+
+    They lie side by side, so each row is opened once (assumption; the least there can be).
+    """
+    posted = activity.dram_write_bytes + activity.dram_read_bytes.get("spill", 0)
+    if memory.kind == "banked":
+        activity.count("dram_posted_activations", -(-posted // memory.row_bytes))
 
 
 @contextmanager

@@ -48,6 +48,12 @@ class Size(NamedTuple):
 
 DRAM = (
     Counter("dram_activations", "activation", "DRAM row activations, each with its precharge"),
+    Counter(
+        "dram_posted_activations",
+        "activation",
+        "row activations of what takes no turn on the simulated channels (writes, spilled reads), "
+        "one for each row's worth of bytes",
+    ),
     Counter("dram_read_bits", "bit", "bits moved by DRAM read bursts"),
     Counter("dram_write_bits", "bit", "bits moved by DRAM write bursts"),
     Counter("dram_io_bits", "bit", "bits through the DRAM interface, read or written"),
@@ -68,6 +74,11 @@ EXPONENTIALS = Counter("exponentials", "exponential", "exponentials of the softm
 DIVISIONS = Counter("divisions", "division", "divisions of the softmax")
 SCORE_COMPARISONS = Counter(
     "score_comparisons", "comparison", "comparisons of a score, or its weight, with a threshold"
+)
+QUERY_REGISTERS = Counter(
+    "query_register_bytes",
+    "byte",
+    "bytes of queries written to registers, once for each pass over a tile or chunk of keys",
 )
 ATTENTION = (QK_MACS, PV_MACS, EXPONENTIALS, DIVISIONS)
 """Arithmetic of attention."""

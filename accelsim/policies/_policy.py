@@ -194,6 +194,27 @@ def _check_together(prefill: Policy, decode: Policy) -> None:
         )
 
 
+_IN_THE_CASCADE = frozenset(
+    (
+        OWN_SCALE, "sliding windows", "sliding windows on both sides", "chunks",
+        "soft-capped scores", "sinks",
+    )
+)  # fmt: skip
+"""What :meth:`accelsim.traces.AttentionTrace.beyond` may name for SpAtten's own policies."""
+
+
+def by_layer(policy: Policy, trace: AttentionTrace) -> bool:
+    """Whether a selector decides layer by layer in a stage that a trace has; else step by step."""
+    tokens = {"prefill": trace.prefill_tokens, "decode": trace.decode_tokens}
+    return any(
+        p.selection is not None
+        or isinstance(p.quantization, KiviQuantization)
+        or (trace.causal and any(c and c.accumulate == "layers" for c in (p.tokens, p.heads)))
+        for stage, p in policy.by_stage().items()
+        if tokens[stage]
+    )
+
+
 def why_not(policy: Policy, trace: AttentionTrace) -> str:
     """Say why a policy does not apply to a trace, or return an empty string.
 
@@ -203,9 +224,13 @@ def why_not(policy: Policy, trace: AttentionTrace) -> str:
     if explain:
         return explain
     rule, kivi = _on_cache(policy, causal=trace.causal)
+    by_selector = rule is not None or kivi or by_layer(policy, trace)
+    served = {OWN_SCALE} if by_selector else _IN_THE_CASCADE
     for word, layer in trace.beyond().items():
-        if word != OWN_SCALE:
-            return f"layer {layer} has {word}, which policies do not support"
+        if word not in served:
+            name = "kivi" if kivi else "accumulate: layers" if rule is None else rule.kind
+            who = f"policy '{name}'" if by_selector and word in _IN_THE_CASCADE else "a policy"
+            return f"layer {layer} has {word}, which {who} does not support"
     if rule is not None and rule.encoder:
         if trace.causal or trace.decode_tokens:
             return f"policy '{rule.kind}' prunes encoders; expected a trace with causal = false"

@@ -13,8 +13,7 @@ from accelsim.drawing import COLORS, DARK, GREY, Svg, new_figure, plain_figures,
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Blue and orange are told apart with any colour vision.
-_BEST, _OTHER, _DOMINATED, _INK = COLORS[0], COLORS[1], GREY, DARK
+_BEST, _OTHER = COLORS[:2]
 _TICKS = (-5, -2, -1, -0.5, 0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _LINEAR_BELOW = 1.0
 """Losses up to this many percent have a linear axis, larger ones a logarithmic one."""
@@ -33,17 +32,17 @@ def frontier_figure(rows: Sequence[Mapping[str, Any]], limit: float, *, title: s
     figure, axes = new_figure(8.4, 5.0)
     places = [(float(r["dram_reduction"]), 100 * float(r["loss"])) for r in rows]
     front = [p for p in places if not any(_beats(q, p) for q in places)]
-    axes.axhline(100 * limit, color=_INK, linewidth=0.8, linestyle=":")
+    axes.axhline(100 * limit, color=DARK, linewidth=0.8, linestyle=":")
     axes.set_yscale("symlog", linthresh=_LINEAR_BELOW, linscale=1.2)
     for place in places:
         if place not in front:
-            axes.plot(*place, "o", color=_DOMINATED, markersize=3.5, zorder=2)
+            axes.plot(*place, "o", color=GREY, markersize=3.5, zorder=2)
     # Between two points of a front nothing was measured: a step, not a slope.
     steps = sorted(set(front))
     axes.plot(*zip(*steps, strict=True), drawstyle="steps-pre", color=_BEST, linewidth=1, zorder=1)
     axes.plot(*zip(*steps, strict=True), "o", color=_BEST, markersize=5, zorder=4,
               label="tuned on these texts, not beaten")  # fmt: skip
-    axes.plot([], [], "o", color=_DOMINATED, markersize=3.5, label="beaten in both")
+    axes.plot([], [], "o", color=GREY, markersize=3.5, label="beaten in both")
     told = False
     for row, (x, y) in zip(rows, places, strict=True):
         if row.get("held_out_loss") in (None, ""):
@@ -118,7 +117,7 @@ def _label(
         for dx, dy, side in offsets:
             text = axes.annotate(
                 name, place, xytext=(dx, dy), textcoords="offset points", fontsize=7, ha=side,
-                color=_BEST if best else "#555555",
+                color=_BEST if best else DARK,
             )  # fmt: skip
             box = text.get_window_extent(renderer)
             fits = inside.x0 <= box.x0 and box.x1 <= inside.x1 + 40 and inside.y0 <= box.y0

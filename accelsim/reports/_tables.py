@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from accelsim.energy import across_readings
 from accelsim.exploration import RunResult
@@ -49,6 +50,7 @@ def comparison(results: Mapping[str, RunResult]) -> list[Section]:
             else []
         ),
         Section("Speedup over [5…95 %] (energy ratio)", _baselines(runs)),
+        *([Section("Sampled", _sampled(runs))] if any(map(_sample_of, runs)) else []),
     ]
 
 
@@ -85,7 +87,7 @@ def _energy(runs: Sequence[RunResult]) -> Rows:
         rows.append((label, cells))
         if label in ranges:
             range_row = [_range(r.metrics, ranges[label]) for r in runs]
-            rows.append(("  5 to 95 % of its ranges", range_row))
+            rows.append(("  5 to 95 %", range_row))
     readings = [r.energy.get("reading") for r in runs]
     if any(readings):
         rows.append(("reading", [reading or "–" for reading in readings]))
@@ -118,6 +120,36 @@ def _rows(runs: Sequence[RunResult], section: str) -> Rows:
         and metric.label
         and any(r.metrics.get(metric.name) for r in runs)
     ]
+
+
+def _sample_of(run: RunResult) -> dict[str, Any] | None:
+    found: dict[str, Any] | None = run.manifest.get("sampled")
+    return found
+
+
+def _sampled(runs: Sequence[RunResult]) -> Rows:
+    """How much was run, and the intervals of the first totals."""
+    known = [_sample_of(run) for run in runs]
+    level = next(each["level"] for each in known if each)
+    rows = [("rows simulated", [_part(each) for each in known])]
+    for name in ("latency_cycles", "dram_read_bytes", "energy_j"):
+        metric = METRICS[name]
+        cells = []
+        for each in known:
+            ends = each["intervals"][name] if each else None
+            cells.append(
+                "–"
+                if ends is None
+                else f"{shown(ends['low'], metric.unit)} – {shown(ends['high'], metric.unit)}"
+            )
+        rows.append((f"{metric.label}, {level:.0%} interval", cells))
+    return rows
+
+
+def _part(sampled: Mapping[str, Any] | None) -> str:
+    if sampled is None:
+        return "all"
+    return f"{sampled['rows_simulated']:,} of {sampled['rows']:,}"
 
 
 def _accuracy(runs: Sequence[RunResult]) -> Rows:

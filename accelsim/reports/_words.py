@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, Protocol
 
-from accelsim.exploration import RunResult
 from accelsim.units import percent, si
 
 _BLOCKS = {
@@ -22,7 +22,23 @@ _SLOWER = 1.005
 """Ratios nearer to 1 than this are no difference."""
 
 
-def in_words(results: Mapping[str, RunResult]) -> list[str]:
+class Told(Protocol):
+    """What a sentence is about: a result, or what was read of one."""
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """Scalars by name."""
+
+    @property
+    def accuracy(self) -> Mapping[str, Any] | None:
+        """Errors by name, where there are any."""
+
+    @property
+    def modules(self) -> Mapping[str, Mapping[str, Any]]:
+        """Busy and stalled cycles by block."""
+
+
+def in_words(results: Mapping[str, Told]) -> list[str]:
     """Return one sentence for each result, the first being what the others are compared with."""
     first = next(iter(results.values()))
     return [
@@ -31,7 +47,7 @@ def in_words(results: Mapping[str, RunResult]) -> list[str]:
     ]
 
 
-def _cost(result: RunResult, first: RunResult) -> str:
+def _cost(result: Told, first: Told) -> str:
     cost = f"{si(result.metrics['latency_s'], 's')}"
     if result is first:
         return cost
@@ -49,12 +65,14 @@ def _times(ratio: float, less: str, more: str) -> str:
     return f"{ratio:.3g} times {more}" if ratio > 1 else f"{1 / ratio:.3g} times {less}"
 
 
-def _loss(result: RunResult) -> str:
+def _loss(result: Told) -> str:
     error = (result.accuracy or {}).get("relative_output_error")
-    return "" if error is None else f", output error {percent(error)} (open loop)"
+    if not isinstance(error, (int, float)):
+        return ""
+    return f", output error {percent(error)} (open loop)"
 
 
-def _bound(result: RunResult) -> str:
+def _bound(result: Told) -> str:
     """The busiest block, and what the block behind it waits for."""
     cycles = result.metrics["latency_cycles"]
     modules = result.modules

@@ -54,6 +54,7 @@ COLUMNS: dict[str, tuple[Any, str]] = {
     "residual_bytes": (np.int64, "DRAM bytes of vectors read beyond key_bits and value_bits"),
     "write_back_bytes": (np.int64, "DRAM bytes a policy writes: merged vectors, page bounds"),
     "key_runs": (np.int32, "contiguous runs of tokens in the fetched keys; 0: not recorded"),
+    "capped_scores": (np.int64, "scores under a soft cap of the model, summed over the queries"),
 }
 """Column name to (dtype, meaning). Counts are numbers of vectors or scores unless named bytes."""
 
@@ -65,8 +66,9 @@ POLICY_COLUMNS = (
     "residual_bytes",
     "write_back_bytes",
     "key_runs",
+    "capped_scores",
 )
-"""What token-selection policies ask of the hardware beyond vectors and top-k; zero where nothing.
+"""What policies and models ask of the hardware beyond vectors and top-k; zero where nothing.
 A Parquet file written before they existed reads as zero."""
 
 BEAT_COLUMNS = {"topk_beats": "topk_passes", "select_beats": "select_passes"}

@@ -156,3 +156,58 @@ def test_bad_shapes_end_with_one_line_and_status_2(
     assert (end.value.code, out) == (2, "")
     assert err.count("\n") == 1
     assert len(err) <= 310
+
+
+def test_a_sample_is_said_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    words = (SHAPE, "--context", "600", "--decode", "30", "--sample", "5%")
+    main(["replay", *words])
+    out, err = capsys.readouterr()
+    assert "rows simulated" in out
+    assert "98% interval" in out
+    assert "sampled: " in err
+    result = accelsim.replay(SHAPE, context=600, decode=30, sample=0.05)
+    said = result.manifest["sampled"]
+    assert said["rows"] == 2700
+    assert said["rows_simulated"] < 1350
+    assert set(said["intervals"]) == {
+        "latency_cycles", "latency_s", "prefill_latency_cycles", "decode_latency_cycles",
+        "dram_read_bytes", "dram_write_bytes", "energy_j",
+    }  # fmt: skip
+    for name, ends in said["intervals"].items():
+        assert ends["low"] <= result.metrics[name] <= ends["high"]
+    whole = accelsim.replay(SHAPE, context=600, decode=30)
+    assert whole.manifest["sampled"] is None
+    assert not any(warning.startswith("sampled") for warning in whole.warnings)
+    assert result.metrics["latency_s"] == pytest.approx(whole.metrics["latency_s"], rel=0.03)
+    assert result.metrics["decode_latency_cycles"] == result.metrics["latency_cycles"]
+
+
+def test_what_takes_minutes_is_sampled_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from accelsim.exploration import _run
+
+    monkeypatch.setattr(_run, "SMALLEST", 1)
+    assert accelsim.replay(SHAPE, context=600, decode=30).manifest["sampled"]
+    assert not accelsim.replay(SHAPE, context=600, decode=30, sample="off").manifest["sampled"]
+    short = accelsim.replay(SHAPE, context=20, decode=1)
+    assert short.manifest["sampled"] is None  # half of the rows would be run
+    recorded = accelsim.replay(SHAPE, context=600, decode=30, timeline=(0, 100))
+    assert recorded.manifest["sampled"] is None
+    with pytest.raises(AccelsimError, match="nothing whole to record"):
+        accelsim.replay(SHAPE, context=600, decode=30, timeline=(0, 100), sample="2%")
+
+
+@pytest.mark.parametrize("given", ["0%", "100%", "two", "-1", "1.5", "nan", ""])
+def test_samples_are_parts(given: str) -> None:
+    with pytest.raises(AccelsimError, match="sample: expected auto, off"):
+        accelsim.replay(SHAPE, context=20, decode=1, sample=given)
+
+
+def test_a_sweep_takes_a_sample(tmp_path: Path) -> None:
+    file = tmp_path / "sampled.yaml"
+    file.write_text(
+        f'sources: ["{SHAPE}:context=600,decode=30"]\nsample: 5%\n'
+        "axes:\n  - {key: accelerator.channels, values: [8, 16]}\n"
+    )
+    for row in accelsim.sweep(file, tmp_path / "store").rows:
+        assert row["sampled.rows_simulated"] < row["sampled.rows"] == 2700
+        assert row["sampled.intervals.latency_s.low"] < row["latency_s"]

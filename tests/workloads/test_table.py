@@ -218,3 +218,26 @@ def test_which_rows_are_a_prompt() -> None:
     told = Workload.from_columns(one | {"step": [0, 0, 1, 2]}, query_table=table)
     early, steps = told.stages()
     assert (early.tolist(), steps) == ([True, True, False, False], 2)
+
+
+def test_copies_run_together_layer_by_layer() -> None:
+    work = Workload.from_columns(
+        {
+            "step": [0, 0, 0, 1],
+            "layer": [0, 0, 1, 1],
+            "head": [0, 2, 1, 0],
+            "keys": [9, 8, 7, 6],
+            "values": [9, 8, 7, 6],
+            "key_bits": [8] * 4,
+            "value_bits": [8] * 4,
+        }
+    )
+    assert work.batched(1) is work
+    three = work.batched(3)
+    # Of layer 0: both rows of each copy; then layer 1; then the next step, though its layer is 1.
+    assert three["keys"].tolist() == [9, 8] * 3 + [7] * 3 + [6] * 3
+    assert three["step"].tolist() == [0] * 9 + [1] * 3
+    assert three["layer"].tolist() == [0] * 6 + [1] * 6
+    # The largest head is 2, so each copy has three places for heads.
+    assert three["head"].tolist() == [0, 2, 3, 5, 6, 8, 1, 4, 7, 0, 3, 6]
+    assert three.policy_bytes()["value"] == 3 * work.policy_bytes()["value"]

@@ -28,7 +28,13 @@ from accelsim.hardware.config import (
     PerCycle,
     Rows,
 )
-from accelsim.hardware.counters import ATTENTION, BUFFERS, SCORE_COMPARISONS, Counter
+from accelsim.hardware.counters import (
+    ATTENTION,
+    BUFFERS,
+    QUERY_REGISTERS,
+    SCORE_COMPARISONS,
+    Counter,
+)
 from accelsim.hardware.machines._without_tensors import assumed_queries, one_key
 from accelsim.hardware.simulation import Dataflow, Item
 
@@ -279,6 +285,7 @@ class _A3:
             "key_sram_read_bytes": scored * self.row_bytes,
             "value_sram_write_bytes": loaded * self.row_bytes,
             "value_sram_read_bytes": kept * self.row_bytes,
+            "query_register_bytes": len(counts["kept"]) * self.row_bytes,
         }
         if self.approximate:
             iterations = int(counts["iterations"].sum())
@@ -340,6 +347,6 @@ ACCELERATOR = Accelerator(
     wiring=_wiring,
     # Its own rule decides, in elements of its own width.
     serves=frozenset({"bits"}),
-    counters=(*ATTENTION, *BUFFERS, SCORE_COMPARISONS, *_COUNTERS),
+    counters=(*ATTENTION, *BUFFERS, QUERY_REGISTERS, SCORE_COMPARISONS, *_COUNTERS),
 )
 """See :class:`accelsim.hardware.Accelerator`."""

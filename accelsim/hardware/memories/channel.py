@@ -490,9 +490,7 @@ def _schedule(c: Any, banks: Row, org: Any, now: int) -> None:
     if command in (ACT, PRE):
         _open_or_close(c, banks, org, chosen, int(command), now)
         return
-    _finish(c, banks, org, entry, now)
-    _remove(c.queue, chosen, n_queued)
-    c.queued = n_queued - 1
+    _finish_queued(c, banks, org, chosen, now)
 
 
 @inlined
@@ -570,7 +568,7 @@ def _finish(c: Any, banks: Row, org: Any, entry: int, now: int) -> None:
     _depart(c, entry, now + org.read_latency)
 
 
-@in_place
+@inlined
 def _schedule_passing_over(c: Any, banks: Row, org: Any, now: int) -> None:
     """Issue what may go on one or both command buses, or note when to try again.
 
@@ -597,18 +595,21 @@ def _schedule_passing_over(c: Any, banks: Row, org: Any, now: int) -> None:
         else:
             _refresh(c, banks, org, now)
         return
-    if c.row_wake <= now or (not issued and c.column_wake <= now):
+    row = -1
+    while c.row_wake <= now or (not issued and c.column_wake <= now):
         column, row = _first_ready(c, banks, org, not issued, now)
-        if column >= 0:
-            _serve(c, banks, org, column, now)
-            row -= int(row > column)
-            if row >= 0 and not _is_ready(c, banks, org, row, now):
-                # The read holds back the precharge of its own bank.
-                c.row_wake = now
-                _, row = _first_ready(c, banks, org, False, now)
-        if row >= 0:
-            _serve(c, banks, org, row, now)
-        issued |= column >= 0 or row >= 0
+        if column < 0:
+            break
+        _finish_queued(c, banks, org, column, now)
+        issued = True
+        row -= int(row > column)
+        if row < 0 or _is_ready(c, banks, org, row, now):
+            break
+        # The read holds back the precharge of its own bank.
+        c.row_wake = now
+    if row >= 0:
+        _open_or_close_passing_over(c, banks, org, row, now)
+        issued = True
     if c.act_2_due != NEVER:
         if not issued:
             c.act_2_due = NEVER
@@ -660,7 +661,7 @@ def _serve_opened(c: Any, banks: Row, org: Any, now: int) -> bool:
     return bool(chosen >= 0)
 
 
-@in_place
+@inlined
 def _first_ready(c: Any, banks: Row, org: Any, columns: bool, now: int) -> tuple[int, int]:
     """Search the queue for the first requests whose next command may go now.
 
@@ -721,17 +722,20 @@ def _is_ready(c: Any, banks: Row, org: Any, place: int, now: int) -> bool:
     return _earliest_edge(banks, org, int(command), int(bank), now) <= now
 
 
-@in_place
-def _serve(c: Any, banks: Row, org: Any, place: int, now: int) -> None:
-    """Issue the next command of the request at ``place`` of the queue."""
+@inlined
+def _open_or_close_passing_over(c: Any, banks: Row, org: Any, place: int, now: int) -> None:
+    """Issue ACT or PRE for the request at ``place`` of the queue, as one of two halves or whole."""
     entry = c.queue[place]
     command = _next_command(banks, int(entry >> 16 & 0xFFFF), int(entry))
-    if command in (ACT, PRE):
-        if command == ACT and org.split_act:
-            c.act_2_due = now + org.split_act
-        _open_or_close(c, banks, org, place, command, now)
-        return
-    _finish(c, banks, org, entry, now)
+    if command == ACT and org.split_act:
+        c.act_2_due = now + org.split_act
+    _open_or_close(c, banks, org, place, command, now)
+
+
+@inlined
+def _finish_queued(c: Any, banks: Row, org: Any, place: int, now: int) -> None:
+    """Issue the last command of the request at ``place`` of the queue."""
+    _finish(c, banks, org, c.queue[place], now)
     n_queued = c.queued
     _remove(c.queue, place, n_queued)
     c.queued = n_queued - 1

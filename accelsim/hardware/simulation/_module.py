@@ -120,21 +120,18 @@ class Milestone:
 
     Attributes:
         cycle: as announced; ``None`` before.
+        known: whether it was.
     """
 
-    __slots__ = ("_announced", "_due", "_env", "_followers", "cycle")
+    __slots__ = ("_announced", "_due", "_env", "_followers", "cycle", "known")
 
     def __init__(self, env: simpy.Environment) -> None:
         self._env = env
         self.cycle: int | None = None
+        self.known = False
         self._followers: list[Follower] | None = None
         self._due: _Due | None = None
         self._announced: simpy.Event | None = None
-
-    @property
-    def known(self) -> bool:
-        """Whether its cycle is known."""
-        return self.cycle is not None
 
     @property
     def reached(self) -> bool:
@@ -143,7 +140,7 @@ class Milestone:
 
     def announce(self, cycle: int) -> None:
         """Tell the cycle, once; one that has passed is reached now."""
-        self.cycle = cycle
+        self.cycle, self.known = cycle, True
         if self._due is not None:
             self._due.happen_at(cycle)
         if self._announced is not None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from accelsim.hardware.counters import ATTENTION, BUFFERS, Counter
+from accelsim.hardware.counters import ATTENTION, BUFFERS, QUERY_REGISTERS, Counter
 
 SPATTEN = (
     *ATTENTION,
     *BUFFERS,
+    QUERY_REGISTERS,
+    Counter("softmax_fifo_bytes", "byte", "bytes of scores written to or read from the score FIFO"),
+    Counter(
+        "importance_additions",
+        "addition",
+        "probabilities added to the importance of their token, read and written back",
+    ),
     Counter("fetcher_bytes", "byte", "bytes through crossbar, fetch FIFOs and bit-width converter"),
     Counter("topk_passes", "pass", "quick-select passes of the top-k engines", charged=False),
     Counter(

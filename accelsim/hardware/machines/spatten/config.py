@@ -100,6 +100,11 @@ class SpattenConfig(AcceleratorConfig):
         """Bytes of both buffers: elements are 12 bit on chip (SpAtten Table I)."""
         return 2 * self.multipliers * self.buffer_lines * BITS_ON_CHIP / 8
 
+    def tile(self, head_dim: int) -> int:
+        """Most key vectors in a tile: half of the key buffer, and what the softmax FIFO holds."""
+        lines = self.buffer_lines // 2 * (self.multipliers // head_dim)
+        return min(lines, self.softmax_fifo * self.softmax_parallelism)
+
     @property
     def sizes(self) -> dict[str, Size]:
         """See :attr:`AcceleratorConfig.sizes`."""

@@ -56,16 +56,27 @@ class Layer:
         undone: rows without all outputs.
         done: last output so far.
         step_start: start of its step's first group.
+        selects: cycles of the token search after every query; 0 if there is none.
     """
 
-    __slots__ = ("done", "following", "group", "keys", "start", "step_start", "undone", "unread")
+    __slots__ = (
+        "done",
+        "following",
+        "group",
+        "keys",
+        "selects",
+        "start",
+        "step_start",
+        "undone",
+        "unread",
+    )
 
     def __init__(self, env: simpy.Environment, group: Group) -> None:
         self.group = group
         self.following: Layer | None = None
         self.start, self.keys = Milestone(env), Milestone(env)
         self.unread = self.undone = 0
-        self.done = self.step_start = 0
+        self.done = self.step_start = self.selects = 0
 
 
 class Row:
@@ -86,7 +97,7 @@ class Row:
         refetches: queries that need the LSB plane.
         queries: request of the query vectors, if they are not read with the first keys.
         slots: request of the values, by tile.
-        decision: of the last query in the first pass, with an LSB plane.
+        decision: of a row with an LSB plane: of the last query in the first pass.
         kept, slotted: of a two-pass row: all its queries have been filtered; all its value tiles
             have slots.
         released: of a one-tile row with an LSB plane: the lines of its keys are free.
@@ -119,9 +130,7 @@ class Row:
         "values",
     )
 
-    def __init__(
-        self, env: simpy.Environment, index: int, layer: Layer, first: int, last: int
-    ) -> None:
+    def __init__(self, index: int, layer: Layer, first: int, last: int) -> None:
         self.index, self.layer, self.first, self.last = index, layer, first, last
         self.keys = self.values = self.refetches = 0
         self.tile = self.line = 1
@@ -130,7 +139,9 @@ class Row:
         self.tiles = self.value_tiles = 1
         self.queries: Matrix | None = None
         self.slots: dict[int, Values] = {}
-        self.decision, self.kept, self.slotted = Milestone(env), Milestone(env), Milestone(env)
+        self.decision: Milestone
+        self.kept: Milestone
+        self.slotted: Milestone
         self.released: Milestone
 
     def cut(self, vectors: int, tile: int) -> tuple[int, int]:

@@ -73,7 +73,7 @@ class KeptScores:
             on_chip,
             BITS_ON_CHIP,
             self._peak,
-            self._order.selects(row.layer),
+            row.layer.selects,
         )
         self._tracks.add(before, item_code(row.index, SCORES))
         self.spilled_writes += written

@@ -11,7 +11,7 @@ import simpy
 from accelsim.hardware.blocks.matrix_fetcher import FILL, Matrix, MatrixFetcher
 from accelsim.hardware.blocks.ring_buffer import RingBuffer
 from accelsim.hardware.machines.spatten import pipeline
-from accelsim.hardware.machines.spatten.decision import REISSUE, RELEASE
+from accelsim.hardware.machines.spatten.decision import REFETCH_DELAY, RELEASE
 from accelsim.hardware.machines.spatten.foresight import Foresight
 from accelsim.hardware.machines.spatten.items import Keys, Port, Row, Values, usable
 from accelsim.hardware.machines.spatten.plan import Plan
@@ -96,7 +96,7 @@ class KeyFork(Module):
             row = item.row
             if row.two_pass and row.planes and item.tile == row.tiles - 1 and not item.again:
                 # What comes behind would take the lines that its LSB pass needs (section 6).
-                decided = row.decision.awaited(REISSUE)
+                decided = row.decision.awaited(REFETCH_DELAY)
                 yield from self.wait(decided, "awaiting_decision", since=free)
         while True:
             # Nothing is left to issue; the followers end the run.
@@ -115,7 +115,7 @@ class KeyFork(Module):
             return FirstOf(passes.filled(), item.row.layer.keys.awaited()), "awaiting_layer"
         undecided = self._awaited_decision(item)
         if undecided is not None:
-            return FirstOf(passes.filled(), undecided.awaited(REISSUE)), "awaiting_decision"
+            return FirstOf(passes.filled(), undecided.awaited(REFETCH_DELAY)), "awaiting_decision"
         in_the_way = self._in_the_way(item)
         if in_the_way is not None:
             return FirstOf(passes.filled(), in_the_way.awaited()), "buffer_full"
@@ -145,7 +145,7 @@ class KeyFork(Module):
             return None
         while self._undecided:
             decided = self._undecided[0]
-            if decided.cycle is None or decided.cycle + REISSUE > self.env.now:
+            if decided.cycle is None or decided.cycle + REFETCH_DELAY > self.env.now:
                 return decided
             self._undecided.popleft()
         return None
@@ -244,11 +244,14 @@ class ScoreUnit:
                     ready = max(ready, before.kept.cycle or 0)
                 self._keeping.append(row)
             scored = row.first
-            code = code_of(item)
-            score = functools.partial(self._score, item, ready)
+            arrived = usable(item.matrix)
+            score = functools.partial(self._score, item, ready, arrived)
             while True:
                 query = scored
-                scored = self._tracks.queries(score, query, row.last, code)
+                if self._tracks.on:
+                    scored = self._tracks.queries(score, query, row.last, code_of(item))
+                else:
+                    scored = score(query, row.last)
                 if scored == row.last:
                     break
                 self._scored.put((item, query, scored))
@@ -257,12 +260,12 @@ class ScoreUnit:
                     yield self._room
                 self._room.items.clear()
             free = self._free.item()
-            self._release(item, max(free, usable(item.matrix)))
+            self._release(item, max(free, arrived))
             item.scored = free - 1 + dot.latency
             self._scored.put((item, query, scored))
             self._foresight.look()
 
-    def _score(self, item: Keys, ready: int, query: int, last: int) -> int:
+    def _score(self, item: Keys, ready: int, arrived: int, query: int, last: int) -> int:
         """Multiply queries with a key tile; the first that the softmax may not take yet."""
         row, plan, matrix = item.row, self._plan, item.matrix
         keys, _, refetch = plan.queries
@@ -281,7 +284,7 @@ class ScoreUnit:
             matrix.before,
             matrix.transactions,
             item.vectors,
-            usable(matrix),
+            arrived,
             ready,
         )
 

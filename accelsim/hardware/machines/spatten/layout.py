@@ -46,7 +46,8 @@ class Layout:
         slots = max(self._slot) + 1
         context = int(max(workload["context_tokens"].max(), workload["keys"].max()))
         self._in_order = np.arange(context, dtype=np.int32)
-        self._keys, self._values = workload.key_indices, workload.value_indices
+        self._keys = _as_int32(workload.key_indices)
+        self._values = _as_int32(workload.value_indices)
         self._written, self._count = np.empty(1 << 10, np.int64), 0
         self._cover_vectors = direct(cover, self._in_order, self._written)
         self._consecutive = direct(consecutive, self._written)
@@ -139,7 +140,7 @@ class Layout:
     def _cover(self, plane: int, indices: Lists, row: int, first: int, end: int, bits: int) -> int:
         """Write what covers some vectors of a plane."""
         size = -(-bits * self._dim // 8)
-        chosen = self._in_order if indices is None else _as_list(indices[row])
+        chosen = self._in_order if indices is None else indices[row]
         self._reserve((end - first) * (size // TRANSACTION_BYTES + 2))
         begin = self._count
         self._count = self._cover_vectors(
@@ -155,8 +156,13 @@ class Layout:
             self._written = larger
 
 
-def _as_list(indices: NDArray[Any]) -> NDArray[np.int32]:
-    return np.ascontiguousarray(indices, np.int32)
+def _as_int32(lists: Lists) -> Lists:
+    """Token indexes as the kernel takes them; almost always as they are, and drawn ones undrawn."""
+    if not isinstance(lists, tuple) or all(
+        row.dtype == np.int32 and row.flags.c_contiguous for row in lists
+    ):
+        return lists
+    return tuple(np.ascontiguousarray(row, np.int32) for row in lists)
 
 
 @in_place

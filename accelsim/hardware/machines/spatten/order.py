@@ -47,12 +47,6 @@ class LayerOrder:
             layer.start.announce(0)
             layer.keys.announce(0)
 
-    def selects(self, layer: Layer) -> int:
-        """Cycles of the token search after every query of a layer; 0 if there is none."""
-        if self._plan.config.token_selection == "per-layer" or layer.following is None:
-            return 0
-        return layer.following.group.token_cycles
-
     def row_read(self, row: Row) -> None:
         """All queries of a row are read out of the softmax."""
         layer = row.layer

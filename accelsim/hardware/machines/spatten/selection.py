@@ -124,7 +124,7 @@ class Selection:
         rescaling = 1 if item.tile else 0
         # Written after every tile but the last, read before every one but the first.
         spill = self._spill if early and item.tile else 0
-        selects = self._order.selects(row.layer)
+        selects = row.layer.selects
 
         def select(first: int, last: int) -> int:
             self._select_queries(
@@ -150,7 +150,10 @@ class Selection:
             )
             return last
 
-        self._tracks.queries(select, query, scored, item_code(row.index, SCORES))
+        if self._tracks.on:
+            self._tracks.queries(select, query, scored, item_code(row.index, SCORES))
+        else:
+            select(query, scored)
 
     def _selected(self, item: Keys, values: Values | None) -> None:
         """All queries of a tile, or of its LSB pass, are known up to their filters."""

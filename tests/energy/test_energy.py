@@ -406,3 +406,11 @@ def test_entries_err_together_only_in_one_group(kind: str, tmp_path: Path) -> No
     assert spread(", group: x") == pytest.approx(together, rel=0.01)
     assert spread("") == pytest.approx(high - low, rel=0.03)
     assert spread("") < 0.8 * together
+
+
+def test_a_mac_adds_a_product_of_twice_the_width() -> None:
+    parts = [
+        library.operation_area_mm2(*unit, 40) for unit in (("int-multiply", 12), ("int-add", 24))
+    ]
+    assert library.operation_area_mm2(library.MAC, 12, 40) == pytest.approx(sum(parts))
+    assert min(parts) > 0

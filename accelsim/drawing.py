@@ -133,5 +133,18 @@ def _rendered(figure: Figure, kind: str, **settings: Any) -> bytes:
     buffer = io.BytesIO()
     stamp = {"Date": None} if kind == "svg" else {"Software": None}
     with plain_figures(**settings):
+        _take_names_as_given(figure)
         figure.savefig(buffer, format=kind, bbox_inches="tight", dpi=150, metadata=stamp)
     return buffer.getvalue()
+
+
+def _take_names_as_given(figure: Figure) -> None:
+    """Let a dollar in the name of a policy, model or file be no formula.
+
+    Labels of logarithmic ticks are formulas of Matplotlib's own.
+    """
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and "mathdefault" not in text.get_text():
+            text.set_parse_math("$" not in text.get_text())

@@ -194,3 +194,24 @@ def test_no_variable_is_needed(tmp_path: Path) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.stdout.strip() == "3 1.0 0", done.stderr
+
+
+@pytest.mark.parametrize("disabled", ["0", "1"])
+def test_machine_code_does_what_its_kernel_does(disabled: str) -> None:
+    program = """
+import numpy as np
+from accelsim.hardware.machines.spatten.pipeline import latest
+from accelsim.jit import direct
+times = np.arange(15).reshape(3, 5)
+code = direct(latest, times)
+for arguments in ((0, 2, 3, -1), (1, 3, 0, 2), (2, 2, 0, -1)):
+    print(code(times, *arguments), latest(times, *arguments))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"NUMBA_DISABLE_JIT": disabled},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["8", "8", "22", "22", "0", "0"]

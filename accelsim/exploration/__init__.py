@@ -1,6 +1,7 @@
 """Exploration: one run, many runs. A point is a source, a policy and an accelerator."""
 
 from accelsim.exploration._ablate import Ablation, AblationPoint, ablate, differences
+from accelsim.exploration._closed_tune import Tuning, tune_model
 from accelsim.exploration._diff import diff
 from accelsim.exploration._many import Request, replay_many
 from accelsim.exploration._resolve import DEFAULT_ACCELERATOR, DEFAULT_POLICY
@@ -24,6 +25,7 @@ __all__ = [
     "RunResult",
     "Runner",
     "TuneResult",
+    "Tuning",
     "ablate",
     "compare",
     "diff",
@@ -37,4 +39,5 @@ __all__ = [
     "sweep",
     "sweep_summary",
     "tune",
+    "tune_model",
 ]

@@ -32,7 +32,7 @@ class RunResult:
     Attributes:
         metrics: scalar results; the unit is the end of each name.
         dram_read_bytes_by_tensor: query, key_msb, key_lsb, value.
-        energy_j_by_part: dram, sram, logic, leakage.
+        energy_j_by_part: dram, dram_background, sram, logic, leakage.
         accuracy: open-loop error of the policy against dense attention, or ``None`` where the
             source has no tensors.
         modules: busy and stall cycles of each block, its operations and the most that it can do
@@ -51,6 +51,8 @@ class RunResult:
         timeline: spans of modules and channels, where they were asked for.
         energy_j_by_entry: joules by counter and static entry of the energy table.
         area_mm2_by_module: silicon by module; empty where the table has no areas.
+        energy: reading of the tables, both totals with their ranges, what is left out, watts by
+            part (:meth:`accelsim.energy.EnergyReport.to_dict`).
     """
 
     metrics: dict[str, Any]
@@ -69,6 +71,7 @@ class RunResult:
     queues: dict[str, dict[str, Any]] = field(default_factory=dict)
     energy_j_by_entry: dict[str, float] = field(default_factory=dict)
     area_mm2_by_module: dict[str, float] = field(default_factory=dict)
+    energy: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the ``accelsim.result/1`` document: plain JSON values, never NaN."""
@@ -79,6 +82,7 @@ class RunResult:
             "energy_j_by_part": self.energy_j_by_part,
             "energy_j_by_entry": self.energy_j_by_entry,
             "area_mm2_by_module": self.area_mm2_by_module,
+            "energy": self.energy,
             "accuracy": self.accuracy,
             "modules": self.modules,
             "queues": self.queues,
@@ -123,7 +127,8 @@ class RunResult:
 
         Metrics keep their names; the rest is dotted: ``accuracy.mean_kl``,
         ``energy_j_by_part.dram``, ``dram_read_bytes_by_tensor.value``,
-        ``modules.topk.busy_cycles``, ``baselines.titan-xp/roofline.speedup``.
+        ``modules.topk.busy_cycles``, ``baselines.titan-xp/roofline.speedup``,
+        ``sampled.rows_simulated`` where a sample was run.
         """
         row: dict[str, Any] = dict(self.metrics)
         for name, section in {
@@ -135,6 +140,7 @@ class RunResult:
             "modules": self.modules,
             "queues": self.queues,
             "baselines": self.baselines,
+            "sampled": self.manifest.get("sampled") or {},
         }.items():
             _flatten(name, section, row)
         plain: dict[str, Any] = _plain(row)

@@ -18,10 +18,11 @@ from typing import Any
 from accelsim import configs
 from accelsim.errors import AccelsimError, ConfigError, MachineError
 from accelsim.exploration._manifest import code_sha256, versions
-from accelsim.exploration._resolve import Resolved, Setup, schema
+from accelsim.exploration._resolve import AUTO, Resolved, Setup, schema
 from accelsim.exploration._run import run
 from accelsim.exploration._sources import Session
 from accelsim.workloads import Workload
+from accelsim.workloads.shapes import is_shape
 
 Row = dict[str, Any]
 _PARSED_LIMIT = 4096
@@ -33,13 +34,13 @@ class Point:
 
     Attributes:
         key: SHA-256 of configurations, source, engine and modelling code: the point's name.
-        source: absolute path, or the workload itself.
+        source: absolute path, the text that names a shape, or the workload itself.
         source_sha256: contents that the worker must find there.
         engine: timing engine.
         texts: section to canonical JSON.
         baselines: platforms to compare with.
         code: digest of the modelling code that the point is for.
-        dependencies: as in :class:`Setup`.
+        dependencies, sample: as in :class:`Setup`.
     """
 
     key: str
@@ -50,6 +51,7 @@ class Point:
     baselines: tuple[str, ...] = ()
     code: str = ""
     dependencies: str | None = None
+    sample: str = AUTO
 
     @classmethod
     def of(cls, setup: Setup, source_sha256: str, baselines: tuple[str, ...] = ()) -> Point:
@@ -59,21 +61,25 @@ class Point:
             "source": source_sha256,
             "engine": setup.engine,
             "dependencies": setup.dependencies,
+            "sample": setup.sample,
             "baselines": baselines,
             "code": code_sha256(),
         }
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         texts = {name: part.text for name, part in setup.parts.items()}
-        source = setup.source
+        source: Path | Workload | str = setup.source
+        if isinstance(source, Path):
+            source = str(source if setup.shape else source.absolute())
         return cls(
             key,
-            source if isinstance(source, Workload) else str(source.absolute()),
+            source,
             source_sha256,
             setup.engine,
             texts,
             baselines,
             str(content["code"]),
             setup.dependencies,
+            setup.sample,
         )
 
     @property
@@ -132,11 +138,11 @@ class Worker:
         else:
             source = self._checked(Path(point.source), point.source_sha256)
         parts = {name: self._parse(name, text) for name, text in point.texts.items()}
-        setup = Setup(source, point.engine, parts, point.dependencies)
+        setup = Setup(source, point.engine, parts, point.dependencies, point.sample)
         return run(setup, self.session, baselines=point.baselines).to_row()
 
     def _checked(self, source: Path, sha256: str) -> Path:
-        if not source.exists():
+        if not is_shape(str(source)) and not source.exists():
             raise AccelsimError(
                 f"{source}: no such file on {socket.gethostname()}; workers open sources by path, "
                 "so it must be on a shared file system"

@@ -11,25 +11,32 @@ from accelsim.errors import AccelsimError
 from accelsim.exploration import RunResult
 from accelsim.files import whole_file
 from accelsim.reports._plots import figures
-from accelsim.reports._style import STYLE
+from accelsim.reports._style import STYLE, VIEWPORT
 from accelsim.reports._tables import comparison
+from accelsim.reports._words import in_words
 
 _PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
+<html lang="en"><head><meta charset="utf-8">{{ viewport }}<title>{{ title }}</title>
 <style>
-{{ style }}table { margin: 1rem 0 2rem }
-tr.section td { font-weight: 600; padding-top: 1rem; border-bottom: 1px solid #999 }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(28rem, 1fr)); gap: 1rem }
+{{ style }}
+tr.section td { font-weight: 600; padding-top: 1rem; border-bottom: 1px solid var(--rule) }
+.figures { display: grid; gap: 1rem;
+           grid-template-columns: repeat(auto-fit, minmax(min(28rem, 100%), 1fr)) }
+@media (prefers-color-scheme: dark) {
+  /* Pictures are drawn on white; this makes it the page's colour and keeps hues. */
+  figure svg { filter: invert(.92) hue-rotate(180deg) }
+}
 </style></head><body>
 <h1>{{ title }}</h1>
+{% for text in words %}<p>{{ text }}</p>{% endfor %}
 {% for text in warnings %}<p class="note">{{ text }}</p>{% endfor %}
-<table><thead><tr><th></th>
+<div class="scroll"><table><thead><tr><th></th>
 {% for name in names %}<th>{{ name }}</th>{% endfor %}</tr></thead><tbody>
 {% for section in sections %}<tr class="section">
 <td colspan="{{ names|length + 1 }}">{{ section.title }}</td></tr>
 {% for label, cells in section.rows %}<tr><td>{{ label }}</td>
 {% for cell in cells %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}{% endfor %}
-</tbody></table>
+</tbody></table></div>
 <div class="figures">{% for title, svg in plots.items() %}<figure>
 <figcaption>{{ title }}</figcaption>
 {{ svg|safe }}</figure>{% endfor %}</div>
@@ -57,7 +64,9 @@ def render(
     return environment.from_string(_PAGE).render(
         title=title,
         style=markupsafe.Markup(STYLE),
+        viewport=markupsafe.Markup(VIEWPORT),
         names=list(results),
+        words=in_words(results),
         sections=comparison(results),
         plots={**(extra_plots or {}), **figures(results)},
         warnings=list(dict.fromkeys(text for r in results.values() for text in r.warnings)),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -164,14 +163,6 @@ def variant_of(bench: Benchmark, variant: str) -> Benchmark:
     return bench.model_copy(update=changed)
 
 
-def trace_path(name: str) -> Path:
-    """File of a shipped trace: inside the installed package, else the checkout's."""
-    package = Path(__file__).parent.parent
-    packaged = package / "_data" / "traces"
-    folder = packaged if packaged.is_dir() else package.parent / "traces"
-    return folder / f"{name}.safetensors"
-
-
 def workload_of(job: Job) -> Workload:
     """Return what a job's machine is asked to do."""
     bench = variant_of(read_benchmark(job.benchmark), job.variant)
@@ -205,7 +196,7 @@ def run_all(jobs: Iterable[Job], workers: int, on_done: Callable[[], None]) -> d
             if job.benchmark in TRACES:
                 fp32_bytes[job] = 0
                 yield Request(
-                    trace_path(job.benchmark),
+                    job.benchmark,
                     job.accelerator,
                     job.variant or None,
                     overrides=overrides,

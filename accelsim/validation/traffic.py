@@ -12,6 +12,7 @@ from pathlib import Path
 
 from accelsim import configs
 from accelsim.exploration import Runner
+from accelsim.files import shipped
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.config import MemoryConfig, SpattenConfig
 from accelsim.validation._base import DATA, Bar, Case, Failure, Options, Report, worst_error
@@ -20,8 +21,6 @@ from accelsim.workloads import read_csv
 
 TAKES = ("cases",)
 _RECORD = DATA / "traffic.csv"
-_PACKAGED = Path(__file__).parents[1] / "_data" / "traces" / "spatten-gpt2"
-_CHECKOUT = Path(__file__).parents[2] / "traces" / "spatten-gpt2"
 _MACHINES = {8: "spatten-rtl-eighth", 32: "spatten-rtl"}
 """Rounding to the machine that the test bench uses it for (specification section 6.2)."""
 _RUN = "small.csv"
@@ -35,7 +34,7 @@ def run(options: Options) -> Report:
         CaseFileError: none of the released files is there.
         WorkloadError: a file that cannot be used.
     """
-    folder = options.cases or (_PACKAGED if _PACKAGED.is_dir() else _CHECKOUT)
+    folder = options.cases or shipped("traces/spatten-gpt2")
     record = read_lines(_RECORD, ("file", "rounding", "total_bytes"))
     chosen = [line for line in record if (folder / line["file"]).is_file()]
     if not chosen:

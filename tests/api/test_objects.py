@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import accelsim
+from accelsim.cli import cli
 from accelsim.errors import AccelsimError
 from accelsim.exploration import Request, Results, replay_many
 from accelsim.hardware import load_accelerator
@@ -138,3 +141,23 @@ def test_points_are_short_to_print() -> None:
     points = Results([*rows, {"status": "failed", "a": 1}], axes=["a"])
     assert repr(points) == "Results(501 points, 1 failed over a)"
     assert points._repr_html_().count("<tr>") == 21
+
+
+def test_verify_is_that_of_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    save_trace(synthetic_trace(), path)
+    words = ["verify", str(path), "--policy", "static-8:quantization.key_bits=6", "--json", "-"]
+    printed = json.loads(CliRunner().invoke(cli, words).stdout)
+    result = accelsim.verify(path, "static-8:quantization.key_bits=6").to_dict()
+    assert {key: printed[key] for key in result} == json.loads(json.dumps(result))
+    with pytest.raises(accelsim.AccelsimError, match="did you mean 'rtl'"):
+        accelsim.verify(path, datapath="rlt")
+
+
+def test_a_table_of_one_power_has_no_energy_of_accesses_to_compare() -> None:
+    workload = load_benchmark("bert-base-cola", dense=True)
+    one_watt = {"energy": "mnnfast", "kept_fraction": 0.1}
+    result = accelsim.replay(workload, "mnnfast", overrides=one_watt, baselines=["titan-xp"])
+    row = result.baselines["titan-xp/framework-2020"]
+    assert row["energy_ratio"] is None
+    assert row["energy_ratio_with_idle"] > 0

@@ -39,7 +39,7 @@ from accelsim.hardware.memories.timing import (
     ticks_per_1024_cycles,
 )
 from accelsim.hardware.simulation import Milestone, Module, Stream
-from accelsim.jit import in_place, inlined
+from accelsim.jit import direct, in_place, inlined
 
 if TYPE_CHECKING:
     import simpy
@@ -60,6 +60,7 @@ LOOKAHEAD = 4
 """Cycles after any event within which no request that it brings about reaches the address FIFOs, so
 that the fetcher may lead all other blocks by as much (release, section 2.5)."""
 _FOREVER = int(NEVER)
+_NONE = np.zeros(0, np.int64)
 MAP_RING = 1024
 """Requests of a DRAM channel whose ports are remembered."""
 
@@ -367,7 +368,11 @@ class MatrixFetcher(Module):
             channels.bit_length() - 1,
             rate,
         )
-        self._read = self.state[0]
+        self._cycle, self._pushed, self._returned = (
+            self.state[name] for name in ("cycle", "pushed", "joined")
+        )
+        self._queue = direct(queue_matrix, self.state, self.beats, self.addresses, _NONE)
+        self._advance = direct(advance, *self.service[:-2])
         self.round_trip = ADDRESS_LATENCY + int(org[0]["read_latency"]) * 1024 // rate
         self.peak_operations_per_cycle = ports
         self.operations = self._tail = self._joined = 0
@@ -392,7 +397,7 @@ class MatrixFetcher(Module):
             )
         if self.watch is not None:
             self.watch.queue(matrix.begin, beats, matrix.code)
-        queue_matrix(self.state, self.beats, self.addresses, transactions, ready, spread)
+        self._queue(self.state, self.beats, self.addresses, transactions, ready, spread)
         self.operations += len(transactions)
         # An idle fetcher need not look before it can be there.
         self.requests.put(matrix, ready + self.round_trip - LOOKAHEAD)
@@ -403,7 +408,7 @@ class MatrixFetcher(Module):
         It may lead the other blocks by ``LOOKAHEAD`` cycles, and lag until a matrix that it cannot
         have finished would be missed.
         """
-        env, asked, state = self.env, self.requests.items, self._read
+        env, asked = self.env, self.requests.items
         charged = 0
         while True:
             if not asked:
@@ -412,9 +417,9 @@ class MatrixFetcher(Module):
             self.turn_to(matrix.code, charged, matrix.asked, "no_request")
             charged = max(charged, matrix.asked)
             # A beat enters and one returns a cycle at most.
-            self._joined = int(state["joined"])
+            self._joined = self._returned.item()
             awaited = matrix.end - self._joined
-            unsent = matrix.end - int(state["pushed"])
+            unsent = matrix.end - self._pushed.item()
             if unsent > 0:
                 awaited = max(awaited, unsent + self.round_trip)
             # Nothing depends on a matrix before its last beat is in the buffer.
@@ -423,7 +428,7 @@ class MatrixFetcher(Module):
                 yield env.timeout(sleep)
             limit = int(min(env.peek(), _FOREVER)) + LOOKAHEAD
             done = (self.watch or self).advance(limit)
-            reached = max(int(state["cycle"]), charged)
+            reached = max(self._cycle.item(), charged)
             self.worked(charged, reached - charged)
             charged = reached
             if done:
@@ -432,12 +437,13 @@ class MatrixFetcher(Module):
 
     def advance(self, limit: int) -> int:
         """Run the compiled service; 1 if a matrix was completed."""
-        return int(advance(*self.service, limit))
+        return self._advance(*self.service, limit)
 
     def queues(self) -> dict[str, tuple[float, float]]:
         """Depth and high-water mark of each queue, in entries."""
+        state = self.state[0]
         return {
-            f"{name}_fifo": (int(self._read[f"{name}_fifo"]), int(self._read[f"{name}_mark"]))
+            f"{name}_fifo": (int(state[f"{name}_fifo"]), int(state[f"{name}_mark"]))
             for name in ("address", "response")
         }
 

@@ -24,7 +24,7 @@ from accelsim.jit import in_place, inlined
 
 DUE = ("refresh_due", "act_2_due")
 """Ticks to come, or NEVER: compared relative to the present one."""
-RETRIED = ("next_event", "next_try")
+RETRIED = ("next_event", "next_try", "opened_wake", "column_wake", "row_wake")
 """Ticks as well, which only say when to look again: not compared."""
 IN_RINGS = ("pending_head", "pending_tail", "done_head", "done_tail")
 """Compared by how many entries lie between, as are the entries themselves."""
@@ -42,6 +42,7 @@ BY_HAND = ("tick", "flat_free")
 """Compared in a way of their own."""
 NOT_COMPARED = (
     "wake",  # saves work only
+    "withheld",
     "free",  # slots are interchangeable
     "free_slots",
     "log_next",  # nothing is looked up while requests are recorded

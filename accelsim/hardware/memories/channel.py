@@ -67,6 +67,10 @@ _SCALARS = (
     "free_slots",  # entries of ``free``
     "log_next",  # column of ``banks`` for the next entry of the log
     "act_2_due",  # last tick for the second half of an ACT, or NEVER
+    "opened_wake",  # tick before which no request of ``opened`` can go
+    "column_wake",  # before which no column command of ``queue`` can
+    "row_wake",  # before which no row command can, but those of ``withheld``
+    "withheld",  # banks whose precharge waits for requests of ``opened``, a bit each (modulo 64)
 )
 CHANNEL = np.dtype(
     [(name, np.int64) for name in _SCALARS]
@@ -163,7 +167,8 @@ def new_channels(channels: int, org: Organisation) -> tuple[Channels, Banks]:
     if recording:
         recording.channels.append((state, banks))
     state["log_next"] = columns
-    state["next_try"] = state["act_2_due"] = NEVER
+    for name in ("next_try", "act_2_due", "opened_wake", "column_wake", "row_wake"):
+        state[name] = NEVER
     state["refresh_due"] = int(org[0]["refresh_interval"]) or NEVER
     state["next_event"] = state["refresh_due"]
     state["free"] = np.arange(ENTRIES)
@@ -238,8 +243,9 @@ def _push(c: Any, banks: Row, org: Any, address: int, ident: int, write: bool) -
         c.log_next = log + 1
     # The others' earliest ticks have not changed, so only the new request can be ready sooner.
     command = _next_command(banks, bank, c.queue[queued])
-    tick = 0 if org.scheduler == FLAT else _earliest(banks, org, command, bank)
-    c.wake[slot] = tick
+    tick = np.int64(0)
+    if org.scheduler != FLAT:
+        tick = np.int64(_wake(c, banks, org, slot, command, bank))
     if tick < c.next_try:
         c.next_try = tick
         c.next_event = min(c.next_event, tick)
@@ -388,10 +394,11 @@ def _refresh(c: Any, banks: Row, org: Any, now: int) -> bool:
                 return True
         for bank in range(first, last):
             banks[bank] = -1
-        _rouse(c, first, last)
     else:
         c.refresh_mask = mask & ~(1 << pseudo)
     _issue(c, banks, org, first, command, now)
+    if command == PREA:
+        _rouse(c, banks, org, first, last)
     return True
 
 
@@ -483,9 +490,19 @@ def _schedule(c: Any, banks: Row, org: Any, now: int) -> None:
     if command in (ACT, PRE):
         _open_or_close(c, banks, org, chosen, int(command), now)
         return
-    _finish(c, banks, org, entry, now)
-    _remove(c.queue, chosen, n_queued)
-    c.queued = n_queued - 1
+    _finish_queued(c, banks, org, chosen, now)
+
+
+@inlined
+def _wake(c: Any, banks: Row, org: Any, slot: int, command: int, bank: int) -> int:
+    """Note the first tick in which the next command of a queued request may go."""
+    tick = np.int64(_earliest(banks, org, command, bank))
+    c.wake[slot] = tick
+    if command in (ACT, PRE):
+        c.row_wake = min(c.row_wake, tick)
+    else:
+        c.column_wake = min(c.column_wake, tick)
+    return int(tick)
 
 
 @inlined
@@ -498,12 +515,14 @@ def _next_command(banks: Row, bank: int, entry: int) -> int:
 
 
 @inlined
-def _rouse(c: Any, first: int, last: int) -> None:
+def _rouse(c: Any, banks: Row, org: Any, first: int, last: int) -> None:
     """Look again at the queued requests of banks ``first`` to ``last`` - 1: their rows changed."""
     for i in range(c.queued):
         entry = c.queue[i]
-        if first <= entry >> 16 & 0xFFFF < last:
-            c.wake[entry & _SLOT_MASK] = 0
+        bank = entry >> 16 & 0xFFFF
+        if first <= bank < last:
+            command = _next_command(banks, int(bank), int(entry))
+            _wake(c, banks, org, entry & _SLOT_MASK, command, bank)
 
 
 @inlined
@@ -531,11 +550,13 @@ def _open_or_close(
     else:
         banks[bank] = entry >> 32
         c.opened[n_active] = entry
-        c.wake[entry & _SLOT_MASK] = 0
+        tick = np.int64(_earliest(banks, org, entry >> 9 & 0x7F, bank))
+        c.wake[entry & _SLOT_MASK] = tick
+        c.opened_wake = min(c.opened_wake, tick)
         c.active = n_active + 1
         _remove(c.queue, place, n_queued)
         c.queued = n_queued - 1
-    _rouse(c, bank, bank + 1)
+    _rouse(c, banks, org, bank, bank + 1)
 
 
 @inlined
@@ -547,21 +568,73 @@ def _finish(c: Any, banks: Row, org: Any, entry: int, now: int) -> None:
     _depart(c, entry, now + org.read_latency)
 
 
-@in_place
+@inlined
 def _schedule_passing_over(c: Any, banks: Row, org: Any, now: int) -> None:
     """Issue what may go on one or both command buses, or note when to try again.
 
     As :func:`_schedule`, but a precharge that has to be withheld is passed over instead of taking
     the tick. Where rows and columns have a bus each, a column command goes first. The second half
     of an ACT goes first of all in the tick in which it is due, before that when nothing else does.
+
+    Requests are of three kinds: those of ``opened``, and those of the queue whose next command is
+    one of a column or of a row. A kind is not looked at before its tick.
     """
     c.next_try = now + 1
     if c.act_2_due <= now:
         c.act_2_due = NEVER
         return
+    issued = False
+    if c.opened_wake <= now:
+        issued = _serve_opened(c, banks, org, now)
+        if issued and not org.two_buses:
+            return
+    if c.refresh_mask or now >= c.refresh_due:
+        if c.act_2_due != NEVER:
+            # Closing all banks waits for the bank that is being opened.
+            c.act_2_due = NEVER
+        else:
+            _refresh(c, banks, org, now)
+        return
+    row = -1
+    while c.row_wake <= now or (not issued and c.column_wake <= now):
+        column, row = _first_ready(c, banks, org, not issued, now)
+        if column < 0:
+            break
+        _finish_queued(c, banks, org, column, now)
+        issued = True
+        row -= int(row > column)
+        if row < 0 or _is_ready(c, banks, org, row, now):
+            break
+        # The read holds back the precharge of its own bank.
+        c.row_wake = now
+    if row >= 0:
+        _open_or_close_passing_over(c, banks, org, row, now)
+        issued = True
+    if c.act_2_due != NEVER:
+        if not issued:
+            c.act_2_due = NEVER
+        return
+    if c.row_wake <= now + 1:
+        c.row_wake = _floor(banks, org, ACT, PRE)
+    c.next_try = max(now + 1, min(min(c.opened_wake, c.column_wake), c.row_wake))
+
+
+@inlined
+def _floor(banks: Row, org: Any, one: int, other: int) -> int:
+    """Tick before which neither of two commands can go to any bank."""
+    tick = NEVER
+    first = org.first_tick + org.banks
+    for node in range(first, first + org.nodes - org.banks):
+        tick = min(tick, banks[node + one * org.nodes], banks[node + other * org.nodes])
+    return int(tick)
+
+
+@inlined
+def _serve_opened(c: Any, banks: Row, org: Any, now: int) -> bool:
+    """Issue the command of the oldest request whose row was opened for it, if one may go."""
     n_active = c.active
     wake = NEVER
-    chosen, oldest = -1, NEVER
+    chosen, oldest, ready = -1, NEVER, 0
     for i in range(n_active):
         entry = c.opened[i]
         slot = entry & _SLOT_MASK
@@ -571,84 +644,73 @@ def _schedule_passing_over(c: Any, banks: Row, org: Any, now: int) -> None:
             c.wake[slot] = tick
         if tick > now:
             wake = min(wake, tick)
-        elif c.arrive[slot] < oldest:
+            continue
+        ready += 1
+        if c.arrive[slot] < oldest:
             chosen, oldest = i, c.arrive[slot]
     if chosen >= 0:
-        _finish(c, banks, org, c.opened[chosen], now)
+        entry = c.opened[chosen]
+        bank = entry >> 16 & 0xFFFF
+        _finish(c, banks, org, entry, now)
         _remove(c.opened, chosen, n_active)
         c.active = n_active - 1
-        if not org.two_buses:
-            return
-    if c.refresh_mask or now >= c.refresh_due:
-        if c.act_2_due != NEVER:
-            # Closing all banks waits for the bank that is being opened.
-            c.act_2_due = NEVER
-        else:
-            _refresh(c, banks, org, now)
-        return
-    two = org.two_buses != 0
-    column, row, queue_wake = _first_ready(c, banks, org, chosen < 0, two, now)
-    if column >= 0:
-        _serve(c, banks, org, column, now)
-        row -= int(row > column)
-        if row >= 0 and not _is_ready(c, banks, org, row, now):
-            # The read holds back the precharge of its own bank.
-            _, row, _ = _first_ready(c, banks, org, False, two, now)
-    if row >= 0:
-        _serve(c, banks, org, row, now)
-    elif chosen < 0 and column < 0:
-        if c.act_2_due != NEVER:
-            c.act_2_due = NEVER
-        else:
-            c.next_try = min(int(wake), queue_wake)
+        if c.withheld >> (bank & 63) & 1:
+            c.withheld &= ~(np.int64(1) << (bank & 63))
+            c.row_wake = min(c.row_wake, np.int64(_earliest(banks, org, PRE, bank)))
+    c.opened_wake = wake if ready < 2 else now + 1
+    return bool(chosen >= 0)
 
 
-@in_place
-def _first_ready(
-    c: Any,
-    banks: Row,
-    org: Any,
-    columns: bool,
-    two: bool,
-    now: int,
-) -> tuple[int, int, int]:
+@inlined
+def _first_ready(c: Any, banks: Row, org: Any, columns: bool, now: int) -> tuple[int, int]:
     """Search the queue for the first requests whose next command may go now.
 
     Returns:
-        The place of the first with a column command (-1 if none is or ``columns`` is false), of the
-        first with a row command, and, if there is neither, the tick before which none is. With
-        one bus (``two`` false) the search ends at the first of either kind.
+        The place of the first with a column command (-1 if none is or ``columns`` is false), and of
+        the first with a row command. With one bus the search ends at the first of either kind.
     """
     column, row = -1, -1
-    wake = NEVER
+    column_wake = row_wake = NEVER
+    no_columns = not columns or c.column_wake > now
+    no_rows = c.row_wake > now
     for i in range(c.queued):
         entry = c.queue[i]
         slot = entry & _SLOT_MASK
-        tick = c.wake[slot]
-        if tick > now:
-            wake = min(wake, tick)
-            continue
         bank = entry >> 16 & 0xFFFF
         command = _next_command(banks, int(bank), int(entry))
-        is_row = command in (ACT, PRE)
-        if row >= 0 if is_row else (column >= 0 or not columns):
-            continue
-        tick = np.int64(_earliest_edge(banks, org, int(command), int(bank), now))
-        c.wake[slot] = tick
-        if tick > now:
-            wake = min(wake, tick)
-            continue
-        if command == PRE and _row_in_use(c, bank):
-            continue
-        if command == ACT and c.act_2_due != NEVER:
-            continue
-        if is_row:
-            row = i
-        else:
-            column = i
-        if not two or (row >= 0 and (column >= 0 or not columns)):
-            break
-    return column, row, int(wake)
+        tick = c.wake[slot]
+        if command in (ACT, PRE):
+            if no_rows or row >= 0:
+                continue
+            if tick <= now:
+                tick = np.int64(_earliest_edge(banks, org, int(command), int(bank), now))
+                c.wake[slot] = tick
+            if tick > now:
+                row_wake = min(row_wake, tick)
+            elif command == PRE and _row_in_use(c, bank):
+                c.withheld |= np.int64(1) << (bank & 63)
+            elif command == ACT and c.act_2_due != NEVER:
+                row_wake = np.int64(now + 1)
+            else:
+                row = i
+                if not org.two_buses or no_columns or column >= 0:
+                    break
+        elif not no_columns and column < 0:
+            if tick <= now:
+                tick = np.int64(_earliest_edge(banks, org, int(command), int(bank), now))
+                c.wake[slot] = tick
+            if tick > now:
+                column_wake = min(column_wake, tick)
+            else:
+                column = i
+                if not org.two_buses or no_rows or row >= 0:
+                    break
+    one = not org.two_buses and (column >= 0 or row >= 0)
+    if not no_rows:
+        c.row_wake = now + 1 if one or row >= 0 else row_wake
+    if not no_columns:
+        c.column_wake = now + 1 if one or column >= 0 else column_wake
+    return column, row
 
 
 @inlined
@@ -660,17 +722,20 @@ def _is_ready(c: Any, banks: Row, org: Any, place: int, now: int) -> bool:
     return _earliest_edge(banks, org, int(command), int(bank), now) <= now
 
 
-@in_place
-def _serve(c: Any, banks: Row, org: Any, place: int, now: int) -> None:
-    """Issue the next command of the request at ``place`` of the queue."""
+@inlined
+def _open_or_close_passing_over(c: Any, banks: Row, org: Any, place: int, now: int) -> None:
+    """Issue ACT or PRE for the request at ``place`` of the queue, as one of two halves or whole."""
     entry = c.queue[place]
     command = _next_command(banks, int(entry >> 16 & 0xFFFF), int(entry))
-    if command in (ACT, PRE):
-        if command == ACT and org.split_act:
-            c.act_2_due = now + org.split_act
-        _open_or_close(c, banks, org, place, command, now)
-        return
-    _finish(c, banks, org, entry, now)
+    if command == ACT and org.split_act:
+        c.act_2_due = now + org.split_act
+    _open_or_close(c, banks, org, place, command, now)
+
+
+@inlined
+def _finish_queued(c: Any, banks: Row, org: Any, place: int, now: int) -> None:
+    """Issue the last command of the request at ``place`` of the queue."""
+    _finish(c, banks, org, c.queue[place], now)
     n_queued = c.queued
     _remove(c.queue, place, n_queued)
     c.queued = n_queued - 1

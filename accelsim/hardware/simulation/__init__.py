@@ -4,6 +4,7 @@ Module, Stream and Milestone for engines that are written by hand; Dataflow, Blo
 for machines that are a wiring of blocks.
 """
 
+from accelsim.hardware.simulation._clock import Clock
 from accelsim.hardware.simulation._dataflow import Block, Dataflow, Item, Queue, Wire
 from accelsim.hardware.simulation._module import (
     FirstOf,
@@ -17,6 +18,7 @@ from accelsim.hardware.simulation._module import (
 
 __all__ = [
     "Block",
+    "Clock",
     "Dataflow",
     "FirstOf",
     "Follower",

@@ -43,7 +43,7 @@ class Follower:
         """Run until something is not known yet."""
         for awaited in self._process:
             if not awaited.known:
-                awaited.followers.append(self)
+                awaited.follow(self)
                 return
         self.is_alive = False
 
@@ -59,14 +59,13 @@ class Stream:
 
     Attributes:
         items: oldest first.
-        followers: that wait for the next item.
     """
 
     def __init__(self, env: simpy.Environment, depth: float = math.inf) -> None:
         self.items: deque[Any] = deque()
         self.depth = depth
         self._env = env
-        self.followers: list[Follower] = []
+        self._followers: list[Follower] = []
         self._filled: _Due | None = None
         self._drained: simpy.Event | None = None
 
@@ -86,8 +85,12 @@ class Stream:
         if self._filled is not None:
             self._filled.happen_at(seen)
             self._filled = None
-        if self.followers:
-            self.followers.pop(0).go_on()
+        if self._followers:
+            self._followers.pop(0).go_on()
+
+    def follow(self, follower: Follower) -> None:
+        """Let a follower go on with the next item."""
+        self._followers.append(follower)
 
     def pop(self) -> Any:
         """Take the oldest item."""
@@ -117,22 +120,18 @@ class Milestone:
 
     Attributes:
         cycle: as announced; ``None`` before.
-        followers: that wait for the announcement.
+        known: whether it was.
     """
 
-    __slots__ = ("_announced", "_due", "_env", "cycle", "followers")
+    __slots__ = ("_announced", "_due", "_env", "_followers", "cycle", "known")
 
     def __init__(self, env: simpy.Environment) -> None:
         self._env = env
         self.cycle: int | None = None
-        self.followers: list[Follower] = []
+        self.known = False
+        self._followers: list[Follower] | None = None
         self._due: _Due | None = None
         self._announced: simpy.Event | None = None
-
-    @property
-    def known(self) -> bool:
-        """Whether its cycle is known."""
-        return self.cycle is not None
 
     @property
     def reached(self) -> bool:
@@ -141,15 +140,21 @@ class Milestone:
 
     def announce(self, cycle: int) -> None:
         """Tell the cycle, once; one that has passed is reached now."""
-        self.cycle = cycle
+        self.cycle, self.known = cycle, True
         if self._due is not None:
             self._due.happen_at(cycle)
         if self._announced is not None:
             self._announced.succeed(cycle)
-        if self.followers:
-            waiting, self.followers = self.followers, []
+        if self._followers is not None:
+            waiting, self._followers = self._followers, None
             for follower in waiting:
                 follower.go_on()
+
+    def follow(self, follower: Follower) -> None:
+        """Let a follower go on with the announcement."""
+        if self._followers is None:
+            self._followers = []
+        self._followers.append(follower)
 
     def announced(self) -> simpy.Event:
         """The event of an announcement to come, with the cycle as its value; asked for once."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from accelsim.reports._style import STYLE
+from accelsim.reports._style import STYLE, VIEWPORT
 from accelsim.reports.interactive._page import Page
-from accelsim.reports.interactive._vega import CONFIG
+from accelsim.reports.interactive._vega import CONFIG, DARK
 from accelsim.units import in_full
 
 _CSP = (
@@ -15,17 +15,19 @@ _CSP = (
     "script-src 'unsafe-inline' 'unsafe-eval'"
 )
 _PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
+<html lang="en"><head><meta charset="utf-8">{{ viewport }}
 <meta http-equiv="Content-Security-Policy" content="{{ csp }}">
 <title>{{ page.title }}</title>
 <style>
-{{ style }}.scroll { overflow: auto; max-height: 36rem; margin-bottom: 2rem }
+{{ style }}.scroll { max-height: 36rem }
 th, td { max-width: 40rem }
 td:first-child { text-align: right } td.text { text-align: left }
-th { position: sticky; top: 0; background: #fff; cursor: pointer; user-select: none }
+th { position: sticky; top: 0; background: var(--paper); cursor: pointer; user-select: none }
 th[aria-sort=ascending]::after { content: " ▲" } th[aria-sort=descending]::after { content: " ▼" }
+.chart svg { max-width: none }
 </style></head><body>
 <h1>{{ page.title }}</h1>
+{% for text in page.words %}<p>{{ text }}</p>{% endfor %}
 {% for text in page.notes %}<p class="note">{{ text }}</p>{% endfor %}
 {% for chart in page.charts %}<figure><figcaption>{{ chart.title }}</figcaption>
 <p>{{ chart.note }}</p><div class="chart" id="chart-{{ loop.index0 }}"></div></figure>
@@ -41,7 +43,9 @@ th[aria-sort=ascending]::after { content: " ▲" } th[aria-sort=descending]::aft
 <script type="application/json" id="charts">{{ charts }}</script>
 <script>{{ library }}</script>
 <script>
-const options = {renderer: "svg", config: {{ config }},
+const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+const options = {renderer: "svg", config: dark ? {{ dark }} : {{ config }},
+                 tooltip: {theme: dark ? "dark" : "light"},
                  actions: {export: true, source: false, compiled: false, editor: false}};
 const specs = JSON.parse(document.getElementById("charts").textContent);
 window.rendered = Promise.all(
@@ -75,10 +79,12 @@ def to_html(page: Page, library: str) -> str:
         page=page,
         csp=_CSP,
         style=Markup(STYLE),
+        viewport=Markup(VIEWPORT),
         cell=_cell,
         manifest={name: json.dumps(item, indent=2) for name, item in page.manifest.items()},
         charts=Markup(_script_json([chart.spec for chart in page.charts])),
         config=Markup(_script_json(CONFIG)),
+        dark=Markup(_script_json(DARK)),
         # The only text that is not escaped is the library's own.
         library=Markup(library.replace("</script", "<\\/script")),
     )

@@ -91,8 +91,10 @@ def write_report(page: Page, path: Path, kind: str) -> None:
 
 
 def to_markdown(page: Page) -> str:
-    """Return notes and tables as Markdown; text of files is escaped."""
+    """Return words, notes and tables as Markdown; text of files is escaped."""
     lines = [f"# {_md(page.title)}", ""]
+    for sentence in page.words:
+        lines += [_md(sentence), ""]
     for note in page.notes:
         lines += [f"> {_md(note)}", ""]
     for table in page.tables:

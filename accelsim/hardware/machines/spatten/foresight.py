@@ -10,18 +10,21 @@ from __future__ import annotations
 import copy
 
 import numpy as np
+from numpy.typing import NDArray
 
 from accelsim.hardware.blocks.matrix_fetcher import MatrixFetcher
 from accelsim.hardware.machines.spatten import pipeline
 from accelsim.hardware.machines.spatten.decision import RELEASE, Decision
 from accelsim.hardware.machines.spatten.items import Keys, Port, Row
-from accelsim.hardware.machines.spatten.order import LayerOrder
 from accelsim.hardware.machines.spatten.pipeline import DECIDED
 from accelsim.hardware.machines.spatten.plan import Plan
 from accelsim.hardware.machines.spatten.units import Units
+from accelsim.jit import direct, in_place, inlined
 
 FAR = 1 << 50
 """A cycle that is never reached."""
+
+Ints = NDArray[np.int64]
 
 Scored = tuple[Keys, int, int]
 """Tile, its first query and that after the last whose scores are known."""
@@ -36,7 +39,6 @@ class Foresight:
         fetcher: for its beats.
         scored: what waits behind the row at hand.
         decision: is told when a row is decided.
-        order: knows which queries are followed by a search for tokens.
     """
 
     def __init__(
@@ -46,17 +48,19 @@ class Foresight:
         fetcher: MatrixFetcher,
         scored: Port[Scored],
         decision: Decision,
-        order: LayerOrder,
     ) -> None:
         self._plan, self._fetcher, self._scored = plan, fetcher, scored
-        self._decision, self._order = decision, order
+        self._decision = decision
         self._states = copy.deepcopy(units.selecting)
-        # Copies and the blocks' own, as plain integers: records are copied by the field.
+        # As plain integers: records are copied by the field.
         self._copied = [
-            (mine.view(np.int64), real.view(np.int64))
-            for mine, real in zip(self._states, units.selecting, strict=True)
+            array.view(np.int64).reshape(-1) for array in (*self._states, *units.selecting)
         ]
+        self._copy = direct(copy_states, *self._copied)
         self._times = np.zeros_like(plan.times)
+        self._arrays = *self._states, *plan.queries, plan.rows.search, self._times
+        self._select_queries = direct(pipeline.select, *self._arrays, fetcher.beats)
+        self._latest = direct(pipeline.latest, self._times)
         self._planes = any(row.planes and not row.two_pass for row in plan.items)
         self._waiting: Scored | None = None
         self._weighs_late = False
@@ -80,20 +84,20 @@ class Foresight:
         if self._waiting is None or not self._planes:
             return
         ahead = [self._waiting, *self._scored.items]
-        undecided = [place for place, scored in enumerate(ahead) if self._decides(*scored)]
-        if not undecided:
-            return
-        for mine, real in self._copied:
-            mine[...] = real
+        while not self._decides(*ahead[-1]):
+            ahead.pop()
+            if not ahead:
+                return
+        self._copy(*self._copied)
         if self._weighs_late:
             self._states[-1]["free"] = FAR
-        for item, query, scored in ahead[: undecided[-1] + 1]:
+        for item, query, scored in ahead:
             if item.row.two_pass:
                 return
             self._select(item, query, scored)
             if self._decides(item, query, scored):
                 row = item.row
-                decided = int(self._times[row.first : row.last, DECIDED].max())
+                decided = self._latest(self._times, row.first, row.last, DECIDED, -1)
                 if decided >= FAR:
                     # So are all behind it, until the selection goes on.
                     self.go_on()
@@ -110,11 +114,8 @@ class Foresight:
         """Let queries through, on copies of the blocks' states."""
         row, plan = item.row, self._plan
         slot = row.slots[item.tile].slot if row.late and item.tile in row.slots else None
-        pipeline.select(
-            *self._states,
-            *plan.queries,
-            plan.rows.search,
-            self._times,
+        self._select_queries(
+            *self._arrays,
             query,
             scored,
             item.tile * plan.tile,
@@ -132,8 +133,41 @@ class Foresight:
             False,
             1 if item.tile else 0,
             0,
-            self._order.selects(row.layer),
+            row.layer.selects,
         )
+
+
+@inlined
+def _overwrite(mine: Ints, real: Ints) -> None:
+    for i in range(len(mine)):
+        mine[i] = real[i]
+
+
+@in_place
+def copy_states(
+    soft: Ints,
+    fifo: Ints,
+    topk: Ints,
+    buffers: Ints,
+    selector: Ints,
+    begun: Ints,
+    sums: Ints,
+    soft_now: Ints,
+    fifo_now: Ints,
+    topk_now: Ints,
+    buffers_now: Ints,
+    selector_now: Ints,
+    begun_now: Ints,
+    sums_now: Ints,
+) -> None:
+    """Copy the states of all blocks in one call; see ``Units.selecting``."""
+    _overwrite(soft, soft_now)
+    _overwrite(fifo, fifo_now)
+    _overwrite(topk, topk_now)
+    _overwrite(buffers, buffers_now)
+    _overwrite(selector, selector_now)
+    _overwrite(begun, begun_now)
+    _overwrite(sums, sums_now)
 
 
 def decide(decision: Decision, row: Row, decided: int) -> None:

@@ -56,16 +56,27 @@ class Layer:
         undone: rows without all outputs.
         done: last output so far.
         step_start: start of its step's first group.
+        selects: cycles of the token search after every query; 0 if there is none.
     """
 
-    __slots__ = ("done", "following", "group", "keys", "start", "step_start", "undone", "unread")
+    __slots__ = (
+        "done",
+        "following",
+        "group",
+        "keys",
+        "selects",
+        "start",
+        "step_start",
+        "undone",
+        "unread",
+    )
 
     def __init__(self, env: simpy.Environment, group: Group) -> None:
         self.group = group
         self.following: Layer | None = None
         self.start, self.keys = Milestone(env), Milestone(env)
         self.unread = self.undone = 0
-        self.done = self.step_start = 0
+        self.done = self.step_start = self.selects = 0
 
 
 class Row:
@@ -76,14 +87,17 @@ class Row:
         layer: its group.
         first, last: queries, from the first to that before the last.
         keys, values: vectors.
+        tile: most vectors in a tile of them.
+        line: vectors in a line of a buffer.
         late, two_pass, planes: what it is.
         split, reread: it is one position of a row; not the first.
+        prunes: some of its queries use fewer values than keys.
         streams: its queries use the first of its values, and need not wait for all.
         tiles, value_tiles: how many.
         refetches: queries that need the LSB plane.
         queries: request of the query vectors, if they are not read with the first keys.
         slots: request of the values, by tile.
-        decision: of the last query in the first pass, with an LSB plane.
+        decision: of a row with an LSB plane: of the last query in the first pass.
         kept, slotted: of a two-pass row: all its queries have been filtered; all its value tiles
             have slots.
         released: of a one-tile row with an LSB plane: the lines of its keys are free.
@@ -98,7 +112,9 @@ class Row:
         "last",
         "late",
         "layer",
+        "line",
         "planes",
+        "prunes",
         "queries",
         "refetches",
         "released",
@@ -107,24 +123,31 @@ class Row:
         "slotted",
         "split",
         "streams",
+        "tile",
         "tiles",
         "two_pass",
         "value_tiles",
         "values",
     )
 
-    def __init__(
-        self, env: simpy.Environment, index: int, layer: Layer, first: int, last: int
-    ) -> None:
+    def __init__(self, index: int, layer: Layer, first: int, last: int) -> None:
         self.index, self.layer, self.first, self.last = index, layer, first, last
         self.keys = self.values = self.refetches = 0
-        self.late = self.two_pass = self.planes = self.streams = False
+        self.tile = self.line = 1
+        self.late = self.two_pass = self.planes = self.prunes = self.streams = False
         self.reread = self.split = False
         self.tiles = self.value_tiles = 1
         self.queries: Matrix | None = None
         self.slots: dict[int, Values] = {}
-        self.decision, self.kept, self.slotted = Milestone(env), Milestone(env), Milestone(env)
+        self.decision: Milestone
+        self.kept: Milestone
+        self.slotted: Milestone
         self.released: Milestone
+
+    def cut(self, vectors: int, tile: int) -> tuple[int, int]:
+        """Vectors of one tile of so many, and the lines that they take."""
+        size = min(vectors - tile * self.tile, self.tile)
+        return size, -(-size // self.line)
 
 
 class Keys:
@@ -134,25 +157,35 @@ class Keys:
         row: whose.
         tile: which.
         again: the pass with the LSB plane.
+        vectors, lines: of the tile.
+        drops: whether queries that need the LSB plane are dropped here.
         matrix: in memory, once it is asked for.
         released: its lines are free, once it has some.
         scored: cycle in which its last score is there.
         values: tile of values that goes with it, once it is known that it is needed.
     """
 
-    __slots__ = ("again", "matrix", "released", "row", "scored", "tile", "values")
+    __slots__ = (
+        "again",
+        "drops",
+        "lines",
+        "matrix",
+        "released",
+        "row",
+        "scored",
+        "tile",
+        "values",
+        "vectors",
+    )
 
     def __init__(self, row: Row, tile: int, again: bool = False) -> None:
         self.row, self.tile, self.again = row, tile, again
+        self.vectors, self.lines = row.cut(row.keys, tile)
+        self.drops = row.planes and not again
         self.matrix: Matrix
         self.released: Milestone
         self.scored = 0
         self.values: Values | None = None
-
-    @property
-    def drops(self) -> bool:
-        """Whether queries that need the LSB plane are dropped here."""
-        return self.row.planes and not self.again
 
 
 class Values:
@@ -161,6 +194,7 @@ class Values:
     Attributes:
         row: whose.
         tile: which.
+        vectors, lines: of the tile.
         slot: cycle from which it has lines; ``None`` if not known yet.
         phases: 1 if queries of the LSB pass will come on their own, else 2.
         given: times of the queries over this tile, if those over the next would overwrite them.
@@ -175,6 +209,7 @@ class Values:
     __slots__ = (
         "filtered",
         "given",
+        "lines",
         "matrix",
         "phases",
         "ready",
@@ -182,11 +217,13 @@ class Values:
         "slot",
         "spread",
         "tile",
+        "vectors",
         "weighed",
     )
 
     def __init__(self, env: simpy.Environment, row: Row, tile: int) -> None:
         self.row, self.tile = row, tile
+        self.vectors, self.lines = row.cut(row.values, tile)
         self.slot: int | None = None
         self.phases = 2
         self.given: NDArray[np.int64] | None = None

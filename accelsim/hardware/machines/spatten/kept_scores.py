@@ -73,19 +73,18 @@ class KeptScores:
             on_chip,
             BITS_ON_CHIP,
             self._peak,
-            self._order.selects(row.layer),
+            row.layer.selects,
         )
         self._tracks.add(before, item_code(row.index, SCORES))
         self.spilled_writes += written
         self.spilled_reads += self._read(item, on_chip)
-        times = plan.times[row.first : row.last]
         if item.drops:
             tiles = row.tiles if row.refetches else 0
-            self._decision.announce(row, tiles, int(times[:, DECIDED].max()))
+            self._decision.announce(row, tiles, plan.latest(row, DECIDED))
             if tiles:
                 return
         self.latest = row
-        row.kept.announce(int((times[:, FILTERED] + times[:, SIZE]).max()))
+        row.kept.announce(plan.latest(row, FILTERED, SIZE))
         self._order.row_read(row)
         self._rows.put(row)
 

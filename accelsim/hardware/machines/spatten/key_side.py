@@ -11,7 +11,7 @@ import simpy
 from accelsim.hardware.blocks.matrix_fetcher import FILL, Matrix, MatrixFetcher
 from accelsim.hardware.blocks.ring_buffer import RingBuffer
 from accelsim.hardware.machines.spatten import pipeline
-from accelsim.hardware.machines.spatten.decision import REISSUE, RELEASE
+from accelsim.hardware.machines.spatten.decision import REFETCH_DELAY, RELEASE
 from accelsim.hardware.machines.spatten.foresight import Foresight
 from accelsim.hardware.machines.spatten.items import Keys, Port, Row, Values, usable
 from accelsim.hardware.machines.spatten.plan import Plan
@@ -21,6 +21,7 @@ from accelsim.hardware.machines.spatten.units import Units
 from accelsim.hardware.simulation import FirstOf, Milestone, Module
 from accelsim.hardware.simulation._module import Following, Process
 from accelsim.hardware.timeline import KEYS_LSB, KEYS_MSB, Recorder, item_code
+from accelsim.jit import direct
 
 FORK = 2
 """First cycle in which the key fork can issue (release, section 2.5)."""
@@ -95,7 +96,7 @@ class KeyFork(Module):
             row = item.row
             if row.two_pass and row.planes and item.tile == row.tiles - 1 and not item.again:
                 # What comes behind would take the lines that its LSB pass needs (section 6).
-                decided = row.decision.awaited(REISSUE)
+                decided = row.decision.awaited(REFETCH_DELAY)
                 yield from self.wait(decided, "awaiting_decision", since=free)
         while True:
             # Nothing is left to issue; the followers end the run.
@@ -114,7 +115,7 @@ class KeyFork(Module):
             return FirstOf(passes.filled(), item.row.layer.keys.awaited()), "awaiting_layer"
         undecided = self._awaited_decision(item)
         if undecided is not None:
-            return FirstOf(passes.filled(), undecided.awaited(REISSUE)), "awaiting_decision"
+            return FirstOf(passes.filled(), undecided.awaited(REFETCH_DELAY)), "awaiting_decision"
         in_the_way = self._in_the_way(item)
         if in_the_way is not None:
             return FirstOf(passes.filled(), in_the_way.awaited()), "buffer_full"
@@ -124,14 +125,13 @@ class KeyFork(Module):
         """The release that a tile must wait for; an LSB pass of one tile has its keys' lines."""
         if item.again and not item.row.two_pass:
             return None
-        return self.buffer.in_the_way(self._plan.tile_lines(item.row.keys, item.tile))
+        return self.buffer.in_the_way(item.lines)
 
     def _take_lines(self, item: Keys) -> None:
         if item.again and not item.row.two_pass:
             return
         item.released = Milestone(self.env)
-        lines = self._plan.tile_lines(item.row.keys, item.tile)
-        self.buffer.allocate(lines, item.released)
+        self.buffer.allocate(item.lines, item.released)
 
     def _awaited_decision(self, item: Keys) -> Milestone | None:
         """A decision that must come before keys are asked for.
@@ -145,7 +145,7 @@ class KeyFork(Module):
             return None
         while self._undecided:
             decided = self._undecided[0]
-            if decided.cycle is None or decided.cycle + REISSUE > self.env.now:
+            if decided.cycle is None or decided.cycle + REFETCH_DELAY > self.env.now:
                 return decided
             self._undecided.popleft()
         return None
@@ -214,6 +214,9 @@ class ScoreUnit:
         self._plan, self._tracks = plan, tracks
         self._dot_product, softmax = units.dot_product, units.softmax
         self._states = self._dot_product.state, softmax.state, softmax.ring, fetcher.beats
+        keys, _, refetch = plan.queries
+        self._score_queries = direct(pipeline.score, *self._states, keys, refetch)
+        self._free = self._dot_product.state["free"]
         self._tiles, self._room, self._scored = tiles, room, scored
         self._foresight = foresight
         # Two-pass rows whose scores are kept.
@@ -241,11 +244,14 @@ class ScoreUnit:
                     ready = max(ready, before.kept.cycle or 0)
                 self._keeping.append(row)
             scored = row.first
-            code = code_of(item)
-            score = functools.partial(self._score, item, ready)
+            arrived = usable(item.matrix)
+            score = functools.partial(self._score, item, ready, arrived)
             while True:
                 query = scored
-                scored = self._tracks.queries(score, query, row.last, code)
+                if self._tracks.on:
+                    scored = self._tracks.queries(score, query, row.last, code_of(item))
+                else:
+                    scored = score(query, row.last)
                 if scored == row.last:
                     break
                 self._scored.put((item, query, scored))
@@ -253,17 +259,17 @@ class ScoreUnit:
                 while scored < row.last and not self._room.items:
                     yield self._room
                 self._room.items.clear()
-            free = int(dot.state[0]["free"])
-            self._release(item, max(free, usable(item.matrix)))
+            free = self._free.item()
+            self._release(item, max(free, arrived))
             item.scored = free - 1 + dot.latency
             self._scored.put((item, query, scored))
             self._foresight.look()
 
-    def _score(self, item: Keys, ready: int, query: int, last: int) -> int:
+    def _score(self, item: Keys, ready: int, arrived: int, query: int, last: int) -> int:
         """Multiply queries with a key tile; the first that the softmax may not take yet."""
         row, plan, matrix = item.row, self._plan, item.matrix
         keys, _, refetch = plan.queries
-        return pipeline.score(
+        return self._score_queries(
             *self._states,
             keys,
             refetch,
@@ -277,8 +283,8 @@ class ScoreUnit:
             matrix.end,
             matrix.before,
             matrix.transactions,
-            plan.tile_size(row.keys, item.tile),
-            usable(matrix),
+            item.vectors,
+            arrived,
             ready,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ from numpy.typing import NDArray
 from accelsim.hardware.blocks.matrix_fetcher import TRANSACTION_BYTES
 from accelsim.hardware.machines.spatten.config import BITS_ON_CHIP
 from accelsim.hardware.machines.spatten.rows import LSB_BITS, Rows
-from accelsim.jit import kernel
+from accelsim.jit import direct, in_place
 from accelsim.workloads import Workload
 
 Ints = NDArray[np.int64]
+Lists = Sequence[NDArray[np.int32]] | None
+"""Token indexes of each row; all in order without."""
 
 KEYS, LSBS, VALUES, QUERIES, METADATA, RESIDUAL = range(6)
 """Planes (SpAtten III-D: MSBs contiguous, LSBs contiguous)."""
@@ -34,7 +37,7 @@ class Layout:
     """
 
     def __init__(self, workload: Workload, rows: Rows, queries: bool) -> None:
-        self._workload, self._rows = workload, rows
+        self._rows = rows
         self._dim = workload.head_dim
         heads = int(workload["head"].max()) + 1
         self._slot: list[int] = (
@@ -43,8 +46,13 @@ class Layout:
         slots = max(self._slot) + 1
         context = int(max(workload["context_tokens"].max(), workload["keys"].max()))
         self._in_order = np.arange(context, dtype=np.int32)
+        self._keys = _as_int32(workload.key_indices)
+        self._values = _as_int32(workload.value_indices)
+        self._written, self._count = np.empty(1 << 10, np.int64), 0
+        self._cover_vectors = direct(cover, self._in_order, self._written)
+        self._consecutive = direct(consecutive, self._written)
         region = -(-context * self._dim * 2 // _REGION) * _REGION
-        self._plane = [plane * slots * region for plane in range(6)]
+        self._plane: list[int] = [plane * slots * region for plane in range(6)]
         self._region = region
         self._key_bits, self._value_bits = rows.key_bits.tolist(), rows.value_bits.tolist()
         asked = {
@@ -53,49 +61,54 @@ class Layout:
         }
         atoms = {name: -(-size // TRANSACTION_BYTES) for name, size in asked.items()}
         self._query_bytes = -(-self._dim * BITS_ON_CHIP // 8) * queries
-        self._other_atoms = (atoms["residual"] + atoms["metadata"]).tolist()
-        self._residual_atoms = atoms["residual"].tolist()
+        self._other_atoms: list[int] = (atoms["residual"] + atoms["metadata"]).tolist()
+        self._residual_atoms: list[int] = atoms["residual"].tolist()
         sums = {name: int(count.sum()) * TRANSACTION_BYTES for name, count in atoms.items()}
         self.bytes = {"query": 0, "key_msb": 0, "key_lsb": 0, "value": 0}
         self.bytes |= {name: size for name, size in sums.items() if size}
 
-    def queries(self, row: int, first: int, end: int) -> Ints:
-        """Transactions of the query vectors of a row from the ``first`` to that before ``end``."""
+    def take(self) -> Ints:
+        """Transactions written since the last call; to be used before the next is written."""
+        count, self._count = self._count, 0
+        return self._written[:count]
+
+    def queries(self, row: int, first: int, end: int) -> int:
+        """Write transactions of the query vectors of a row from the ``first`` to that before
+        ``end``.
+
+        Returns:
+            How many, here and in the methods below.
+        """
         begin = first * self._query_bytes // TRANSACTION_BYTES
-        found = self._block(QUERIES, row, -(-end * self._query_bytes // TRANSACTION_BYTES))[begin:]
-        self.bytes["query"] += len(found) * TRANSACTION_BYTES
+        count = -(-end * self._query_bytes // TRANSACTION_BYTES) - begin
+        self.bytes["query"] += count * TRANSACTION_BYTES
+        return self._block(QUERIES, row, begin, count)
+
+    def before_keys(self, row: int) -> int:
+        """Write transactions of what a policy keeps beside the vectors of a row."""
+        count = self._other_atoms[row]
+        if count:
+            residual = self._residual_atoms[row]
+            self._block(RESIDUAL, row, 0, residual)
+            self._block(METADATA, row, 0, count - residual)
+        return count
+
+    def keys(self, row: int, first: int, end: int) -> int:
+        """Write transactions of the keys of a row from the ``first`` to that before ``end``."""
+        found = self._cover(KEYS, self._keys, row, first, end, self._key_bits[row])
+        self.bytes["key_msb"] += found * TRANSACTION_BYTES
         return found
 
-    def before_keys(self, row: int) -> Ints:
-        """Transactions of what a policy keeps beside the vectors of a row."""
-        if not self._other_atoms[row]:
-            return _NONE
-        residual = self._residual_atoms[row]
-        return np.concatenate(
-            [
-                self._block(RESIDUAL, row, residual),
-                self._block(METADATA, row, self._other_atoms[row] - residual),
-            ]
-        )
-
-    def keys(self, row: int, first: int, end: int) -> Ints:
-        """Transactions of the keys of a row from the ``first`` to that before ``end``."""
-        found = self._cover(KEYS, self._keys_of(row), row, first, end, self._key_bits[row])
-        self.bytes["key_msb"] += len(found) * TRANSACTION_BYTES
-        return found
-
-    def key_lsbs(self, row: int, first: int, end: int) -> Ints:
+    def key_lsbs(self, row: int, first: int, end: int) -> int:
         """The same of their LSB plane."""
-        found = self._cover(LSBS, self._keys_of(row), row, first, end, LSB_BITS)
-        self.bytes["key_lsb"] += len(found) * TRANSACTION_BYTES
+        found = self._cover(LSBS, self._keys, row, first, end, LSB_BITS)
+        self.bytes["key_lsb"] += found * TRANSACTION_BYTES
         return found
 
-    def values(self, row: int, first: int, end: int) -> Ints:
+    def values(self, row: int, first: int, end: int) -> int:
         """The same of its values."""
-        indices = self._workload.value_indices
-        chosen = self._in_order if indices is None else indices[row]
-        found = self._cover(VALUES, chosen, row, first, end, self._value_bits[row])
-        self.bytes["value"] += len(found) * TRANSACTION_BYTES
+        found = self._cover(VALUES, self._values, row, first, end, self._value_bits[row])
+        self.bytes["value"] += found * TRANSACTION_BYTES
         return found
 
     def once(self, row: int, tile: int) -> tuple[int, int, int]:
@@ -108,50 +121,78 @@ class Layout:
             (self.values, int(self._rows.values[row])),
         ):
             parts = (plane(row, at, min(at + tile, count)) for at in range(0, count, tile))
-            found.append(sum(map(len, parts)) * TRANSACTION_BYTES)
+            found.append(sum(parts) * TRANSACTION_BYTES)
+            self.take()
         self.bytes = counted
         return found[0], found[1], found[2]
 
-    def _keys_of(self, row: int) -> NDArray[np.int32]:
-        indices = self._workload.key_indices
-        return self._in_order if indices is None else indices[row]
-
     def _base(self, plane: int, row: int) -> int:
-        return int(self._plane[plane] + self._slot[row] * self._region)
+        return self._plane[plane] + self._slot[row] * self._region
 
-    def _block(self, plane: int, row: int, atoms: int) -> Ints:
-        base = self._base(plane, row)
-        return np.arange(base, base + atoms * TRANSACTION_BYTES, TRANSACTION_BYTES, dtype=np.int64)
+    def _block(self, plane: int, row: int, first: int, count: int) -> int:
+        """Write consecutive transactions."""
+        base = self._base(plane, row) + first * TRANSACTION_BYTES
+        self._reserve(count)
+        self._consecutive(base, self._written, self._count, count)
+        self._count += count
+        return count
 
-    def _cover(self, plane: int, indices: Any, row: int, first: int, end: int, bits: int) -> Ints:
-        base = self._base(plane, row)
-        found: Ints = cover(indices, first, end, -(-bits * self._dim // 8), base)
-        return found
+    def _cover(self, plane: int, indices: Lists, row: int, first: int, end: int, bits: int) -> int:
+        """Write what covers some vectors of a plane."""
+        size = -(-bits * self._dim // 8)
+        chosen = self._in_order if indices is None else indices[row]
+        self._reserve((end - first) * (size // TRANSACTION_BYTES + 2))
+        begin = self._count
+        self._count = self._cover_vectors(
+            chosen, first, end, size, self._base(plane, row), self._written, begin
+        )
+        return self._count - begin
+
+    def _reserve(self, count: int) -> None:
+        """Make room for so many transactions."""
+        if self._count + count > len(self._written):
+            larger = np.empty(2 * (self._count + count), np.int64)
+            larger[: self._count] = self._written[: self._count]
+            self._written = larger
 
 
-_NONE = np.zeros(0, np.int64)
+def _as_int32(lists: Lists) -> Lists:
+    """Token indexes as the kernel takes them; almost always as they are, and drawn ones undrawn."""
+    if not isinstance(lists, tuple) or all(
+        row.dtype == np.int32 and row.flags.c_contiguous for row in lists
+    ):
+        return lists
+    return tuple(np.ascontiguousarray(row, np.int32) for row in lists)
 
 
-@kernel
-def cover(indices: Any, first: int, end: int, size: int, base: int) -> Any:
-    """Transactions that cover some vectors, each read once where neighbours share it.
+@in_place
+def consecutive(base: int, found: Ints, at: int, count: int) -> None:
+    """Write ``count`` transactions from byte address ``base`` on to the place ``at`` of a list."""
+    for i in range(count):
+        found[at + i] = base + i * TRANSACTION_BYTES
+
+
+@in_place
+def cover(indices: Any, first: int, end: int, size: int, base: int, found: Ints, at: int) -> int:
+    """Write transactions that cover some vectors, each read once where neighbours share it.
 
     Args:
         indices: ascending token indexes, int32.
         first, end: which of them.
         size: bytes of a vector, whole ones.
         base: address of vector 0.
+        found: list of byte addresses.
+        at: place of the first.
 
     Returns:
-        Byte addresses, int64.
+        The place after the last.
     """
-    found = np.empty((end - first) * (size // TRANSACTION_BYTES + 2), np.int64)
-    count, last = 0, -1
+    last = -1
     for i in range(first, end):
         begin = np.int64(indices[i]) * size
         for atom in range(begin // TRANSACTION_BYTES, (begin + size - 1) // TRANSACTION_BYTES + 1):
             if atom != last:
-                found[count] = base + atom * TRANSACTION_BYTES
-                count += 1
+                found[at] = base + atom * TRANSACTION_BYTES
+                at += 1
                 last = atom
-    return found[:count]
+    return at

@@ -1,4 +1,4 @@
-"""SpAtten as published, wired.
+"""SpAtten as published, wired::
 
     order -> key fork -> fetcher -> [key buffer] -> query x key -> selection -> value fork
       ^        ^   |                                               |   |            ^  |
@@ -21,8 +21,6 @@ import math
 from collections import deque
 from typing import Literal
 
-import simpy
-
 from accelsim.errors import SimulationError
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.blocks.channel_watch import ChannelWatch
@@ -42,7 +40,7 @@ from accelsim.hardware.machines.spatten.selection import Selection
 from accelsim.hardware.machines.spatten.tracks import Tracks
 from accelsim.hardware.machines.spatten.units import Units
 from accelsim.hardware.machines.spatten.value_side import ValueFork, WeightedSumUnit
-from accelsim.hardware.simulation import Follower
+from accelsim.hardware.simulation import Clock, Follower
 from accelsim.hardware.timeline import Recorder
 from accelsim.workloads import Workload
 
@@ -72,7 +70,7 @@ class Spatten:
         dependencies: Dependencies = "causal",
         recorder: Recorder | None = None,
     ) -> None:
-        self.env = env = simpy.Environment()
+        self.env = env = Clock()
         self.plan = plan = Plan(env, workload, config, dependencies == "causal")
         self.requests = requests = Requests(plan)
         self.units = units = Units(config, workload.head_dim)
@@ -115,7 +113,7 @@ class Spatten:
             fetcher.watch = ChannelWatch(recorder, fetcher)
         self.order = order = LayerOrder(env, plan, units.selector, tracks)
         decision = Decision(env, lsb_passes)
-        foresight = Foresight(plan, units, fetcher, scored, decision, order)
+        foresight = Foresight(plan, units, fetcher, scored, decision)
         self.score_unit = ScoreUnit(
             plan, units, fetcher, key_tiles, room, scored, foresight, tracks
         )

@@ -47,12 +47,6 @@ class LayerOrder:
             layer.start.announce(0)
             layer.keys.announce(0)
 
-    def selects(self, layer: Layer) -> int:
-        """Cycles of the token search after every query of a layer; 0 if there is none."""
-        if self._plan.config.token_selection == "per-layer" or layer.following is None:
-            return 0
-        return layer.following.group.token_cycles
-
     def row_read(self, row: Row) -> None:
         """All queries of a row are read out of the softmax."""
         layer = row.layer
@@ -62,8 +56,7 @@ class LayerOrder:
             return
         group = following.group
         if self._plan.config.token_selection == "per-layer" and group.token_cycles:
-            times = self._plan.times[row.first : row.last]
-            last = int(times[:, [GIVEN, SIZE]].sum(axis=1).max())
+            last = self._plan.latest(row, GIVEN, SIZE)
             self._search(last - 1, group.token_cycles)
         if not self._plan.causal:
             return
@@ -72,7 +65,7 @@ class LayerOrder:
 
     def row_done(self, row: Row) -> None:
         """All outputs of a row are known."""
-        done = int(self._plan.times[row.first : row.last, OUT].max())
+        done = self._plan.latest(row, OUT)
         self.completions[row.index] = max(
             self.completions[row.index], done + self._plan.config.reset_cycles
         )

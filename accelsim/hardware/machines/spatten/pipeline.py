@@ -30,6 +30,22 @@ filtered, weigh = top_k.filtered, weighted_sum.weigh
 
 
 @in_place
+def latest(times: Ints, first: int, last: int, column: int, other: int) -> int:
+    """Last cycle of a column of the times of some queries.
+
+    Args:
+        times: [queries, 5].
+        first, last: from which query on, and that after the last.
+        column: which.
+        other: one that is added to it, or -1.
+    """
+    found = np.int64(0)
+    for query in range(first, last):
+        found = max(found, times[query, column] + (times[query, other] if other >= 0 else 0))
+    return int(found)
+
+
+@in_place
 def score(
     dot: Any,
     soft: Any,
@@ -380,6 +396,7 @@ __all__ = [
     "OUT",
     "SIZE",
     "dot_product",
+    "latest",
     "score",
     "select",
     "select_kept",

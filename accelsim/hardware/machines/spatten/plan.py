@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import simpy
 from numpy.typing import NDArray
 
+from accelsim.hardware.machines.spatten import pipeline
 from accelsim.hardware.machines.spatten.config import SpattenConfig
 from accelsim.hardware.machines.spatten.items import Layer, Row
 from accelsim.hardware.machines.spatten.rows import rows_of
+from accelsim.hardware.simulation import Milestone
+from accelsim.jit import direct
 from accelsim.workloads import Workload
 
 Ints = NDArray[np.int64]
@@ -47,31 +51,32 @@ class Plan:
         self.rows = rows = rows_of(workload, config)
         self.queries = rows.query_keys, rows.query_values, rows.query_refetch
         self.times: Ints = np.zeros((len(rows.query_keys), 5), np.int64)
+        self._latest = direct(pipeline.latest, self.times)
         self.line = config.multipliers // workload.head_dim
-        self.tile = min(
-            config.buffer_lines // 2 * self.line,
-            config.softmax_fifo * config.softmax_parallelism,
-        )
+        self.tile = config.tile(workload.head_dim)
+        # Plain numbers: an element of an array costs more to read.
+        self._columns: dict[str, list[Any]] = {
+            name: getattr(rows, name).tolist()
+            for name in ("start", "keys", "values", "refetches", "lsb_bits", "late", "prunes")
+        }
         self.layers = [Layer(env, group) for group in rows.groups]
         for layer, following in itertools.pairwise(self.layers):
             layer.following = following
+            if config.token_selection == "per-query":
+                layer.selects = following.group.token_cycles
         self.items = [row for layer in self.layers for row in self._rows_of(layer)]
 
-    def tile_size(self, vectors: int, tile: int) -> int:
-        """Vectors in one tile of so many."""
-        return min(vectors - tile * self.tile, self.tile)
-
-    def tile_lines(self, vectors: int, tile: int) -> int:
-        """Lines of a buffer that one tile of so many vectors takes."""
-        return -(-self.tile_size(vectors, tile) // self.line)
+    def latest(self, row: Row, column: int, other: int = -1) -> int:
+        """Last cycle of a column of the times of a row, or of the sum of two."""
+        return self._latest(self.times, row.first, row.last, column, other)
 
     def _rows_of(self, layer: Layer) -> list[Row]:
-        rows = self.rows
+        rows, columns = self.rows, self._columns
         found: list[Row] = []
         for index in range(layer.group.first, layer.group.end):
-            first, last = int(rows.start[index]), int(rows.start[index + 1])
-            long = int(rows.keys[index]) > self.tile
-            if long and not rows.late[index] and self.config.loop_order == "query-outer":
+            first, last = columns["start"][index : index + 2]
+            long = columns["keys"][index] > self.tile
+            if long and not columns["late"][index] and self.config.loop_order == "query-outer":
                 edges = np.flatnonzero(np.diff(rows.position[first:last])) + 1 + first
                 ends = [first, *edges.tolist(), last]
                 found += [self._row(layer, index, *pair) for pair in itertools.pairwise(ends)]
@@ -82,23 +87,29 @@ class Plan:
 
     def _row(self, layer: Layer, index: int, begin: int, end: int) -> Row:
         """A row, or one position of it."""
-        rows = self.rows
-        first, last = int(rows.start[index]), int(rows.start[index + 1])
-        row = Row(self._env, index, layer, begin, end)
-        row.keys, row.values = int(rows.keys[index]), int(rows.values[index])
-        row.refetches = int(rows.refetches[index])
-        row.planes = bool(rows.lsb_bits[index] > 0)
+        rows, columns = self.rows, self._columns
+        first, last = columns["start"][index : index + 2]
+        row = Row(index, layer, begin, end)
+        row.keys, row.values = columns["keys"][index], columns["values"][index]
+        row.refetches = columns["refetches"][index]
+        row.planes = columns["lsb_bits"][index] > 0
         row.split, row.reread = (begin, end) != (first, last), begin > first
-        row.late = bool(rows.late[index]) or row.split
-        prunes = bool(rows.prunes[index])
+        row.late = columns["late"][index] or row.split
+        prunes = columns["prunes"][index]
         if row.split:
             row.refetches = int(rows.query_refetch[begin:end].sum())
             row.keys = int(rows.query_keys[begin:end].max())
             used = rows.query_values[begin:end]
             prunes = bool((used < rows.query_keys[begin:end]).any())
             row.values = min(row.values, int(used.sum()), row.keys) if prunes else row.keys
+        row.prunes = prunes
         row.streams = not prunes or end - begin == 1
+        row.tile, row.line = self.tile, self.line
         row.tiles = -(-row.keys // self.tile)
         row.two_pass = row.tiles > 1 and (prunes or row.planes)
         row.value_tiles = -(-row.values // self.tile) if row.two_pass else row.tiles
+        if row.planes:
+            row.decision = Milestone(self._env)
+        if row.two_pass:
+            row.kept, row.slotted = Milestone(self._env), Milestone(self._env)
         return row

@@ -26,6 +26,7 @@ class Requests:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._layout = Layout(plan.workload, plan.rows, plan.config.query_traffic)
+        self._starts: list[int] = plan.rows.start.tolist()
         self._msbs_again = 0
         # Bytes of each plane of rows that are run query by query.
         self._moved: dict[int, list[int]] = {}
@@ -47,41 +48,34 @@ class Requests:
         """
         row, layout = item.row, self._layout
         begin = item.tile * self._plan.tile
-        end = begin + self._plan.tile_size(row.keys, item.tile)
+        end = begin + item.vectors
         if item.again:
-            lsbs = layout.key_lsbs(row.index, begin, end)
-            self._count(row, LSBS, lsbs)
-            if not row.two_pass:
-                return lsbs, 0
-            # The MSBs are gone (section 2, two passes).
-            msbs = layout.keys(row.index, begin, end)
-            self._msbs_again += len(msbs) * TRANSACTION_BYTES
-            # A vector is there when its LSBs are, which come last.
-            return np.concatenate((msbs, lsbs)), len(msbs)
-        keys = layout.keys(row.index, begin, end)
-        self._count(row, MSBS, keys)
-        if item.tile:
-            return keys, 0
-        parts = [] if row.reread else [layout.before_keys(row.index)]
-        if queries:
-            parts.append(self.queries(row))
-        parts.append(keys)
-        every = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return every, len(every) - len(keys)
+            # The MSBs of a row of two passes are gone (section 2). A vector is there when its LSBs
+            # are, which come last.
+            before = layout.keys(row.index, begin, end) if row.two_pass else 0
+            self._msbs_again += before * TRANSACTION_BYTES
+            self._count(row, LSBS, layout.key_lsbs(row.index, begin, end))
+            return layout.take(), before
+        before = 0
+        if item.tile == 0:
+            if not row.reread:
+                before = layout.before_keys(row.index)
+            if queries:
+                before += self._write_queries(row)
+        self._count(row, MSBS, layout.keys(row.index, begin, end))
+        return layout.take(), before
 
     def queries(self, row: Row) -> Ints:
         """Transactions of the query vectors of a row, or of one position of it."""
-        start = int(self._plan.rows.start[row.index])
-        return self._layout.queries(row.index, row.first - start, row.last - start)
+        self._write_queries(row)
+        return self._layout.take()
 
     def values(self, values: Values) -> Ints:
         """Transactions of a value tile."""
-        row = values.row
         begin = values.tile * self._plan.tile
-        end = begin + self._plan.tile_size(row.values, values.tile)
-        transactions = self._layout.values(row.index, begin, end)
-        self._count(row, VALUES, transactions)
-        return transactions
+        row = values.row
+        self._count(row, VALUES, self._layout.values(row.index, begin, begin + values.vectors))
+        return self._layout.take()
 
     def refetched_bytes(self) -> int:
         """Bytes beyond one fetch of each plane of a row, tile by tile."""
@@ -92,7 +86,11 @@ class Requests:
             total += sum(max(found - once, 0) for found, once in pairs)
         return total
 
-    def _count(self, row: Row, plane: int, transactions: Ints) -> None:
+    def _write_queries(self, row: Row) -> int:
+        start = self._starts[row.index]
+        return self._layout.queries(row.index, row.first - start, row.last - start)
+
+    def _count(self, row: Row, plane: int, transactions: int) -> None:
         if row.split:
             planes = self._moved.setdefault(row.index, [0, 0, 0])
-            planes[plane] += len(transactions) * TRANSACTION_BYTES
+            planes[plane] += transactions * TRANSACTION_BYTES

@@ -22,6 +22,7 @@ from accelsim.hardware.machines.spatten.units import Units
 from accelsim.hardware.machines.spatten.value_side import ValueFork
 from accelsim.hardware.simulation._module import Following
 from accelsim.hardware.timeline import SCORES, item_code
+from accelsim.jit import direct
 
 
 class Selection:
@@ -64,8 +65,9 @@ class Selection:
         self._scored, self._room = scored, room
         self._decision, self._foresight = decision, foresight
         self._kept_scores = kept_scores
-        self._sums = units.weighted_sum.state
-        self._states = units.selecting
+        self._sums_free = units.weighted_sum.state["free"]
+        self._arrays = *units.selecting, *plan.queries, plan.rows.search, plan.times
+        self._select_queries = direct(pipeline.select, *self._arrays, fetcher.beats)
         # A partial result of a query: its sums, maximum and sum of exponentials go out and come
         # back (section 2, one pass).
         partial = (plan.workload.head_dim + 2) * plan.config.partial_bits // 8
@@ -115,21 +117,18 @@ class Selection:
         if early and values is not None:
             matrix = values.matrix
             begin, end, transactions = matrix.begin, matrix.end, matrix.transactions
-            vectors = plan.tile_size(row.values, item.tile)
+            vectors = values.vectors
             at = usable(matrix)
         if row.late and values is not None:
             slot = values.slot or 0
         rescaling = 1 if item.tile else 0
         # Written after every tile but the last, read before every one but the first.
         spill = self._spill if early and item.tile else 0
-        selects = self._order.selects(row.layer)
+        selects = row.layer.selects
 
         def select(first: int, last: int) -> int:
-            pipeline.select(
-                *self._states,
-                *plan.queries,
-                plan.rows.search,
-                plan.times,
+            self._select_queries(
+                *self._arrays,
                 first,
                 last,
                 item.tile * plan.tile,
@@ -151,19 +150,22 @@ class Selection:
             )
             return last
 
-        self._tracks.queries(select, query, scored, item_code(row.index, SCORES))
+        if self._tracks.on:
+            self._tracks.queries(select, query, scored, item_code(row.index, SCORES))
+        else:
+            select(query, scored)
 
     def _selected(self, item: Keys, values: Values | None) -> None:
         """All queries of a tile, or of its LSB pass, are known up to their filters."""
         row = item.row
         drops = item.drops and row.refetches > 0
         if item.drops and not row.decision.known:
-            decide(self._decision, row, int(self._plan.times[row.first : row.last, DECIDED].max()))
+            decide(self._decision, row, self._plan.latest(row, DECIDED))
         if values is not None:
             if row.late:
                 self._ask_late(item, values, drops)
             elif not drops:
-                self._fork.release(values, int(self._sums[0]["free"]))
+                self._fork.release(values, self._sums_free.item())
         if drops or item.tile < row.tiles - 1:
             return
         self._order.row_read(row)
@@ -173,18 +175,18 @@ class Selection:
     def _ask_late(self, item: Keys, values: Values, drops: bool) -> None:
         """When the values of a late row are asked for (section 8)."""
         row, plan = item.row, self._plan
-        keys, used, refetch = (column[row.first : row.last] for column in plan.queries)
-        times = plan.times[row.first : row.last]
         if row.tiles > 1:
-            values.given = times.copy()
-        if not (used < keys).any():
+            values.given = plan.times[row.first : row.last].copy()
+        if not row.prunes:
+            keys, _, refetch = (column[row.first : row.last] for column in plan.queries)
             self._ask_all(item, values, drops, keys, refetch > 0)
         elif not drops:
             values.phases = 2
             if row.last - row.first == 1:
-                values.ready, values.spread = int(times[0, FILTERED]), int(times[0, SIZE])
+                values.ready = plan.latest(row, FILTERED)
+                values.spread = plan.latest(row, SIZE)
             else:
-                values.ready = int((times[:, FILTERED] + times[:, SIZE]).max())
+                values.ready = plan.latest(row, FILTERED, SIZE)
             self._fork.ask_late(values)
         if not values.filtered.known and values.ready:
             values.filtered.announce(0)

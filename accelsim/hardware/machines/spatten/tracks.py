@@ -44,15 +44,13 @@ class Tracks:
             self._span(name, at, int(now["busy"] - was["busy"]), code, BUSY)
 
     def queries(self, call: Callable[[int, int], int], query: int, last: int, code: int) -> int:
-        """Run a call for some queries; one by one for a timeline.
+        """Run a call for some queries, one by one.
 
         Args:
             call: takes the first query and that after the last; returns the first that is left.
             query, last: from which query on, and that after the last.
             code: of the item.
         """
-        if not self.on:
-            return call(query, last)
         while query < last:
             before = self.look()
             reached = call(query, query + 1)

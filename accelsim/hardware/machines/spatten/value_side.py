@@ -22,6 +22,7 @@ from accelsim.hardware.machines.spatten.tracks import Tracks
 from accelsim.hardware.simulation import Milestone, Module, Stream
 from accelsim.hardware.simulation._module import Following, Process
 from accelsim.hardware.timeline import VALUES, Recorder, item_code
+from accelsim.jit import direct
 
 VALUES_TO_FETCH = 5
 """From the value fork to the address FIFOs (release, section 2.14)."""
@@ -66,7 +67,7 @@ class ValueFork(Module):
         recorder: Recorder | None,
     ) -> None:
         super().__init__(env, "value_fork", recorder)
-        self._plan, self._requests, self._fetcher = plan, requests, fetcher
+        self._requests, self._fetcher = requests, fetcher
         self._early, self._kept_rows, self._tiles = early, kept_rows, tiles
         self._slotless = slotless
         lines, depth = plan.config.buffer_lines, plan.config.value_prefetch_depth
@@ -89,14 +90,13 @@ class ValueFork(Module):
                 # A late row before it must find a slot first.
                 self._slot_taken = env.event()
                 yield self._slot_taken
-            lines = self._plan.tile_lines(row.values, values.tile)
-            while not self.buffer.fits(lines):
+            while not self.buffer.fits(values.lines):
                 if not returned.items:
                     yield returned.filled()
                     continue
                 yield from self.sleep_until(returned.items[0][1])
                 self.buffer.take_back()
-            self.buffer.allocate(lines)
+            self.buffer.allocate(values.lines)
             # A late row before it may have taken its slot ahead of time.
             yield from self.sleep_until(self.buffer.since)
             yield self._leaving(int(env.now))
@@ -120,7 +120,7 @@ class ValueFork(Module):
 
     def has_room(self, values: Values) -> bool:
         """Whether a tile finds lines without waiting for a release."""
-        return self.buffer.fits(self._plan.tile_lines(values.row.values, values.tile))
+        return self.buffer.fits(values.lines)
 
     @property
     def weighs_late(self) -> bool:
@@ -131,8 +131,7 @@ class ValueFork(Module):
         """Lines of the value buffer for a tile, ahead of time; not for one that has them."""
         if values.slot is not None:
             return
-        lines = self._plan.tile_lines(values.row.values, values.tile)
-        values.slot = yield from self.buffer.reserve(lines)
+        values.slot = yield from self.buffer.reserve(values.lines)
         if values in self._slotless:
             self._slotless.remove(values)
             if self._slot_taken is not None:
@@ -162,7 +161,7 @@ class ValueFork(Module):
 
     def release(self, values: Values, cycle: int) -> None:
         """Give the lines of a tile back from a cycle on."""
-        self.buffer.release(self._plan.tile_lines(values.row.values, values.tile), cycle)
+        self.buffer.release(values.lines, cycle)
 
     def _leaving(self, cycle: int) -> simpy.Event:
         """The event in which a request is as far from the fetcher as one that leaves the key fork;
@@ -216,6 +215,9 @@ class WeightedSumUnit:
         self._plan, self._order, self._tracks = plan, order, tracks
         self._tiles, self._fork = tiles, fork
         self._states: tuple[Any, Any] = weighted_sum.state, fetcher.beats
+        self._weigh_queries = direct(
+            pipeline.weigh_late, *self._states, *plan.queries, plan.times, plan.times
+        )
 
     def run(self) -> Following:
         """Multiply tile after tile."""
@@ -244,7 +246,7 @@ class WeightedSumUnit:
         row, plan, matrix = values.row, self._plan, values.matrix
         first, last = row.first, row.last
         part, parts = (values.tile, row.value_tiles) if row.two_pass else (0, 0)
-        return pipeline.weigh_late(
+        return self._weigh_queries(
             *self._states,
             *plan.queries,
             plan.times[first:last] if values.given is None else values.given,
@@ -260,6 +262,6 @@ class WeightedSumUnit:
             matrix.begin,
             matrix.end,
             matrix.transactions,
-            plan.tile_size(row.values, values.tile),
+            values.vectors,
             usable(matrix),
         )

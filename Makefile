@@ -22,7 +22,7 @@ demo: $(VENV)/.installed  ## replay a shipped trace: dense, pruned, pruned + pro
 	  --policy dense --policy spatten-pruned --policy spatten-full --out runs/demo
 
 test: $(VENV)/.installed-dev  ## all tests, slow ones included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

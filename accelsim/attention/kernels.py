@@ -273,21 +273,23 @@ def scores_of_row(
     Features are added one after the other, whatever the machine; four at a time stay in a register.
     """
     dim = len(query)
-    for j in range(first, visible):
-        scores[j] = 0.0
+    # Sliced, so that places count from zero: a start that may be negative costs a look at each.
+    row = scores[first:visible]
+    for j in range(len(row)):
+        row[j] = 0.0
     blocks = dim - dim % 4
     for d in range(0, blocks, 4):
         e0, e1 = query[d] * scale, query[d + 1] * scale
         e2, e3 = query[d + 2] * scale, query[d + 3] * scale
-        k0, k1 = keys_transposed[d], keys_transposed[d + 1]
-        k2, k3 = keys_transposed[d + 2], keys_transposed[d + 3]
-        for j in range(first, visible):
-            scores[j] = scores[j] + e0 * k0[j] + e1 * k1[j] + e2 * k2[j] + e3 * k3[j]
+        k0, k1 = keys_transposed[d, first:visible], keys_transposed[d + 1, first:visible]
+        k2, k3 = keys_transposed[d + 2, first:visible], keys_transposed[d + 3, first:visible]
+        for j in range(len(row)):
+            row[j] = row[j] + e0 * k0[j] + e1 * k1[j] + e2 * k2[j] + e3 * k3[j]
     for d in range(blocks, dim):
         element = query[d] * scale
-        line = keys_transposed[d]
-        for j in range(first, visible):
-            scores[j] += element * line[j]
+        line = keys_transposed[d, first:visible]
+        for j in range(len(row)):
+            row[j] += element * line[j]
 
 
 @kernel
@@ -501,8 +503,9 @@ def attend_layer(
                     own.refetch = 1
                     count.refetch_queries += 1
                     count.refetch_query_keys += seen
-                for j in range(since, until):
-                    importance.tokens[kept[j]] += probabilities[j]
+                here = kept[since:until]
+                for j in range(seen):
+                    importance.tokens[here[j]] += mine[j]
 
                 budget = value_budget[seen]
                 if budget < seen:
@@ -534,15 +537,16 @@ def attend_layer(
                     sums.cosine += product / np.sqrt(square * dense_square)
                 elif square == dense_square:
                     sums.cosine += 1.0
-                for j in range(since, until):
+                own_scores, chosen = scores[since:until], used[since:until]
+                for j in range(seen):
                     # In logarithms: dense probabilities may underflow, scores never do.
-                    log_p = scores[j] - log_sum
-                    log_dense = dense_scores[kept[j]] - dense_log_sum
-                    sums.kl_nats += probabilities[j] * (log_p - log_dense)
-                    sums.kept_mass += dense_probabilities[kept[j]]
-                    if used[j]:
-                        used_values[kv, j] = True
-                        sums.kept_value_mass += dense_probabilities[kept[j]]
+                    log_p = own_scores[j] - log_sum
+                    log_dense = dense_scores[here[j]] - dense_log_sum
+                    sums.kl_nats += mine[j] * (log_p - log_dense)
+                    sums.kept_mass += dense_probabilities[here[j]]
+                    if chosen[j]:
+                        used_values[kv, since + j] = True
+                        sums.kept_value_mass += dense_probabilities[here[j]]
                 sums.rows += 1.0
                 sums.visible += high - low
             place += 1 if alive[head] else 0

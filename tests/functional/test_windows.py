@@ -121,7 +121,7 @@ def test_gpus_are_given_the_pairs_of_the_windows() -> None:
     shape = AttentionShape.from_trace(recorded)
     seen = sum(int(recorded.seen(layer, np.arange(25)).sum()) for layer in range(4))
     assert sum(call.count * call.pairs for call in shape.calls) == seen
-    decoded = [(call.count, call.context) for call in shape.calls if call.queries == 1]
+    decoded = [(call.count, call.keys) for call in shape.calls if call.queries == 1]
     assert decoded[:3] == [(2, WINDOW), (1, 21), (1, 5)]
     assert all(calls.pairs.min() > 0 for calls in shape.to_calls()[0])
 

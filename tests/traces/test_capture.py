@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from accelsim.cli import main
 from accelsim.errors import TraceError
 from accelsim.traces import Mask, layer_skew, load_trace, save_trace, synthetic_trace
 from accelsim.traces.capture import capture, dense_attention, load_minilm, load_smollm2, mean_pool
@@ -175,7 +176,7 @@ def test_sliding_windows_are_recorded(tmp_path):
         assert trace.proof_error < 1e-5
 
 
-def test_a_trace_that_does_not_reproduce_its_model_is_not_written(tmp_path, monkeypatch):
+def test_a_trace_that_does_not_reproduce_its_model_is_not_written(tmp_path, monkeypatch, capsys):
     """A model whose own attention does more than it tells."""
     folder, _ = hf_folder(tmp_path, "llama")
     from transformers.models.llama import modeling_llama
@@ -191,6 +192,12 @@ def test_a_trace_that_does_not_reproduce_its_model_is_not_written(tmp_path, monk
     monkeypatch.setattr(modeling_llama, "eager_attention_forward", biased)
     with pytest.raises(TraceError, match=r"reproduce layer 1, head 2: relative error .*likely"):
         capture(str(folder), "a b c", decode=2)
+    capsys.readouterr()  # transformers' bar, of when the model was saved
+    with pytest.raises(SystemExit) as stop:
+        main(["capture", str(folder), "--text", "a b c", "--out", str(tmp_path / "t.safetensors")])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "t.safetensors").exists()
     assert capture(str(folder), "a b c", decode=2, layers=[0, 2]).proof_error < 1e-5
 
 

@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 
 from accelsim.errors import TraceError
+from accelsim.functional import run_policy, verify_fixed_point
+from accelsim.functional.fixed_point import DATAPATHS
+from accelsim.policies import load_policy
 from accelsim.traces import dense_rows, load_trace, save_trace
+from accelsim.traces.capture import capture
 
 pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -69,6 +73,27 @@ def exercise(name, tmp_path):
 @pytest.mark.parametrize("name", QUICK)
 def test_kinds_of_attention(name, tmp_path):
     exercise(name, tmp_path)
+
+
+def test_the_page_lists_every_family():
+    page = families.PAGE.read_text(encoding="utf-8")
+    for family in families.FAMILIES:
+        assert f"| {family.name} | {'no' if family.refused else 'yes'} |" in page
+
+
+def test_a_windowed_model_from_capture_to_bytes(tmp_path):
+    """Gemma 3 decodes across its window: outputs and reads of policies are those of the model."""
+    model = families.save(present("Gemma 3 (windows)"), tmp_path)
+    trace = capture(model, families.TEXT, prefill=8, decode=10)
+    for layer in run_policy(trace, load_policy("dense")).per_layer:
+        assert layer["relative_output_error"] < 3e-3
+    w = run_policy(trace, load_policy("spatten-full")).workload
+    windowed = np.array([trace.layer(i).mask.kind == "window" for i in range(7)])
+    assert windowed.sum() == 6
+    decoded = (w["step"] > 0) & windowed[w["layer"]]
+    assert w["keys"][decoded].max() <= 12 < w["context_tokens"].max()
+    found = verify_fixed_point(trace, load_policy("dense"), DATAPATHS["published"])
+    assert found.summary["relative_error_to_policy"] < 0.1
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -51,10 +51,10 @@ def command(
         results = reproduce(only, workers, on_total, on_done)
     text = json.dumps(to_dict(results), indent=2, allow_nan=False)
     if json_file != "-":
+        console = plain_console(width=None if sys.stdout.isatty() else _WIDTH)
         for name, rows in results.items():
-            plain_console(width=None if sys.stdout.isatty() else _WIDTH).print(
-                _table(name, rows), ""
-            )
+            console.print(_table(name, rows), "")
+        console.print(_misses(results))
     if json_file:
         emit_json(text, json_file)
     if folder is not None:
@@ -81,6 +81,7 @@ def _as_text(results: dict[str, list[Row]]) -> str:
 
     text = io.StringIO()
     console = plain_console(width=_WIDTH, file=text, color_system=None)
+    console.print(_misses(results), "")
     for name, rows in results.items():
         console.print(_table(name, rows), "")
     lines = text.getvalue().splitlines()
@@ -88,17 +89,30 @@ def _as_text(results: dict[str, list[Row]]) -> str:
 
 
 def _table(name: str, rows: list[Row]) -> Table:
-    from rich.table import Table
-
     from accelsim.reproduction import FIGURES
 
     figure = FIGURES[name]
     title = f"{name}: {figure.title} ({figure.source})"
+    return _rows(title, [(row.label, row) for row in rows])
+
+
+def _misses(results: dict[str, list[Row]]) -> Table:
+    """Every number off by more than a fifth, the worst first."""
+    from accelsim.reproduction import misses
+
+    named = [(f"{name}: {row.label}", row) for name, row in misses(results)]
+    return _rows("misses: ratios beyond 1.2 either way, the largest first", named)
+
+
+def _rows(title: str, named: Sequence[tuple[str, Row]]) -> Table:
+    from rich.table import Table
+
     table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
-    for column in ("", "ours", "published", "ratio", "why"):
-        table.add_column(column, justify="left" if column in ("", "why") else "right")
-    for row in rows:
+    for column in ("", "ours", "published", "ratio", "kind", "note; what was tried: ours then"):
+        right = column in ("ours", "published", "ratio")
+        table.add_column(column, justify="right" if right else "left")
+    for label, row in named:
         theirs = "–" if row.theirs is None else f"{row.theirs:.4g}"
         ratio = "–" if row.ratio is None else f"{row.ratio:.2f}"
-        table.add_row(row.label, f"{row.ours:.4g} {row.unit}", theirs, ratio, row.why)
+        table.add_row(label, f"{row.ours:.4g} {row.unit}", theirs, ratio, row.kind, row.why)
     return table

@@ -419,7 +419,7 @@ def _against(
         known = row["energy_j"] is not None
         ends = {
             f"{ratio}_{end}": None
-            if f"{of}_{end}{unit}" not in row
+            if f"{of}_{end}{unit}" not in row or not by
             else row[f"{of}_{end}{unit}"] / by
             for ratio, of, unit, by in (
                 ("speedup", "latency", "_s", seconds),
@@ -430,7 +430,7 @@ def _against(
         rows[name] = {
             **row,
             "speedup": row["latency_s"] / seconds,
-            "energy_ratio": row["energy_j"] / dynamic if known else None,
+            "energy_ratio": row["energy_j"] / dynamic if known and dynamic else None,
             "energy_ratio_with_idle": row["energy_with_idle_j"] / energy.total_j if known else None,
             **ends,
         }

@@ -171,6 +171,9 @@ METRICS: dict[str, Metric] = {
             lambda run: run.counter("qk_macs") + run.counter("pv_macs"),
         ),
         Metric(
+            "fc_macs", "", "", "time", "neither", lambda run: run.activity.counters.get("fc_macs")
+        ),
+        Metric(
             "dense_equivalent_op_per_s",
             "op/s",
             "dense-equivalent rate",

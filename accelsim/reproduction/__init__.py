@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -41,7 +42,7 @@ FIGURES: dict[str, Figure] = {
 """Figures by name, in the order in which they are shown."""
 SCHEMA = "accelsim.reproduction/1"
 
-__all__ = ["FIGURES", "SCHEMA", "Figure", "Row", "choose", "draw", "reproduce", "to_dict"]
+__all__ = ["FIGURES", "SCHEMA", "Figure", "Row", "choose", "draw", "misses", "reproduce", "to_dict"]
 
 
 def choose(only: Sequence[str] = ()) -> list[Figure]:
@@ -83,10 +84,25 @@ def reproduce(
     return {figure.name: figure.rows(outcomes) for figure in figures}
 
 
+def misses(results: dict[str, list[Row]]) -> list[tuple[str, Row]]:
+    """Return the rows beyond a fifth, the largest first, with their figures.
+
+    Neither other ways to count a number nor single benchmarks of a mean are among them.
+    """
+    found = [
+        (name, row)
+        for name, rows in results.items()
+        for row in rows
+        if row.is_miss and row.kind != "convention" and not row.single
+    ]
+    return sorted(found, key=lambda miss: -abs(math.log(miss[1].ratio or 1.0)))
+
+
 def to_dict(results: dict[str, list[Row]]) -> dict[str, Any]:
     """Return the ``accelsim.reproduction/1`` document."""
     return {
         "schema": SCHEMA,
+        "misses": [{"figure": name, **row.to_dict()} for name, row in misses(results)],
         "figures": {
             name: {
                 "title": FIGURES[name].title,

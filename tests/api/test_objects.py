@@ -152,3 +152,12 @@ def test_verify_is_that_of_the_command_line(tmp_path: Path) -> None:
     assert {key: printed[key] for key in result} == json.loads(json.dumps(result))
     with pytest.raises(accelsim.AccelsimError, match="did you mean 'rtl'"):
         accelsim.verify(path, datapath="rlt")
+
+
+def test_a_table_of_one_power_has_no_energy_of_accesses_to_compare() -> None:
+    workload = load_benchmark("bert-base-cola", dense=True)
+    one_watt = {"energy": "mnnfast", "kept_fraction": 0.1}
+    result = accelsim.replay(workload, "mnnfast", overrides=one_watt, baselines=["titan-xp"])
+    row = result.baselines["titan-xp/framework-2020"]
+    assert row["energy_ratio"] is None
+    assert row["energy_ratio_with_idle"] > 0

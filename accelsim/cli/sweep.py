@@ -127,6 +127,7 @@ def show(results: Results) -> None:
     from rich.cells import cell_len
     from rich.table import Table
 
+    from accelsim.energy import across_readings
     from accelsim.reports import plain_console
 
     front = results.pareto()
@@ -149,7 +150,8 @@ def show(results: Results) -> None:
         f"{len(front)} in the Pareto set"
     )
     console.print(table)
-    for note in results.notes:
+    across = across_readings(results.readings)
+    for note in (*results.notes, *([across] if across else [])):
         remark(f"note: {note}")
     for row in front:
         if "finalist.perplexity" in row:

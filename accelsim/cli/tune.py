@@ -376,7 +376,8 @@ def _ratios(rows: Sequence[tuple[str, float, float]], title: str, first: str) ->
     plain_console().print(table)
     for name, before, after in rows:
         if after > 1.01 * before:
-            remark(f"note: {after / before:.2f} times the {name} of 12-bit dense attention")
+            what = name.partition(",")[0]
+            remark(f"note: {after / before:.2f} times the {what} of 12-bit dense attention")
 
 
 def _print(result: TuneResult) -> None:

@@ -1,6 +1,6 @@
 """Energy: counted activity times sourced tables, with an interval; and area by module."""
 
-from accelsim.energy._check import across_readings, check_table
+from accelsim.energy._check import across_readings, check_table, reading_of
 from accelsim.energy._evaluate import ACCESSES, PARTS, EnergyReport, evaluate
 from accelsim.energy._library import (
     READINGS,
@@ -31,5 +31,6 @@ __all__ = [
     "operation_area_mm2",
     "operation_leak_mw",
     "operation_pj",
+    "reading_of",
     "sram",
 ]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
+
+from pydantic import ValidationError
 
 from accelsim.energy._table import EnergyTable, ModuleArea, Static
 from accelsim.errors import ConfigError, did_you_mean
@@ -66,6 +69,15 @@ def across_readings(readings: Iterable[str | None]) -> str:
         f"energies and areas are of different readings ({'; '.join(found)}): their ratios compare "
         "libraries as much as machines"
     )
+
+
+def reading_of(config: Any) -> str | None:
+    """Reading of an energy table as a manifest or store holds it; ``None`` for one that an older
+    version wrote and this one does not read."""
+    try:
+        return EnergyTable.model_validate(config).reading_name
+    except ValidationError:
+        return None
 
 
 def _is(text: str, unit: str) -> bool:

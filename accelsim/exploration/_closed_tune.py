@@ -477,7 +477,7 @@ class _Search:
 
     def with_others(self, found: Tuning) -> Tuning:
         """State the loss of the best, and of the front up to twice the limit, on other texts."""
-        near = [p for p in found.front() if 0 < p.loss.loss <= 2 * self.limit]
+        near = [p for p in found.front() if p.policy != Policy() and p.loss.loss <= 2 * self.limit]
         wanted = {id(p): p for p in (found.best, *near)}
         others = {}
         for done, (key, point) in enumerate(wanted.items()):

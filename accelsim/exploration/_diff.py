@@ -8,9 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from accelsim.energy import EnergyTable, across_readings
+from accelsim.energy import across_readings, reading_of
 from accelsim.errors import AccelsimError
 from accelsim.exploration._arguments import checked
 from accelsim.exploration._store import is_store, read_rows
@@ -37,18 +35,9 @@ def diff(a: str | Path, b: str | Path) -> dict[str, Any]:
     document: dict[str, Any] = {"schema": SCHEMA, "a": str(a), "b": str(b)}
     for section in ("configuration", "versions", "numbers"):
         document[section] = _changes(left[section], right[section])
-    note = across_readings(side["readings"].get("energy") for side in (left, right))
+    note = across_readings(side["reading"] for side in (left, right))
     document["notes"] = [note] if note else []
     return document
-
-
-def _reading(config: Any) -> dict[str, Any]:
-    """Reading of an energy table as a manifest holds it; none of one that an older version wrote
-    and this one does not read."""
-    try:
-        return {"energy": EnergyTable.model_validate(config).reading_name}
-    except ValidationError:
-        return {}
 
 
 def _changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -67,7 +56,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _load(name: str) -> dict[str, dict[str, Any]]:
+def _load(name: str) -> dict[str, Any]:
     store, at, key = name.rpartition("@")
     if at and is_store(store):
         return _from_row(_point(store, key))
@@ -88,13 +77,13 @@ def _point(store: str, key: str) -> dict[str, Any]:
     return found[0]
 
 
-def _from_row(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _from_row(row: Mapping[str, Any]) -> dict[str, Any]:
     configuration: dict[str, Any] = {}
     for name, value in row.items():
         if name.startswith("config."):
             _flatten(name.removeprefix("config."), json.loads(value), configuration)
     return {
-        "readings": _reading(json.loads(row.get("config.energy") or "null")),
+        "reading": reading_of(json.loads(row.get("config.energy") or "null")),
         "configuration": configuration
         | {"source": row.get("source_sha256"), "engine": row.get("timing_engine")},
         "versions": {"accelsim": row.get("accelsim_version"), "code": row.get("code_sha256")},
@@ -106,7 +95,7 @@ def _from_row(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _from_result(name: str) -> dict[str, dict[str, Any]]:
+def _from_result(name: str) -> dict[str, Any]:
     try:
         document = json.loads(read_text(name))
     except (ValueError, RecursionError):
@@ -128,12 +117,11 @@ def _from_result(name: str) -> dict[str, dict[str, Any]]:
     for section in ("dram_read_bytes_by_tensor", "energy_j_by_part", "accuracy", "modules"):
         _flatten(section, document.get(section) or {}, numbers)
     versions = {**manifest.get("versions", {}), "code": manifest.get("code_sha256")}
-    readings = _reading(manifest.get("configs", {}).get("energy"))
     return {
         "configuration": configuration,
         "versions": versions,
         "numbers": numbers,
-        "readings": readings,
+        "reading": reading_of(manifest.get("configs", {}).get("energy")),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,6 +70,16 @@ class Results:
     def usable(self) -> list[Row]:
         """Rows that ran and hold every constraint."""
         return [r for r in self.rows if r["status"] == "ok" and r.get("feasible", True)]
+
+    @property
+    def readings(self) -> list[str]:
+        """Readings of SRAM and arithmetic of the usable points; energies and areas of several
+        compare libraries as much as machines."""
+        from accelsim.energy import reading_of
+
+        texts = dict.fromkeys(row.get("config.energy") for row in self.usable)
+        found = (reading_of(json.loads(text)) for text in texts if text)
+        return list(dict.fromkeys(reading for reading in found if reading))
 
     def best(self, metric: str | None = None) -> Row | None:
         """Return the best usable row by one metric, by default the first that has a goal."""

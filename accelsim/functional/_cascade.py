@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -187,6 +188,8 @@ class CascadeRule(OpenLoopRule):
         )  # fmt: skip
         chosen = np.zeros(len(alive), dtype=kernels.WORK)
         chosen[:1] = work
+        ends = np.cumsum(mine["queries"]).tolist()
+        kept = rows.kept.astype(np.int32)
         record.add(
             (step, layer, context),
             alive,
@@ -198,9 +201,9 @@ class CascadeRule(OpenLoopRule):
                 * (own.softcap is not None)
             }
             | {"score_updates": mine["query_keys"] * self._cascade.accumulates(name)},
-            np.split(found.per_query, np.cumsum(mine["queries"])[:-1]),
-            keys,
-            values,
+            [found.per_query[i:j] for i, j in itertools.pairwise([0, *ends])],
+            (kept for _ in alive),
+            (kept[used] for used in found.used_values[alive]),
         )
 
     def _enter(self, policy: Policy) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,8 @@ class Record:
 
     def __init__(self, trace: AttentionTrace, indices: bool) -> None:
         self._trace, self._indices = trace, indices
-        self._columns: dict[str, list[Any]] = defaultdict(list)
+        self._columns: dict[str, list[NDArray[Any]]] = defaultdict(list)
+        self._places: list[tuple[int, int, int, int]] = []
         self._queries: list[NDArray[Any]] = []
         self._keys: list[NDArray[np.int32]] = []
         self._values: list[NDArray[np.int32]] = []
@@ -59,8 +60,8 @@ class Record:
         heads: NDArray[np.int64],
         columns: Mapping[str, NDArray[Any]],
         queries: Sequence[NDArray[Any]],
-        keys: NDArray[np.bool_] | None = None,
-        values: NDArray[np.bool_] | None = None,
+        keys: Iterable[NDArray[np.int32]] | None = None,
+        values: Iterable[NDArray[np.int32]] | None = None,
     ) -> None:
         """Note one request for each of some KV heads.
 
@@ -70,17 +71,18 @@ class Record:
             columns: names of the workload to values [requests].
             queries: for each request, its queries as records of
                 :data:`~accelsim.attention.kernels.PER_QUERY`.
-            keys: [requests, context], fetched; ``None`` where a machine fetches everything.
+            keys: for each request, the ascending tokens fetched; ``None`` where a machine fetches
+                everything.
             values: likewise.
         """
-        for name, value in zip(("step", "layer", "context_tokens"), place, strict=True):
-            self._columns[name] += [value] * len(heads)
-        for name, column in ({"head": heads} | dict(columns)).items():
-            self._columns[name] += column.tolist()
+        self._places.append((*place, len(heads)))
+        self._columns["head"].append(heads)
+        for name, column in columns.items():
+            self._columns[name].append(column)
         self._queries += queries
         if self._indices and keys is not None and values is not None:
-            self._keys += [np.flatnonzero(mask).astype(np.int32) for mask in keys]
-            self._values += [np.flatnonzero(mask).astype(np.int32) for mask in values]
+            self._keys += keys
+            self._values += values
 
     def count(self, counts: Mapping[str, Sequence[NDArray[np.int64]]]) -> None:
         """Note what the standard columns have no room for, for each request; in row order."""
@@ -109,8 +111,13 @@ class Record:
             keep_ratio: (layer, its figures) to the ratio of tokens that its schedule keeps.
         """
         trace = self._trace
-        places = [self._columns[name] for name in ("head", "layer", "step")]
-        order = np.lexsort(places)
+        columns: dict[str, NDArray[Any]] = {
+            name: np.concatenate(parts) for name, parts in self._columns.items()
+        }
+        *places, requests = np.array(self._places).T
+        for name, place in zip(("step", "layer", "context_tokens"), places, strict=True):
+            columns[name] = np.repeat(place, requests)
+        order = np.lexsort([columns[name] for name in ("head", "layer", "step")])
         queries = [self._queries[i] for i in order]
         # Given, the type need not be agreed on array by array.
         every = np.concatenate(queries, dtype=PER_QUERY)
@@ -128,7 +135,7 @@ class Record:
         if self._counts:
             kind = RivalWorkload
             fields["counts"] = {n: np.concatenate(lists) for n, lists in self._counts.items()}
-        columns = {name: np.array(values)[order] for name, values in self._columns.items()}
+        columns = {name: column[order] for name, column in columns.items()}
         workload = kind.from_columns(columns, **fields)
         per_layer = []
         for layer in range(trace.num_layers):

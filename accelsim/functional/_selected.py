@@ -116,8 +116,12 @@ class SelectedRule(OpenLoopRule):
             ]
             record.add(
                 (step, layer, context), heads, found, queries,
-                keys[heads, at, :context], values[heads, at, :context],
+                map(_tokens, keys[heads, at, :context]), map(_tokens, values[heads, at, :context]),
             )  # fmt: skip
+
+
+def _tokens(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+    return np.flatnonzero(mask).astype(np.int32)
 
 
 def _queries(part: Attended, group: int, kv_head: int) -> NDArray[Any]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from accelsim.drawing import COLORS, DARK, GREY, Svg, new_figure, plain_figures, svg_text
 
@@ -59,7 +62,9 @@ def frontier_figure(rows: Sequence[Mapping[str, Any]], limit: float, *, title: s
     axes.margins(x=0.06)
     axes.legend(frameon=False, fontsize=8, loc="upper left")
     named = [(str(r["name"]), p) for r, p in zip(rows, places, strict=True)]
-    _label(axes, _once(named, front), places)
+    corners = [(x, y) for (x, _), (_, y) in pairwise(steps)]
+    turns = [place for pair in zip(steps, corners, strict=False) for place in pair] + steps[-1:]
+    _label(axes, _once(named, front), places, turns)
     return svg_text(figure)
 
 
@@ -86,6 +91,7 @@ def _label(
     axes: Axes,
     labels: Sequence[tuple[str, tuple[float, float], bool]],
     places: Sequence[tuple[float, float]],
+    line: Sequence[tuple[float, float]],
 ) -> None:
     """Write names where neither a point nor a name is; one that finds no place is left out."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -100,6 +106,9 @@ def _label(
     for place in places:
         x, y = axes.transData.transform(place)
         taken.append(Bbox.from_extents(x - 3, y - 3, x + 3, y + 3))
+    for a, b in pairwise(axes.transData.transform(np.array(line)) if len(line) > 1 else []):
+        (x0, x1), (y0, y1) = sorted((a[0], b[0])), sorted((a[1], b[1]))
+        taken.append(Bbox.from_extents(x0 - 1, y0 - 1, x1 + 1, y1 + 1))
     inside = axes.get_window_extent(renderer)
     offsets = [(5, 3, "left"), (-5, 3, "right"), (5, -9, "left"), (-5, -9, "right"),
                (0, 8, "center"), (0, -13, "center"), (12, 10, "left"), (-12, 10, "right"),

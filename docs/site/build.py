@@ -69,8 +69,17 @@ def copy(source: Path) -> None:
     for name in BESIDE_DATA:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, source / name)
-    start = (HERE / "index.md").read_text(encoding="utf-8")
-    (source / "index.md").write_text(start.replace("](../", "](docs/"), encoding="utf-8")
+    start = (HERE / "index.md").read_text(encoding="utf-8").replace("](../", "](docs/")
+    (source / "index.md").write_text(start + rest(source, start), encoding="utf-8")
+
+
+def rest(source: Path, menu: str) -> str:
+    """Return a last part of the menu with the pages that it does not name."""
+    pages = [str(page.relative_to(source).with_suffix("")) for page in source.rglob("*.md")]
+    listed = menu.split()
+    left = sorted(name for name in pages if name not in listed and f"<{name}>" not in listed)
+    names = "\n".join(left)
+    return f"\n```{{toctree}}\n:hidden:\n:caption: More\n\n{names}\n```\n" if left else ""
 
 
 def public_modules() -> list[str]:

@@ -70,6 +70,22 @@ def result() -> dict[str, Any]:
         "energy_j_by_part": mapping(NUMBER),
         "energy_j_by_entry": mapping(NUMBER),
         "area_mm2_by_module": mapping(NUMBER),
+        "energy": {
+            "type": "object",
+            "properties": {
+                "reading": {"type": "string"},
+                "totals": mapping(
+                    mapping(
+                        NUMBER,
+                        required=["energy_j", "energy_j_low", "energy_j_high", "average_power_w"],
+                    ),
+                    required=["accesses", "everything"],
+                ),
+                "left_out": {"type": "array", "items": {"type": "string"}},
+                "power_w_by_part": mapping(NUMBER),
+            },
+            "required": ["reading", "totals", "left_out", "power_w_by_part"],
+        },
         "accuracy": {
             "type": ["object", "null"],
             "properties": {"mode": {"type": "string"}, **accuracy},

@@ -36,7 +36,7 @@ def test_the_limit_holds_and_the_file_is_the_policy(
     [
         (["--max-loss", "0"], "expected more than 0"),
         (["--max-loss", "one"], "expected a number"),
-        (["--max-loss", "5%", "--closed-loop"], "o such option"),
+        (["--max-loss", "5%", "--closed-loop"], "unknown option '--closed-loop'"),
         (["--max-loss", "5%", "--held-out", "2"], "--held-out goes with a model"),
         (["--max-loss", "5%", "--accelerator", "a3-base"], "expected an attention trace"),
     ],

@@ -16,7 +16,9 @@ from accelsim.traces import AttentionTrace
 from accelsim.traces.capture import ModelShape
 
 DECODER, ENCODER = _decoder(), _encoder()
-FAMILY = [n for n in preset_names("policies") if load_policy(n).selection is not None]
+# Tuned presets are other settings of rules that are here, for longer contexts than these.
+NAMES = [n for n in preset_names("policies") if not n.endswith("-1pct")]
+FAMILY = [n for n in NAMES if load_policy(n).selection is not None]
 LAYERS = "heads.accumulate=layers,tokens.accumulate=layers"
 EVERY = [
     *FAMILY,

@@ -197,6 +197,18 @@ def test_an_ablation_across_readings_is_marked(source: Path, tmp_path: Path) -> 
     assert not ablate("spatten-paper-serial", "spatten-paper", source, order=()).note
 
 
+def test_a_sweep_over_readings_says_so(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "s.yaml").write_text(
+        f"kind: sweep\ndescription: t\nsources: [{source}]\npolicy: dense\n"
+        "axes: [{key: energy.reading, values: [cacti, foundry]}]\nmetrics: {energy_j: minimize}\n"
+    )
+    main(["sweep", str(tmp_path / "s.yaml"), "--out", str(tmp_path / "store")])
+    captured = capsys.readouterr()
+    assert "different readings (cacti; foundry)" in captured.out + captured.err
+
+
 COUNTS = st.dictionaries(
     st.sampled_from(sorted(c.name for c in accelerator_of("spatten").declared if c.charged)),
     st.integers(0, 10**9),

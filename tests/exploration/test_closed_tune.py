@@ -189,14 +189,14 @@ def test_the_verb_writes_policy_frontier_and_picture(
     assert found["tuned_on"]["samples"] == 39
     assert found["held_out"]["samples"] == 78
     rows = list(csv.DictReader((tiny / "s" / "frontier.csv").read_text().splitlines()))
-    assert {"dense", "static-8", "widths+static"} <= {row["name"] for row in rows}
+    assert {"dense", "static-8", "widths+channel"} <= {row["name"] for row in rows}
     best = min(
         (r for r in rows if float(r["loss"]) <= 0.05), key=lambda r: -float(r["dram_reduction"])
     )
     assert float(best["dram_reduction"]) == pytest.approx(
         found["tuned_on"]["dense_bytes"] / found["tuned_on"]["dram_bytes"], rel=1e-4
     )
-    assert "widths+static" in (tiny / "s" / "frontier.svg").read_text()
+    assert "widths+channel" in (tiny / "s" / "frontier.svg").read_text()
     out, err = capsys.readouterr()
     assert "held out" in out
     assert "cycles" in out

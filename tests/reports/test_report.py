@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +177,35 @@ def test_text_from_files_is_escaped(tmp_path: Path, store: Path, kind: str) -> N
         assert "alert(1)" in text
 
 
+def fields(spec: Any) -> Iterator[str]:
+    """Columns of the data that a chart names; brackets and dots in one would be a path."""
+    if isinstance(spec, dict):
+        for key, value in spec.items():
+            if key != "values":  # the data themselves
+                yield from [value] if key == "field" else fields(value)
+            if key == "fields":
+                yield from value
+    elif isinstance(spec, list):
+        for item in spec:
+            yield from fields(item)
+
+
+def test_charts_name_no_column_by_a_users_text(tmp_path: Path) -> None:
+    odd = "policy.x[0]['$y']\\.z"
+    with Store(tmp_path / "odd [$]") as opened:
+        for n in range(4):
+            opened.append(point(n, **{odd: n, "a[$1]": -n, "latency_s": 1 + n, "energy_j": 4 - n}))
+    document = result(
+        modules={odd: {"busy_cycles": 1, "stalls": {odd: 2}}},
+        energy_j_by_part={odd: 1.0},
+        dram_read_bytes_by_tensor={odd: 7},
+    )
+    pages = [page_of(tmp_path / "odd [$]"), page_of(saved(tmp_path, document))]
+    named = {field for page in pages for chart in page.charts for field in fields(chart.spec)}
+    assert {"x", "y", "share", "part"} & named
+    assert all(re.fullmatch("[a-z_]+[0-9]*", field) for field in named), named
+
+
 def test_png_and_markdown_hold_the_result(tmp_path: Path) -> None:
     source = saved(tmp_path, result())
     assert report(source, tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
@@ -212,3 +243,16 @@ def test_the_target_is_checked_first(tmp_path: Path, store: Path) -> None:
         report(store, tmp_path / "x.pdf")
     with pytest.raises(AccelsimError, match="folder does not exist"):
         report(store, tmp_path / "none" / "x.html")
+
+
+def test_a_page_of_two_readings_says_so(tmp_path: Path) -> None:
+    """Energies by CACTI beside energies by a foundry compare libraries."""
+
+    def named(*readings: str) -> str:
+        results = {reading: result(manifest={"energy_reading": reading}) for reading in readings}
+        document = {"schema": "accelsim.compare/1", "results": results}
+        page = report(saved(tmp_path, document), tmp_path / "page.html")
+        return page.read_text(encoding="utf-8")
+
+    assert "different readings (cacti; foundry)" in named("cacti", "foundry")
+    assert "different readings" not in named("cacti")

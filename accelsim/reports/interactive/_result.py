@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from accelsim.energy import across_readings
 from accelsim.errors import AccelsimError
 from accelsim.reports._words import in_words
 from accelsim.reports.interactive._documents import Result
@@ -277,8 +278,12 @@ def _energy(results: Results) -> Chart | None:
         },
     }
     spec = bars | {"layer": [{"mark": "bar", "encoding": encoding}, interval]}
-    note = "Line: 5 to 95 % of the total, from the ranges of the energy tables."
-    return Chart("Energy by part", note, spec)
+    note = "Line: 5 to 95 % of everything, from the ranges of the energy tables."
+    readings = [str(r.manifest.get("energy_reading") or "") for r in results.values()]
+    if any(readings):
+        note += f" Reading of SRAM and arithmetic: {', '.join(dict.fromkeys(readings))}."
+    across = across_readings(readings)
+    return Chart("Energy by part", f"{note} Note: {across}." if across else note, spec)
 
 
 def _baselines(results: Results) -> list[Chart]:

@@ -1,0 +1,90 @@
+"""A few changes to energy and CSV import, each of which a test of that room must notice.
+
+The same few until the lines that they change are edited; ``benchmarks/mutants.py`` tries more.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+EACH = 3
+
+
+@pytest.fixture(scope="module")
+def mutants() -> Any:
+    spec = importlib.util.spec_from_file_location("mutants", ROOT / "benchmarks" / "mutants.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Processes that it starts import it by its name.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "mutants", module)
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        spec.loader.exec_module(module)
+        yield module
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("room", ["energy", "CSV import"])
+def test_changes_are_noticed(room: str, mutants: Any, tmp_path: Path) -> None:
+    copy = mutants.Copy(tmp_path)
+    fastest = mutants.ROOMS[room].tests[:1]
+    assert not copy.fails(*fastest), "they must pass without a change"
+    listed = mutants.reasons()
+    survivors = [
+        f"{mutant.file}: {mutant.what}"
+        for mutant in mutants.drawn(room, EACH, seed=0)
+        if (mutant.file, mutant.what) not in listed and not copy.noticed(mutant, fastest)
+    ]
+    assert not survivors, "write a test, or list it with the reason in benchmarks/mutants.yaml"
+
+
+def test_what_is_listed_is_there_and_has_a_reason(mutants: Any) -> None:
+    text = (ROOT / "benchmarks" / "mutants.yaml").read_text(encoding="utf-8")
+    for file, changes in yaml.safe_load(text).items():
+        known = {mutant.what for mutant in mutants.mutants_of("", ROOT / file)}
+        for change, reason in changes.items():
+            assert change in known, f"{file}: no such line any more: {change}"
+            assert len(reason) > 10
+
+
+def test_draws_do_not_move_with_other_lines(mutants: Any) -> None:
+    few, more = (mutants.drawn("energy", each, seed=0) for each in (5, 10))
+    assert few == more[:5]
+    assert few != mutants.drawn("energy", 5, seed=1)
+
+
+def test_what_is_changed_is_code(mutants: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(mutants, "ROOT", tmp_path)
+    (tmp_path / "x.py").write_text(
+        '"""Text with 1."""\n'
+        "from functools import lru_cache\n"
+        "@lru_cache(maxsize=4)\n"
+        "def f(a, b=2):\n"
+        "    if a < 3 and not b:\n"
+        '        raise ValueError(f"{a + 1} {5}")\n'
+        '    return min(a, 6) * 7, ROOT / "x" / f"{a}.yaml"\n'
+    )
+    found = [mutant.what for mutant in mutants.mutants_of("", tmp_path / "x.py")]
+    assert found == [
+        "def f(a, b=2): → def f(a, b=3):",
+        "if a < 3 and not b: → if (a < 3 or not b):",
+        "if a < 3 and not b: → if a <= 3 and not b:",
+        "if a < 3 and not b: → if a < 4 and not b:",
+        "if a < 3 and not b: → if a < 3 and (b):",
+        'return min(a, 6) * 7, ROOT / "x" / f"{a}.yaml" → '
+        'return (min(a, 6) + 7), ROOT / "x" / f"{a}.yaml"',
+        'return min(a, 6) * 7, ROOT / "x" / f"{a}.yaml" → '
+        'return max(a, 6) * 7, ROOT / "x" / f"{a}.yaml"',
+        'return min(a, 6) * 7, ROOT / "x" / f"{a}.yaml" → '
+        'return min(a, 7) * 7, ROOT / "x" / f"{a}.yaml"',
+        'return min(a, 6) * 7, ROOT / "x" / f"{a}.yaml" → '
+        'return min(a, 6) * 8, ROOT / "x" / f"{a}.yaml"',
+    ]

@@ -77,9 +77,10 @@ def test_contract(trace: AttentionTrace, name: str) -> None:
         else:
             first, value_bits = q.key_bits, q.value_bits
             assert not w["refetch_lsb"][row]
+        scaled = 0 if getattr(q, "key_scale", None) else count
         expected["key_msb"] += count * first * 2
         expected["value"] += values * value_bits * 2
-        expected["metadata"] += (count + values) * 2 if q.scale == "per_token" else 0
+        expected["metadata"] += (scaled + values) * 2 if q.scale == "per_token" else 0
     assert w.policy_bytes() == expected
     for figures in (run.accuracy, *run.per_layer):
         numbers = {k: v for k, v in figures.items() if k not in ("mode", "layer")}

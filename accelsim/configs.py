@@ -20,6 +20,7 @@ import pydantic_core
 
 from accelsim import yaml_reader
 from accelsim.errors import ConfigError, did_you_mean, shorten
+from accelsim.files import read_text, shipped
 
 FAMILIES = ("accelerators", "memories", "energy", "baselines", "policies", "models", "sweeps")
 """Folders of ``hw_configs/``; a preset is a file in one of them."""
@@ -73,13 +74,12 @@ C = TypeVar("C", bound=Config)
 def config_root() -> Path:
     """Return the folder that holds the presets.
 
-    ``ACCELSIM_CONFIGS`` if set, else the copy inside the installed package, else the checkout's.
+    ``ACCELSIM_CONFIGS`` if set, else what comes with accelsim.
     """
     override = os.environ.get("ACCELSIM_CONFIGS")
     if override:
         return Path(override)
-    packaged = Path(__file__).parent / "_data" / "hw_configs"
-    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "hw_configs"
+    return shipped("hw_configs")
 
 
 def preset_names(family: str) -> list[str]:
@@ -125,11 +125,7 @@ def find(name_or_path: str, family: str) -> Path:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read one YAML mapping, safely."""
-    try:
-        with path.open(encoding="utf-8-sig") as stream:
-            text = stream.read(yaml_reader.MAX_CHARACTERS + 1)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from None
+    text = read_text(path, ConfigError, yaml_reader.MAX_CHARACTERS + 1)
     try:
         data = yaml_reader.read(text)
     except yaml_reader.YamlError as error:

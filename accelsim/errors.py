@@ -27,7 +27,7 @@ class AccelsimError(Exception):
 
 
 class TraceError(AccelsimError):
-    """An attention trace that cannot be read, or does not follow ``attention-trace/1``."""
+    """An attention trace that cannot be read, or does not follow its schema."""
 
 
 class ConfigError(AccelsimError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import os
@@ -16,21 +17,52 @@ from typing import BinaryIO
 from accelsim.errors import AccelsimError
 
 
-def read_text(path: str | Path, error_type: type[AccelsimError] = AccelsimError) -> str:
+def shipped(name: str) -> Path:
+    """Return a file or folder that comes with accelsim.
+
+    Args:
+        name: where it lies in a checkout: ``hw_configs``, ``traces/benchmarks``.
+
+    Returns:
+        The copy inside the installed package, else the checkout's; it need not exist.
+    """
+    package = Path(__file__).parent
+    data = package / "_data"
+    return (data if data.is_dir() else package.parent) / name
+
+
+def read_text(
+    path: str | Path, error_type: type[AccelsimError] = AccelsimError, most: int = -1
+) -> str:
     """Return the text of a UTF-8 file, without the byte-order mark that some editors put first.
+
+    Args:
+        path: file.
+        error_type: class of what is raised.
+        most: characters to read; all if negative.
 
     Raises:
         AccelsimError: of ``error_type``: the file cannot be read, or is not UTF-8.
     """
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        with open(path, encoding="utf-8-sig") as stream:
+            text = stream.read(most)
     except UnicodeDecodeError as error:
+        if error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise error_type(f"{path}: is UTF-16; expected UTF-8 (save it anew)") from None
         raise error_type(
             f"{path}: cannot be read as text (expected UTF-8; byte {error.start} is not)"
         ) from None
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         reason = getattr(error, "strerror", None) or error
         raise error_type(f"{path}: cannot be read ({reason})") from None
+    if "\0" in text[:_LOOKED_AT]:
+        raise error_type(f"{path}: is UTF-16 or no text (null characters); expected UTF-8")
+    return text
+
+
+_LOOKED_AT = 1024
+"""Characters in which UTF-16 without a mark shows: every other byte of plain letters is null."""
 
 
 @contextmanager

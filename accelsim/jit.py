@@ -223,6 +223,15 @@ def _cache_of(function: Callable[..., Any]) -> _Cache | None:
     return None
 
 
+def cache_root() -> Path | None:
+    """Folder under which compiled kernels are kept; ``None`` if none can be written."""
+    cache = _cache_of(cache_root)
+    if cache is None:
+        return None
+    folder = Path(cache.cache_path)
+    return _PACKAGE if _PACKAGE in folder.parents else folder.parent
+
+
 @functools.cache
 def _temporary_folder() -> Path | None:
     """A folder for kernels that nobody else can write; ``None`` if there is none. Says so once."""

@@ -52,3 +52,13 @@ def shown(value: float | int | None, unit: str) -> str:
     if unit in ("", "cycles"):
         return f"{value:,.0f} {unit}".rstrip()
     return si(value, unit)
+
+
+def in_full(value: float | int) -> str:
+    """Format a number without unit or prefix: in full if whole, else six significant digits.
+
+    >>> in_full(1234567.0), in_full(0.12345678)
+    ('1,234,567', '0.123457')
+    """
+    whole = isinstance(value, int) or (value.is_integer() and abs(value) < 1e15)
+    return f"{int(value):,}" if whole else f"{value:.6g}"

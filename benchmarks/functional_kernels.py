@@ -34,7 +34,7 @@ def float64_head(causal: bool, keep: float, threshold: float) -> None:
     mask = np.tri(TOKENS, dtype=np.bool_) if causal else np.ones((TOKENS, TOKENS), np.bool_)
 
     tensors = kernels.Tensors(query, key, value, first, both, wide)
-    rows = kernels.Rows(every, every, alive, TOKENS, causal)
+    rows = kernels.Rows.plain(every, every, alive, TOKENS, causal)
     settings = kernels.Settings(SCALE, threshold, budget, 3)
 
     def fast() -> object:

@@ -114,8 +114,8 @@ MUTANTS = (
     ),
     constant("key fork", "_key_side", "INFLIGHT_RESERVE", 8, 9),
     expression(
-        "key fork", "re-issues ready one cycle later", "_key_side",
-        "queue_peek(s, ring, REISSUES, 1)", "queue_peek(s, ring, REISSUES, 2)",
+        "key fork", "refetches ready one cycle later", "_key_side",
+        "queue_peek(s, ring, LSB_PASSES, 1)", "queue_peek(s, ring, LSB_PASSES, 2)",
     ),
     constant("dot product", "facts", "DOT_STAGES", 8, 9),
     expression(

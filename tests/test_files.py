@@ -40,12 +40,41 @@ def umask() -> Iterator[Callable[[int], object]]:
     os.umask(old)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-16-le"])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("w.csv", "replay {}"),
+        ("p.yaml", "replay bert-base-cola --accelerator {}"),
+        ("s.yaml", "sweep {}"),
+        ("r.json", "report {}"),
+        ("r.json", "diff {0} {0}"),
+        ("t.safetensors.index.json", "inspect {}"),
+        ("t.csv", "validate timing --cases {}"),
+        ("t.txt", "capture smollm2 --text-file {} --out x.safetensors"),
+    ],
+)
+def test_utf_16_is_named(
+    encoding: str, name: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes('{"kind": "sweep"}'.encode(encoding))
+    with pytest.raises(SystemExit) as stop:
+        main(words.format(name).split())
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {name}: is UTF-16")
+    assert "expected UTF-8" in err
+    assert err.count("\n") == 1
+
+
 def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
     path = tmp_path / "t.txt"
     path.write_bytes(b"\xef\xbb\xbfhello\xef\xbb\xbf")
     assert read_text(path) == "hello\ufeff"  # only the first is a mark
-    path.write_bytes(b"\xff\xfeh\x00")
-    with pytest.raises(TraceError, match=r"t\.txt: cannot be read as text .expected UTF-8; byte 0"):
+    path.write_bytes(b"h\xff")
+    with pytest.raises(TraceError, match=r"t\.txt: cannot be read as text .expected UTF-8; byte 1"):
         read_text(path, TraceError)
     with pytest.raises(AccelsimError, match=r"no: cannot be read \(No such file"):
         read_text(tmp_path / "no")

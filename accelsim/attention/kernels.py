@@ -68,6 +68,9 @@ COMPARATORS = 16
 """Comparators per array of the top-k engine (SpAtten, HPCA 2021, section IV-B, Table I)."""
 
 
+NO_SINKS = np.empty(0)
+
+
 class Tensors(NamedTuple):
     """One layer, as recorded and as it reads back from memory.
 
@@ -96,14 +99,29 @@ class Rows(NamedTuple):
         kept: ascending indexes of the tokens whose keys survive.
         alive: [query_heads].
         context: tokens before any pruning.
-        causal: whether rows see tokens up to their own only.
+        first: first token that each row may see; ascending, not strictly.
+        end: one past the last; likewise.
     """
 
     positions: NDArray[np.int64]
     kept: NDArray[np.int64]
     alive: NDArray[np.bool_]
     context: int
-    causal: bool
+    first: NDArray[np.int64]
+    end: NDArray[np.int64]
+
+    @classmethod
+    def plain(
+        cls,
+        positions: NDArray[np.int64],
+        kept: NDArray[np.int64],
+        alive: NDArray[np.bool_],
+        context: int,
+        causal: bool,
+    ) -> Rows:
+        """Rows that see tokens up to their own, or the whole context."""
+        end = positions + 1 if causal else np.full(len(positions), context)
+        return cls(positions, kept, alive, context, np.zeros(len(positions), np.int64), end)
 
 
 class Settings(NamedTuple):
@@ -114,12 +132,17 @@ class Settings(NamedTuple):
         threshold: rows whose top probability is below it use both planes; 0 for none.
         value_budget: values kept of n visible keys, indexed by n.
         seed: of the pivots of the top-k engine.
+        softcap: c of ``c * tanh(score / c)``; 0 for none.
+        sinks: [query_heads], scores that take part in the softmax and have no value; empty for
+            none.
     """
 
     scale: float
     threshold: float
     value_budget: NDArray[np.int64]
     seed: int
+    softcap: float = 0.0
+    sinks: NDArray[np.float64] = NO_SINKS
 
 
 class Importance(NamedTuple):
@@ -243,13 +266,14 @@ def scores_of_row(
     visible: int,
     scale: float,
     scores: NDArray[np.float64],
+    first: int = 0,
 ) -> None:
-    """Write ``scale * query . key`` of the first ``visible`` keys; keys are [head_dim, keys].
+    """Write ``scale * query . key`` of keys ``first`` to ``visible - 1``, out of [head_dim, keys].
 
     Features are added one after the other, whatever the machine; four at a time stay in a register.
     """
     dim = len(query)
-    for j in range(visible):
+    for j in range(first, visible):
         scores[j] = 0.0
     blocks = dim - dim % 4
     for d in range(0, blocks, 4):
@@ -257,13 +281,21 @@ def scores_of_row(
         e2, e3 = query[d + 2] * scale, query[d + 3] * scale
         k0, k1 = keys_transposed[d], keys_transposed[d + 1]
         k2, k3 = keys_transposed[d + 2], keys_transposed[d + 3]
-        for j in range(visible):
+        for j in range(first, visible):
             scores[j] = scores[j] + e0 * k0[j] + e1 * k1[j] + e2 * k2[j] + e3 * k3[j]
     for d in range(blocks, dim):
         element = query[d] * scale
         line = keys_transposed[d]
-        for j in range(visible):
+        for j in range(first, visible):
             scores[j] += element * line[j]
+
+
+@kernel
+def cap_row(scores: NDArray[np.float64], first: int, visible: int, softcap: float) -> None:
+    """Cap the scores of keys ``first`` to ``visible - 1``, in place; nothing where the cap is 0."""
+    if softcap > 0.0:
+        for j in range(first, visible):
+            scores[j] = softcap * np.tanh(scores[j] / softcap)
 
 
 @kernel
@@ -306,12 +338,19 @@ def exponentials_of_row(
 
 @kernel
 def softmax_row(
-    scores: NDArray[np.float64], visible: int, probabilities: NDArray[np.float64]
+    scores: NDArray[np.float64],
+    visible: int,
+    probabilities: NDArray[np.float64],
+    sink: float = -np.inf,
 ) -> tuple[float, float]:
-    """Softmax of the first ``visible`` scores; return their log-sum-exp and the top probability."""
-    top = scores[0]
+    """Softmax of the first ``visible`` scores; return their log-sum-exp and the top probability.
+
+    A ``sink`` is one more score, which has no probability of its own among these.
+    """
+    largest = scores[0]
     for j in range(1, visible):
-        top = scores[j] if scores[j] > top else top
+        largest = scores[j] if scores[j] > largest else largest
+    top = max(largest, sink)
     exponentials_of_row(scores, top, visible, probabilities)
     # Four sums side by side: one addition need not wait for the one before.
     s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
@@ -324,9 +363,11 @@ def softmax_row(
     for j in range(blocks, visible):
         s0 += probabilities[j]
     total = (s0 + s1) + (s2 + s3)
+    if sink > -np.inf:
+        total += np.exp(sink - top)
     for j in range(visible):
         probabilities[j] /= total
-    return top + np.log(total), 1.0 / total
+    return top + np.log(total), np.exp(largest - top) / total
 
 
 @kernel
@@ -373,8 +414,8 @@ def attend_layer(
     One loop over the rows, so that nothing of the size of a score matrix is ever stored.
     """
     query, raw_key, raw_value, key_first, key_both, value = tensors
-    positions, kept, alive, context, causal = at
-    scale, threshold, value_budget, seed = settings
+    positions, kept, alive, context, firsts, ends = at
+    scale, threshold, value_budget, seed, softcap, sinks = settings
     heads, _, dim = query.shape
     kv_heads = raw_key.shape[0]
     group = heads // kv_heads
@@ -415,17 +456,23 @@ def attend_layer(
         living = int(alive[kv * group : (kv + 1) * group].sum())
         place = 0
         for head in range(kv * group, (kv + 1) * group):
-            seen = 0
+            # Kept keys of a row are those from ``since`` to ``until - 1``.
+            since, until = 0, 0
+            sink = sinks[head] if len(sinks) else -np.inf
             for row in range(rows):
                 position = positions[row]
                 for d in range(dim):
                     vector[d] = query[head, position, d]
-                visible_context = position + 1 if causal else context
-                scores_of_row(vector, dense_t, visible_context, scale, dense_scores)
-                dense_log_sum, _ = softmax_row(dense_scores, visible_context, dense_probabilities)
-                weighted_sum(
-                    dense_probabilities, dense_values, everything, visible_context, dense_output
+                low, high = firsts[row], ends[row]
+                scores_of_row(vector, dense_t, high, scale, dense_scores, low)
+                cap_row(dense_scores, low, high, softcap)
+                dense_log_sum, _ = softmax_row(
+                    dense_scores[low:], high - low, dense_probabilities[low:], sink
                 )
+                weighted_sum(
+                    dense_probabilities[low:], dense_values[low:], everything, high - low,
+                    dense_output,
+                )  # fmt: skip
                 dense_square = 0.0
                 for d in range(dim):
                     dense_square += dense_output[d] ** 2
@@ -434,29 +481,35 @@ def attend_layer(
                     sums.error_square += dense_square
                     continue
 
-                while seen < num_kept and kept[seen] < visible_context:
-                    seen += 1
-                scores_of_row(vector, first_t, seen, scale, scores)
-                log_sum, top = softmax_row(scores, seen, probabilities)
+                while since < num_kept and kept[since] < low:
+                    since += 1
+                while until < num_kept and kept[until] < high:
+                    until += 1
+                seen = until - since
+                scores_of_row(vector, first_t, until, scale, scores, since)
+                cap_row(scores, since, until, softcap)
+                mine = probabilities[since:until]
+                log_sum, top = softmax_row(scores[since:until], seen, mine, sink)
                 own = per_query[first_query + row * living + place]
                 own.position, own.keys = position, seen
                 count.queries += 1
                 count.query_keys += seen
                 if top < threshold:
-                    scores_of_row(vector, both_t, seen, scale, scores)
-                    log_sum, top = softmax_row(scores, seen, probabilities)
+                    scores_of_row(vector, both_t, until, scale, scores, since)
+                    cap_row(scores, since, until, softcap)
+                    log_sum, top = softmax_row(scores[since:until], seen, mine, sink)
                     own.refetch = 1
                     count.refetch_queries += 1
                     count.refetch_query_keys += seen
-                for j in range(seen):
+                for j in range(since, until):
                     importance.tokens[kept[j]] += probabilities[j]
 
                 budget = value_budget[seen]
                 if budget < seen:
                     kth, equal, passes, elements, beats = quick_select(
-                        probabilities[:seen], budget, seed + head * 8191 + position
+                        mine, budget, seed + head * 8191 + position
                     )
-                    filter_top(probabilities[:seen], kth, equal, used)
+                    filter_top(mine, kth, equal, used[since:until])
                     count.topk_size = max(count.topk_size, seen)
                     count.topk_target = max(count.topk_target, budget)
                     count.topk_passes += passes
@@ -464,11 +517,11 @@ def attend_layer(
                     count.topk_beats += beats
                     own.topk_passes, own.topk_beats = passes, beats
                 else:
-                    used[:seen] = True
+                    used[since:until] = True
                 own.values = min(budget, seen)
                 count.query_values += own.values
                 output = outputs[head, row]
-                weighted_sum(probabilities, values, used, seen, output)
+                weighted_sum(mine, values[since:until], used[since:until], seen, output)
 
                 error, square, product = 0.0, 0.0, 0.0
                 for d in range(dim):
@@ -481,7 +534,7 @@ def attend_layer(
                     sums.cosine += product / np.sqrt(square * dense_square)
                 elif square == dense_square:
                     sums.cosine += 1.0
-                for j in range(seen):
+                for j in range(since, until):
                     # In logarithms: dense probabilities may underflow, scores never do.
                     log_p = scores[j] - log_sum
                     log_dense = dense_scores[kept[j]] - dense_log_sum
@@ -491,7 +544,7 @@ def attend_layer(
                         used_values[kv, j] = True
                         sums.kept_value_mass += dense_probabilities[kept[j]]
                 sums.rows += 1.0
-                sums.visible += visible_context
+                sums.visible += high - low
             place += 1 if alive[head] else 0
         first_query += rows * living
     return LayerResult(counts, per_query, used_values, outputs, metrics)

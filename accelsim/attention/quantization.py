@@ -9,32 +9,32 @@ from numpy.typing import NDArray
 
 Float = NDArray[np.float64]
 
+ScaleOf = Literal["per_tensor", "per_token", "per_channel"]
+
 
 def quantize(
-    tensor: NDArray[Any], largest_code: int, scale: Literal["per_tensor", "per_token"]
+    tensor: NDArray[Any], largest_code: int, scale: ScaleOf
 ) -> tuple[NDArray[np.int64], Float]:
     """Return integer codes and the scale that takes them back.
 
     Args:
         tensor: [heads, tokens, head_dim].
         largest_code: the code of the largest magnitude, e.g. 2047 for 12 bit.
-        scale: one for the whole tensor, or one per head and token.
+        scale: one for the whole tensor, one per head and token, or one per head and channel.
 
     Returns:
         Codes [heads, tokens, head_dim] rounded to nearest (halves to even), and scales that
         broadcast against them; 1 where everything is zero.
     """
     wide = np.asarray(tensor, dtype=np.float64)
-    axes = None if scale == "per_tensor" else -1
-    peak = np.abs(wide).max(axis=axes, keepdims=True)
+    axis = {"per_tensor": None, "per_token": -1, "per_channel": 1}[scale]
+    peak = np.abs(wide).max(axis=axis, keepdims=True)
     step = np.where(peak > 0, peak / largest_code, 1.0)
     codes = np.clip(np.rint(wide / step), -largest_code, largest_code)
     return codes.astype(np.int64), step
 
 
-def quantize_dequantize(
-    tensor: NDArray[Any], bits: int, scale: Literal["per_tensor", "per_token"]
-) -> Float:
+def quantize_dequantize(tensor: NDArray[Any], bits: int, scale: ScaleOf) -> Float:
     """Return ``tensor`` as it reads back after static quantization to ``bits`` (float64)."""
     codes, step = quantize(tensor, 2 ** (bits - 1) - 1, scale)
     return codes * step

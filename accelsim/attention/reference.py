@@ -43,6 +43,56 @@ def stable_topk(values: NDArray[Any], k: int) -> NDArray[np.int64]:
     return np.sort(np.argsort(-np.asarray(values), kind="stable")[:k])
 
 
+def dense(
+    query: NDArray[Any],
+    key: NDArray[Any],
+    value: NDArray[Any],
+    mask: Mask,
+    *,
+    scale: float,
+    softcap: float | None = None,
+    bias: Float | None = None,
+    sinks: NDArray[Any] | None = None,
+) -> tuple[Float, Float]:
+    """Attention of all heads, as a model computes it: no policy, no quantization.
+
+    Args:
+        query: [query_heads, rows, key_dim].
+        key: [kv_heads, keys, key_dim]; kv_heads divides query_heads.
+        value: [kv_heads, keys, value_dim].
+        mask: [rows, keys], keys that a row may see; at least one each.
+        scale: of the scores.
+        softcap: c of ``c * tanh(score / c)``, after scaling.
+        bias: added then, of a shape that broadcasts to [query_heads, rows, keys].
+        sinks: [query_heads], scores that take part in the softmax and have no value.
+
+    Returns:
+        Probabilities [query_heads, rows, keys], whose sum is below one where there are sinks, and
+        the output [query_heads, rows, value_dim].
+    """
+    heads, rows, _ = query.shape
+    kv_heads, keys, _ = key.shape
+    grouped = (np.asarray(query, dtype=np.float64) * scale).reshape(kv_heads, -1, query.shape[2])
+    scores = grouped @ np.asarray(key, dtype=np.float64).transpose(0, 2, 1)
+    scores = scores.reshape(heads, rows, keys)
+    if softcap is not None:
+        scores = softcap * np.tanh(scores / softcap)
+    if bias is not None:
+        scores = scores + bias
+    scores[:, ~mask] = -np.inf
+    top = scores.max(axis=-1, keepdims=True)
+    if sinks is not None:
+        sink = np.asarray(sinks, dtype=np.float64)[:, None, None]
+        top = np.maximum(top, sink)
+    weights = np.exp(scores - top)
+    total = weights.sum(axis=-1, keepdims=True)
+    if sinks is not None:
+        total = total + np.exp(sink - top)
+    weights /= total
+    output = weights.reshape(kv_heads, -1, keys) @ np.asarray(value, dtype=np.float64)
+    return weights, np.asarray(output.reshape(heads, rows, -1))
+
+
 def attention(
     query: NDArray[Any],
     key_first: NDArray[Any],

@@ -88,12 +88,9 @@ def _time_torch(device: str, shape: AttentionShape, call: Call, budget_s: float)
     import torch
 
     torch.manual_seed(0)
-    group = shape.query_heads // shape.kv_heads
-    query = torch.randn(1, shape.kv_heads, group * call.queries, shape.head_dim, device=device)
-    key, value = (
-        torch.randn(1, shape.kv_heads, call.context, shape.head_dim, device=device)
-        for _ in range(2)
-    )
+    group, heads = shape.query_heads // shape.kv_heads, shape.sequences * shape.kv_heads
+    query = torch.randn(1, heads, group * call.queries, shape.head_dim, device=device)
+    key, value = (torch.randn(1, heads, call.keys, shape.head_dim, device=device) for _ in range(2))
 
     def once() -> float:
         start = time.perf_counter()
@@ -113,13 +110,10 @@ def _time_torch(device: str, shape: AttentionShape, call: Call, budget_s: float)
 
 def _time(shape: AttentionShape, call: Call, budget_s: float) -> float:
     rng = np.random.default_rng(0)
-    group = shape.query_heads // shape.kv_heads
-    query = rng.standard_normal(
-        (shape.kv_heads, group * call.queries, shape.head_dim), dtype=np.float32
-    )
+    group, heads = shape.query_heads // shape.kv_heads, shape.sequences * shape.kv_heads
+    query = rng.standard_normal((heads, group * call.queries, shape.head_dim), dtype=np.float32)
     key, value = (
-        rng.standard_normal((shape.kv_heads, call.context, shape.head_dim), dtype=np.float32)
-        for _ in range(2)
+        rng.standard_normal((heads, call.keys, shape.head_dim), dtype=np.float32) for _ in range(2)
     )
     warm_up = _timed(query, key, value)
     if warm_up > budget_s:

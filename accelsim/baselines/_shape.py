@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from accelsim.baselines._kernels import Calls
 from accelsim.traces import AttentionTrace
 from accelsim.workloads import Workload
+from accelsim.workloads.models import ModelShape
 
 
 @dataclass(frozen=True)
@@ -21,20 +23,36 @@ class Call:
         queries: query tokens.
         context: key tokens.
         causal: whether the queries are the last of the context, seen triangularly.
+        hidden: query-key pairs of one head that a mask hides beyond that, as windows do.
+        window: newest keys that a causal query sees, where that is what hides them; 0 for all.
     """
 
     count: int
     queries: int
     context: int
     causal: bool
+    hidden: int = 0
+    window: int = 0
 
     @property
     def pairs(self) -> int:
         """Query-key pairs of one head, before any pruning."""
         if not self.causal:
-            return self.queries * self.context
+            return self.queries * self.context - self.hidden
         first = self.context - self.queries + 1
-        return self.queries * (first + self.context) // 2
+        return self.queries * (first + self.context) // 2 - self.hidden
+
+    @property
+    def keys(self) -> int:
+        """Keys that some query sees."""
+        return min(self.context, self.window + self.queries - 1) if self.window else self.context
+
+    @classmethod
+    def windowed(cls, count: int, queries: int, context: int, causal: bool, window: int) -> Call:
+        """A call whose causal queries see so many of the newest keys; all for a window of 0."""
+        beyond = max(context - window, 0) if window else 0
+        some = min(beyond, queries)
+        return cls(count, queries, context, causal, some * (2 * beyond - some + 1) // 2, window)
 
 
 @dataclass(frozen=True)
@@ -46,12 +64,14 @@ class AttentionShape:
         query_heads: query heads per layer.
         kv_heads: key/value heads per layer.
         head_dim: elements of a vector.
+        sequences: that run together in every call.
     """
 
     calls: tuple[Call, ...]
     query_heads: int
     kv_heads: int
     head_dim: int
+    sequences: int = 1
 
     @property
     def layer_calls(self) -> int:
@@ -62,71 +82,101 @@ class AttentionShape:
     def flops(self) -> int:
         """Dense operations (a multiply-accumulate is two): scores and weighted values."""
         pairs = sum(call.count * call.pairs for call in self.calls)
-        return 4 * pairs * self.query_heads * self.head_dim
+        return 4 * self.sequences * pairs * self.query_heads * self.head_dim
 
     @property
     def square_flops(self) -> int:
         """Operations of a kernel that computes masked scores too, and then drops them."""
-        pairs = sum(call.count * call.queries * call.context for call in self.calls)
-        return 4 * pairs * self.query_heads * self.head_dim
+        pairs = sum(call.count * call.queries * call.keys for call in self.calls)
+        return 4 * self.sequences * pairs * self.query_heads * self.head_dim
 
     def score_bytes(self, element_bytes: float) -> int:
         """Bytes of the score matrix: written, read and written by the softmax, read again."""
-        scores = sum(call.count * call.queries * call.context for call in self.calls)
-        return round(4 * scores * self.query_heads * element_bytes)
+        scores = sum(call.count * call.queries * call.keys for call in self.calls)
+        return round(4 * self.sequences * scores * self.query_heads * element_bytes)
 
     def bytes_moved(self, element_bytes: float) -> int:
         """Bytes of queries, keys, values and outputs, each once per call."""
         elements = sum(
             call.count
-            * (2 * call.context * self.kv_heads + 2 * call.queries * self.query_heads)
+            * (2 * call.keys * self.kv_heads + 2 * call.queries * self.query_heads)
             * self.head_dim
             for call in self.calls
         )
-        return round(elements * element_bytes)
+        return round(self.sequences * elements * element_bytes)
 
     def to_calls(self) -> tuple[list[Calls], list[NDArray[np.int64]]]:
         """Return the calls of every kind that occurs, as kernels are measured, and their counts.
 
         One query is a decode, causal queries on themselves a prefill, others an encoder. Queries
-        that continue a context count as a prefill with as many query-key pairs.
+        that continue a context, or see windows of it, count as a prefill with as many query-key
+        pairs.
         """
-        sizes: dict[str, list[tuple[float, int]]] = {}
+        sizes: dict[str, list[tuple[float, int, int]]] = {}
         for call in self.calls:
             kind = "decode" if call.queries == 1 else "prefill" if call.causal else "encoder"
             tokens = float(call.context)
-            if call.queries not in (1, call.context):
+            if call.queries not in (1, call.context) or (call.hidden and not call.window):
                 tokens = (2 * call.pairs) ** 0.5 if call.causal else call.pairs**0.5
-            sizes.setdefault(kind, []).append((tokens, call.count))
+            sizes.setdefault(kind, []).append((tokens, call.window, call.count))
         calls, counts = [], []
         for kind, rows in sizes.items():
-            tokens_of = np.array([tokens for tokens, _ in rows])
+            tokens_of, window, count = (np.array(column) for column in zip(*rows, strict=True))
             same = np.ones_like(tokens_of)
             calls.append(
                 Calls(
                     kind,
-                    same,
+                    same * self.sequences,
                     tokens_of,
                     same * self.query_heads,
                     same * self.kv_heads,
                     same * self.head_dim,
-                    0 * same,
+                    window.astype(np.float64),
                 )
             )
-            counts.append(np.array([count for _, count in rows], dtype=np.int64))
+            counts.append(count.astype(np.int64))
         return calls, counts
 
     @classmethod
-    def from_trace(cls, trace: AttentionTrace) -> AttentionShape:
-        """The dense attention of the recorded run."""
-        calls = []
-        if trace.prefill_tokens:
-            size = trace.prefill_tokens
-            calls.append(Call(trace.num_layers, size, size, trace.causal))
-        calls += [
-            Call(trace.num_layers, 1, context, trace.causal)
-            for context in range(trace.prefill_tokens + 1, trace.tokens + 1)
+    def from_model(
+        cls, model: ModelShape, context: int, decode: int, sequences: int
+    ) -> AttentionShape:
+        """The dense attention of a model: of ``decode`` steps after a context, or of the context.
+
+        Args:
+            model: sizes.
+            context: tokens before the first decoded one.
+            decode: tokens decoded; the prompt itself if 0.
+            sequences: copies that run together.
+        """
+        windows: dict[int, int] = {}
+        for layer in range(model.layers):
+            window = model.window(layer) or 0
+            windows[window] = windows.get(window, 0) + 1
+        calls = [
+            Call.windowed(count, 1 if decode else context, context + step, model.causal, window)
+            for step in (range(1, decode + 1) if decode else (0,))
+            for window, count in windows.items()
         ]
+        return cls(tuple(calls), model.query_heads, model.kv_heads, model.head_dim, sequences)
+
+    @classmethod
+    def from_trace(cls, trace: AttentionTrace) -> AttentionShape:
+        """The dense attention of the recorded run: a decoded token reads the keys that it sees."""
+        masks = Counter(trace.layer(layer).mask for layer in range(trace.num_layers))
+        steps = [np.arange(trace.prefill_tokens)] if trace.prefill_tokens else []
+        steps += list(np.arange(trace.prefill_tokens, trace.tokens)[:, None])
+        calls = []
+        for positions in steps:
+            context, queries = int(positions[-1]) + 1, len(positions)
+            for mask, count in masks.items():
+                end = np.minimum(mask.end(positions, trace.tokens), context)
+                seen = int((end - mask.first(positions)).sum())
+                if queries == 1 and context > trace.prefill_tokens:
+                    calls.append(Call(count, 1, seen, trace.causal))
+                else:
+                    whole = Call(count, queries, context, trace.causal)
+                    calls.append(replace(whole, hidden=whole.pairs - seen))
         return cls(tuple(calls), trace.num_query_heads, trace.num_kv_heads, trace.head_dim)
 
     @classmethod

@@ -30,8 +30,12 @@ VERBS: dict[str, str] = {
     "validate": "Simulated numbers beside references: RTL, Ramulator, bytes, engines, kernels.",
     "reproduce": "Figures and tables of SpAtten's evaluation, ours beside theirs.",
     "presets": "List and show the configurations, with the source of each number.",
+    "doctor": "Check this installation: versions, extras, kernel cache, cores.",
 }
 """Verb to one line of help, so that ``accelsim --help`` loads none of them."""
+
+_COMPLETES = "_ACCELSIM_COMPLETE"
+"""Set by a shell that asks what a word may become."""
 
 ALIASES = {
     "list": ["presets", "list"],
@@ -52,13 +56,24 @@ class _LazyGroup(click.Group):
         if cmd_name not in VERBS:
             return None
         command: click.Command = importlib.import_module(f"accelsim.cli.{cmd_name}").command
+        if _COMPLETES in os.environ:
+            from accelsim.cli._completion import complete_names
+
+            complete_names(cmd_name, command)
         return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # ``--quiet`` may stand behind the verb, too.
+        if "--quiet" in args:
+            args = ["--quiet", *(word for word in args if word != "--quiet")]
+            return self._parse_verb(ctx, args[:1], args[1:])
+        return self._parse_verb(ctx, [], args)
+
+    def _parse_verb(self, ctx: click.Context, before: list[str], args: list[str]) -> list[str]:
         if args and args[0] in ALIASES:
             of_verb = args[0] == "help" and args[1:2] and args[1] in VERBS
             args = [args[1], "--help"] if of_verb else [*ALIASES[args[0]], *args[1:]]
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, before + args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -74,10 +89,11 @@ class _LazyGroup(click.Group):
 
 @click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-v", "-V", "--version", prog_name="accelsim")
-def cli() -> None:
+@click.option("--quiet", is_flag=True, help="Results and errors only: no notes, no progress.")
+def cli(quiet: bool) -> None:
     """Simulate attention accelerators on traces of real models.
 
-    Start with:  accelsim compare traces/smollm2-64p-32d.safetensors
+    Start with:  accelsim compare smollm2-64p-32d
     """
 
 
@@ -132,7 +148,7 @@ def _run(arguments: list[str] | None) -> None:
     Click's own ``main`` takes any end of a file (a truncated cache) for Ctrl-C, and gives status 1
     when a reader leaves; it is used for what it alone knows, the completion of a shell.
     """
-    if "_ACCELSIM_COMPLETE" in os.environ:
+    if _COMPLETES in os.environ:
         cli.main(args=arguments, prog_name="accelsim")
     words = sys.argv[1:] if arguments is None else list(arguments)
     with cli.make_context("accelsim", words) as context:

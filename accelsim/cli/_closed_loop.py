@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from accelsim.cli._options import emit_json, stages
+
+if TYPE_CHECKING:
+    from accelsim.policies import Policy
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -87,17 +90,18 @@ def run(
         raise AccelsimError(
             f"--model {model}: the shipped windows hold token ids of smollm2; expected --text"
         )
-    if specs == ("all",):
-        specs = _every(causal=lee is None, prompt_tokens=prompt_tokens, skip=skip)
-    policies = {spec: load_policy_spec(spec) for spec in dict.fromkeys(specs)}
+    every = specs == ("all",)
+    policies = {} if every else {spec: load_policy_spec(spec) for spec in dict.fromkeys(specs)}
     folder = None if out is None else prepare_folder(out)
     with stages(model) as on_stage:
         if lee is not None:
-            score = _lee(lee)
+            score, layers = _lee(lee)
         else:
-            score = _perplexity(
+            score, layers = _perplexity(
                 model, text_file, tokens_file, windows, window_tokens, skip, prompt_tokens
             )
+        if every:
+            policies = _every(layers, causal=lee is None, prompt_tokens=prompt_tokens, skip=skip)
         results = {}
         for spec, policy in policies.items():
             results[spec] = score(
@@ -122,18 +126,19 @@ def run(
         write_text(folder / "policies.svg", _figure(model, results))
 
 
-def _every(*, causal: bool, prompt_tokens: int, skip: int) -> tuple[str, ...]:
-    """Names of the presets that can run inside the model."""
+def _every(num_layers: int, *, causal: bool, prompt_tokens: int, skip: int) -> dict[str, Policy]:
+    """The presets that can run inside the model, by name."""
     from accelsim.configs import preset_names
     from accelsim.policies import load_policy, why_closed_loop_not
 
-    return tuple(
-        name
-        for name in preset_names("policies")
+    found = {name: load_policy(name) for name in preset_names("policies")}
+    return {
+        name: policy
+        for name, policy in found.items()
         if not why_closed_loop_not(
-            load_policy(name), causal=causal, prompt_tokens=prompt_tokens, skip=skip
+            policy, causal=causal, prompt_tokens=prompt_tokens, skip=skip, num_layers=num_layers
         )
-    )
+    }
 
 
 def _figure(model: str, results: dict[str, dict[str, Any]]) -> str:
@@ -153,7 +158,8 @@ def _perplexity(
     window_tokens: int,
     skip: int,
     prompt_tokens: int,
-) -> Any:
+) -> tuple[Any, int]:
+    """What scores a policy, and the layers of the model."""
     from accelsim.errors import TraceError
     from accelsim.files import read_text
     from accelsim.functional.closed_loop import (
@@ -171,18 +177,26 @@ def _perplexity(
         chosen = dict(list(known.items())[:windows])
     else:
         chosen = cut_windows(model.encode(text), windows or 4, window_tokens)
-    return lambda policy, tell: perplexity(
-        model, list(chosen.values()), policy, skip=skip, prompt_tokens=prompt_tokens, on_window=tell
-    )
+    return (
+        lambda policy, tell: perplexity(
+            model, list(chosen.values()), policy, skip=skip, prompt_tokens=prompt_tokens,
+            on_window=tell,
+        ),
+        model.shape.num_layers,
+    )  # fmt: skip
 
 
-def _lee(path: str) -> Any:
+def _lee(path: str) -> tuple[Any, int]:
+    """What scores a policy, and the layers of the model."""
     from accelsim.functional.closed_loop import lee_score, read_lee
     from accelsim.traces.capture import load_minilm
 
     stories, judged = read_lee(path)
     model = load_minilm()
-    return lambda policy, tell: lee_score(model, stories, judged, policy, on_story=tell)
+    return (
+        lambda policy, tell: lee_score(model, stories, judged, policy, on_story=tell),
+        model.shape.num_layers,
+    )
 
 
 def _print(model: str, results: dict[str, dict[str, Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -68,6 +69,49 @@ def hardware_options(function: F) -> F:
     return function
 
 
+def shape_options(function: F) -> F:
+    """Add the keys of a source ``shape:MODEL`` and of sampling, as ``replay`` takes them."""
+    for option in (
+        click.option(
+            "--sample",
+            default="auto",
+            show_default=True,
+            metavar="2%|off|auto",
+            help="Part of the rows to simulate, with an interval on every total; auto: 2 % where "
+            "all would take minutes.",
+        ),
+        click.option(
+            "--seed", type=int, metavar="N", help="Of a shape: seed of what is drawn (default: 0)."
+        ),
+        click.option(
+            "--like",
+            metavar="TRACE",
+            help="Of a shape: trace from which is drawn what depends on data (default: the shipped "
+            "one of a decoder or an encoder).",
+        ),
+        click.option(
+            "--batch",
+            type=int,
+            metavar="N",
+            help="Of a shape: copies that run together (default: 1).",
+        ),
+        click.option(
+            "--decode",
+            type=int,
+            metavar="TOKENS",
+            help="Of a shape: tokens decoded after the context (default: 0, the prompt itself).",
+        ),
+        click.option(
+            "--context",
+            type=int,
+            metavar="TOKENS",
+            help="Of a shape: tokens in the cache before the first decoded one.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 def chosen_baselines(names: tuple[str, ...], guessed: bool) -> list[str] | None:
     """What to compare with; ``None`` for the default."""
     if not guessed:
@@ -121,11 +165,40 @@ def overrides(settings: tuple[str, ...]) -> dict[str, Any]:
     return dict(parse_override(text) for text in settings)
 
 
+def quiet() -> bool:
+    """Whether ``--quiet`` was given: results and errors only, no notes, no progress."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.find_root().params.get("quiet"))
+
+
+def remark(text: str) -> None:
+    """Say something beside the result, on standard error."""
+    if not quiet():
+        click.echo(text, err=True)
+
+
+def shows_bars() -> bool:
+    """Whether standard error is a terminal that may show bars."""
+    return sys.stderr.isatty() and not quiet()
+
+
+_SILENCE_S = 15.0
+"""Seconds without a word after which a log (no terminal) is told what is being done."""
+
+
 @contextmanager
 def stages(label: str) -> Iterator[Callable[[str], None]]:
-    """Show what is being done on standard error while it runs, if that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda stage: None
+    """Show what is being done on standard error: at once on a terminal, now and then in a log."""
+    if not shows_bars():
+        last = time.monotonic()
+
+        def tell(stage: str) -> None:
+            nonlocal last
+            if time.monotonic() - last >= _SILENCE_S:
+                last = time.monotonic()
+                remark(f"{label}: {stage}")
+
+        yield tell
         return
     from rich.text import Text
 

@@ -79,6 +79,8 @@ def command(
         emit_json(json.dumps(result.to_dict(), indent=2, allow_nan=False), json_file)
     if json_file != "-":
         _show(result)
+    if result.note:
+        click.echo(f"note: {result.note}", err=True)
     if plot is not None:
         write_picture(plot, ablation_figure(result))
         click.echo(f"wrote {plot}", err=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import click
 
-from accelsim.cli._options import progress_bar
+from accelsim.cli._options import progress_bar, remark, shows_bars
 from accelsim.errors import TraceError
 
 
@@ -74,10 +73,9 @@ def command(
             progress=progress,
         )
     save_trace(trace, out, dtype)
-    click.echo(
+    remark(
         f"wrote {out}: {trace.num_layers} layers, {trace.prefill_tokens} + {trace.decode_tokens} "
-        "tokens",
-        err=True,
+        "tokens"
     )
 
 
@@ -110,7 +108,7 @@ def _layers(text: str) -> list[int]:
 @contextmanager
 def _bar(label: str) -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar on standard error, if that is a terminal."""
-    if not sys.stderr.isatty():
+    if not shows_bars():
         yield lambda stage, done, total: None
         return
     with progress_bar() as bar:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,8 @@ from accelsim.cli._options import (
     hardware_options,
     json_option,
     overrides,
+    remark,
+    shape_options,
     stages,
 )
 from accelsim.errors import AccelsimError, shorten
@@ -40,6 +42,7 @@ _PRUNED = ("spatten-pruned", "spatten-full")
     metavar="all",
     help="all: dense, then every other preset that applies to the trace.",
 )
+@shape_options
 @hardware_options
 @json_option
 @click.option("--out", metavar="DIR", help="Also write report.html and compare.json there.")
@@ -55,14 +58,16 @@ def command(
     guessed: bool,
     json_file: str | None,
     out: str | None,
+    **keys: Any,
 ) -> None:
-    """Run a trace under several policies and print them side by side.
+    """Run a trace or shape under several policies and print them side by side.
 
     \b
     Examples:
       accelsim compare traces/smollm2-64p-32d.safetensors --out runs/demo
       accelsim compare traces/minilm-128.safetensors --policy dense --policy static-8
       accelsim compare traces/smollm2-64p-32d.safetensors --policies all --out runs/all
+      accelsim compare shape:llama-3-8b --context 8192 --decode 1
     """
     from accelsim.exploration import DEFAULT_POLICY, compare
     from accelsim.reports import prepare_folder, render, to_text, write_text
@@ -79,12 +84,13 @@ def command(
             chosen_baselines(baselines, guessed),
             on_stage,
             dependencies,
+            **keys,
         )
     text = results.to_json()
     if json_file != "-":
         to_text(results)
     for warning in dict.fromkeys(text for r in results.values() for text in r.warnings):
-        click.echo(f"note: {warning}", err=True)
+        remark(f"note: {warning}")
     if json_file:
         emit_json(text, json_file)
     if folder is not None:
@@ -92,7 +98,7 @@ def command(
         extra = _figures(results)
         write_text(folder / "compare.json", text + "\n")
         write_text(folder / "report.html", render(results, title, extra))
-        click.echo(f"wrote {folder / 'report.html'} and {folder / 'compare.json'}", err=True)
+        remark(f"wrote {folder / 'report.html'} and {folder / 'compare.json'}")
 
 
 def _family(value: str | None) -> str | None:
@@ -133,8 +139,12 @@ def _applicable(source: str) -> list[str]:
     from accelsim.exploration import DEFAULT_POLICY
     from accelsim.policies import applicable, load_policy
     from accelsim.traces import load_trace
+    from accelsim.workloads import benchmark_names
+    from accelsim.workloads.shapes import is_shape
 
-    if source.endswith((".csv", ".parquet")):
+    if is_shape(source):
+        raise TraceError(f"{source}: has no tensors; --policies is for traces, repeat --policy")
+    if source.endswith((".csv", ".parquet")) or source in benchmark_names():
         raise TraceError(f"{source}: holds a policy's decisions; --policies is for traces")
     trace = load_trace(source)
     names = [n for n in preset_names("policies") if applicable(load_policy(n), trace)]

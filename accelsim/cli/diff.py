@@ -38,6 +38,8 @@ def command(a: str, b: str, json_file: str | None) -> None:
         for key, change in changes.items():
             ratio = f"  ({change['ratio']:.4g}×)" if "ratio" in change else ""
             click.echo(f"  {key}: {_text(change['a'])} → {_text(change['b'])}{ratio}")
+    for note in document["notes"]:
+        click.echo(f"note: {note}", err=True)
 
 
 def _text(value: Any) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from accelsim.cli._options import emit_json, json_option, stages
+from accelsim.cli._options import emit_json, json_option, remark, stages
 
 if TYPE_CHECKING:
     from accelsim.traces import AttentionTrace, LayerSkew
+
+
+_ENTRY_CHARACTERS = 160
 
 
 @click.command("inspect")
@@ -25,7 +29,6 @@ def command(file: str, plot: str | None, json_file: str | None) -> None:
       accelsim inspect traces/minilm-128.safetensors --plot skew.svg --json -
     """
     import dataclasses
-    import json
 
     from accelsim.traces import layer_skew, load_trace, validate_trace
 
@@ -52,15 +55,31 @@ def command(file: str, plot: str | None, json_file: str | None) -> None:
         emit_json(json.dumps(document, indent=2, allow_nan=False), json_file)
     if plot:
         plot_skew(skew, trace.model, plot)
-        click.echo(f"wrote {plot}", err=True)
+        remark(f"wrote {plot}")
 
 
 def _facts(trace: AttentionTrace) -> dict[str, Any]:
     names = (
         "path model source recorded_under num_layers num_query_heads num_kv_heads head_dim causal "
-        "prefill_tokens decode_tokens scale tokens_sha256 text"
+        "prefill_tokens decode_tokens scale proof_error tokens_sha256 text"
     )
-    return {name: getattr(trace, name) for name in names.split()}
+    facts = {name: getattr(trace, name) for name in names.split()}
+    if trace.layers:
+        facts["layers"] = [
+            entry.model_dump(exclude_none=True, exclude_defaults=True) for entry in trace.layers
+        ]
+    return facts
+
+
+def _lines(name: str, value: Any) -> list[str]:
+    if name == "layers":
+        alike: dict[str, list[str]] = {}
+        for index, entry in enumerate(value):
+            alike.setdefault(json.dumps(entry)[:_ENTRY_CHARACTERS], []).append(str(index))
+        return [f"{', '.join(indexes)}: {text}" for text, indexes in alike.items()]
+    if name == "text":
+        return [ascii(value)[:100]]
+    return str(value).splitlines() or [""]
 
 
 def _print(facts: dict[str, Any], skew: list[LayerSkew]) -> None:
@@ -70,7 +89,7 @@ def _print(facts: dict[str, Any], skew: list[LayerSkew]) -> None:
 
     width = max(len(name) for name in facts)
     for name, value in facts.items():
-        lines = (str(value).splitlines() or [""]) if name != "text" else [ascii(value)[:100]]
+        lines = _lines(name, value)
         for index, line in enumerate(lines):
             click.echo(f"{name if index == 0 else '':{width}}  {line}")
     click.echo(f"{'numbers':{width}}  all finite\n")

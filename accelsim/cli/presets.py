@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import click
@@ -18,6 +17,8 @@ TRACES = "traces"
 @click.group("presets")
 def command() -> None:
     """List and show the configurations under hw_configs/, the benchmarks and the shipped traces.
+
+    A model NAME is run as 'accelsim replay shape:NAME --context TOKENS'.
 
     \b
     Examples:
@@ -34,7 +35,7 @@ def list_presets(family: str | None) -> None:
     """Name the presets of one FAMILY, or of all; also 'benchmarks' and 'traces'."""
     if family is not None:
         _check_family(family)
-    for name in _families() if family is None else (family,):
+    for name in families() if family is None else (family,):
         click.echo(click.style(name, bold=True))
         for preset, text in _described(name):
             click.echo(f"  {preset:28} {text}")
@@ -74,39 +75,36 @@ def show(name: str, family: str | None, sources: bool, json_file: str | None) ->
     click.echo(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=100), nl=False)
 
 
-def _families() -> tuple[str, ...]:
+def families() -> tuple[str, ...]:
+    """Families of presets, the benchmarks and the traces."""
     from accelsim.configs import FAMILIES
 
     return (*FAMILIES, BENCHMARKS, TRACES)
 
 
-def _names(family: str) -> list[str]:
+def names(family: str) -> list[str]:
+    """Names of one family."""
     from accelsim.configs import preset_names
+    from accelsim.traces import trace_names
     from accelsim.workloads import benchmark_names
 
     if family == TRACES:
-        return [path.stem for path in _traces()]
+        return trace_names()
     return benchmark_names() if family == BENCHMARKS else preset_names(family)
-
-
-def _traces() -> list[Path]:
-    from accelsim.configs import config_root
-
-    return sorted((config_root().parent / TRACES).glob("*.safetensors"))
 
 
 def _described(family: str) -> Iterator[tuple[str, str]]:
     from accelsim.configs import config_root, read_yaml
-    from accelsim.traces import load_trace
+    from accelsim.traces import load_trace, trace_names
     from accelsim.workloads import benchmark_path
 
     if family == TRACES:
-        for path in _traces():
-            trace = load_trace(path)
+        for name in trace_names():
+            trace = load_trace(name)
             shape = f"{trace.num_layers} layers, {trace.prefill_tokens} + {trace.decode_tokens}"
-            yield path.stem, f"{trace.model}, {shape} tokens: {path}"
+            yield name, f"{trace.model}, {shape} tokens: {trace.path}"
         return
-    for name in _names(family):
+    for name in names(family):
         path = config_root() / family / f"{name}.yaml"
         if family == BENCHMARKS:
             path = benchmark_path(name)
@@ -116,7 +114,7 @@ def _described(family: str) -> Iterator[tuple[str, str]]:
 def _check_family(family: str) -> None:
     from accelsim.errors import ConfigError, did_you_mean
 
-    known = _families()
+    known = families()
     if family not in known:
         raise ConfigError(
             f"unknown family '{family}'{did_you_mean(family, known)} (known: {', '.join(known)})"
@@ -126,12 +124,12 @@ def _check_family(family: str) -> None:
 def _family_of(name: str) -> str:
     from accelsim.errors import ConfigError, did_you_mean
 
-    found = [family for family in _families() if name in _names(family)]
+    found = [family for family in families() if name in names(family)]
     if len(found) == 1:
         return found[0]
     if found:
         raise ConfigError(f"'{name}' is in {' and '.join(found)}: say which with --family")
-    known = [preset for family in _families() for preset in _names(family)]
+    known = [preset for family in families() for preset in names(family)]
     raise ConfigError(f"unknown preset '{name}'{did_you_mean(name, known)}")
 
 
@@ -156,8 +154,7 @@ def _load(name: str, family: str) -> dict[str, Any]:
     if family == "accelerators":
         return load_accelerator(name).model_dump(mode="json")
     if family == TRACES:
-        path = next(path for path in _traces() if path.stem == name)
-        raise ConfigError(f"'{name}' is a trace; see 'accelsim inspect {path}'")
+        raise ConfigError(f"'{name}' is a trace; see 'accelsim inspect {name}'")
     if family == BENCHMARKS:
         return read_yaml(benchmark_path(name))
     if family not in models:

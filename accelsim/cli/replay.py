@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,6 +14,8 @@ from accelsim.cli._options import (
     hardware_options,
     json_option,
     overrides,
+    remark,
+    shape_options,
     stages,
 )
 
@@ -22,9 +25,10 @@ from accelsim.cli._options import (
 @click.option(
     "--policy",
     metavar="NAME|FILE",
-    help="Pruning and quantization policy of a trace (default: dense; see "
+    help="Pruning and quantization policy of a trace or shape (default: dense; see "
     "'accelsim presets list policies'). A workload file holds its decisions already.",
 )
+@shape_options
 @hardware_options
 @json_option
 @click.option("--out", metavar="DIR", help="Also write result.json and report.html there.")
@@ -65,11 +69,13 @@ def command(
     ramulator: str | None,
     timeline: str | None,
     window: str | None,
+    **keys: Any,
 ) -> None:
     """Run SOURCE through one accelerator under one policy.
 
     SOURCE is an attention trace (.safetensors), a workload (.csv with SpAtten's 17 columns,
-    .parquet) or the name of a benchmark. Prints time, DRAM traffic by tensor and bit plane, energy
+    .parquet), the name of a benchmark, or a shape, which needs no tensors (shape:MODEL, see
+    'accelsim presets list models'). Prints time, DRAM traffic by tensor and bit plane, energy
     by part, output error and ratios against GPU and CPU baselines.
 
     \b
@@ -78,6 +84,7 @@ def command(
       accelsim replay traces/minilm-128.safetensors --set channels=8 --json -
       accelsim replay traces/spatten-gpt2/small.csv --accelerator spatten-rtl-eighth
       accelsim replay bert-base-cola --baseline titan-xp
+      accelsim replay shape:llama-3-8b --context 32768 --decode 1 --policy spatten-full
       accelsim replay traces/spatten-gpt2/small.csv --set memory=hbm2-spatten \\
         --export-ramulator runs/ramulator
       accelsim replay bert-base-cola --timeline cola.json --timeline-window 0:5000
@@ -92,11 +99,12 @@ def command(
         write_text,
         write_timeline,
     )
+    from accelsim.workloads.shapes import is_shape
 
     folder = None if out is None else prepare_folder(out)
     traces = None if ramulator is None else prepare_folder(ramulator)
     cycles = _window(timeline, window)
-    name = Path(source).stem
+    name = source if is_shape(source) else Path(source).stem
     title = f"{name} on {accelerator}, {engine} engine"
     with stages(name) as on_stage:
         result = replay(
@@ -111,16 +119,17 @@ def command(
             timeline=cycles,
             dependencies=dependencies,
             streamed=streamed,
+            **keys,
         )
     if json_file != "-":
         to_text({policy or name: result})
     for warning in result.warnings:
-        click.echo(f"note: {warning}", err=True)
+        remark(f"note: {warning}")
     if json_file:
         emit_json(result.to_json(), json_file)
     if timeline is not None and result.timeline is not None:
         write_timeline(timeline, result.timeline, result.manifest, title)
-        click.echo(f"wrote {timeline} ({len(result.timeline.spans):,} spans)", err=True)
+        remark(f"wrote {timeline} ({len(result.timeline.spans):,} spans)")
     if folder is not None:
         write_text(folder / "result.json", result.to_json() + "\n")
         plots = {}
@@ -130,11 +139,11 @@ def command(
             )
         page = render({policy or name: result}, f"accelsim: {name}", plots)
         write_text(folder / "report.html", page)
-        click.echo(f"wrote {folder / 'report.html'} and {folder / 'result.json'}", err=True)
+        remark(f"wrote {folder / 'report.html'} and {folder / 'result.json'}")
     if traces is not None:
         for file, text in result.ramulator_files.items():
             write_text(traces / file, text)
-        click.echo(f"wrote {len(result.ramulator_files)} files to {traces}", err=True)
+        remark(f"wrote {len(result.ramulator_files)} files to {traces}")
 
 
 def _window(timeline: str | None, window: str | None) -> tuple[int | None, int | None] | None:

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from accelsim.cli._options import emit_json, file_option, json_option, stages
+from accelsim.cli._options import emit_json, file_option, json_option, remark, stages
 
 
 @click.command("report")
@@ -54,4 +54,4 @@ def command(
     if json_file:
         document = {"schema": "accelsim.report/1", "source": source, "report": str(path)}
         emit_json(json.dumps(document, indent=2), json_file)
-    click.echo(f"wrote {path}", err=True)
+    remark(f"wrote {path}")

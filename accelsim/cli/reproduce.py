@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from accelsim.cli._options import emit_json, json_option, progress_bar
+from accelsim.cli._options import emit_json, json_option, progress_bar, remark, shows_bars
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -61,13 +61,13 @@ def command(
         write_text(folder / "reproduction.json", text + "\n")
         write_text(folder / "output.txt", _as_text(results))
         draw(results, folder)
-        click.echo(f"wrote output.txt, reproduction.json and the plots to {folder}", err=True)
+        remark(f"wrote output.txt, reproduction.json and the plots to {folder}")
 
 
 @contextmanager
 def _progress() -> Iterator[tuple[Callable[[int], None], Callable[[], None]]]:
     """A bar on standard error, if that is a terminal."""
-    if not sys.stderr.isatty():
+    if not shows_bars():
         yield lambda total: None, lambda: None
         return
     with progress_bar() as bar:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from accelsim.cli._options import emit_json, json_option, progress_bar
+from accelsim.cli._options import emit_json, json_option, progress_bar, remark, shows_bars
 
 if TYPE_CHECKING:
     from accelsim.exploration import Results
@@ -98,7 +99,7 @@ def progress(label: str) -> Iterator[Callable[[dict[str, Any] | None, int, int],
     Args:
         label: the sweep or search file.
     """
-    if not sys.stderr.isatty():
+    if not shows_bars():
         yield lambda row, done, total: None
         return
     from rich.progress import TextColumn
@@ -123,19 +124,24 @@ def progress(label: str) -> Iterator[Callable[[dict[str, Any] | None, int, int],
 
 def show(results: Results) -> None:
     """Print counts, the Pareto set and the failures."""
+    from rich.cells import cell_len
     from rich.table import Table
 
     from accelsim.reports import plain_console
 
     front = results.pareto()
-    table = Table(show_edge=False, pad_edge=False, header_style="bold")
     names = [*results.axes, *results.goals]
-    for name in names:
-        table.add_column(name, justify="right")
     first = next(iter(results.goals), "key")
-    for row in sorted(front, key=lambda r: r[first])[:_SHOWN]:
-        table.add_row(*(_cell(row.get(name)) for name in names))
-    console = plain_console(width=max(100, 18 * len(names)), soft_wrap=True)
+    shown = sorted(front, key=lambda r: r[first])[:_SHOWN]
+    cells = [[_cell(row.get(name)) for name in names] for row in shown]
+    table = Table(show_edge=False, pad_edge=False, header_style="bold")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for line in cells:
+        table.add_row(*line)
+    # As wide as its names: a terminal may break lines, but nothing is cut.
+    widths = (max(map(cell_len, column)) for column in zip(names, *cells, strict=True))
+    console = plain_console(width=max(20, sum(widths) + 3 * len(names)), soft_wrap=True)
     infeasible = len(results.rows) - len(results.failed) - len(results.usable)
     click.echo(
         f"{len(results.rows)} points in {results.store}: {len(results.failed)} failed, "
@@ -144,7 +150,7 @@ def show(results: Results) -> None:
     )
     console.print(table)
     for note in results.notes:
-        click.echo(f"note: {note}", err=True)
+        remark(f"note: {note}")
     for row in front:
         if "finalist.perplexity" in row:
             click.echo(
@@ -153,7 +159,8 @@ def show(results: Results) -> None:
                 "closed loop"
             )
     if len(front) > _SHOWN:
-        click.echo(f"… and {len(front) - _SHOWN} more")
+        rest = shlex.join(["accelsim", "report", str(results.store)])
+        click.echo(f"… and {len(front) - _SHOWN} more: {rest}")
     for row in results.failed[:3]:
         click.echo(f"failed: {row['error']}", err=True)
 

@@ -1,53 +1,83 @@
-"""``accelsim tune``: keep ratios and bit widths of each layer, chosen under a limit on the loss."""
+"""``accelsim tune``: the cheapest policy under a limit on the loss, over a trace or in a model."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from accelsim.cli._options import emit_json, file_option, json_option, progress_bar
+from accelsim.cli._options import (
+    emit_json,
+    file_option,
+    json_option,
+    progress_bar,
+    remark,
+    shows_bars,
+    stages,
+)
 
 if TYPE_CHECKING:
-    from accelsim.exploration import TuneResult
+    from accelsim.exploration import TuneResult, Tuning
+
+_SHIPPED = "shipped"
 
 
 @click.command("tune")
-@click.argument("source", required=False)
+@click.argument("source")
 @click.option(
     "--max-loss",
     required=True,
     metavar="N%",
-    help="Largest loss allowed: relative output error over the trace, or with --closed-loop the "
-    "increase of the perplexity over 12-bit dense.",
+    help="Largest loss allowed: increase of the perplexity over 12-bit dense attention (of an "
+    "encoder: decrease of its correlation); over a trace, relative output error.",
 )
 @click.option(
-    "--model",
-    metavar="NAME|PATH|ID",
-    help="Run this model on --text instead of reading SOURCE: smollm2, minilm, a .gguf file, or a "
-    "folder or id for transformers.",
+    "--minimize",
+    type=click.Choice(["dram", "latency", "energy"]),
+    default="dram",
+    show_default=True,
+    help="DRAM traffic inside the model, or cycles or joules of decoding on --accelerator.",
 )
-@click.option("--text", "text_file", metavar="FILE", help="Text to calibrate on.")
 @click.option(
-    "--closed-loop", is_flag=True, help="Measure perplexity inside the model (needs --model)."
+    "--bound",
+    type=click.Choice(["upper", "estimate"]),
+    default="upper",
+    show_default=True,
+    help="What must be within the limit: the upper end of the loss's 95 % interval, or the loss.",
+)
+@click.option(
+    "--text",
+    "texts",
+    multiple=True,
+    metavar="FILE",
+    help="Text to tune on (repeatable): a text file, a .json file of token ids as of 'verify "
+    f"--tokens', or '{_SHIPPED}' for the windows of Wikipedia that ship (default for smollm2).",
 )
 @click.option(
     "--windows",
-    default=1,
+    default=2,
     show_default=True,
     type=click.IntRange(1),
-    help="Windows of the text for --closed-loop.",
+    help="Windows of each text to tune on.",
+)
+@click.option(
+    "--held-out",
+    default=4,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Windows of each text behind those, on which the loss is stated.",
 )
 @click.option(
     "--window-tokens",
-    default=256,
+    default=512,
     show_default=True,
     type=click.IntRange(2),
-    help="Tokens of a window.",
+    help="Tokens of a window of a text file.",
 )
 @click.option(
     "--skip",
@@ -55,6 +85,31 @@ if TYPE_CHECKING:
     show_default=True,
     type=click.IntRange(0),
     help="First positions of a window that are not scored.",
+)
+@click.option(
+    "--lee",
+    metavar="WHEEL|DIR",
+    help="For minilm: a gensim wheel, or a folder with its lee.cor and similarities0-1.txt.",
+)
+@click.option(
+    "--rule",
+    "rules",
+    multiple=True,
+    metavar="NAME",
+    help="Rule to try (repeatable; default: widths, spatten, tova, h2o, streaming_llm).",
+)
+@click.option(
+    "--beside",
+    multiple=True,
+    metavar="NAME|FILE[:KEY=VALUE,...]",
+    help="Policy to measure as well (repeatable), for the figure.",
+)
+@click.option(
+    "--evaluations",
+    default=40,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Policies of the search to run inside the model, at most.",
 )
 @click.option(
     "--layers-per-group",
@@ -66,70 +121,43 @@ if TYPE_CHECKING:
     default="spatten-paper",
     show_default=True,
     metavar="NAME|FILE",
-    help="Hardware on which the result is replayed.",
+    help="Hardware on which policies are replayed.",
+)
+@click.option(
+    "--store",
+    metavar="DIR",
+    help="Where measurements are kept, so that a stopped run goes on, with frontier.csv and "
+    "frontier.svg (default: runs/tune-MODEL).",
 )
 @file_option("--out", "Write the policy here, as YAML.")
 @json_option
-def command(
-    source: str | None,
-    max_loss: str,
-    model: str | None,
-    text_file: str | None,
-    closed_loop: bool,
-    windows: int,
-    window_tokens: int,
-    skip: int,
-    layers_per_group: int | None,
-    accelerator: str,
-    out: str | None,
-    json_file: str | None,
-) -> None:
-    """Find the cheapest policy for a model whose loss stays under a limit.
+@click.pass_context
+def command(context: click.Context, /, **options: Any) -> None:
+    """Find the cheapest policy whose loss stays under a limit.
 
-    Token and value keep ratios and the widths of keys and values are chosen for every layer, by
-    measured sensitivity. SOURCE is an attention trace (.safetensors); with --model a trace of the
-    start of --text is captured for the hardware's side. Open-loop losses are optimistic in depth.
+    SOURCE is a model (smollm2, minilm, a .gguf file, or a folder or id that transformers loads):
+    candidates are ranked open loop and run inside the model, and the loss is stated on texts that
+    were not tuned on, too. Or SOURCE is an attention trace (.safetensors): then all is open loop,
+    and losses are optimistic in depth.
 
     \b
     Examples:
+      accelsim tune smollm2 --max-loss 1% --out tuned.yaml
+      accelsim tune smollm2 --text shipped --text news.txt --max-loss 1% --bound estimate
+      accelsim tune minilm --lee gensim.whl --max-loss 1% --minimize energy
       accelsim tune traces/smollm2-64p-32d.safetensors --max-loss 5% --out tuned.yaml
-      accelsim tune --model smollm2 --text book.txt --closed-loop --max-loss 1% --out tuned.yaml
-      accelsim verify --closed-loop --policy dense --policy tuned.yaml
     """  # fmt: skip
-    import tempfile
-
-    from accelsim.exploration import tune
-    from accelsim.reports import write_text
-
-    limit = _limit(max_loss)
-    if (source is None) == (model is None):
-        raise click.UsageError("expected one of SOURCE and --model")
-    if (model is None) != (text_file is None) or (closed_loop and model is None):
-        raise click.UsageError("expected --model and --text together (--closed-loop needs both)")
-    with tempfile.TemporaryDirectory() as folder, _bar() as tell:
-        loss = None
-        if model is not None and text_file is not None:
-            loss, source = _from_model(
-                model, text_file, Path(folder), closed_loop, windows, window_tokens, skip
-            )
-        assert source is not None
-        result = tune(
-            source,
-            limit,
-            accelerator=accelerator,
-            closed_loop=loss,
-            layers_per_group=layers_per_group,
-            on_progress=tell,
-        )
-    if json_file != "-":
-        _print(result)
-    if json_file:
-        emit_json(json.dumps(result.to_dict(), indent=2, allow_nan=False), json_file)
-    if out is not None:
-        write_text(out, result.to_yaml())
-        click.echo(f"wrote {out}", err=True)
-    elif json_file != "-":
-        click.echo(result.to_yaml())
+    source, limit = options.pop("source"), _limit(options.pop("max_loss"))
+    out, json_file = options.pop("out"), options.pop("json_file")
+    if _is_model(source):
+        _inside(source, limit, options, out, json_file)
+        return
+    for name in options:
+        given = context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
+        if given and name not in ("layers_per_group", "accelerator"):
+            flag = next(p.opts[0] for p in context.command.params if p.name == name)
+            raise click.UsageError(f"{flag} goes with a model; {source} is read as a trace")
+    _over_trace(source, limit, options, out, json_file)
 
 
 def _limit(text: str) -> float:
@@ -139,77 +167,278 @@ def _limit(text: str) -> float:
         value = float(text.removesuffix("%"))
     except ValueError:
         raise AccelsimError(f"--max-loss {text}: expected a number, as 1% or 0.01") from None
-    return value / 100 if text.endswith("%") else value
+    value = value / 100 if text.endswith("%") else value
+    if not 0 < value < 1:
+        raise AccelsimError(
+            f"--max-loss {text}: expected more than 0 and less than 1 (100 %), as 1% or 0.01"
+        )
+    return value
 
 
-def _from_model(
-    model: str,
-    text_file: str,
-    folder: Path,
-    closed_loop: bool,
-    windows: int,
-    window_tokens: int,
-    skip: int,
-) -> tuple[Callable[[Any], float] | None, str]:
-    """Loss inside the model (if wanted), and the file of a trace captured from it."""
-    from accelsim.errors import AccelsimError, TraceError
-    from accelsim.files import read_text
-    from accelsim.functional.closed_loop import cut_windows, load_model, perplexity_increase
-    from accelsim.traces import save_trace
-    from accelsim.traces.capture import capture
+def _is_model(source: str) -> bool:
+    """Whether a source names a model; else it is a trace.
 
-    text = read_text(text_file, TraceError)
-    loss = None
-    if closed_loop:
-        if model == "minilm":
-            raise AccelsimError("--model minilm: is an encoder; expected a causal model")
-        loaded = load_model(model)
-        chosen = cut_windows(loaded.encode(text), windows, window_tokens)
-        loss = perplexity_increase(loaded, list(chosen.values()), skip=skip)
-    encoder = model == "minilm"
-    trace = capture(
-        model, text, prefill=128 if encoder else 64, decode=0 if encoder else 32,
-        text_name=text_file,
-    )  # fmt: skip
-    path = folder / "trace.safetensors"
-    save_trace(trace, path)
-    return loss, str(path)
+    Raises:
+        AccelsimError: it is neither.
+    """
+    from accelsim.errors import AccelsimError
+    from accelsim.traces import trace_names
+    from accelsim.traces.capture.packages import WEIGHT_PACKAGES
+
+    path = Path(source)
+    if source.endswith((".safetensors", ".safetensors.index.json")) or source in trace_names():
+        return False
+    owned = "/" in source and not path.is_absolute() and not source.startswith(".")
+    if source in WEIGHT_PACKAGES or path.suffix == ".gguf" or path.is_dir() or owned:
+        return True
+    raise AccelsimError(
+        f"{source}: is neither a trace (.safetensors) nor a model; expected one, or "
+        f"{', '.join(WEIGHT_PACKAGES)}, a .gguf file, a folder, or an id OWNER/NAME"
+    )
+
+
+def _inside(
+    model: str, limit: float, options: dict[str, Any], out: str | None, json_file: str | None
+) -> None:
+    """Tune inside a model, and write what was found."""
+    from accelsim.exploration import tune_model
+    from accelsim.reports import write_text
+
+    store = Path(options.pop("store") or f"runs/tune-{Path(model).stem}")
+    loop = _loop(model, options)
+    with _bar() as tell:
+        found = tune_model(
+            loop,
+            limit,
+            store,
+            minimize=options["minimize"],
+            bound=options["bound"],
+            accelerator=options["accelerator"],
+            rules=options["rules"],
+            beside=options["beside"],
+            evaluations=options["evaluations"],
+            layers_per_group=options["layers_per_group"],
+            on_progress=tell,
+        )
+    text = found.to_yaml(model)
+    if json_file != "-":
+        _print_tuning(model, found)
+    if json_file:
+        emit_json(json.dumps(found.to_dict(), indent=2, allow_nan=False), json_file)
+    write_text(store / "frontier.csv", found.to_csv())
+    write_text(store / "frontier.svg", _figure(model, found) + "\n")
+    if out is not None:
+        write_text(out, text)
+    elif json_file != "-":
+        click.echo(text)
+    written = [*([out] if out else []), store / "frontier.csv", store / "frontier.svg"]
+    remark(f"wrote {', '.join(map(str, written))}")
+
+
+def _loop(model: str, options: dict[str, Any]) -> Any:
+    """The model with its texts, checked before it is loaded where that can be.
+
+    Raises:
+        AccelsimError: texts and model that do not go together, or too little text.
+    """
+    from accelsim.errors import AccelsimError
+    from accelsim.functional.closed_loop import LeeLoss, PerplexityLoss, load_model, read_lee
+    from accelsim.traces.capture import load_minilm
+
+    lee, texts = options.pop("lee"), list(options.pop("texts"))
+    if (model == "minilm") != (lee is not None) or (lee is not None and texts):
+        raise AccelsimError(
+            f"{model}: minilm is scored on the Lee task (--lee WHEEL), others on --text"
+        )
+    if lee is not None:
+        stories, judged = read_lee(lee)
+        return LeeLoss(load_minilm(), model, stories, judged)
+    if model != "smollm2" and (not texts or _SHIPPED in texts):
+        raise AccelsimError(
+            f"{model}: the shipped windows hold token ids of smollm2; expected --text FILE"
+        )
+    read = [_Text(text) for text in texts or [_SHIPPED]]
+    loaded = load_model(model)
+    tuned: dict[str, list[int]] = {}
+    others: dict[str, list[int]] = {}
+    for text in read:
+        own = text.windows(
+            loaded, options["windows"], options["held_out"], options["window_tokens"]
+        )
+        tuned |= own[0]
+        others |= own[1]
+    return PerplexityLoss(loaded, model, tuned, others, skip=options["skip"])
+
+
+class _Text:
+    """One text: read at once, tokenized when the model is there."""
+
+    def __init__(self, name: str) -> None:
+        from accelsim.errors import TraceError
+        from accelsim.files import read_text
+        from accelsim.functional.closed_loop import read_windows, shipped_windows
+
+        self.name, self._text = name, ""
+        self._known: dict[str, list[int]] | None = None
+        if name == _SHIPPED:
+            self._known = shipped_windows(held_out=True)
+        elif name.endswith(".json"):
+            self._known = read_windows(name)
+        else:
+            self._text = read_text(name, TraceError)
+
+    def windows(
+        self, model: Any, count: int, held_out: int, tokens: int
+    ) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+        """Windows to tune on, and those behind them."""
+        from accelsim.errors import TraceError
+        from accelsim.functional.closed_loop import cut_windows
+
+        if self._known is None:
+            try:
+                known = cut_windows(model.encode(self._text), count + held_out, tokens)
+            except TraceError as error:
+                raise TraceError(f"--text {self.name}: {error}") from None
+        else:
+            known = self._known
+            if len(known) < count + held_out:
+                raise TraceError(
+                    f"--text {self.name}: holds {len(known)} windows; expected at least "
+                    f"{count + held_out} (--windows {count} and --held-out {held_out})"
+                )
+        named = [(f"{self.name}:{title}", ids) for title, ids in known.items()]
+        return dict(named[:count]), dict(named[count : count + held_out])
+
+
+def _over_trace(
+    source: str, limit: float, options: dict[str, Any], out: str | None, json_file: str | None
+) -> None:
+    """Tune over a recorded trace, open loop."""
+    from accelsim.exploration import tune
+    from accelsim.reports import write_text
+
+    with _bar() as tell:
+        result = tune(
+            source,
+            limit,
+            accelerator=options["accelerator"],
+            layers_per_group=options["layers_per_group"],
+            on_progress=tell,
+        )
+    if json_file != "-":
+        _print(result)
+    if json_file:
+        emit_json(json.dumps(result.to_dict(), indent=2, allow_nan=False), json_file)
+    if out is not None:
+        write_text(out, result.to_yaml())
+        remark(f"wrote {out}")
+    elif json_file != "-":
+        click.echo(result.to_yaml())
 
 
 @contextmanager
 def _bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on standard error, if that is a terminal."""
-    import sys
+    """Say on standard error what is done and how long the rest takes; a bar on a terminal."""
+    if not shows_bars():
+        began: dict[str, float] = {}
+        with stages("tune") as on_stage:
 
-    if not sys.stderr.isatty():
-        yield lambda stage, done, total: None
+            def log(stage: str, done: int, total: int) -> None:
+                spent = time.monotonic() - began.setdefault(stage, time.monotonic())
+                left = f", {spent / done * (total - done):.0f} s left" if done else ""
+                on_stage(f"{stage} {done} of {total}{left}")
+
+            yield log
         return
     with progress_bar(transient=True) as progress:
-        task = progress.add_task("tune")
-        yield lambda stage, done, total: progress.update(
-            task, description=stage, completed=done, total=total
-        )
+        tasks: dict[str, Any] = {}
+
+        def tell(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage)
+            progress.update(tasks[stage], completed=done, total=total)
+
+        yield tell
 
 
-def _print(result: TuneResult) -> None:
+def _ratios(rows: Sequence[tuple[str, float, float]], title: str, first: str) -> None:
+    """Print what dense attention and the policy cost, and say where the policy costs more."""
     from rich.table import Table
 
     from accelsim.reports import plain_console
 
-    table = Table(
-        title=f"loss {100 * result.loss:.3g} % of {100 * result.max_loss:g} % allowed "
+    table = Table(title=title, title_justify="left", show_edge=False)
+    table.add_column(first)
+    for name in ("12-bit dense", "tuned", "ratio"):
+        table.add_column(name, justify="right")
+    for name, before, after in rows:
+        table.add_row(name, f"{before:.4g}", f"{after:.4g}", f"{before / after:.2f}x")
+    plain_console().print(table)
+    for name, before, after in rows:
+        if after > 1.01 * before:
+            remark(f"note: {after / before:.2f} times the {name} of 12-bit dense attention")
+
+
+def _print(result: TuneResult) -> None:
+    rows = [
+        (title, result.before.metrics[key], result.after.metrics[key])
+        for title, key in (
+            ("DRAM bytes read", "dram_read_bytes"),
+            ("cycles", "latency_cycles"),
+            ("energy, J", "energy_j"),
+        )
+    ]
+    _ratios(
+        rows,
+        f"loss {100 * result.loss:.3g} % of {100 * result.max_loss:g} % allowed "
         f"({result.mode}), {result.evaluations} policies measured",
+        "per trace",
+    )
+
+
+def _print_tuning(model: str, found: Tuning) -> None:
+    from rich.table import Table
+
+    from accelsim.reports import plain_console
+
+    best = found.best
+    lines = [f"{model}: {found.metric} {_percent(best.loss)} on {best.loss.samples} samples"]
+    if best.held_out is not None:
+        lines.append(f"{_percent(best.held_out)} on {best.held_out.samples} held out")
+    rows = [
+        ("DRAM bytes inside the model", best.loss.dense_bytes, best.loss.dram_bytes),
+        ("DRAM bytes", found.dense.dram_bytes, best.cost.dram_bytes),
+        ("cycles", found.dense.cycles, best.cost.cycles),
+        ("energy, J", found.dense.energy_j, best.cost.energy_j),
+    ]
+    _ratios(rows, "; ".join(lines), "per decoded token")
+    table = Table(
+        title=f"front of {len(found.points)} policies measured inside the model "
+        f"({found.probes} probes set the weights); ratios to 12-bit dense",
         title_justify="left",
         show_edge=False,
     )
-    table.add_column("per trace")
-    for title in ("12-bit dense", "tuned", "ratio"):
-        table.add_column(title, justify="right")
-    for title, key in (
-        ("DRAM bytes read", "dram_read_bytes"),
-        ("cycles", "latency_cycles"),
-        ("energy, J", "energy_j"),
-    ):
-        before, after = result.before.metrics[key], result.after.metrics[key]
-        table.add_row(title, f"{before:.4g}", f"{after:.4g}", f"{before / after:.2f}x")
-    plain_console().print(table)
+    for name in ("policy", "loss, % (95 %)", "held out, % (95 %)", "DRAM", "cycles", "energy"):
+        table.add_column(name, justify="left" if name == "policy" else "right")
+    for point in found.front():
+        held = "–" if point.held_out is None else _percent(point.held_out)
+        table.add_row(
+            point.name,
+            _percent(point.loss),
+            held,
+            f"{point.loss.reduction:.2f}x",
+            f"{found.dense.cycles / point.cost.cycles:.2f}x",
+            f"{found.dense.energy_j / point.cost.energy_j:.2f}x",
+        )
+    plain_console(width=110, soft_wrap=True).print(table)
+
+
+def _percent(loss: Any) -> str:
+    return f"{100 * loss.loss:+.2f} ({100 * loss.low:+.2f} to {100 * loss.high:+.2f})"
+
+
+def _figure(model: str, found: Tuning) -> str:
+    from accelsim.reports import frontier_figure
+
+    title = f"{Path(model).name}: {found.metric}, every point measured inside the model"
+    return frontier_figure(found.rows(), found.max_loss, title=title)

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from accelsim.cli._closed_loop import closed_loop_options
-from accelsim.cli._options import emit_json, json_option, stages
+from accelsim.cli._options import emit_json, json_option, remark, stages
 
 if TYPE_CHECKING:
     from accelsim.functional import VerifyResult
+
+
+_SHOWN_HEADS = 12
+"""Rows of a table that a reader can take in; the JSON has them all."""
 
 
 @click.command("verify")
@@ -42,6 +46,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="nearest (halves up), nearest-even or floor.",
 )
+@click.option(
+    "--all-heads",
+    is_flag=True,
+    help=f"Print every head; else, of more than {_SHOWN_HEADS}, those with the largest error.",
+)
 @json_option
 @click.option(
     "--out",
@@ -62,6 +71,7 @@ def command(
     prompt_tokens: int,
     datapath: str,
     rounding: str,
+    all_heads: bool,
     json_file: str | None,
     out: str | None,
 ) -> None:
@@ -114,12 +124,12 @@ def command(
         )
     text = json.dumps({"source": source, "policy": policy} | result.to_dict(), indent=2)
     if json_file != "-":
-        _print(result, policy)
+        _print(result, policy, all_heads)
     if json_file:
         emit_json(text, json_file)
     if folder is not None:
         write_text(folder / "verify.json", text + "\n")
-        click.echo(f"wrote {folder / 'verify.json'}", err=True)
+        remark(f"wrote {folder / 'verify.json'}")
 
 
 _COLUMNS = (
@@ -135,7 +145,7 @@ _COLUMNS = (
 )
 
 
-def _print(result: VerifyResult, policy: str) -> None:
+def _print(result: VerifyResult, policy: str, all_heads: bool) -> None:
     from rich.table import Table
 
     from accelsim.reports import plain_console
@@ -151,8 +161,14 @@ def _print(result: VerifyResult, policy: str) -> None:
     table.add_column("head", justify="right")
     for title, _, _ in _COLUMNS:
         table.add_column(title, justify="right", no_wrap=True)
-    layer = 0
-    for row in result.per_head:
+    rows = result.per_head
+    if not all_heads and len(rows) > _SHOWN_HEADS:
+        worst = sorted(rows, key=lambda row: -(row["relative_output_error"] or 0))[:_SHOWN_HEADS]
+        rows = sorted(worst, key=lambda row: (row["layer"], row["head"]))
+        table.caption = f"{len(rows)} of {len(result.per_head)} heads, the worst; --all-heads"
+        table.caption_justify = "left"
+    layer = rows[0]["layer"] if rows else 0
+    for row in rows:
         if row["layer"] != layer:
             table.add_section()
             layer = row["layer"]

@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from accelsim import configs
+from accelsim.energy._check import check_table
 from accelsim.energy._table import EnergyTable
-from accelsim.hardware.activity import COUNTERS, Activity
+from accelsim.hardware import accelerator_of
+from accelsim.hardware.activity import Activity
 from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
+from accelsim.hardware.counters import DRAM, Counter, by_name
 
-# A precharge is part of the energy of its activation, a burst is charged by its bits, refreshes are
-# part of the background power, and the row outcomes only classify requests.
-_CHARGED_ELSEWHERE = frozenset(
-    (
-        "dram_precharges",
-        "dram_reads",
-        "dram_writes",
-        "dram_refreshes",
-        "topk_passes",
-        "row_hits",
-        # Bytes that the bursts, precharges and activations beside them already charge.
-        "spill_read_bytes",
-        "spill_write_bytes",
-        "refetched_bytes",
-        "row_misses",
-        "row_conflicts",
-    )
-)
 PARTS = ("dram", "dram_background", "sram", "logic", "leakage")
 """Parts of the energy: DRAM accesses, DRAM background power, on-chip memories, logic, leakage."""
+ACCESSES = ("dram", "sram", "logic")
+"""Parts that work alone costs, as SpAtten counts (HPCA 2021, §V-A); the others are power that is
+drawn as long as the run lasts."""
 _SAMPLES = 4096
 _SEED = 20210225
 _QUANTILES = (0.05, 0.95)
@@ -43,16 +33,22 @@ _QUANTILES = (0.05, 0.95)
 class EnergyReport:
     """Joules of one run, and the silicon of the machine.
 
+    There are two totals: ``accesses``, what work costs (:data:`ACCESSES`), and ``everything``, with
+    DRAM background and leakage. Each has its range; what neither holds is named.
+
     Attributes:
         energy_j_by_part: the parts of :data:`PARTS`.
         energy_j_by_entry: per counter and static entry.
-        warnings: assumptions the total rests on, and counted work that the table does not price.
+        warnings: assumptions the totals rest on, and counted work that the table does not price.
         seconds: latency of the run.
-        low_j: 5 % quantile of the total over the ranges of the tables, joules.
+        low_j: 5 % quantile of everything over the ranges of the tables, joules.
         high_j: 95 % quantile of the same.
         area_mm2_by_module: silicon by module; empty where the table has no areas.
         area_low_mm2: 5 % quantile of the area.
         area_high_mm2: 95 % quantile of the area.
+        accesses_low_j, accesses_high_j: quantiles of the accesses, joules.
+        reading: of SRAM and arithmetic, see :attr:`EnergyTable.reading_name`.
+        left_out: what is in neither total.
     """
 
     energy_j_by_part: dict[str, float]
@@ -64,21 +60,59 @@ class EnergyReport:
     area_mm2_by_module: dict[str, float]
     area_low_mm2: float
     area_high_mm2: float
+    accesses_low_j: float
+    accesses_high_j: float
+    reading: str
+    left_out: tuple[str, ...]
 
     @property
     def total_j(self) -> float:
-        """Sum over the parts, joules."""
+        """Everything: the sum over the parts, joules."""
         return sum(self.energy_j_by_part.values())
 
     @property
+    def accesses_j(self) -> float:
+        """The sum over the parts that work alone costs, joules."""
+        return sum(self.energy_j_by_part[part] for part in ACCESSES)
+
+    @property
     def average_power_w(self) -> float:
-        """Total over latency, watts; 0 for a run of no cycles."""
-        return self.total_j / self.seconds if self.seconds else 0.0
+        """Everything over latency, watts; 0 for a run of no cycles."""
+        return self._power(self.total_j)
+
+    @property
+    def power_w_by_part(self) -> dict[str, float]:
+        """Energy of each part over latency, watts."""
+        return {part: self._power(joules) for part, joules in self.energy_j_by_part.items()}
 
     @property
     def area_mm2(self) -> float | None:
         """Sum over the modules, mm²; ``None`` where the table has no areas."""
         return sum(self.area_mm2_by_module.values()) if self.area_mm2_by_module else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return reading, totals, what is left out, and power as plain JSON values."""
+        totals = {
+            "accesses": (self.accesses_j, self.accesses_low_j, self.accesses_high_j),
+            "everything": (self.total_j, self.low_j, self.high_j),
+        }
+        return {
+            "reading": self.reading,
+            "totals": {
+                name: {
+                    "energy_j": joules,
+                    "energy_j_low": low,
+                    "energy_j_high": high,
+                    "average_power_w": self._power(joules),
+                }
+                for name, (joules, low, high) in totals.items()
+            },
+            "left_out": list(self.left_out),
+            "power_w_by_part": self.power_w_by_part,
+        }
+
+    def _power(self, joules: float) -> float:
+        return joules / self.seconds if self.seconds else 0.0
 
 
 @dataclass(frozen=True)
@@ -101,8 +135,8 @@ def evaluate(
 ) -> EnergyReport:
     """Multiply every counter by its energy, and every static power by the latency.
 
-    The interval: each group of entries draws one place in its range (the printed value is the
-    median), 4096 times from a fixed seed; the 5 % and 95 % quantiles of the total.
+    The intervals: each group of entries draws one place in its range (the printed value is the
+    median), 4096 times from a fixed seed; the 5 % and 95 % quantiles of each total.
 
     Args:
         activity: what was counted.
@@ -112,16 +146,23 @@ def evaluate(
         memory: its ``technology`` names the DRAM table ``hw_configs/energy/dram-<technology>``.
 
     Raises:
-        ConfigError: no DRAM table for the memory's technology.
+        ConfigError: no DRAM table for the memory's technology, or entries that do not fit what the
+            machine declares.
     """
     tables = [table]
     if memory is not None and not any(entry.part == "dram" for entry in table.dynamic):
-        tables.append(_dram_table(memory.technology, configs.config_root()))
+        tables.append(_dram_table(_dram(memory), configs.config_root()))
     counts: dict[str, float] = dict(activity.counters)
     counts["dram_read_bits"] = 8 * sum(activity.dram_read_bytes.values())
     counts["dram_write_bits"] = 8 * activity.dram_write_bytes
     counts["dram_io_bits"] = counts["dram_read_bits"] + counts["dram_write_bits"]
-    sizes = {} if machine is None else machine.sizes
+    sizes = {} if machine is None else {n: size.amount for n, size in machine.sizes.items()}
+    declared: tuple[Counter, ...] = DRAM
+    if machine is not None:
+        declared = accelerator_of(machine.kind).declared
+        for each in tables:
+            name = machine.energy if each is table or memory is None else _dram(memory)
+            check_table(each, machine, name)
     lines: list[_Line] = []
     assumed: list[str] = []
     for each in tables:
@@ -132,25 +173,36 @@ def evaluate(
         parts[line.part] += line.value
         entries[line.name] = entries.get(line.name, 0.0) + line.value
     areas = _areas(table, sizes)
-    low_j, high_j = interval(lines)
-    low_mm2, high_mm2 = interval(areas)
+    work = [line for line in lines if line.part in ACCESSES]
+    power = [line for line in lines if line.part not in ACCESSES]
+    totals = sum(parts[part] for part in ACCESSES), sum(parts.values())
+    (accesses_low, accesses_high), (low_j, high_j) = intervals(work, power, printed=totals)
+    ((low_mm2, high_mm2),) = intervals(areas, printed=[sum(line.value for line in areas)])
     return EnergyReport(
         parts,
         entries,
-        _warnings(assumed, tables, counts),
+        _warnings(assumed, tables, activity, by_name(declared)),
         activity.seconds,
         low_j,
         high_j,
         {line.name: line.value for line in areas},
         low_mm2,
         high_mm2,
+        accesses_low,
+        accesses_high,
+        table.reading_name,
+        tuple(dict.fromkeys(name for each in tables for name in each.left_out)),
     )
 
 
+def _dram(memory: MemoryConfig) -> str:
+    return f"dram-{memory.technology}"
+
+
 @lru_cache(maxsize=32)
-def _dram_table(technology: str, root: Path) -> EnergyTable:
+def _dram_table(name: str, root: Path) -> EnergyTable:
     """Read a DRAM table once for many runs; ``root`` tells folders of presets apart."""
-    return configs.load(EnergyTable, f"dram-{technology}", "energy")
+    return configs.load(EnergyTable, name, "energy")
 
 
 def _price(
@@ -196,21 +248,27 @@ def _areas(table: EnergyTable, sizes: dict[str, float]) -> list[_Line]:
     ]
 
 
-def interval(lines: list[_Line]) -> tuple[float, float]:
-    """Return the 5 % and 95 % quantiles of the sum over the ranges of the entries.
+def intervals(*parts: list[_Line], printed: Sequence[float]) -> list[tuple[float, float]]:
+    """Return the 5 % and 95 % quantiles of a sum over the ranges of its entries, part by part.
 
-    Widened to the sum of the printed values, should many of these be an end of their range.
+    Each is that of the sum of its part and all before it, in the same draws, so that a larger sum
+    has the larger ends. It is widened to the printed sum, should many of the values be an end of
+    their range.
+
+    Args:
+        parts: entries.
+        printed: sum of the values of a part and all before it, as it is printed.
     """
-    if not lines:
-        return 0.0, 0.0
+    lines = [line for part in parts for line in part]
     groups = {name: index for index, name in enumerate(dict.fromkeys(x.group for x in lines))}
     places = _places(len(groups))
-    total = np.zeros(_SAMPLES)
-    for line in lines:
-        total += _drawn(line, places[groups[line.group]])
-    low, high = np.quantile(total, _QUANTILES)
-    printed = sum(line.value for line in lines)
-    return min(float(low), printed), max(float(high), printed)
+    total, found = np.zeros(_SAMPLES), []
+    for part, value in zip(parts, printed, strict=True):
+        for line in part:
+            total += _drawn(line, places[groups[line.group]])
+        low, high = np.quantile(total, _QUANTILES)
+        found.append((min(float(low), value), max(float(high), value)))
+    return found
 
 
 @lru_cache(maxsize=8)
@@ -234,13 +292,16 @@ def _drawn(line: _Line, place: NDArray[np.float64]) -> NDArray[np.float64] | flo
     return np.asarray(np.where(place < 0.5, below, above))
 
 
-def _warnings(assumed: list[str], tables: list[EnergyTable], counts: dict[str, float]) -> list[str]:
+def _warnings(
+    assumed: list[str], tables: list[EnergyTable], activity: Activity, declared: dict[str, Counter]
+) -> list[str]:
     warnings = []
     if assumed:
         names = ", ".join(dict.fromkeys(assumed))
         warnings.append(f"energy rests on assumptions of ours for: {names} (see the energy table)")
-    priced = {entry.counter for table in tables for entry in table.dynamic} | _CHARGED_ELSEWHERE
-    free = [name for name in COUNTERS if counts.get(name) and name not in priced]
+    priced = {entry.counter for table in tables for entry in table.dynamic}
+    priced |= {counter.name for counter in declared.values() if not counter.charged}
+    free = [name for name, amount in activity.counters.items() if amount and name not in priced]
     if free:
         warnings.append(f"energy leaves out work without a table entry: {', '.join(free)}")
     return warnings

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Annotated
 
@@ -26,9 +27,16 @@ Bits = Annotated[float, Field(gt=0, le=4096), Unit("bits")]
 Reads = Annotated[float, Field(gt=0, le=1000), Unit("reads")]
 Coefficient = Annotated[float, Field(ge=-1e6, le=1e6), Unit("of the fit")]
 
-READINGS = ("horowitz", "aladdin")
-"""Readings of arithmetic energy; they differ by 4 to 18 times, so the choice is the user's."""
-_EXPONENT = {"int-multiply": 2.0, "fp-multiply": 2.0, "fp-divide": 2.0}
+READINGS = ("cacti", "foundry")
+"""Readings of SRAM and arithmetic: computed (CACTI 7.0; Horowitz or Aladdin), or as A3's foundry
+tools gave them (HPCA 2020, Table I)."""
+ARITHMETIC = ("horowitz", "aladdin", "foundry")
+"""Tables of arithmetic units; the last is of the reading of its name. Horowitz and Aladdin differ
+by 4 to 18 times, so the choice is the user's."""
+MAC = "int-mac"
+"""A multiply and the add of its product, of twice the width; where a table has no such row, the sum
+of both."""
+_EXPONENT = {"int-multiply": 2.0, MAC: 2.0, "fp-multiply": 2.0, "fp-divide": 2.0}
 """Growth with the width where one row is all there is; 1 for the others."""
 
 
@@ -82,6 +90,16 @@ class SramLibrary(Config):
     nodes: dict[int, tuple[SramRow, ...]]
 
 
+class FoundrySram(Config):
+    """One SRAM of a foundry's generator; others follow CACTI's shape from it."""
+
+    description: str
+    source: str
+    write_per_read: WritePerRead
+    node_nm: Nanometres
+    sram: SramRow
+
+
 class ScalingRow(Config):
     """Coefficients of one node."""
 
@@ -102,18 +120,18 @@ class Scaling(Config):
 
 
 @lru_cache(maxsize=4)
-def arithmetic(reading: str) -> Arithmetic:
-    """Return one reading of the arithmetic units.
+def arithmetic(name: str) -> Arithmetic:
+    """Return one table of the arithmetic units.
 
     Raises:
-        ConfigError: no such reading.
+        ConfigError: no such table.
     """
-    if reading not in READINGS:
+    if name not in ARITHMETIC:
         raise ConfigError(
-            f"unknown arithmetic reading '{reading}'{did_you_mean(reading, READINGS)} "
-            f"(known: {', '.join(READINGS)})"
+            f"unknown arithmetic '{name}'{did_you_mean(name, ARITHMETIC)} "
+            f"(known: {', '.join(ARITHMETIC)})"
         )
-    return _read(Arithmetic, f"arithmetic-{reading}")
+    return _read(Arithmetic, f"arithmetic-{name}")
 
 
 @lru_cache(maxsize=1)
@@ -123,69 +141,123 @@ def sram_library() -> SramLibrary:
 
 
 @lru_cache(maxsize=1)
+def foundry_sram() -> FoundrySram:
+    """Return the one SRAM of the foundry reading."""
+    return _read(FoundrySram, "sram-foundry")
+
+
+def write_per_read(reading: str) -> WritePerRead:
+    """Return what a write costs, in reads."""
+    return foundry_sram().write_per_read if reading == "foundry" else sram_library().write_per_read
+
+
+@lru_cache(maxsize=1)
 def scaling() -> Scaling:
     """Return the scaling rows."""
     return _read(Scaling, "stillmaker-baas")
 
 
 @lru_cache(maxsize=1024)
-def operation_pj(op: str, bits: float, node_nm: float, reading: str = "horowitz") -> float:
+def operation_pj(op: str, bits: float, node_nm: float, name: str = "horowitz") -> float:
     """Energy of one operation at a width and node, picojoules.
 
     The width goes by a straight line in log-log between two rows, beyond them with the slope of the
     nearest two, and by width (adders) or its square (multipliers, dividers) where there is one row.
+    A unit that the table has no row for is taken from the other tables, Horowitz first.
+
+    Args:
+        op, bits: unit and width.
+        node_nm: to scale to.
+        name: table, one of :data:`ARITHMETIC`.
 
     Raises:
         ConfigError: unknown unit, or a node without scaling data.
     """
-    table = arithmetic(reading)
-    rows = [(row.bits, row.pj) for row in table.rows if row.op == op]
-    if not rows:
-        # Only one reading has registers; the other takes them from it.
-        other = next((r for r in READINGS if any(x.op == op for x in arithmetic(r).rows)), None)
-        if other is None:
-            known = sorted({row.op for name in READINGS for row in arithmetic(name).rows})
-            raise ConfigError(
-                f"no arithmetic unit '{op}'{did_you_mean(op, known)} (known: {', '.join(known)})"
-            )
-        return operation_pj(op, bits, node_nm, other)
-    return _by_width(rows, bits, op) * energy_factor(table.node_nm, node_nm)
+    for other in (name, *ARITHMETIC):
+        table = arithmetic(other)
+        rows = [(row.bits, row.pj) for row in table.rows if row.op == op]
+        if rows:
+            return _by_width(rows, bits, op) * energy_factor(table.node_nm, node_nm)
+        if op == MAC:
+            add = operation_pj("int-add", 2 * bits, node_nm, name)
+            return operation_pj("int-multiply", bits, node_nm, name) + add
+    known = sorted({row.op for each in ARITHMETIC for row in arithmetic(each).rows})
+    raise ConfigError(
+        f"no arithmetic unit '{op}'{did_you_mean(op, known)} (known: {', '.join(known)})"
+    )
 
 
-def operation_leak_mw(op: str, bits: float, node_nm: float) -> float:
-    """Leakage of one unit, milliwatts (Aladdin; Horowitz prints none), scaled as energy."""
-    table = arithmetic("aladdin")
-    rows = [(r.bits, r.leak_mw) for r in table.rows if r.op == op and r.leak_mw]
-    if not rows:
-        return 0.0
-    return _by_width(rows, bits, op) * energy_factor(table.node_nm, node_nm)
+def operation_leak_mw(op: str, bits: float, node_nm: float, reading: str = "cacti") -> float:
+    """Leakage of one unit, milliwatts (Aladdin or foundry; Horowitz prints none), scaled as energy;
+    0 where no table has it."""
+    return _printed(op, bits, node_nm, reading, "leak_mw", energy_factor)
 
 
-def operation_area_mm2(op: str, bits: float, node_nm: float) -> float:
-    """Area of one unit, mm² (Aladdin; areas of Horowitz' talk could not be verified)."""
-    table = arithmetic("aladdin")
-    rows = [(r.bits, r.area_um2) for r in table.rows if r.op == op and r.area_um2]
-    if not rows:
+def operation_area_mm2(op: str, bits: float, node_nm: float, reading: str = "cacti") -> float:
+    """Area of one unit, mm² (Aladdin or foundry; areas of Horowitz' talk could not be verified).
+
+    Raises:
+        ConfigError: no table has it.
+    """
+    area = _printed(op, bits, node_nm, reading, "area_um2", area_factor) * 1e-6
+    if not area:
         raise ConfigError(f"no area is known for the unit '{op}'")
-    return _by_width(rows, bits, op) * area_factor(table.node_nm, node_nm) * 1e-6
+    return area
+
+
+def _printed(
+    op: str,
+    bits: float,
+    node_nm: float,
+    reading: str,
+    field: str,
+    factor: Callable[[float, float], float],
+) -> float:
+    """A field of a unit from the foundry's table, in its reading, else from Aladdin's."""
+    for name in ("foundry", "aladdin") if reading == "foundry" else ("aladdin",):
+        table = arithmetic(name)
+        rows = [(r.bits, getattr(r, field)) for r in table.rows if r.op == op and getattr(r, field)]
+        if rows:
+            return _by_width(rows, bits, op) * factor(table.node_nm, node_nm)
+    if op == MAC:
+        parts = (("int-multiply", bits), ("int-add", 2 * bits))
+        return sum(_printed(o, b, node_nm, reading, field, factor) for o, b in parts)
+    return 0.0
 
 
 @lru_cache(maxsize=1024)
-def sram(size_bytes: float, line_bytes: float, node_nm: float) -> SramRow:
+def sram(size_bytes: float, line_bytes: float, node_nm: float, reading: str = "cacti") -> SramRow:
     """Energy of a line, leakage and area of one SRAM.
 
     Straight lines in log-log between sizes (the end slopes go on beyond them); for a width that is
     not tabulated the rows of the nearest width, energy in proportion to the width. A node that is
-    not tabulated is scaled from the nearest one as logic.
+    not tabulated is scaled from the nearest one as logic. The foundry reading has one SRAM: its
+    ratio to the same SRAM of CACTI holds for every size, line and node.
 
     Raises:
         ConfigError: a node without scaling data.
     """
+    computed = _cacti(size_bytes, line_bytes, node_nm)
+    if reading != "foundry":
+        return computed
+    printed = foundry_sram()
+    anchor = printed.sram
+    same = _cacti(anchor.bytes, anchor.line_bytes, printed.node_nm)
+    return SramRow(
+        bytes=size_bytes,
+        line_bytes=line_bytes,
+        read_pj=computed.read_pj * anchor.read_pj / same.read_pj,
+        leak_mw=computed.leak_mw * anchor.leak_mw / same.leak_mw,
+        area_mm2=computed.area_mm2 * anchor.area_mm2 / same.area_mm2,
+    )
+
+
+def _cacti(size_bytes: float, line_bytes: float, node_nm: float) -> SramRow:
     library = sram_library()
     node = min(library.nodes, key=lambda known: abs(known - node_nm))
     rows = library.nodes[node]
     widths = sorted({row.line_bytes for row in rows}, key=lambda w: abs(math.log(w / line_bytes)))
-    width = next(w for w in widths if sum(row.line_bytes == w for row in rows) > 1 or w == 64)
+    width = next(w for w in widths if sum(row.line_bytes == w for row in rows) > 1)
     exact = [r for r in rows if (r.bytes, r.line_bytes) == (size_bytes, line_bytes)]
     chosen = exact or [row for row in rows if row.line_bytes == width]
     wide = 1.0 if exact else line_bytes / width

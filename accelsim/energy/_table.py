@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
 from accelsim.configs import Config, Unit
 from accelsim.energy import _library as library
-from accelsim.errors import ConfigError, did_you_mean
-from accelsim.hardware.activity import COUNTERS
-
-DERIVED: dict[str, str] = {
-    "dram_read_bits": "bits moved by DRAM read bursts",
-    "dram_write_bits": "bits moved by DRAM write bursts",
-    "dram_io_bits": "bits through the DRAM interface, read or written",
-}
-"""Counters computed from an Activity rather than stored in it."""
-
-SIZES: dict[str, str] = {
-    "machine": "one machine",
-    "buffer_byte": "bytes of the key and value buffers together",
-    "multiplier": "multipliers of all matrix units",
-    "fetch_channel": "channels of the matrix fetcher",
-    "softmax_lane": "scores the softmax takes per cycle",
-    "topk_comparator": "comparators per array, times engines",
-    "dram_channel": "DRAM channels",
-}
-"""What leakage, background power and area grow with."""
+from accelsim.errors import ConfigError
 
 Picojoules = Annotated[float, Field(ge=0, le=1e9), Unit("pJ")]
 Milliwatts = Annotated[float, Field(ge=0, le=1e9), Unit("mW")]
@@ -37,15 +19,25 @@ Nanometres = Annotated[float, Field(ge=0.1, le=10_000), Unit("nm")]
 Units = Annotated[float, Field(gt=0, le=1e12), Unit("units")]
 Bytes = Annotated[float, Field(gt=0, le=1e12), Unit("bytes")]
 Text = Annotated[str, Field(min_length=1)]
-Size = Literal[
-    "machine",
-    "buffer_byte",
-    "multiplier",
-    "fetch_channel",
-    "softmax_lane",
-    "topk_comparator",
-    "dram_channel",
-]
+Reading = Literal["cacti", "foundry"]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+
+
+class Library(NamedTuple):
+    """Where units are taken from: SRAM by reading, arithmetic by table."""
+
+    sram: Reading
+    arithmetic: Literal["horowitz", "aladdin", "foundry"]
+
+
+LIBRARIES = (
+    Library("cacti", "horowitz"),
+    Library("cacti", "aladdin"),
+    Library("foundry", "foundry"),
+)
+"""All of them: one gives the value of an entry, and all the ends of its range."""
+OWN = "own"
+"""Reading of a table that names no units of the library: numbers of its own."""
 
 
 class Term(Config):
@@ -69,25 +61,35 @@ class Term(Config):
             raise ValueError("an SRAM term needs 'bytes'")
         return self
 
-    def pj(self, node_nm: float, reading: str) -> float:
+    def pj(self, node_nm: float, units: Library) -> float:
         """Energy of ``count`` operations, or of ``count`` bytes of an SRAM access."""
         if self.op != "sram":
-            return self.count * library.operation_pj(self.op, self.bits, node_nm, reading)
-        row = library.sram(self.bytes or 0, self.line_bytes, node_nm)
-        factor = library.sram_library().write_per_read.value if self.access == "write" else 1.0
+            return self.count * library.operation_pj(self.op, self.bits, node_nm, units.arithmetic)
+        row = library.sram(self.bytes or 0, self.line_bytes, node_nm, units.sram)
+        write = self.access == "write"
+        factor = library.write_per_read(units.sram).value if write else 1.0
         return self.count * factor * row.read_pj / row.line_bytes
 
-    def leak_mw(self, node_nm: float) -> float:
+    def leak_mw(self, node_nm: float, units: Library) -> float:
         """Leakage of ``count`` units."""
         if self.op == "sram":
-            return self.count * library.sram(self.bytes or 0, self.line_bytes, node_nm).leak_mw
-        return self.count * library.operation_leak_mw(self.op, self.bits, node_nm)
+            row = library.sram(self.bytes or 0, self.line_bytes, node_nm, units.sram)
+            return self.count * row.leak_mw
+        return self.count * library.operation_leak_mw(self.op, self.bits, node_nm, units.sram)
 
-    def area_mm2(self, node_nm: float) -> float:
+    def area_mm2(self, node_nm: float, units: Library) -> float:
         """Area of ``count`` units."""
         if self.op == "sram":
-            return self.count * library.sram(self.bytes or 0, self.line_bytes, node_nm).area_mm2
-        return self.count * library.operation_area_mm2(self.op, self.bits, node_nm)
+            row = library.sram(self.bytes or 0, self.line_bytes, node_nm, units.sram)
+            return self.count * row.area_mm2
+        return self.count * library.operation_area_mm2(self.op, self.bits, node_nm, units.sram)
+
+
+class Printed(Config):
+    """What a paper prints for a whole module, under the reading that the paper is of."""
+
+    value: Annotated[float, Field(ge=0, le=1e9), Unit("in the entry's unit")]
+    source: Text
 
 
 class _Entry(Config):
@@ -99,6 +101,8 @@ class _Entry(Config):
     """Highest credible value, in the unit of the entry; its own value if not given."""
     terms: tuple[Term, ...] = ()
     """Units of the library whose sum is the value; instead of a number."""
+    by_reading: Mapping[Reading, Printed] | None = None
+    """What replaces number or terms under a reading: a module that its paper prints as a whole."""
     group: str = ""
     """Entries of one group err together: their true values sit at the same place of their ranges.
     The entry's own if empty."""
@@ -111,34 +115,38 @@ class _Entry(Config):
 class Dynamic(_Entry):
     """Energy of one event of a counter."""
 
-    counter: str
-    """A name of ``hardware.activity.COUNTERS``, or of :data:`DERIVED`."""
+    counter: Name
+    """One that the machine declares (:attr:`accelsim.hardware.Accelerator.counters`)."""
     part: Literal["dram", "sram", "logic"]
     pj: Picojoules | None = None
     """Picojoules per unit; or ``terms``."""
     unit: Text
-    """What one unit of the counter is, e.g. ``MAC`` or ``bit``."""
+    """What one of the counter is: its unit (``MAC``, ``bit``), and more if need be; ``any``
+    where it costs nothing."""
 
     @model_validator(mode="after")
-    def _counter_exists(self) -> Dynamic:
-        known = {**COUNTERS, **DERIVED}
-        if self.counter not in known:
-            raise ValueError(f"unknown counter '{self.counter}'{did_you_mean(self.counter, known)}")
+    def _range_holds_value(self) -> Dynamic:
         _check_value(self.counter, "pj", self.pj, self)
         return self
 
 
-class Static(_Entry):
-    """Power that is drawn as long as the machine runs."""
+class _Sized(_Entry):
+    """An entry that grows with a size of the machine."""
 
     name: Text
+    per: Name = "machine"
+    """What it grows with: a size that the machine declares
+    (:attr:`accelsim.hardware.config.AcceleratorConfig.sizes`)."""
+    sized_for: Units = 1.0
+    """How many of ``per`` the number stands for."""
+
+
+class Static(_Sized):
+    """Power that is drawn as long as the machine runs."""
+
     part: Literal["leakage", "dram_background"] = "leakage"
     mw: Milliwatts | None = None
     """Milliwatts; or ``terms``."""
-    per: Size = "machine"
-    """What the power grows with."""
-    sized_for: Units = 1.0
-    """How many of ``per`` the number stands for."""
 
     @model_validator(mode="after")
     def _range_holds_value(self) -> Static:
@@ -146,16 +154,11 @@ class Static(_Entry):
         return self
 
 
-class ModuleArea(_Entry):
+class ModuleArea(_Sized):
     """Silicon of one module."""
 
-    name: Text
     mm2: SquareMillimetres | None = None
     """Square millimetres; or ``terms``."""
-    per: Size = "machine"
-    """What the area grows with."""
-    sized_for: Units = 1.0
-    """How many of ``per`` the number stands for."""
 
     @model_validator(mode="after")
     def _range_holds_value(self) -> ModuleArea:
@@ -172,20 +175,33 @@ class EnergyTable(Config):
     """Technology node of the on-chip numbers."""
     target_node_nm: Nanometres | None = None
     """Scale all on-chip numbers to this node (Stillmaker & Baas 2017); DRAM stays as it is."""
+    reading: Reading | None = None
+    """Where SRAM and arithmetic of ``terms`` come from: ``cacti`` (CACTI 7.0, and ``arithmetic``)
+    or ``foundry`` (A3, HPCA 2020, Table I); the others bound the range. ``cacti`` if not given; a
+    table without units of the library has no reading but its own."""
     arithmetic: Literal["horowitz", "aladdin"] = "horowitz"
-    """Which reading of the arithmetic units ``terms`` refer to; the other bounds the range."""
+    """Arithmetic units of the reading ``cacti``."""
+    left_out: tuple[Text, ...] = ()
+    """What has no source, and so is in no total."""
     dynamic: tuple[Dynamic, ...] = ()
     static: tuple[Static, ...] = ()
     area: tuple[ModuleArea, ...] = ()
 
     @model_validator(mode="after")
-    def _node_has_data(self) -> EnergyTable:
+    def _can_be_evaluated(self) -> EnergyTable:
+        if self.reading is not None and self.reading_name == OWN:
+            raise ValueError(
+                f"'reading': expected none, got '{self.reading}': no entry has 'terms' of the "
+                "library, so its numbers are of no reading but their own"
+            )
+        if self.reading == "foundry" and self.arithmetic != "horowitz":
+            raise ValueError(
+                f"'arithmetic': expected 'horowitz', got '{self.arithmetic}': reading 'foundry' "
+                "brings arithmetic of its own"
+            )
         try:
             if self.target_node_nm is not None:
                 library.energy_factor(self.node_nm, self.target_node_nm)
-        except ConfigError as error:
-            raise ValueError(str(error)) from None
-        try:
             for entry in self.dynamic:
                 self.dynamic_pj(entry)
             for static in self.static:
@@ -196,51 +212,75 @@ class EnergyTable(Config):
             raise ValueError(str(error)) from None
         return self
 
+    @property
+    def reading_name(self) -> str:
+        """Reading of the on-chip numbers: ``cacti``, ``cacti, aladdin arithmetic``, ``foundry``, or
+        ``own``. Energies and areas of different ones do not compare machines."""
+        entries = (*self.dynamic, *self.static, *self.area)
+        if not any(entry.terms or entry.by_reading for entry in entries):
+            return OWN
+        other = "" if self.arithmetic == "horowitz" else f", {self.arithmetic} arithmetic"
+        return f"{self.reading or 'cacti'}{other}"
+
+    @property
+    def library(self) -> Library:
+        """Where its units are taken from."""
+        if self.reading == "foundry":
+            return Library("foundry", "foundry")
+        return Library("cacti", self.arithmetic)
+
+    def under(self, reading: Reading) -> EnergyTable:
+        """The same table under a reading; itself where it has none but its own."""
+        if self.reading_name == OWN:
+            return self
+        return self.model_copy(update={"reading": reading, "arithmetic": "horowitz"})
+
     def dynamic_pj(self, entry: Dynamic) -> tuple[float, float, float]:
         """Low, value and high of an entry at the target node, picojoules."""
-        if entry.part == "dram":
-            return _range(entry, entry.pj or 0.0, [], 1.0)
-        if entry.pj is not None:
-            return _range(entry, entry.pj, [], self._factor())
-        node = self._node()
-        readings = [sum(t.pj(node, name) for t in entry.terms) for name in library.READINGS]
-        value = readings[library.READINGS.index(self.arithmetic)]
-        return _range(entry, value, readings, self._factor())
+        factor = 1.0 if entry.part == "dram" else self._factor()
+        return self._range(entry, entry.pj, Term.pj, factor)
 
     def static_mw(self, entry: Static) -> tuple[float, float, float]:
         """Low, value and high of an entry at the target node, milliwatts."""
-        if entry.mw is not None:
-            factor = 1.0 if entry.part == "dram_background" else self._factor()
-            return _range(entry, entry.mw, [], factor)
-        value = sum(term.leak_mw(self._node()) for term in entry.terms)
-        return _range(entry, value, [], self._factor())
+        factor = 1.0 if entry.part == "dram_background" else self._factor()
+        return self._range(entry, entry.mw, Term.leak_mw, factor)
 
     def module_mm2(self, entry: ModuleArea) -> tuple[float, float, float]:
         """Low, value and high of an entry at the target node, mm²."""
         factor = library.area_factor(self.node_nm, self._node())
-        if entry.mm2 is not None:
-            return _range(entry, entry.mm2, [], factor)
-        value = sum(term.area_mm2(self._node()) for term in entry.terms)
-        return _range(entry, value, [], factor)
+        return self._range(entry, entry.mm2, Term.area_mm2, factor)
+
+    def _range(
+        self,
+        entry: _Entry,
+        number: float | None,
+        of_term: Callable[[Term, float, Library], float],
+        factor: float,
+    ) -> tuple[float, float, float]:
+        """Value under the table's reading; its ends under all of them, and as given.
+
+        What is printed in a table is at the table's node, and scales by ``factor``; units of the
+        library are asked for at the target node.
+        """
+
+        def under(units: Library) -> float:
+            printed = (entry.by_reading or {}).get(units.sram)
+            if printed is not None:
+                return printed.value * factor
+            if number is not None:
+                return number * factor
+            return sum(of_term(term, self._node(), units) for term in entry.terms)
+
+        value = under(self.library)
+        ends = [value, *(under(units) for units in LIBRARIES)]
+        ends += [end * factor for end in (entry.low, entry.high) if end is not None]
+        return min(ends), value, max(ends)
 
     def _node(self) -> float:
         return self.node_nm if self.target_node_nm is None else self.target_node_nm
 
     def _factor(self) -> float:
         return library.energy_factor(self.node_nm, self._node())
-
-
-def _range(
-    entry: _Entry, value: float, readings: list[float], factor: float
-) -> tuple[float, float, float]:
-    """Ends of an entry; ``low`` and ``high`` are printed at the table's node, so they scale."""
-    scaled = value if entry.terms else value * factor
-    ends = [*readings, scaled]
-    if entry.low is not None:
-        ends.append(entry.low * factor)
-    if entry.high is not None:
-        ends.append(entry.high * factor)
-    return min(ends), scaled, max(ends)
 
 
 def _check_value(name: str, unit: str, value: float | None, entry: _Entry) -> None:

@@ -1,10 +1,12 @@
 """Exploration: one run, many runs. A point is a source, a policy and an accelerator."""
 
 from accelsim.exploration._ablate import Ablation, AblationPoint, ablate, differences
+from accelsim.exploration._closed_tune import Tuning, tune_model
 from accelsim.exploration._diff import diff
+from accelsim.exploration._many import Request, replay_many
 from accelsim.exploration._resolve import DEFAULT_ACCELERATOR, DEFAULT_POLICY
 from accelsim.exploration._result import Comparison, RunResult
-from accelsim.exploration._run import compare, replay
+from accelsim.exploration._run import Runner, compare, replay
 from accelsim.exploration._search import goals, search
 from accelsim.exploration._stored_points import Front, Results, load_results, pareto_front
 from accelsim.exploration._sweep import summary as sweep_summary
@@ -18,9 +20,12 @@ __all__ = [
     "AblationPoint",
     "Comparison",
     "Front",
+    "Request",
     "Results",
     "RunResult",
+    "Runner",
     "TuneResult",
+    "Tuning",
     "ablate",
     "compare",
     "diff",
@@ -29,8 +34,10 @@ __all__ = [
     "load_results",
     "pareto_front",
     "replay",
+    "replay_many",
     "search",
     "sweep",
     "sweep_summary",
     "tune",
+    "tune_model",
 ]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from accelsim import configs
+from accelsim.energy import EnergyTable, across_readings
 from accelsim.errors import AccelsimError, ConfigError, SimulationError, WorkloadError, did_you_mean
 from accelsim.exploration._arguments import checked
 from accelsim.exploration._manifest import manifest
@@ -92,6 +93,7 @@ class Ablation:
         cumulative: per field, FROM with that field and all before it; the last one is TO.
         without: per field, TO with that one field of FROM.
         manifest: of FROM's run: versions, hashes of configurations and source, the command.
+        note: on energies of two readings of SRAM and arithmetic; empty where there is one.
     """
 
     before: str
@@ -102,6 +104,7 @@ class Ablation:
     cumulative: tuple[AblationPoint, ...]
     without: tuple[AblationPoint, ...]
     manifest: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
 
     def __repr__(self) -> str:
         """One line: what was compared, and how many fields differ."""
@@ -126,6 +129,7 @@ class Ablation:
                 }
                 for i, difference in enumerate(self.fields)
             ],
+            "notes": [self.note] if self.note else [],
             "manifest": self.manifest,
         }
 
@@ -200,6 +204,7 @@ def ablate(
             for d in fields
         ),
         manifest(first, bench.session.source_sha256(first.source)),
+        across_readings(_reading(setup) for setup in (first, last)),
     )
 
 
@@ -247,6 +252,12 @@ class _Bench:
             int(metrics["dram_read_bytes"]),
             float(metrics["energy_j"]),
         )
+
+
+def _reading(setup: Setup) -> str:
+    table = setup.parts["energy"].config
+    assert isinstance(table, EnergyTable)
+    return table.reading_name
 
 
 def _in_order(

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from accelsim.energy import EnergyTable, across_readings
 from accelsim.errors import AccelsimError
 from accelsim.exploration._arguments import checked
 from accelsim.exploration._store import is_store, read_rows
@@ -24,7 +27,8 @@ def diff(a: str | Path, b: str | Path) -> dict[str, Any]:
     Returns:
         The ``accelsim.diff/1`` document: ``configuration``, ``versions`` and ``numbers``, each a
         dotted key to ``{"a", "b"}``; numbers also carry ``ratio`` (b / a). Equal values are left
-        out, and a value that one side does not have is ``None``.
+        out, and a value that one side does not have is ``None``. ``notes`` says what a reader
+        should know: energies of two readings compare libraries as much as machines.
 
     Raises:
         AccelsimError: no such result or point.
@@ -33,7 +37,18 @@ def diff(a: str | Path, b: str | Path) -> dict[str, Any]:
     document: dict[str, Any] = {"schema": SCHEMA, "a": str(a), "b": str(b)}
     for section in ("configuration", "versions", "numbers"):
         document[section] = _changes(left[section], right[section])
+    note = across_readings(side["readings"].get("energy") for side in (left, right))
+    document["notes"] = [note] if note else []
     return document
+
+
+def _reading(config: Any) -> dict[str, Any]:
+    """Reading of an energy table as a manifest holds it; none of one that an older version wrote
+    and this one does not read."""
+    try:
+        return {"energy": EnergyTable.model_validate(config).reading_name}
+    except ValidationError:
+        return {}
 
 
 def _changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -79,6 +94,7 @@ def _from_row(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         if name.startswith("config."):
             _flatten(name.removeprefix("config."), json.loads(value), configuration)
     return {
+        "readings": _reading(json.loads(row.get("config.energy") or "null")),
         "configuration": configuration
         | {"source": row.get("source_sha256"), "engine": row.get("timing_engine")},
         "versions": {"accelsim": row.get("accelsim_version"), "code": row.get("code_sha256")},
@@ -112,7 +128,13 @@ def _from_result(name: str) -> dict[str, dict[str, Any]]:
     for section in ("dram_read_bytes_by_tensor", "energy_j_by_part", "accuracy", "modules"):
         _flatten(section, document.get(section) or {}, numbers)
     versions = {**manifest.get("versions", {}), "code": manifest.get("code_sha256")}
-    return {"configuration": configuration, "versions": versions, "numbers": numbers}
+    readings = _reading(manifest.get("configs", {}).get("energy"))
+    return {
+        "configuration": configuration,
+        "versions": versions,
+        "numbers": numbers,
+        "readings": readings,
+    }
 
 
 def _flatten(prefix: str, value: Any, into: dict[str, Any]) -> None:

@@ -83,10 +83,11 @@ def open_evaluator(config: FinalistsConfig, source: str, where: str) -> Finalist
     Raises:
         ConfigError: the source is not a trace of the evaluator's model.
     """
-    from accelsim.exploration._resolve import TRACE_SUFFIXES
+    from accelsim.exploration._resolve import TRACE_SUFFIXES, existing_source
     from accelsim.traces import load_trace
 
-    model = load_trace(source).model if source.endswith(TRACE_SUFFIXES) else "a workload"
+    path = existing_source(source)
+    model = load_trace(path).model if path.name.endswith(TRACE_SUFFIXES) else "a workload"
     if _MODEL not in model:
         raise ConfigError(
             f"{where}: key 'finalists.evaluate': {config.evaluate} needs a trace of {_MODEL}, and "

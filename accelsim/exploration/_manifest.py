@@ -41,15 +41,21 @@ def manifest(
     return {
         "versions": dict(versions()),
         "code_sha256": code_sha256(),
-        "source": str(setup.source),
+        "source": setup.source_name,
         "source_sha256": source_sha256,
         "engine": setup.engine,
         "dependencies": dependencies or setup.dependencies,
         "not_served": dict(not_served or {}),
+        "energy_reading": getattr(setup.parts["energy"].config, "reading_name", None),
         "configs": {name: json.loads(part.text) for name, part in setup.parts.items()},
         "config_sha256": {name: part.sha256 for name, part in setup.parts.items()},
-        "command": shlex.join(redacted(word) for word in sys.argv),
+        "command": command_line(),
     }
+
+
+def command_line() -> str:
+    """The command of this process, without what is secret in it."""
+    return shlex.join(redacted(word) for word in sys.argv)
 
 
 @functools.cache

@@ -32,7 +32,7 @@ class RunResult:
     Attributes:
         metrics: scalar results; the unit is the end of each name.
         dram_read_bytes_by_tensor: query, key_msb, key_lsb, value.
-        energy_j_by_part: dram, sram, logic, leakage.
+        energy_j_by_part: dram, dram_background, sram, logic, leakage.
         accuracy: open-loop error of the policy against dense attention, or ``None`` where the
             source has no tensors.
         modules: busy and stall cycles of each block, its operations and the most that it can do
@@ -49,6 +49,10 @@ class RunResult:
         ramulator_files: the DRAM requests as Ramulator 2 reads them, text by file name, where they
             were asked for.
         timeline: spans of modules and channels, where they were asked for.
+        energy_j_by_entry: joules by counter and static entry of the energy table.
+        area_mm2_by_module: silicon by module; empty where the table has no areas.
+        energy: reading of the tables, both totals with their ranges, what is left out, watts by
+            part (:meth:`accelsim.energy.EnergyReport.to_dict`).
     """
 
     metrics: dict[str, Any]
@@ -65,6 +69,9 @@ class RunResult:
     ramulator_files: dict[str, str] = field(default_factory=dict)
     timeline: Timeline | None = None
     queues: dict[str, dict[str, Any]] = field(default_factory=dict)
+    energy_j_by_entry: dict[str, float] = field(default_factory=dict)
+    area_mm2_by_module: dict[str, float] = field(default_factory=dict)
+    energy: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the ``accelsim.result/1`` document: plain JSON values, never NaN."""
@@ -73,6 +80,9 @@ class RunResult:
             "metrics": self.metrics,
             "dram_read_bytes_by_tensor": self.dram_read_bytes_by_tensor,
             "energy_j_by_part": self.energy_j_by_part,
+            "energy_j_by_entry": self.energy_j_by_entry,
+            "area_mm2_by_module": self.area_mm2_by_module,
+            "energy": self.energy,
             "accuracy": self.accuracy,
             "modules": self.modules,
             "queues": self.queues,
@@ -117,16 +127,20 @@ class RunResult:
 
         Metrics keep their names; the rest is dotted: ``accuracy.mean_kl``,
         ``energy_j_by_part.dram``, ``dram_read_bytes_by_tensor.value``,
-        ``modules.topk.busy_cycles``, ``baselines.titan-xp/roofline.speedup``.
+        ``modules.topk.busy_cycles``, ``baselines.titan-xp/roofline.speedup``,
+        ``sampled.rows_simulated`` where a sample was run.
         """
         row: dict[str, Any] = dict(self.metrics)
         for name, section in {
             "dram_read_bytes_by_tensor": self.dram_read_bytes_by_tensor,
             "energy_j_by_part": self.energy_j_by_part,
+            "energy_j_by_entry": self.energy_j_by_entry,
+            "area_mm2_by_module": self.area_mm2_by_module,
             "accuracy": self.accuracy or {},
             "modules": self.modules,
             "queues": self.queues,
             "baselines": self.baselines,
+            "sampled": self.manifest.get("sampled") or {},
         }.items():
             _flatten(name, section, row)
         plain: dict[str, Any] = _plain(row)

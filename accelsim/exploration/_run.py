@@ -12,27 +12,39 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from accelsim.configs import shown
 from accelsim.errors import AccelsimError
 from accelsim.exploration._arguments import checked
 from accelsim.exploration._manifest import manifest
-from accelsim.exploration._resolve import DEFAULT_ACCELERATOR, Library, Setup, resolve
+from accelsim.exploration._resolve import AUTO, DEFAULT_ACCELERATOR, OFF, Library, Setup, resolve
 from accelsim.exploration._result import Comparison, RunResult
 from accelsim.exploration._sources import Session
 from accelsim.exploration.metrics import Run, measure
+from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
+from accelsim.hardware.sampling import (
+    DEFAULT_FRACTION,
+    LEVEL,
+    SMALLEST,
+    Sampled,
+    sample,
+    size_of,
+)
+from accelsim.workloads import Workload
+from accelsim.workloads.shapes import is_shape, read_shape
 
 if TYPE_CHECKING:
     from accelsim.baselines import AttentionShape
     from accelsim.energy import EnergyReport
     from accelsim.hardware.activity import Activity, ModuleActivity
-    from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
     from accelsim.hardware.timeline import Recorder
     from accelsim.traces import AttentionTrace
+    from accelsim.workloads import Workload
 
 
 @checked
 def replay(
-    source: str | Path | AttentionTrace,
-    accelerator: str = DEFAULT_ACCELERATOR,
+    source: str | Path | Workload | AttentionTrace,
+    accelerator: str | AcceleratorConfig = DEFAULT_ACCELERATOR,
     policy: str | None = None,
     engine: str = "event",
     overrides: Mapping[str, Any] | None = None,
@@ -42,13 +54,19 @@ def replay(
     timeline: tuple[int | None, int | None] | None = None,
     dependencies: str | None = None,
     streamed: bool = False,
+    context: int | None = None,
+    decode: int | None = None,
+    batch: int | None = None,
+    like: str | None = None,
+    seed: int | None = None,
+    sample: str | float = AUTO,
 ) -> RunResult:
     """Run one source through one accelerator.
 
     Args:
         source: an attention trace (``.safetensors``, or one in memory), a workload (``.csv``,
-            ``.parquet``) or the name of a benchmark.
-        accelerator: preset name or YAML file.
+            ``.parquet``, or one in memory), the name of a benchmark, or a shape, ``shape:MODEL``.
+        accelerator: preset name, YAML file or configuration.
         policy: preset name or YAML file; only for traces (a workload holds decisions already).
             Dense if not given.
         engine: ``event`` or ``cycle``.
@@ -65,62 +83,152 @@ def replay(
             before, or ``streamed``; causal for traces, benchmarks and shapes, streamed for the rows
             of a CSV file and for machines that know no other order, if not given.
         streamed: run it streamed too, for ``metrics["streamed_cycles"]``.
+        context, decode, batch, like, seed: keys of a shape
+            (:class:`accelsim.workloads.shapes.ShapeSource`).
+        sample: fraction of the rows that a sampled simulation runs, ``off``, or ``auto``: where
+            running all takes minutes. The manifest says which, with the intervals.
 
     Raises:
         AccelsimError: bad input, explained.
     """
-    from accelsim.hardware.timeline import Recorder
-
-    if record_dram and timeline is not None:
-        raise AccelsimError("ask for the timeline and for the Ramulator files in two runs")
-    recorder = None if timeline is None else Recorder(timeline)
-    with _as_file(source) as path:
-        setup = resolve(path, accelerator, policy, engine, overrides or {}, Library(), dependencies)
-        result = run(setup, Session(), baselines, on_stage, record_dram, recorder, streamed)
-    return _named(result, source)
+    source = _with_keys(source, context=context, decode=decode, batch=batch, like=like, seed=seed)
+    return Runner().replay(
+        source,
+        accelerator,
+        policy,
+        engine,
+        overrides,
+        baselines,
+        on_stage,
+        record_dram,
+        timeline,
+        dependencies,
+        streamed,
+        sample,
+    )
 
 
 @checked
 def compare(
     source: str | Path | AttentionTrace,
     policies: Sequence[str],
-    accelerator: str = DEFAULT_ACCELERATOR,
+    accelerator: str | AcceleratorConfig = DEFAULT_ACCELERATOR,
     engine: str = "event",
     overrides: Mapping[str, Any] | None = None,
     baselines: Sequence[str] | None = None,
     on_stage: Callable[[str], None] = lambda stage: None,
     dependencies: str | None = None,
+    context: int | None = None,
+    decode: int | None = None,
+    batch: int | None = None,
+    like: str | None = None,
+    seed: int | None = None,
+    sample: str | float = AUTO,
 ) -> Comparison:
-    """Run one trace under several policies; see :func:`replay` for the other arguments.
+    """Run one trace or shape under several policies; see :func:`replay` for the other arguments.
 
     Args:
-        source: an attention trace, or its file.
+        source: an attention trace, its file, or ``shape:MODEL``.
         policies: preset names or YAML files; the first is what the others are compared with.
     """
-    library, session = Library(), Session()
-    results = Comparison()
+    source = _with_keys(source, context=context, decode=decode, batch=batch, like=like, seed=seed)
+    runner, results = Runner(), Comparison()
     with _as_file(source) as path:
         for policy in dict.fromkeys(policies):
             on_stage(policy)
-            setup = resolve(
-                path, accelerator, policy, engine, overrides or {}, library, dependencies
-            )
-            results[policy] = _named(run(setup, session, baselines, on_stage), source)
+            setup = runner.setup(path, accelerator, policy, engine, overrides, dependencies, sample)
+            results[policy] = _named(run(setup, runner.session, baselines, on_stage), source)
     return results
 
 
+def _with_keys(source: str | Path | Workload | AttentionTrace, **keys: int | str | None) -> Any:
+    """Add the keys of a shape to the text that names it.
+
+    Raises:
+        AccelsimError: keys beside a source that is no shape.
+    """
+    given = {name: value for name, value in keys.items() if value is not None}
+    if is_shape(source):
+        return str(read_shape(str(source), given))
+    if given:
+        raise AccelsimError(
+            f"{', '.join(given)}: for shapes only; expected a source as shape:llama-3-8b, got "
+            f"{shown(str(source))}"
+        )
+    return source
+
+
+class Runner:
+    """Many runs in one process: reads each configuration, source and policy's decisions once.
+
+    Attributes:
+        library: configurations that were read.
+        session: sources and decisions that were read or made.
+    """
+
+    def __init__(self) -> None:
+        self.library, self.session = Library(), Session()
+
+    def setup(
+        self,
+        source: str | Path | Workload,
+        accelerator: str | AcceleratorConfig = DEFAULT_ACCELERATOR,
+        policy: str | None = None,
+        engine: str = "event",
+        overrides: Mapping[str, Any] | None = None,
+        dependencies: str | None = None,
+        sample: str | float = AUTO,
+    ) -> Setup:
+        """Find and validate everything of a run, without running it; as for :func:`replay`.
+
+        Raises:
+            AccelsimError: bad input, explained.
+        """
+        return resolve(
+            source, accelerator, policy, engine, overrides or {}, self.library, dependencies, sample
+        )
+
+    def replay(
+        self,
+        source: str | Path | Workload | AttentionTrace,
+        accelerator: str | AcceleratorConfig = DEFAULT_ACCELERATOR,
+        policy: str | None = None,
+        engine: str = "event",
+        overrides: Mapping[str, Any] | None = None,
+        baselines: Sequence[str] | None = None,
+        on_stage: Callable[[str], None] = lambda stage: None,
+        record_dram: bool = False,
+        timeline: tuple[int | None, int | None] | None = None,
+        dependencies: str | None = None,
+        streamed: bool = False,
+        sample: str | float = AUTO,
+    ) -> RunResult:
+        """Run one source; see :func:`replay`."""
+        from accelsim.hardware.timeline import Recorder
+
+        if record_dram and timeline is not None:
+            raise AccelsimError("ask for the timeline and for the Ramulator files in two runs")
+        recorder = None if timeline is None else Recorder(timeline)
+        with _as_file(source) as file:
+            setup = self.setup(file, accelerator, policy, engine, overrides, dependencies, sample)
+            result = run(setup, self.session, baselines, on_stage, record_dram, recorder, streamed)
+        return _named(result, source)
+
+
 @contextmanager
-def _as_file(source: str | Path | AttentionTrace) -> Iterator[str | Path]:
-    """Give a trace in memory a file for as long as it runs."""
-    if isinstance(source, (str, Path)):
+def _as_file(
+    source: str | Path | Workload | AttentionTrace,
+) -> Iterator[str | Path | Workload]:
+    """Give a trace in memory a file for as long as it runs: the format checks its numbers."""
+    if isinstance(source, (str, Path, Workload)):
         yield source
         return
     from accelsim.traces import AttentionTrace, save_trace
 
     if not isinstance(source, AttentionTrace):
         raise AccelsimError(
-            f"source: expected a file, the name of a benchmark or an AttentionTrace; got "
-            f"{type(source).__name__}"
+            f"source: expected a file, the name of a benchmark, an AttentionTrace or a Workload; "
+            f"got {type(source).__name__}"
         )
     with tempfile.TemporaryDirectory(prefix="accelsim-") as folder:
         path = Path(folder, "trace.safetensors")
@@ -128,9 +236,9 @@ def _as_file(source: str | Path | AttentionTrace) -> Iterator[str | Path]:
         yield path
 
 
-def _named(result: RunResult, source: str | Path | AttentionTrace) -> RunResult:
+def _named(result: RunResult, source: str | Path | Workload | AttentionTrace) -> RunResult:
     """Say the trace's own name in place of that of its passing file."""
-    if isinstance(source, (str, Path)):
+    if isinstance(source, (str, Path, Workload)):
         return result
     return replace(result, manifest=result.manifest | {"source": source.path})
 
@@ -151,7 +259,6 @@ def run(
     """
     from accelsim.energy import EnergyTable, evaluate
     from accelsim.hardware import simulate
-    from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
     from accelsim.hardware.memories.ramulator import check_exportable
 
     machine, memory = setup.parts["accelerator"].config, setup.parts["memory"].config
@@ -166,29 +273,48 @@ def run(
     on_stage("simulation")
     simulation = partial(
         simulate,
-        prepared.workload,
-        machine,
-        memory,
-        setup.engine,
-        recorder,
-        setup.dependencies,
+        accelerator=machine,
+        memory=memory,
+        engine=setup.engine,
+        recorder=recorder,
+        dependencies=setup.dependencies,
     )
-    activity, files = _recorded(simulation, machine, memory) if record_dram else (simulation(), {})
+    workload = prepared.workload
+    files: dict[str, str] = {}
+    fraction = _fraction(setup.sample, workload, record_dram or recorder is not None)
+    sampled = None if fraction is None else sample(workload, simulation, fraction)
+    if sampled is not None:
+        activity = sampled.activity
+    elif record_dram:
+        activity, files = _recorded(partial(simulation, workload), machine, memory)
+    else:
+        activity = simulation(workload)
     on_stage("energy")
     energy = evaluate(activity, table, machine, memory)
     streamed_cycles = None
     if streamed:
         on_stage("streamed")
-        again = (
-            activity
-            if activity.dependencies == "streamed"
-            else simulate(prepared.workload, machine, memory, setup.engine, dependencies="streamed")
+        streamed_cycles = activity.cycles
+        if activity.dependencies != "streamed":
+            freely = partial(simulation, dependencies="streamed")
+            part = None if fraction is None else sample(workload, freely, fraction)
+            streamed_cycles = (freely(workload) if part is None else part.activity).cycles
+    said, warnings = None, list(prepared.warnings)
+    if sampled is not None:
+        priced = partial(evaluate, table=table, machine=machine, memory=memory)
+        said = _said(sampled, priced)
+        warnings.insert(
+            0,
+            f"sampled: {sampled.rows_simulated:,} of {sampled.rows:,} rows were simulated; "
+            "intervals stand in the manifest ('--sample off' runs all)",
         )
-        streamed_cycles = again.cycles
     return RunResult(
         metrics=measure(Run(prepared.workload, activity, shape, energy, streamed_cycles)),
         dram_read_bytes_by_tensor=activity.dram_read_bytes,
         energy_j_by_part=energy.energy_j_by_part,
+        energy_j_by_entry=energy.energy_j_by_entry,
+        area_mm2_by_module=energy.area_mm2_by_module,
+        energy=energy.to_dict(),
         accuracy=prepared.accuracy,
         modules={name: _module(module) for name, module in activity.modules.items()},
         queues={
@@ -201,14 +327,56 @@ def run(
             session.source_sha256(setup.source),
             activity.dependencies,
             activity.not_served,
-        ),
+        )
+        | prepared.manifest
+        | {"sampled": said},
         per_layer=prepared.per_layer,
         activity=activity,
-        warnings=list(energy.warnings),
+        warnings=[*warnings, *energy.warnings],
         policy_read_bytes_by_head=prepared.read_bytes_by_head,
         ramulator_files=files,
         timeline=None if recorder is None else recorder.timeline,
     )
+
+
+def _fraction(asked: str, workload: Workload, whole: bool) -> float | None:
+    """Part of the rows to simulate; ``None`` for all.
+
+    Args:
+        asked: as of :class:`Setup`.
+        workload: rows.
+        whole: something is recorded, of all rows.
+
+    Raises:
+        AccelsimError: a sample is asked for, of a run that is recorded.
+    """
+    if asked == OFF or (asked == AUTO and (whole or size_of(workload) < SMALLEST)):
+        return None
+    if whole:
+        raise AccelsimError(
+            f"sample: {float(asked):.3g} of the rows leaves nothing whole to record; expected off"
+        )
+    return DEFAULT_FRACTION if asked == AUTO else float(asked)
+
+
+def _said(sampled: Sampled, priced: Callable[[Activity], EnergyReport]) -> dict[str, Any]:
+    """What a manifest says of a sampled simulation."""
+    totals: dict[str, Callable[[Activity], float]] = {
+        "latency_cycles": lambda a: a.cycles,
+        "latency_s": lambda a: a.seconds,
+        "prefill_latency_cycles": lambda a: a.prefill_cycles,
+        "decode_latency_cycles": lambda a: a.cycles - a.prefill_cycles,
+        "dram_read_bytes": lambda a: sum(a.dram_read_bytes.values()),
+        "dram_write_bytes": lambda a: a.dram_write_bytes,
+        "energy_j": lambda a: priced(a).total_j,
+    }
+    ends = {name: sampled.interval(of) for name, of in totals.items()}
+    return {
+        "rows": sampled.rows,
+        "rows_simulated": sampled.rows_simulated,
+        "level": LEVEL,
+        "intervals": {name: {"low": low, "high": high} for name, (low, high) in ends.items()},
+    }
 
 
 def _recorded(
@@ -239,13 +407,13 @@ def _against(
 ) -> dict[str, dict[str, Any]]:
     """Ratios over the baselines; both sides with their DRAM, both without or both with idle power.
 
-    ``energy_ratio`` is the dynamic power of a platform against a run without DRAM background;
+    ``energy_ratio`` is the dynamic power of a platform against the accesses of a run;
     ``energy_ratio_with_idle`` is all power against all energy. ``_low`` and ``_high`` are the 5 and
     95 % ends of a measured kernel, ``None`` where no interval is known.
     """
     from accelsim.baselines import evaluate_baselines
 
-    dynamic = energy.total_j - energy.energy_j_by_part["dram_background"]
+    dynamic = energy.accesses_j
     rows = {}
     for name, row in evaluate_baselines(shape, names).items():
         known = row["energy_j"] is not None

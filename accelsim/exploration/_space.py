@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +71,27 @@ class Range(Config):
         """Whether every value is a whole number because both ends and the step are."""
         numbers = (self.start, self.stop, 1.0 if self.step is None else self.step)
         return self.points is None and all(number == int(number) for number in numbers)
+
+
+class _Whole(Sequence[Settings]):
+    """Levels of a range of whole numbers, of which a search looks at few."""
+
+    def __init__(self, key: str, span: Range) -> None:
+        assert span.step is not None
+        self.key = key
+        self.numbers = range(int(span.start), int(span.stop) + 1, int(span.step))
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, place: int) -> Settings: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Settings]: ...
+    def __getitem__(self, place: int | slice) -> Settings | list[Settings]:
+        if isinstance(place, slice):
+            return [{self.key: number} for number in self.numbers[place]]
+        return {self.key: self.numbers[place]}
 
 
 class Axis(Config):
@@ -154,8 +175,8 @@ class Axis(Config):
             return len(self.values)
         return (self.span.count if self.span else None) or 0
 
-    def levels(self) -> list[Settings]:
-        """Settings of each value on a grid.
+    def levels(self) -> Sequence[Settings]:
+        """Settings of each value on a grid; of a range of whole numbers, made when asked for.
 
         Raises:
             ValueError: a range that says neither ``step`` nor ``points``.
@@ -163,13 +184,15 @@ class Axis(Config):
         return self._levels
 
     @cached_property
-    def _levels(self) -> list[Settings]:
+    def _levels(self) -> Sequence[Settings]:
         if self.zip is not None:
             joined = zip(*(member.levels() for member in self.zip), strict=True)
             return [{k: v for part in parts for k, v in part.items()} for parts in joined]
         assert self.key is not None
         if self.values is not None:
             return [{self.key: value} for value in self.values]
+        if self.range is not None and self.range.is_whole and self.range.step is not None:
+            return _Whole(self.key, self.range)
         numbers = dict.fromkeys(self._number(value) for value in self._grid())
         return [{self.key: number} for number in numbers]
 

@@ -26,10 +26,10 @@ LADDERS: dict[str, tuple[float, ...]] = {
 }
 """Settings of each knob, from nothing pruned on (our choice; the widths are the converter's)."""
 
+_MODE = "open-loop"
 _GROUPS = 10
 """Neighbouring layers are tuned together so that a model has about this many groups (ours)."""
 
-Loss = Callable[[Policy], float]
 Progress = Callable[[str, int, int], None]
 
 
@@ -41,8 +41,7 @@ class TuneResult:
         policy: the chosen policy.
         loss: of that policy, as measured.
         max_loss: the limit.
-        mode: ``open-loop`` (relative output error on the trace) or ``closed-loop`` (relative
-            increase of the perplexity over 12-bit dense).
+        mode: ``open-loop``: the loss is the relative output error on the trace.
         evaluations: policies whose loss was measured.
         before, after: 12-bit dense attention and the policy, replayed over the trace.
     """
@@ -77,15 +76,20 @@ class TuneResult:
 
     def to_yaml(self) -> str:
         """Return the policy as the text of a policy file; equal policies give equal texts."""
-        import yaml
+        return policy_yaml(self.policy)
 
-        data = self.policy.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
-        # A discriminator equal to its default is dropped with the defaults.
-        data["quantization"] = {"kind": self.policy.quantization.kind} | data.get(
-            "quantization", {}
-        )
-        text: str = yaml.safe_dump(data, sort_keys=False, width=96, default_flow_style=None)
-        return text
+
+def policy_yaml(policy: Policy) -> str:
+    """Return a policy as the text of a policy file; equal policies give equal texts."""
+    import yaml
+
+    data = policy.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    # A discriminator equal to its default is dropped with the defaults.
+    data["quantization"] = {"kind": policy.quantization.kind} | data.get("quantization", {})
+    text: str = yaml.safe_dump(
+        data, sort_keys=False, width=96, default_flow_style=None, allow_unicode=True
+    )
+    return text
 
 
 @checked
@@ -94,24 +98,21 @@ def tune(
     max_loss: float,
     *,
     accelerator: str = DEFAULT_ACCELERATOR,
-    closed_loop: Loss | None = None,
     layers_per_group: int | None = None,
     on_progress: Progress = lambda stage, done, total: None,
 ) -> TuneResult:
     """Choose keep ratios and bit widths layer by layer, by measured sensitivity.
 
-    Greedy, in rounds. In a round each knob of each group of layers goes one step down alone, from
-    the best policy so far; its loss and the bytes it saves are measured. Steps are ordered by loss
-    per byte, and as many are taken together as the limit allows, by bisection over measured losses.
-    Steps that did not fit are never tried again. Deterministic.
+    Open loop; :func:`tune_model` runs the policies inside a model. Greedy, in rounds. In a round
+    each knob of each group of layers goes one step down alone, from the best policy so far; its
+    loss and the bytes it saves are measured. Steps are ordered by loss per byte, and as many are
+    taken together as the limit allows, by bisection over measured losses. Steps that did not fit
+    are never tried again. Deterministic.
 
     Args:
         source: an attention trace with values.
-        max_loss: largest loss allowed, in (0, 1): relative output error over the trace, or with
-            ``closed_loop`` whatever that returns.
+        max_loss: largest relative output error over the trace allowed, in (0, 1).
         accelerator: preset or YAML file on which the result is replayed.
-        closed_loop: loss of a policy inside a model; see
-            :func:`accelsim.functional.closed_loop.perplexity_increase`.
         layers_per_group: neighbouring layers that share their settings; a tenth of the model if
             not given.
         on_progress: told stage, evaluations done and evaluations expected of the stage.
@@ -126,22 +127,22 @@ def tune(
     setup = resolve(source, accelerator, "dense", "event", {}, Library())
     if not setup.is_trace or "policy" not in setup.parts:
         raise TraceError(f"{source}: expected an attention trace and an accelerator without a rule")
-    trace = load_trace(setup.source)
+    trace = load_trace(setup.trace_file)
     size = layers_per_group or -(-trace.num_layers // _GROUPS)
     if not 1 <= size <= trace.num_layers:
         raise AccelsimError(
             f"layers per group {size}: expected 1 to {trace.num_layers} (layers of the trace)"
         )
-    search = _Search(trace, closed_loop, max_loss, size, on_progress)
+    search = _Search(trace, max_loss, size, on_progress)
     chosen, loss = search.run()
-    policy = _policy(chosen, trace, search.mode, loss, max_loss)
+    policy = _policy(chosen, trace, loss, max_loss)
     session = Session()
-    dense = _policy(search.dense, trace, search.mode, 0.0, max_loss)
+    dense = _policy(search.dense, trace, 0.0, max_loss)
     before, after = (
         run(replace(setup, parts={**setup.parts, "policy": Resolved.of(p)}), session)
         for p in (dense, policy)
     )
-    return TuneResult(policy, loss, max_loss, search.mode, search.evaluations, before, after)
+    return TuneResult(policy, loss, max_loss, _MODE, search.evaluations, before, after)
 
 
 Settings = dict[str, tuple[int, ...]]
@@ -157,17 +158,15 @@ class _Search:
     def __init__(
         self,
         trace: AttentionTrace,
-        closed_loop: Loss | None,
         max_loss: float,
         size: int,
         on_progress: Progress,
     ) -> None:
-        self.trace, self.closed_loop, self.limit = trace, closed_loop, max_loss
+        self.trace, self.limit = trace, max_loss
         self.on_progress = on_progress
         self.groups = -(-trace.num_layers // size)
         self.dense: Settings = dict.fromkeys(LADDERS, (0,) * trace.num_layers)
         self.size = size
-        self.mode = "open-loop" if closed_loop is None else "closed-loop"
         self.evaluations = 0
 
     def run(self) -> tuple[Settings, float]:
@@ -233,17 +232,13 @@ class _Search:
         from accelsim.functional import run_policy
 
         self.evaluations += 1
-        policy = _policy(settings, self.trace, self.mode, 0.0, self.limit)
+        policy = _policy(settings, self.trace, 0.0, self.limit)
         result = run_policy(self.trace, policy, indices=False)
         moved = sum(result.workload.policy_bytes().values())
-        if self.closed_loop is not None:
-            return self.closed_loop(policy), moved
         return float(result.accuracy["relative_output_error"]), moved
 
 
-def _policy(
-    settings: Settings, trace: AttentionTrace, mode: str, loss: float, limit: float
-) -> Policy:
+def _policy(settings: Settings, trace: AttentionTrace, loss: float, limit: float) -> Policy:
     """Return settings as a policy; a knob that nobody turned is left out."""
     chosen = {
         knob: [ladder[step] for step in settings[knob]]
@@ -251,17 +246,14 @@ def _policy(
         if any(settings[knob])
     }
     data: dict[str, Any] = {
-        "description": f"Tuned on {trace.model}: loss {100 * loss:.3g} % ({mode}).",
-        "source": f"accelsim tune, limit {100 * limit:g} % ({mode}), {trace.num_layers} layers.",
+        "description": f"Tuned on {trace.model}: loss {100 * loss:.3g} % ({_MODE}).",
+        "source": f"accelsim tune, limit {100 * limit:g} % ({_MODE}), {trace.num_layers} layers.",
         "quantization": {"kind": "static"},
     }
     if "tokens" in chosen:
         # [CLS] of an encoder; sinks and recent tokens of a causal model (see CascadeTokens).
         protect = {"first": 4, "recent": 32} if trace.causal else {"first": 1, "recent": 0}
         data["tokens"] = {"keep_by_layer": chosen["tokens"], "protect": protect}
-        if mode == "closed-loop":
-            # A model runs that reading at once, and not token by token, for each of many trials.
-            data["tokens"]["accumulate"] = "layers"
     if "values" in chosen:
         data["values"] = {"keep_by_layer": chosen["values"]}
     for knob in ("key_bits", "value_bits"):

@@ -70,7 +70,7 @@ class ProcessExecutor:
 
     def __init__(self, workers: int | None = None, timeout_s: float | None = None) -> None:
         self.timeout_s = timeout_s
-        self.workers = workers or _cores()
+        self.workers = workers or available_cores()
         # A fork server imports the model once; its children start with it loaded.
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else None
         self._context = multiprocessing.get_context(method)
@@ -168,7 +168,7 @@ class DaskExecutor:
         if scheduler is None:
             try:
                 self._cluster = distributed.LocalCluster(
-                    n_workers=workers or _cores(),
+                    n_workers=workers or available_cores(),
                     threads_per_worker=1,
                     dashboard_address=None,
                     silence_logs=50,
@@ -252,7 +252,7 @@ def open_executor(
     raise AccelsimError(f"unknown executor '{name}' (known: {', '.join(EXECUTORS)})")
 
 
-def _cores() -> int:
+def available_cores() -> int:
     """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))

@@ -180,9 +180,33 @@ METRICS: dict[str, Metric] = {
         ),
         Metric("row_hit_rate", "fraction", "row hits", "dram", "higher", _row_hit_rate),
         Metric("policy_read_bytes", "B", "", "dram", "lower", _policy_read_bytes),
-        Metric("energy_j", "J", "total", "energy", "lower", lambda run: run.energy.total_j),
+        Metric("energy_j", "J", "everything", "energy", "lower", lambda run: run.energy.total_j),
         Metric("energy_j_low", "J", "", "energy", "neither", lambda run: run.energy.low_j),
         Metric("energy_j_high", "J", "", "energy", "neither", lambda run: run.energy.high_j),
+        Metric(
+            "energy_accesses_j",
+            "J",
+            "accesses",
+            "energy",
+            "lower",
+            lambda run: run.energy.accesses_j,
+        ),
+        Metric(
+            "energy_accesses_j_low",
+            "J",
+            "",
+            "energy",
+            "neither",
+            lambda run: run.energy.accesses_low_j,
+        ),
+        Metric(
+            "energy_accesses_j_high",
+            "J",
+            "",
+            "energy",
+            "neither",
+            lambda run: run.energy.accesses_high_j,
+        ),
         Metric("area_mm2", "mm²", "", "area", "lower", lambda run: run.energy.area_mm2),
         Metric(
             "area_mm2_low", "mm²", "", "area", "neither", _where_area(lambda it: it.area_low_mm2)
@@ -220,6 +244,8 @@ ACCURACY = (
 DETAILS = (
     "dram_read_bytes_by_tensor",
     "energy_j_by_part",
+    "energy_j_by_entry",
+    "area_mm2_by_module",
     "modules",
     "queues",
     "baselines",

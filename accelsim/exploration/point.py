@@ -18,9 +18,11 @@ from typing import Any
 from accelsim import configs
 from accelsim.errors import AccelsimError, ConfigError, MachineError
 from accelsim.exploration._manifest import code_sha256, versions
-from accelsim.exploration._resolve import Resolved, Setup, schema
+from accelsim.exploration._resolve import AUTO, Resolved, Setup, schema
 from accelsim.exploration._run import run
 from accelsim.exploration._sources import Session
+from accelsim.workloads import Workload
+from accelsim.workloads.shapes import is_shape
 
 Row = dict[str, Any]
 _PARSED_LIMIT = 4096
@@ -32,23 +34,24 @@ class Point:
 
     Attributes:
         key: SHA-256 of configurations, source, engine and modelling code: the point's name.
-        source: absolute path.
+        source: absolute path, the text that names a shape, or the workload itself.
         source_sha256: contents that the worker must find there.
         engine: timing engine.
         texts: section to canonical JSON.
         baselines: platforms to compare with.
         code: digest of the modelling code that the point is for.
-        dependencies: as in :class:`Setup`.
+        dependencies, sample: as in :class:`Setup`.
     """
 
     key: str
-    source: str
+    source: str | Workload
     source_sha256: str
     engine: str
     texts: Mapping[str, str]
     baselines: tuple[str, ...] = ()
     code: str = ""
     dependencies: str | None = None
+    sample: str = AUTO
 
     @classmethod
     def of(cls, setup: Setup, source_sha256: str, baselines: tuple[str, ...] = ()) -> Point:
@@ -58,12 +61,15 @@ class Point:
             "source": source_sha256,
             "engine": setup.engine,
             "dependencies": setup.dependencies,
+            "sample": setup.sample,
             "baselines": baselines,
             "code": code_sha256(),
         }
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         texts = {name: part.text for name, part in setup.parts.items()}
-        source = str(setup.source.absolute())
+        source: Path | Workload | str = setup.source
+        if isinstance(source, Path):
+            source = str(source if setup.shape else source.absolute())
         return cls(
             key,
             source,
@@ -73,12 +79,18 @@ class Point:
             baselines,
             str(content["code"]),
             setup.dependencies,
+            setup.sample,
         )
 
     @property
     def group(self) -> str:
         """Equal for points that share a functional run."""
-        return self.source + self.texts.get("policy", "")
+        return self.source_name + self.texts.get("policy", "")
+
+    @property
+    def source_name(self) -> str:
+        """Path of the source, or the name of a workload."""
+        return self.source.name if isinstance(self.source, Workload) else self.source
 
 
 class Worker:
@@ -119,19 +131,25 @@ class Worker:
         return row | describe(point)
 
     def _run(self, point: Point) -> Row:
-        source = Path(point.source)
         if point.code != code_sha256():
             raise ConfigError("this worker runs another version of accelsim; install the same one")
-        if not source.exists():
+        if isinstance(point.source, Workload):
+            source: Path | Workload = point.source
+        else:
+            source = self._checked(Path(point.source), point.source_sha256)
+        parts = {name: self._parse(name, text) for name, text in point.texts.items()}
+        setup = Setup(source, point.engine, parts, point.dependencies, point.sample)
+        return run(setup, self.session, baselines=point.baselines).to_row()
+
+    def _checked(self, source: Path, sha256: str) -> Path:
+        if not is_shape(str(source)) and not source.exists():
             raise AccelsimError(
                 f"{source}: no such file on {socket.gethostname()}; workers open sources by path, "
                 "so it must be on a shared file system"
             )
-        if self.session.source_sha256(source) != point.source_sha256:
+        if self.session.source_sha256(source) != sha256:
             raise AccelsimError(f"{source}: has changed since the sweep began, or differs here")
-        parts = {name: self._parse(name, text) for name, text in point.texts.items()}
-        setup = Setup(source, point.engine, parts, point.dependencies)
-        return run(setup, self.session, baselines=point.baselines).to_row()
+        return source
 
     def _parse(self, section: str, text: str) -> Resolved:
         known = self._parsed.get(text)
@@ -152,7 +170,7 @@ def failure(key: str, message: str) -> Row:
 def describe(point: Point) -> Row:
     """Return the columns that say what was run: source, engine, versions, configurations."""
     return {
-        "source_path": point.source,
+        "source_path": point.source_name,
         "source_sha256": point.source_sha256,
         "timing_engine": point.engine,
         "accelsim_version": versions()["accelsim"],

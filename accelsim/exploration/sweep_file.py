@@ -18,6 +18,7 @@ from accelsim.errors import AccelsimError, ConfigError, did_you_mean, shorten
 from accelsim.exploration._expressions import Expression
 from accelsim.exploration._manifest import code_sha256
 from accelsim.exploration._resolve import (
+    AUTO,
     DEFAULT_ACCELERATOR,
     SECTIONS,
     TRACE_SUFFIXES,
@@ -38,6 +39,7 @@ from accelsim.exploration._space import (
 from accelsim.exploration.metrics import ACCURACY, DETAILS, METRICS, goal
 from accelsim.exploration.point import Point
 from accelsim.hardware import accelerator_of
+from accelsim.workloads.shapes import ShapeSource, is_shape, read_shape
 
 NAMES = ("accelerator", "memory", "energy", "policy", "source", "engine", "dependencies")
 """Keys whose values are names of presets or files."""
@@ -70,6 +72,8 @@ class SpaceConfig(Config):
     policy: str | None = None
     engine: str = "event"
     dependencies: str | None = None
+    sample: str | float = AUTO
+    """``auto``, ``off`` or a fraction of the rows (docs/contexts.md)."""
     set: dict[str, Any] = Field(default_factory=dict)
     """Dotted key to value, for every point."""
     axes: tuple[Axis, ...]
@@ -151,7 +155,7 @@ class Plan:
         for source in self.sources:
             for chosen in points(self.config.axes, sampling, self.where):
                 complete = self.complete({"source": source, **chosen})
-                text = repr(sorted(complete.items(), key=lambda item: item[0]))
+                text = repr(complete)  # keys have one order in all of a plan's points
                 if text not in seen:
                     seen.add(text)
                     yield complete
@@ -181,19 +185,27 @@ class Plan:
         Raises:
             AccelsimError: a combination that no configuration accepts.
         """
-        overrides = {key: value for key, value in settings.items() if key not in NAMES}
+        prefix = "source."
+        keys = {k.removeprefix(prefix): v for k, v in settings.items() if k.startswith(prefix)}
+        overrides = {
+            key: value
+            for key, value in settings.items()
+            if key not in NAMES and not key.startswith(prefix)
+        }
         for name in ("memory", "energy"):
             if name in settings:
                 overrides[f"accelerator.{name}"] = settings[name]
         policy = settings.get("policy", self.config.policy)
+        source = settings["source"]
         setup = resolve(
-            settings["source"],
+            str(read_shape(source, keys)) if keys else source,
             str(settings.get("accelerator", self.config.accelerator)),
             None if policy is None else str(policy),
             str(settings.get("engine", self.config.engine)),
             overrides,
             self.library,
             settings.get("dependencies", self.config.dependencies),
+            self.config.sample,
         )
         digest = self.session.source_sha256(setup.source)
         return Point.of(setup, digest, self.config.baselines)
@@ -279,7 +291,10 @@ class Plan:
         """
         own = self.config.model_dump(mode="json")
         metrics = {name: goal for name, goal in self.config.metrics.items() if goal != "report"}
-        kept = ("axes", "set", "derived", "constraints", "engine", "dependencies", "baselines")
+        kept = (
+            "axes", "set", "derived", "constraints", "engine", "dependencies", "sample",
+            "baselines",
+        )  # fmt: skip
         return {**{name: own[name] for name in kept}, "metrics": metrics, **self.contents()}
 
     def contents(self) -> dict[str, str]:
@@ -360,6 +375,15 @@ class Plan:
         if key in NAMES:
             return
         section, _, rest = key.partition(".")
+        if section == "source" and rest:
+            other = next((s for s in self._every_source() if not is_shape(s)), None)
+            if other is not None:
+                raise ConfigError(
+                    f"{self.where}: key '{shorten(key, 60)}': for shapes; '{shorten(other, 60)}' "
+                    "is none"
+                )
+            _check_field([ShapeSource], rest, key, self.where)
+            return
         if section not in SECTIONS or not rest:
             hint = did_you_mean(section, SECTIONS) or did_you_mean(key, NAMES)
             raise ConfigError(

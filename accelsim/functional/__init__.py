@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from accelsim.functional._machine import run_machine
     from accelsim.functional._record import PolicyRun
     from accelsim.functional._run import run_policy
-    from accelsim.functional._verify import VerifyResult, verify_fixed_point
+    from accelsim.functional._verify import VerifyResult, verify, verify_fixed_point
     from accelsim.functional.cases import functional_cases
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "run_machine",
     "run_policy",
     "topk_engine",
+    "verify",
     "verify_fixed_point",
 ]
 
@@ -36,6 +37,7 @@ _HOMES = {
     "run_machine": "accelsim.functional._machine",
     "run_policy": "accelsim.functional._run",
     "topk_engine": "accelsim.attention.topk",
+    "verify": "accelsim.functional._verify",
     "verify_fixed_point": "accelsim.functional._verify",
 }
 

@@ -36,6 +36,8 @@ class LayerStep(NamedTuple):
         layer: which.
         context: tokens before any pruning.
         positions: token of each query row.
+        first: first token that each row may see.
+        end: one past the last.
         kept: ascending tokens whose keys survive.
         alive: [query_heads].
         outputs: [query_heads, rows, head_dim], zero for pruned heads.
@@ -45,6 +47,8 @@ class LayerStep(NamedTuple):
     layer: int
     context: int
     positions: NDArray[np.int64]
+    first: NDArray[np.int64]
+    end: NDArray[np.int64]
     kept: NDArray[np.int64]
     alive: NDArray[np.bool_]
     outputs: NDArray[np.float64]
@@ -75,7 +79,7 @@ def _load_layer(trace: AttentionTrace, policy: Policy, layer: int) -> kernels.Te
         stored = quantize_dequantize(value, q.fetched_value_bits, q.scale)
     else:
         assert not isinstance(q, KiviQuantization)
-        first = both = quantize_dequantize(key, q.key_bits, q.scale)
+        first = both = quantize_dequantize(key, q.key_bits, q.key_scale or q.scale)
         stored = quantize_dequantize(value, q.value_bits, q.scale)
     return kernels.Tensors(
         np.ascontiguousarray(query),
@@ -85,6 +89,14 @@ def _load_layer(trace: AttentionTrace, policy: Policy, layer: int) -> kernels.Te
         np.ascontiguousarray(both),
         np.ascontiguousarray(stored),
     )
+
+
+def _covered(first: NDArray[np.int64], end: NDArray[np.int64], context: int) -> NDArray[np.bool_]:
+    """Tokens that some query sees, [context]; queries see ``first`` to ``end - 1``."""
+    steps = np.zeros(context + 1, dtype=np.int64)
+    np.add.at(steps, first, 1)
+    np.add.at(steps, end, -1)
+    return np.cumsum(steps)[:context] > 0
 
 
 class _StageRule:
@@ -135,53 +147,62 @@ class CascadeRule(OpenLoopRule):
         self._enter(stage.policy)
         work = self._cascade.choose(layer, name, context)
         tokens, heads = self._cascade.tokens, self._cascade.heads
-        rows = kernels.Rows(
-            positions[tokens[positions]], np.flatnonzero(tokens), heads, context, trace.causal
-        )
+        own = trace.layer(layer)
+        asking = positions[tokens[positions]]
+        first = own.mask.first(asking)
+        end = np.minimum(own.mask.end(asking, trace.tokens), context)
+        rows = kernels.Rows(asking, np.flatnonzero(tokens), heads, context, first, end)
         found = kernels.attend_layer(
             self._layers[layer],
             rows,
             kernels.Settings(
-                trace.scale,
+                own.scale,
                 stage.threshold,
                 stage.value_budgets[layer],
                 self._seed + 1 + layer * 15485863 + step * 32452843,
+                own.softcap or 0.0,
+                kernels.NO_SINKS if own.sinks is None else own.sinks,
             ),
             kernels.Importance(self._cascade.token_importance, self._cascade.head_importance),
         )
         if self._observe is not None:
             self._observe(
-                LayerStep(step, layer, context, rows.positions, rows.kept, heads, found.outputs)
+                LayerStep(step, layer, context, asking, first, end, rows.kept, heads, found.outputs)
             )
         record.compare(
             layer,
             found.metrics,
             (int(heads.sum()), len(heads)),
-            (len(rows.positions), len(positions)),
+            (len(asking), len(positions)),
         )
         counts = found.counts
         alive = np.flatnonzero(counts["queries"])
         mine = counts[alive]
-        keys = np.repeat(tokens[None, :context], len(alive), axis=0)
+        read = tokens[:context] & _covered(first, end, context)
+        keys = np.repeat(read[None], len(alive), axis=0)
         values = np.zeros_like(keys)
         values[:, rows.kept] = found.used_values[alive]
         columns = requested(
             stage.by_layer[layer], trace.head_dim, keys[:, None], values[:, None],
             np.array([context]), step > 0, mine["refetch_queries"][:, None] > 0,
         )  # fmt: skip
-        first = np.zeros(len(alive), dtype=kernels.WORK)
-        first[:1] = work
+        chosen = np.zeros(len(alive), dtype=kernels.WORK)
+        chosen[:1] = work
         ends = np.cumsum(mine["queries"]).tolist()
         kept = rows.kept.astype(np.int32)
         record.add(
             (step, layer, context),
             alive,
             {n: column[:, 0] for n, column in columns.items()}
-            | {f"select_{n}": first[n] for n in kernels.WORK.names or ()}
+            | {f"select_{n}": chosen[n] for n in kernels.WORK.names or ()}
             | {n: mine[n] for n in ("topk_size", "topk_target", "topk_elements")}
+            | {
+                "capped_scores": (mine["query_keys"] + mine["refetch_query_keys"])
+                * (own.softcap is not None)
+            }
             | {"score_updates": mine["query_keys"] * self._cascade.accumulates(name)},
             [found.per_query[i:j] for i, j in itertools.pairwise([0, *ends])],
-            (kept for _ in alive),
+            itertools.repeat(np.flatnonzero(read).astype(np.int32), len(alive)),
             (kept[used] for used in found.used_values[alive]),
         )
 

@@ -6,10 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.attention.kernels import PER_QUERY
+from accelsim.errors import TraceError
 from accelsim.functional._record import PolicyRun, Record
 from accelsim.functional._walk import OpenLoopRule, check_tokens, finite_tensors, walk
 from accelsim.policies.machine import MachineRule, Recorded
-from accelsim.traces import AttentionTrace
+from accelsim.traces import OWN_SCALE, AttentionTrace
 
 
 def run_machine(trace: AttentionTrace, rule: MachineRule) -> PolicyRun:
@@ -20,9 +21,16 @@ def run_machine(trace: AttentionTrace, rule: MachineRule) -> PolicyRun:
     weighted sum. The workload is a :class:`accelsim.workloads.RivalWorkload`.
 
     Raises:
-        TraceError: the trace holds no tokens, or numbers that are not finite.
+        TraceError: the trace holds no tokens, numbers that are not finite, or attention that the
+            machine does not compute.
     """
     check_tokens(trace)
+    beyond = {word: layer for word, layer in trace.beyond().items() if word != OWN_SCALE}
+    for word, first in beyond.items():
+        raise TraceError(
+            f"{trace.path}: layer {first} has {word}, which the rule of {type(rule).__name__} does "
+            "not support; expected plain causal or full attention"
+        )
     walked = _MachineWalk(trace, rule)
     run = walk(trace, walked)
     for name in walked.own[0]:
@@ -56,8 +64,9 @@ class _MachineWalk(OpenLoopRule):
         trace, context = self._trace, int(positions[-1]) + 1
         visible = positions + 1 if trace.causal else np.full(len(positions), context)
         got = self._rule.attend(
-            self._recorded[layer], self._held[layer], visible, positions, context, trace.scale
-        )
+            self._recorded[layer], self._held[layer], visible, positions, context,
+            trace.layer(layer).scale,
+        )  # fmt: skip
         record.compare(
             layer, got.metrics, (trace.num_query_heads,) * 2, (len(positions), len(positions))
         )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from accelsim.errors import AccelsimError, TraceError
-from accelsim.functional._cascade import CascadeRule, Observer, stages_of
+from accelsim.functional._cascade import CascadeRule, Observer
 from accelsim.functional._record import PolicyRun
 from accelsim.functional._walk import check_tokens, walk
-from accelsim.policies import KiviQuantization, Policy, why_not
+from accelsim.policies import Policy, by_layer, why_not
 from accelsim.traces import AttentionTrace
 
 
@@ -49,7 +49,7 @@ def run_policy(
     explain = why_not(policy, trace)
     if explain:
         raise TraceError(f"{trace.path}: {explain}")
-    if not _by_layer(policy, trace):
+    if not by_layer(policy, trace):
         return walk(trace, CascadeRule(trace, policy, seed, observe), indices)
     if observe is not None:
         raise AccelsimError(
@@ -59,14 +59,3 @@ def run_policy(
     from accelsim.functional._selected import SelectedRule
 
     return walk(trace, SelectedRule(trace, policy, seed), indices)
-
-
-def _by_layer(policy: Policy, trace: AttentionTrace) -> bool:
-    """Whether a selector decides layer by layer in a stage that the trace has."""
-    stages = [policy.at_stage(stage) for stage in stages_of(trace)]
-    return any(
-        p.selection is not None
-        or isinstance(p.quantization, KiviQuantization)
-        or (trace.causal and any(c and c.accumulate == "layers" for c in (p.tokens, p.heads)))
-        for p in stages
-    )

@@ -61,12 +61,12 @@ class SelectedRule(OpenLoopRule):
         if self._stored is None or here.quantization != self._quantization:
             self._stored = Stored(here, key, value, trace.prefill_tokens)
             self._quantization = here.quantization
-        rows = self._selector.rows(layer, positions)
+        rows, scale = self._selector.rows(layer, positions), trace.layer(layer).scale
         parts = []
         for part in cut(rows, shape, _ROWS_PER_BLOCK):
             wide = query[:, part].astype(np.float64)
             got = attend_block(
-                self._selector, here, self._stored, layer, wide, part, trace.scale,
+                self._selector, here, self._stored, layer, wide, part, scale,
                 self._budgets[stage][layer], self._seed + layer,
             )  # fmt: skip
             alive = np.asarray(got.decision.kept.any(axis=2))

@@ -61,7 +61,7 @@ class Stored:
             stored = kivi_values(value, q.value_bits, q.group_channels)
             self._value_full = quantize_dequantize(value, q.full_bits, "per_token").astype(dtype)
         else:
-            first = both = quantize_dequantize(key, q.key_bits, q.scale)
+            first = both = quantize_dequantize(key, q.key_bits, q.key_scale or q.scale)
             stored = quantize_dequantize(value, q.value_bits, q.scale)
         self.key_first = first.astype(dtype, copy=False)
         self.key_both = self.key_first if both is first else both.astype(dtype, copy=False)

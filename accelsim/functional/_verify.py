@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from accelsim.errors import AccelsimError
 from accelsim.functional import _fixed_kernels
 from accelsim.functional import fixed_point as fp
 from accelsim.functional._cascade import LayerStep
 from accelsim.functional._run import run_policy
 from accelsim.functional._stored import value_budgets
 from accelsim.functional._walk import finite_tensors
-from accelsim.policies import Policy, ProgressiveQuantization, Stage
-from accelsim.traces import AttentionTrace
+from accelsim.policies import Policy, ProgressiveQuantization, Stage, load_policy_spec
+from accelsim.traces import AttentionTrace, load_trace
 
 _SUMS = _fixed_kernels.SUMS
 
@@ -56,6 +58,31 @@ class VerifyResult:
         }
 
 
+def verify(
+    source: str | Path | AttentionTrace,
+    policy: str | Policy = "dense",
+    datapath: str = "published",
+    rounding: str = "nearest",
+    on_layer: Callable[[int, int], None] = lambda step, layer: None,
+) -> VerifyResult:
+    """Run a trace through SpAtten's fixed-point datapath and compare with float64 attention.
+
+    Args:
+        source: a trace, its file, or the name of one that comes with accelsim.
+        policy: a preset, a YAML file, ``NAME:KEY=VALUE``, or a policy.
+        datapath: ``published`` or ``rtl``.
+        rounding: ``nearest``, ``nearest-even`` or ``floor``.
+        on_layer: told step and layer before each.
+
+    Raises:
+        AccelsimError: a name that is not known, or what the datapath cannot take.
+    """
+    chosen = load_policy_spec(policy) if isinstance(policy, str) else policy
+    path = fp.load_datapath(datapath, rounding)
+    trace = source if isinstance(source, AttentionTrace) else load_trace(source)
+    return verify_fixed_point(trace, chosen, path, on_layer)
+
+
 def verify_fixed_point(
     trace: AttentionTrace,
     policy: Policy,
@@ -76,6 +103,12 @@ def verify_fixed_point(
     Raises:
         AccelsimError: a trace or policy that the datapath cannot take.
     """
+    for word, layer in trace.beyond().items():
+        if word in ("soft-capped scores", "sinks"):
+            raise AccelsimError(
+                f"{trace.path}: layer {layer} has {word}, which the fixed-point datapath does not "
+                "compute; expected plain softmax"
+            )
     checker = _Checker(trace, policy, datapath, on_layer)
     run = run_policy(trace, policy, indices=False, observe=checker.observe)
 
@@ -140,37 +173,37 @@ class _Checker:
         if stage != self.stage:
             self.enter(stage)
         trace, layer = self.trace, self.layers[at.layer]
-        seen = at.positions + 1 if trace.causal else np.full(len(at.positions), at.context)
-        visible = np.searchsorted(at.kept, seen)
         group = trace.num_query_heads // trace.num_kv_heads
+        # Rows whose keys begin at different tokens have operands of their own.
+        rows = len(at.positions) if at.first.any() else 0
+        parts = [slice(row, row + 1) for row in range(rows)] or [slice(None)]
         for head in range(trace.num_query_heads):
-            sums = self._head(at, layer, head, head // group, seen, visible)
-            self.sums[at.layer, head] += sums
-            if self.progressive:
-                self.two_plane_rows[at.layer, head] += sums[_SUMS.index("rows")]
+            for part in parts:
+                sums = self._head(at, layer, head, head // group, part)
+                self.sums[at.layer, head] += sums
+                if self.progressive:
+                    self.two_plane_rows[at.layer, head] += sums[_SUMS.index("rows")]
 
     def _head(
-        self,
-        at: LayerStep,
-        layer: _Layer,
-        head: int,
-        kv: int,
-        seen: NDArray[np.int64],
-        visible: NDArray[np.int64],
+        self, at: LayerStep, layer: _Layer, head: int, kv: int, part: slice
     ) -> NDArray[np.float64]:
-        ops = layer.operands
-        scale = self.trace.scale * self.datapath.score_scale
+        """Some rows of a head, which see their keys from one token on."""
+        ops, positions, end = layer.operands, at.positions[part], at.end[part]
+        first, last = int(at.first[part].min(initial=at.context)), int(end.max(initial=0))
+        kept = at.kept[(at.kept >= first) & (at.kept < last)]
+        own_scale = self.trace.layer(at.layer).scale
+        scale = own_scale * self.datapath.score_scale
         scaled = [
-            fp.dequantization(float(step), layer.key_steps[kv, at.kept], scale)
-            for step in layer.query_steps[head, at.positions]
+            fp.dequantization(float(step), layer.key_steps[kv, kept], scale)
+            for step in layer.query_steps[head, positions]
         ]
-        ratios, value_step = fp.value_ratios(layer.value_steps[kv, at.kept])
+        ratios, value_step = fp.value_ratios(layer.value_steps[kv, kept])
         sums: NDArray[np.float64] = _fixed_kernels.compare_head(
-            ops.query[head, at.positions],
-            np.ascontiguousarray(ops.key_first[kv, at.kept].T),
-            np.ascontiguousarray(ops.key_both[kv, at.kept].T),
-            ops.value[kv, at.kept],
-            visible,
+            ops.query[head, positions],
+            np.ascontiguousarray(ops.key_first[kv, kept].T),
+            np.ascontiguousarray(ops.key_both[kv, kept].T),
+            ops.value[kv, kept],
+            np.searchsorted(kept, end),
             np.array([multipliers for multipliers, _ in scaled]),
             np.array([shift for _, shift in scaled]),
             ratios,
@@ -179,13 +212,13 @@ class _Checker:
             self.budgets[at.layer],
             value_step * self.datapath.output_scale,
             bool(at.alive[head]),
-            layer.query[head, at.positions].astype(np.float64),
-            np.ascontiguousarray(layer.key[kv, : at.context].T, dtype=np.float64),
-            np.ascontiguousarray(layer.value[kv, : at.context], dtype=np.float64),
-            seen,
-            at.kept,
-            self.trace.scale,
-            at.outputs[head],
+            layer.query[head, positions].astype(np.float64),
+            np.ascontiguousarray(layer.key[kv, first:last].T, dtype=np.float64),
+            np.ascontiguousarray(layer.value[kv, first:last], dtype=np.float64),
+            end - first,
+            kept - first,
+            own_scale,
+            at.outputs[head, part],
         )
         return sums
 

@@ -38,7 +38,7 @@ def _cases(rng: np.random.Generator, number: int) -> Iterator[tuple[str, float, 
                                    threshold=0.1, value_budget=budget)  # fmt: skip
     found = kernels.attend_layer(
         kernels.Tensors(query, key, value, wide[0], wide[0], wide[1]),
-        kernels.Rows(every, every, np.ones(1, np.bool_), _KEYS, True),
+        kernels.Rows.plain(every, every, np.ones(1, np.bool_), _KEYS, True),
         kernels.Settings(scale, 0.1, budget, 3),
         kernels.Importance(np.zeros(_KEYS), np.zeros(1)),
     )

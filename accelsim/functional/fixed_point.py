@@ -173,7 +173,6 @@ def operands(
     if isinstance(q, KiviQuantization):
         raise ConfigError("policy: quantization 'kivi': the datapath takes symmetric codes only")
     top = 2 ** (OPERAND_BITS - 1) - 1
-    query_codes, query_step = quantize(query, top, q.scale)
     if isinstance(q, ProgressiveQuantization):
         width, value_bits = q.msb_bits + q.lsb_bits, q.fetched_value_bits
         if width > OPERAND_BITS:
@@ -186,8 +185,13 @@ def operands(
         first = split_planes(both, q.lsb_bits, q.split)[0] << q.lsb_bits
     else:
         width, value_bits = q.key_bits, q.value_bits
-        both, key_step = quantize(key, 2 ** (width - 1) - 1, q.scale)
+        both, key_step = quantize(key, 2 ** (width - 1) - 1, q.key_scale or q.scale)
         first = both
+        if q.key_scale == "per_channel":
+            # A product over channels takes the scale of each with its query, before that is cut.
+            query = query * np.repeat(key_step, len(query) // len(key), axis=0)
+            key_step = np.ones((1, 1, 1))
+    query_codes, query_step = quantize(query, top, q.scale)
     value_codes, value_step = quantize(value, 2 ** (value_bits - 1) - 1, q.scale)
     lift, value_lift = OPERAND_BITS - width, OPERAND_BITS - value_bits
     key_both = both << lift

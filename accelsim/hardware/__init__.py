@@ -10,11 +10,14 @@ from accelsim.hardware._registry import (
     register_accelerator,
     simulate,
 )
+from accelsim.hardware.counters import Counter, Size
 
 __all__ = [
     "DEPENDENCIES",
     "ENGINES",
     "Accelerator",
+    "Counter",
+    "Size",
     "accelerator_kinds",
     "accelerator_of",
     "load_accelerator",

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import pydantic
 
 from accelsim import configs
-from accelsim.errors import ConfigError, did_you_mean
+from accelsim.errors import ConfigError, InvariantError, did_you_mean
 from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
+from accelsim.hardware.counters import DRAM, Counter, by_name
 
 if TYPE_CHECKING:
     from accelsim.functional import PolicyRun
@@ -64,6 +65,8 @@ class Accelerator:
         serves: names of :data:`accelsim.workloads.SERVICES` whose time and work it charges. What a
             workload asks for beyond them stands in :attr:`Activity.not_served` and in the manifest
             of the result.
+        counters: what it counts beside the commands of its memory, by machine and block; energy
+            tables are checked against them.
     """
 
     config: type[AcceleratorConfig]
@@ -75,6 +78,7 @@ class Accelerator:
     exact_reads: bool = True
     wiring: Callable[[Any, MemoryConfig], list[Wire]] | None = None
     serves: frozenset[str] = frozenset()
+    counters: tuple[Counter, ...] = ()
 
     def __post_init__(self) -> None:
         from accelsim.workloads import SERVICES
@@ -84,6 +88,12 @@ class Accelerator:
                 f"accelerator of {self.config.__name__}: unknown service '{name}'"
                 f"{did_you_mean(name, list(SERVICES))} (known: {', '.join(SERVICES)})"
             )
+        by_name(self.declared)
+
+    @property
+    def declared(self) -> tuple[Counter, ...]:
+        """All its counters, those of the memory first."""
+        return DRAM + self.counters
 
 
 _REGISTERED: dict[str, Accelerator] = {}
@@ -209,8 +219,19 @@ def simulate(
     activity.not_served = {
         name: amount for name, amount in workload.asks().items() if name not in machine.serves
     }
+    _count_posted(activity, memory)
     _check(machine, activity, workload)
     return activity
+
+
+def _count_posted(activity: Activity, memory: MemoryConfig) -> None:
+    """Activations of bytes that no engine sends through the banks: writes, and spilled reads.
+
+    They lie side by side, so each row is opened once (assumption; the least there can be).
+    """
+    posted = activity.dram_write_bytes + activity.dram_read_bytes.get("spill", 0)
+    if memory.kind == "banked":
+        activity.count("dram_posted_activations", -(-posted // memory.row_bytes))
 
 
 @contextmanager
@@ -229,6 +250,11 @@ def _check(machine: Accelerator, activity: Activity, workload: Workload) -> None
     from accelsim.hardware.invariants import check, check_bytes
 
     check(activity, workload)
+    for name in sorted(set(activity.counters) - set(by_name(machine.declared))):
+        raise InvariantError(
+            f"workload '{workload.name}': counter '{name}' is not declared"
+            f"{did_you_mean(name, [c.name for c in machine.declared])}; see Accelerator.counters"
+        )
     if machine.exact_reads and machine.decide is None:
         check_bytes(activity, workload)
 

@@ -4,38 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-COUNTERS: dict[str, str] = {
-    "qk_macs": "multiply-accumulates of the query-key unit",
-    "pv_macs": "multiply-accumulates of the probability-value unit",
-    "fc_macs": "multiply-accumulates of fully connected layers",
-    "exponentials": "exponentials in the softmax unit",
-    "divisions": "divisions in the softmax unit",
-    "topk_passes": "quick-select passes of the top-k engines",
-    "topk_comparisons": "element-pivot comparisons in the top-k engines, two per element read",
-    "topk_fifo_bytes": "bytes read or written in the top-k FIFOs",
-    "key_sram_read_bytes": "bytes read from the key buffer",
-    "key_sram_write_bytes": "bytes written to the key buffer",
-    "value_sram_read_bytes": "bytes read from the value buffer",
-    "value_sram_write_bytes": "bytes written to the value buffer",
-    "candidate_iterations": "iterations of A3's greedy candidate selection",
-    "score_comparisons": "comparisons of a score, or of its weight, with a threshold",
-    "sorted_key_reads": "entries (value and row) read from A3's sorted-key buffer",
-    "sorted_key_writes": "entries written to it",
-    "spill_read_bytes": "bytes of scores and partial results that came back from DRAM",
-    "spill_write_bytes": "bytes of scores and partial results that went to DRAM",
-    "refetched_bytes": "bytes fetched again because buffers do not hold a whole row",
-    "fetcher_bytes": "bytes through crossbar, fetch FIFOs and bit-width converter",
-    "dram_activations": "DRAM row activations",
-    "dram_precharges": "DRAM precharges",
-    "dram_reads": "DRAM read bursts",
-    "dram_writes": "DRAM write bursts",
-    "dram_refreshes": "DRAM refresh commands",
-    "row_hits": "requests whose row was open",
-    "row_misses": "requests that found their bank closed",
-    "row_conflicts": "requests that found another row open",
-}
-"""Name of every counter and what one unit of it is. Energy tables refer to these names."""
-
 
 @dataclass
 class ModuleActivity:
@@ -79,7 +47,8 @@ class Activity:
         frequency_hz: core clock.
         dram_read_bytes: bytes moved by read bursts, by tensor: query, key_msb, key_lsb, value.
         dram_write_bytes: bytes moved by write bursts.
-        counters: one number for each name in :data:`COUNTERS` (absent means zero).
+        counters: one number for each counter of the machine by name (absent means zero); see
+            :attr:`accelsim.hardware.Accelerator.counters`.
         modules: per block of the block diagram.
         completion_cycles: cycle in which each request's response came out, in row order.
         queues: bounded queues and buffers, by name.
@@ -109,7 +78,5 @@ class Activity:
         return self.cycles / self.frequency_hz
 
     def count(self, name: str, amount: int) -> None:
-        """Add ``amount`` to the counter ``name``; raises KeyError for a name not in COUNTERS."""
-        if name not in COUNTERS:
-            raise KeyError(name)
+        """Add ``amount`` to the counter ``name``, one that the machine declares."""
         self.counters[name] = self.counters.get(name, 0) + int(amount)

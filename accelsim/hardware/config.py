@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from accelsim.configs import Config, Unit
+from accelsim.hardware.counters import Size
 from accelsim.hardware.spatten.facts import BITS_ON_CHIP
 
 PositiveInt = Annotated[int, Field(ge=1, le=1 << 20), Unit("units")]
@@ -232,18 +233,30 @@ class AcceleratorConfig(Config):
         raise NotImplementedError
 
     @property
-    def sizes(self) -> dict[str, float]:
-        """How large the machine is, by name of a unit that leakage and area may grow with.
-
-        A size that an accelerator does not have is absent; entries that grow with it then stand for
-        the machine that the table was made for.
-        """
+    def sizes(self) -> dict[str, Size]:
+        """How large the machine is, by name: what leakage and area of its energy table may grow
+        with (``per``). A kind adds what its blocks have."""
         return {
-            "machine": 1.0,
-            "multiplier": float(self.multiplier_count),
-            "buffer_byte": self.buffer_bytes,
-            "dram_channel": float(self.channels),
+            "machine": Size(1.0, "machine"),
+            "multiplier": Size(self.multiplier_count, "multiplier"),
+            "buffer_byte": Size(self.buffer_bytes, "byte of key and value buffers"),
+            "dram_channel": Size(self.channels, "DRAM channel"),
         }
+
+
+def spatten_sizes(ports: int, lanes: int, comparators: int) -> dict[str, Size]:
+    """Sizes of SpAtten's blocks, as published and as released.
+
+    Args:
+        ports: of the matrix fetcher.
+        lanes: scores that the softmax takes in a cycle.
+        comparators: of an array, times engines.
+    """
+    return {
+        "fetch_channel": Size(ports, "port of the matrix fetcher"),
+        "softmax_lane": Size(lanes, "score that the softmax takes in a cycle"),
+        "topk_comparator": Size(comparators, "comparator of an array, of every engine"),
+    }
 
 
 class SpattenConfig(AcceleratorConfig):
@@ -299,13 +312,13 @@ class SpattenConfig(AcceleratorConfig):
         return 2 * self.multipliers * self.buffer_lines * BITS_ON_CHIP / 8
 
     @property
-    def sizes(self) -> dict[str, float]:
+    def sizes(self) -> dict[str, Size]:
         """See :attr:`AcceleratorConfig.sizes`."""
-        return super().sizes | {
-            "fetch_channel": self.fetch_channels,
-            "softmax_lane": self.softmax_parallelism,
-            "topk_comparator": self.topk.parallelism * self.topk.engines,
-        }
+        return super().sizes | spatten_sizes(
+            self.fetch_channels,
+            self.softmax_parallelism,
+            self.topk.parallelism * self.topk.engines,
+        )
 
     @property
     def vectors_per_line(self) -> int:

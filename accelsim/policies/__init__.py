@@ -7,6 +7,7 @@ from accelsim.policies._base import PolicyPart
 from accelsim.policies._policy import (
     Policy,
     applicable,
+    by_layer,
     load_policy,
     load_policy_spec,
     why_closed_loop_not,
@@ -48,6 +49,7 @@ __all__ = [
     "StageParts",
     "StaticQuantization",
     "applicable",
+    "by_layer",
     "load_policy",
     "load_policy_spec",
     "register_selection",

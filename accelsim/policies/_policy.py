@@ -21,7 +21,7 @@ from accelsim.policies.kivi import KiviQuantization
 from accelsim.policies.quantization import ProgressiveQuantization, StaticQuantization
 from accelsim.policies.tokens import CascadeTokens
 from accelsim.policies.values import LocalValues
-from accelsim.traces import AttentionTrace
+from accelsim.traces import OWN_SCALE, AttentionTrace
 
 
 class Policy(Config):
@@ -71,7 +71,16 @@ class Policy(Config):
             raise ValueError("'accumulate' differs between tokens and heads or between stages")
         if stages["prefill"] is not self:
             _check_together(stages["prefill"], stages["decode"])
+        lengths = _listed(self)
+        if len(set(lengths.values())) > 1:
+            told = ", ".join(f"'{name}' has {length}" for name, length in lengths.items())
+            raise ValueError(f"lists by layer: {told} entries; expected one for each layer")
         return self
+
+    @property
+    def num_layers(self) -> int | None:
+        """Layers of the model that lists ``..._by_layer`` are for; ``None``: of any model."""
+        return next(iter(_listed(self).values()), None)
 
     @property
     def fetched_bits(self) -> tuple[int, int, int]:
@@ -114,12 +123,25 @@ class Policy(Config):
         return self.model_copy(update=changes)
 
 
+def _listed(policy: Policy) -> dict[str, int]:
+    """Lengths of all lists ``..._by_layer``, by part and name."""
+    found: dict[str, int] = {}
+    for where, parts in (("", policy), ("prefill.", policy.prefill), ("decode.", policy.decode)):
+        for part_name in StageParts.model_fields if parts is not None else ():
+            part = getattr(parts, part_name)
+            for name in () if part is None else type(part).model_fields:
+                values = getattr(part, name)
+                if name.endswith("_by_layer") and values is not None:
+                    found[f"{where}{part_name}.{name}"] = len(values)
+    return found
+
+
 def _parts_of_layer(parts: Policy | StageParts, layer: int, num_layers: int) -> dict[str, object]:
     changes: dict[str, object] = {}
     if parts.values is not None:
         changes["values"] = parts.values.at_layer(layer, num_layers)
     q = parts.quantization
-    if q is not None and not isinstance(q, KiviQuantization):
+    if q is not None:
         changes["quantization"] = q.at_layer(layer, num_layers)
     return changes
 
@@ -172,12 +194,43 @@ def _check_together(prefill: Policy, decode: Policy) -> None:
         )
 
 
+_IN_THE_CASCADE = frozenset(
+    (
+        OWN_SCALE, "sliding windows", "sliding windows on both sides", "chunks",
+        "soft-capped scores", "sinks",
+    )
+)  # fmt: skip
+"""What :meth:`accelsim.traces.AttentionTrace.beyond` may name for SpAtten's own policies."""
+
+
+def by_layer(policy: Policy, trace: AttentionTrace) -> bool:
+    """Whether a selector decides layer by layer in a stage that a trace has; else step by step."""
+    tokens = {"prefill": trace.prefill_tokens, "decode": trace.decode_tokens}
+    return any(
+        p.selection is not None
+        or isinstance(p.quantization, KiviQuantization)
+        or (trace.causal and any(c and c.accumulate == "layers" for c in (p.tokens, p.heads)))
+        for stage, p in policy.by_stage().items()
+        if tokens[stage]
+    )
+
+
 def why_not(policy: Policy, trace: AttentionTrace) -> str:
     """Say why a policy does not apply to a trace, or return an empty string.
 
     Policies of the cache need a causal model that decodes; encoder policies need an encoder.
     """
+    explain = _other_depth(policy, trace.num_layers)
+    if explain:
+        return explain
     rule, kivi = _on_cache(policy, causal=trace.causal)
+    by_selector = rule is not None or kivi or by_layer(policy, trace)
+    served = {OWN_SCALE} if by_selector else _IN_THE_CASCADE
+    for word, layer in trace.beyond().items():
+        if word not in served:
+            name = "kivi" if kivi else "accumulate: layers" if rule is None else rule.kind
+            who = f"policy '{name}'" if by_selector and word in _IN_THE_CASCADE else "a policy"
+            return f"layer {layer} has {word}, which {who} does not support"
     if rule is not None and rule.encoder:
         if trace.causal or trace.decode_tokens:
             return f"policy '{rule.kind}' prunes encoders; expected a trace with causal = false"
@@ -188,6 +241,14 @@ def why_not(policy: Policy, trace: AttentionTrace) -> str:
     if not trace.has_values:
         return "tensor 'layer.0.value' is missing; expected values, which every policy reads"
     return ""
+
+
+def _other_depth(policy: Policy, num_layers: int) -> str:
+    """Say that a policy is for models of another depth, or return an empty string."""
+    if policy.num_layers in (None, num_layers):
+        return ""
+    name, length = next(iter(_listed(policy).items()))
+    return f"policy: key '{name}' has {length} entries; expected {num_layers}, one for each layer"
 
 
 def _on_cache(policy: Policy, *, causal: bool) -> tuple[Selection | None, bool]:
@@ -203,7 +264,12 @@ def _on_cache(policy: Policy, *, causal: bool) -> tuple[Selection | None, bool]:
 
 
 def why_closed_loop_not(
-    policy: Policy, *, causal: bool, prompt_tokens: int = 0, skip: int | None = None
+    policy: Policy,
+    *,
+    causal: bool,
+    prompt_tokens: int = 0,
+    skip: int | None = None,
+    num_layers: int | None = None,
 ) -> str:
     """Say why a policy cannot run inside a model, or return an empty string.
 
@@ -212,7 +278,11 @@ def why_closed_loop_not(
         causal: whether the model generates.
         prompt_tokens: first tokens that are read as a prompt.
         skip: first position whose prediction is scored, if any is.
+        num_layers: layers of the model, if known.
     """
+    explain = "" if num_layers is None else _other_depth(policy, num_layers)
+    if explain:
+        return explain
     rule, kivi = _on_cache(policy, causal=causal)
     if rule is not None and rule.encoder and causal:
         return f"policy '{rule.kind}' prunes encoders; expected an encoder model"

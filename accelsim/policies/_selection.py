@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 import pydantic
 
 from accelsim.configs import Config
-from accelsim.policies._base import ROUNDING_GUARD, Fraction, MinKeys, PolicyPart, Positive, Ratio
+from accelsim.policies._base import (
+    ROUNDING_GUARD,
+    Count,
+    Fraction,
+    MinKeys,
+    PolicyPart,
+    Positive,
+    Ratio,
+    of_layer,
+)
 
 if TYPE_CHECKING:
     from accelsim.policies.selector import Selector, Shape
@@ -89,28 +98,74 @@ class Budgeted(SelectionPart):
 
     Attributes:
         budget_tokens: tokens kept, the query's own included.
-        budget_fraction: the same as a fraction of the context; give one of the two.
+        budget_fraction: the same as a fraction of the context.
+        budget_tokens_by_layer: tokens kept in every layer.
+        budget_fraction_by_layer: the same as fractions; give one of the four.
+        taper: the first layer gets ``1 + taper`` times the budget, the last ``1 - taper`` times,
+            linear between them (the pyramid of PyramidKV, Cai et al. 2024, with our parameter).
+        floor_tokens: tokens kept at least, whatever the budget is; a context has no more than it
+            has.
         share: who decides together.
     """
 
     budget_tokens: Positive | None = None
     budget_fraction: Ratio | None = None
+    budget_tokens_by_layer: tuple[Positive, ...] | None = None
+    budget_fraction_by_layer: tuple[Ratio, ...] | None = None
+    taper: Annotated[float, pydantic.Field(ge=-1.0, le=1.0)] = 0.0
+    floor_tokens: Count = 0
     share: Sharing = "query_head"
 
     @pydantic.model_validator(mode="after")
     def _check_budget(self) -> Budgeted:
-        if (self.budget_tokens is None) == (self.budget_fraction is None):
-            raise ValueError("give one of 'budget_tokens' and 'budget_fraction'")
+        named = [n for n in type(self).model_fields if n.startswith("budget_")]
+        given = [name for name in named if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "give one of 'budget_tokens' and 'budget_fraction', or one ..._by_layer"
+            )
+        if self.taper and given[0].endswith("_by_layer"):
+            raise ValueError("'taper' goes with 'budget_tokens' or 'budget_fraction'")
         return self
 
+    @property
+    def by_layer(self) -> bool:
+        """Whether layers have budgets of their own; :meth:`at_layer` then says which."""
+        return self.taper != 0.0 or any(
+            budget is not None
+            for budget in (self.budget_tokens_by_layer, self.budget_fraction_by_layer)
+        )
+
+    def at_layer(self, layer: int, num_layers: int) -> Self:
+        """Return the rule of one layer, with one plain budget.
+
+        Raises:
+            ConfigError: a list ``..._by_layer`` for another number of layers.
+        """
+        changes: dict[str, object] = {"taper": 0.0}
+        factor = 1.0
+        if self.taper and num_layers > 1:
+            factor += self.taper * (1 - 2 * layer / (num_layers - 1))
+        for name in ("budget_tokens", "budget_fraction"):
+            value, listed = getattr(self, name), getattr(self, f"{name}_by_layer")
+            if listed is not None:
+                value = of_layer(f"{name}_by_layer", listed, layer, num_layers)
+                changes[f"{name}_by_layer"] = None
+            if value is not None:
+                tapered = value * factor
+                tokens = name == "budget_tokens"
+                changes[name] = max(1, round(tapered)) if tokens else min(1.0, tapered)
+        return self.model_copy(update=changes)
+
     def budget(self, context_tokens: int) -> int:
-        """Tokens kept of a context, at least one; all of them below ``min_keys``."""
+        """Tokens that a layer keeps of a context, at least one; all of them below ``min_keys``."""
         if context_tokens < self.min_keys:
             return context_tokens
         if self.budget_tokens is not None:
-            return self.budget_tokens
+            return max(self.budget_tokens, self.floor_tokens)
         assert self.budget_fraction is not None
-        return max(1, math.ceil(self.budget_fraction * context_tokens - ROUNDING_GUARD))
+        share = math.ceil(self.budget_fraction * context_tokens - ROUNDING_GUARD)
+        return max(1, share, self.floor_tokens)
 
 
 class Recent(Budgeted):

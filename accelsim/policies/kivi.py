@@ -7,11 +7,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.policies._base import Channels, Count, PolicyPart, Positive
-from accelsim.policies.quantization import SCALE_BYTES, Mask
+from accelsim.policies._base import Channels, Count, Positive
+from accelsim.policies.quantization import SCALE_BYTES, ByLayerWidths, Mask
 
 
-class KiviQuantization(PolicyPart):
+class KiviQuantization(ByLayerWidths):
     """Asymmetric quantization as in KIVI (Liu et al., ICML 2024).
 
     Keys are quantized per channel over groups of ``group_tokens`` tokens, values per token over
@@ -28,6 +28,8 @@ class KiviQuantization(PolicyPart):
         group_tokens: tokens that share a scale of a key channel.
         group_channels: elements of a value that share a scale.
         residual_tokens: newest tokens in full precision.
+        key_bits_by_layer: bits of a key element in every layer, instead of ``key_bits``.
+        value_bits_by_layer: bits of a value element in every layer, instead of ``value_bits``.
     """
 
     kind: Literal["kivi"]
@@ -36,6 +38,8 @@ class KiviQuantization(PolicyPart):
     group_tokens: Positive = 32
     group_channels: Channels = 32
     residual_tokens: Count = 128
+    key_bits_by_layer: tuple[Literal[2, 4, 8], ...] | None = None
+    value_bits_by_layer: tuple[Literal[2, 4, 8], ...] | None = None
 
     @property
     def full_bits(self) -> int:

@@ -20,7 +20,7 @@ SCALE_BYTES = 2
 Mask = NDArray[np.bool_]
 
 
-class _ByLayer(PolicyPart):
+class ByLayerWidths(PolicyPart):
     """A quantization whose widths may be lists, one width for each layer."""
 
     def at_layer(self, layer: int, num_layers: int) -> Self:
@@ -55,10 +55,12 @@ class _ByLayer(PolicyPart):
         """
         vectors = (keys.sum(axis=2) + values.sum(axis=2)).astype(np.int64)
         per_token = getattr(self, "scale", "") == "per_token"
+        if per_token and getattr(self, "key_scale", None) == "per_channel":
+            vectors = values.sum(axis=2).astype(np.int64)
         return vectors * (SCALE_BYTES if per_token else 0), np.zeros_like(vectors)
 
 
-class StaticQuantization(_ByLayer):
+class StaticQuantization(ByLayerWidths):
     """Linear symmetric quantization with one fetch (SpAtten, HPCA 2021, section III-D).
 
     Asks of the hardware: a converter from the stored width to the multipliers' 12 bits.
@@ -68,6 +70,8 @@ class StaticQuantization(_ByLayer):
         key_bits: bits of a key element.
         value_bits: bits of a value element.
         scale: one scale for the keys (values) of a layer, or one for each token and KV head.
+        key_scale: ``per_channel``: keys have one scale for each channel and KV head instead. It is
+            static, as that of a layer is, and multiplies the query, so that nothing is read for it.
         key_bits_by_layer: bits of a key element in every layer, instead of ``key_bits``.
         value_bits_by_layer: bits of a value element in every layer, instead of ``value_bits``.
     """
@@ -76,11 +80,12 @@ class StaticQuantization(_ByLayer):
     key_bits: Bits = 12
     value_bits: Bits = 12
     scale: Scale = "per_tensor"
+    key_scale: Literal["per_channel"] | None = None
     key_bits_by_layer: tuple[Bits, ...] | None = None
     value_bits_by_layer: tuple[Bits, ...] | None = None
 
 
-class ProgressiveQuantization(_ByLayer):
+class ProgressiveQuantization(ByLayerWidths):
     """Progressive quantization of keys (SpAtten, HPCA 2021, sections III-D and V-A).
 
     Scores come from the MSB plane; a row whose largest probability is below ``threshold`` fetches

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from accelsim.attention.kernels import WORK
 from accelsim.attention.rows import attend_rows, dense_mask
-from accelsim.policies._selection import SelectionPart, Stage
+from accelsim.errors import ConfigError
+from accelsim.policies._selection import Budgeted, SelectionPart, Stage
 
 if TYPE_CHECKING:
     from accelsim.policies._policy import Policy
@@ -197,6 +198,38 @@ class Staged(Selector):
         self._selectors[self.stage(block)].learn(block, output)
 
 
+class ByLayer(Selector):
+    """One rule whose layers have budgets of their own: a selector for each layer.
+
+    Raises:
+        ConfigError: a rule that decides over the layers together.
+    """
+
+    def __init__(self, rule: Budgeted, shape: Shape, seed: int = 0) -> None:
+        super().__init__(shape, seed)
+        layers = range(shape.num_layers)
+        self._selectors = [
+            rule.at_layer(layer, shape.num_layers).selector(shape, seed) for layer in layers
+        ]
+        if self._selectors[0].by_step:
+            raise ConfigError(
+                f"selection '{rule.kind}' decides over all layers of a token together; expected "
+                "one budget, without lists by layer and without 'taper'"
+            )
+
+    def run(self, block: Block) -> Decision:
+        """Let the selector of the block's layer decide."""
+        return self._selectors[block.layer].run(block)
+
+    def rows(self, layer: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Ask the selector of the layer."""
+        return self._selectors[layer].rows(layer, positions)
+
+    def learn(self, block: Block, output: Floats) -> None:
+        """Tell the selector of the block's layer."""
+        self._selectors[block.layer].learn(block, output)
+
+
 def stage_of(positions: NDArray[np.int64], shape: Shape) -> Stage:
     """Stage of query rows that do not mix the prompt with what follows it."""
     return "prefill" if not shape.causal or positions[0] < shape.prompt_tokens else "decode"
@@ -253,7 +286,11 @@ def selector_for(policy: Policy, shape: Shape, seed: int = 0) -> Selector:
 
 
 def _selector(rule: SelectionPart | None, shape: Shape, seed: int) -> Selector:
-    return KeepAll(shape, seed) if rule is None else rule.selector(shape, seed)
+    if rule is None:
+        return KeepAll(shape, seed)
+    if isinstance(rule, Budgeted) and rule.by_layer:
+        return ByLayer(rule, shape, seed)
+    return rule.selector(shape, seed)
 
 
 def _staged(

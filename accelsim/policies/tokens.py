@@ -46,6 +46,8 @@ class CascadeTokens(LayerSchedule):
         accumulate: what a token has received when it is ranked: ``steps``, in all layers of all
             earlier steps and the layers before in this one, or ``layers``, in the layers before
             from the queries up to this one. One for tokens and heads.
+        floor_tokens: tokens that a layer keeps at least, of a context that has them, whatever its
+            ratio says.
         min_keys: no token is pruned while the context, counted without any pruning, has fewer
             tokens: those of the whole prompt in a prefill, those up to the query in decode.
     """
@@ -56,6 +58,7 @@ class CascadeTokens(LayerSchedule):
     per_query: bool = False
     permanent: bool = True
     accumulate: Accumulate = "steps"
+    floor_tokens: Count = 0
     min_keys: MinKeys = 0
 
     def protected_ranges(self) -> tuple[int, int]:
@@ -69,4 +72,5 @@ class CascadeTokens(LayerSchedule):
         if context_tokens < self.min_keys:
             return context_tokens
         ratio = self.keep_ratio(layer, num_layers)
-        return max(1, math.ceil(ratio * context_tokens - ROUNDING_GUARD))
+        share = math.ceil(ratio * context_tokens - ROUNDING_GUARD)
+        return max(1, share, min(self.floor_tokens, context_tokens))

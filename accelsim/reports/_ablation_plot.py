@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from accelsim.drawing import plain_figures
-from accelsim.reports._picture import new_figure
+from accelsim.drawing import COLORS, GREY, new_figure, plain_figures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -13,9 +12,9 @@ if TYPE_CHECKING:
     from accelsim.exploration import Ablation, AblationPoint
 
 _SERIES = (
-    ("alone", "alone", "#4c78a8"),
-    ("cumulative", "with all above it", "#f58518"),
-    ("without", "all but this one", "#54a24b"),
+    ("alone", "alone", COLORS[0]),
+    ("cumulative", "with all above it", COLORS[1]),
+    ("without", "all but this one", COLORS[2]),
 )
 
 
@@ -32,7 +31,7 @@ def ablation_figure(ablation: Ablation) -> Figure:
         for place, point in zip(places, points, strict=True):
             text = "refused" if point.speedup is None else f"{point.speedup:.2f}x"
             axes.text(point.speedup or 0, place, f" {text}", va="center", fontsize=6)
-    axes.axvline(1, color="#888", linewidth=0.8)
+    axes.axvline(1, color=GREY, linewidth=0.8)
     axes.set_yticks(range(len(names)), names, fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel(

@@ -11,32 +11,32 @@ from accelsim.errors import AccelsimError
 from accelsim.exploration import RunResult
 from accelsim.files import whole_file
 from accelsim.reports._plots import figures
+from accelsim.reports._style import STYLE, VIEWPORT
 from accelsim.reports._tables import comparison
+from accelsim.reports._words import in_words
 
 _PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
+<html lang="en"><head><meta charset="utf-8">{{ viewport }}<title>{{ title }}</title>
 <style>
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem;
-       color: #222; background: #fff }
-table { border-collapse: collapse; margin: 1rem 0 2rem }
-th, td { padding: .2rem .9rem; text-align: right; border-bottom: 1px solid #eee;
-         font-variant-numeric: tabular-nums }
-th:first-child, td:first-child { text-align: left }
-tr.section td { font-weight: 600; padding-top: 1rem; border-bottom: 1px solid #999 }
-figure { margin: 0 0 2rem } figcaption { font-weight: 600 }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(28rem, 1fr)); gap: 1rem }
-svg { max-width: 100%; height: auto } pre { background: #f6f6f6; padding: 1rem; overflow: auto }
-.warning { background: #fff6e0; border-left: 4px solid #e0a800; padding: .3rem 1rem }
+{{ style }}
+tr.section td { font-weight: 600; padding-top: 1rem; border-bottom: 1px solid var(--rule) }
+.figures { display: grid; gap: 1rem;
+           grid-template-columns: repeat(auto-fit, minmax(min(28rem, 100%), 1fr)) }
+@media (prefers-color-scheme: dark) {
+  /* Pictures are drawn on white; this makes it the page's colour and keeps hues. */
+  figure svg { filter: invert(.92) hue-rotate(180deg) }
+}
 </style></head><body>
 <h1>{{ title }}</h1>
-{% for text in warnings %}<p class="warning">{{ text }}</p>{% endfor %}
-<table><thead><tr><th></th>
+{% for text in words %}<p>{{ text }}</p>{% endfor %}
+{% for text in warnings %}<p class="note">{{ text }}</p>{% endfor %}
+<div class="scroll"><table><thead><tr><th></th>
 {% for name in names %}<th>{{ name }}</th>{% endfor %}</tr></thead><tbody>
 {% for section in sections %}<tr class="section">
 <td colspan="{{ names|length + 1 }}">{{ section.title }}</td></tr>
 {% for label, cells in section.rows %}<tr><td>{{ label }}</td>
 {% for cell in cells %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}{% endfor %}
-</tbody></table>
+</tbody></table></div>
 <div class="figures">{% for title, svg in plots.items() %}<figure>
 <figcaption>{{ title }}</figcaption>
 {{ svg|safe }}</figure>{% endfor %}</div>
@@ -58,11 +58,15 @@ def render(
         extra_plots: title to SVG of plots to put before the standard ones.
     """
     import jinja2
+    import markupsafe
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(_PAGE).render(
         title=title,
+        style=markupsafe.Markup(STYLE),
+        viewport=markupsafe.Markup(VIEWPORT),
         names=list(results),
+        words=in_words(results),
         sections=comparison(results),
         plots={**(extra_plots or {}), **figures(results)},
         warnings=list(dict.fromkeys(text for r in results.values() for text in r.warnings)),

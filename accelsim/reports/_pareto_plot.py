@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from accelsim.drawing import plain_figures
+from accelsim.drawing import COLORS, DARK, Svg, new_figure, plain_figures, svg_text
 from accelsim.errors import AccelsimError, did_you_mean
-from accelsim.reports._picture import Svg, new_figure, svg_text
 
 if TYPE_CHECKING:
     from accelsim.exploration import Results
-
-_COLORS = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#9d755d", "#bab0ac")
 
 
 @plain_figures()
@@ -55,14 +52,14 @@ def pareto_figure(
             "o",
             markersize=5,
             alpha=0.75,
-            color=_COLORS[number % len(_COLORS)],
+            color=COLORS[number % len(COLORS)],
             label=None if color is None else f"{color.rpartition('.')[2]} = {level}",
         )
     line = [[row[name] for row in front] for name in (x, y)]
     # Between two points of a front nothing was found: a step, not a slope.
     style: dict[str, Any] = {
         "drawstyle": "steps-post",
-        "color": "#333333",
+        "color": DARK,
         "linewidth": 1,
         "zorder": 0,
     }

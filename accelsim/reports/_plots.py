@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from accelsim.drawing import plain_figures
+from accelsim.drawing import COLORS, GREY, new_figure, plain_figures, svg_text
 from accelsim.exploration import RunResult
-from accelsim.reports._picture import new_figure, svg_text
 from accelsim.reports._tables import TENSOR_LABELS
-
-_COLORS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2", "#9d755d")
 
 
 @plain_figures()
@@ -44,7 +41,7 @@ def figures(results: Mapping[str, RunResult]) -> dict[str, str]:
 def _stacked(results: Mapping[str, RunResult], parts: Mapping[str, list[float]], unit: str) -> str:
     figure, axes = new_figure(6.4, 3.2)
     left = [0.0] * len(results)
-    for color, (label, values) in zip(_COLORS, parts.items(), strict=False):
+    for color, (label, values) in zip(COLORS, parts.items(), strict=False):
         axes.barh(list(results), values, left=left, label=label, color=color)
         left = [a + b for a, b in zip(left, values, strict=True)]
     for row, total in enumerate(left):
@@ -63,7 +60,7 @@ def _modules(results: Mapping[str, RunResult]) -> str:
         total = max(result.metrics["latency_cycles"], 1)
         busy = [100 * result.modules.get(n, {}).get("busy_cycles", 0) / total for n in names]
         places = [row + index * height for row in range(len(names))]
-        axes.barh(places, busy, height=height, label=label, color=_COLORS[index % len(_COLORS)])
+        axes.barh(places, busy, height=height, label=label, color=COLORS[index % len(COLORS)])
     axes.set_yticks([row + 0.4 - height / 2 for row in range(len(names))], names, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("busy, % of all cycles")
@@ -84,7 +81,7 @@ def _layers(results: Mapping[str, RunResult]) -> str:
                 *zip(*points, strict=True),
                 marker=".",
                 label=label,
-                color=_COLORS[index % len(_COLORS)],
+                color=COLORS[index % len(COLORS)],
             )
     axes.set_xlabel("layer")
     axes.set_ylabel("relative output error, %")
@@ -99,9 +96,9 @@ def _speedups(results: Mapping[str, RunResult]) -> str:
     for index, (label, result) in enumerate(results.items()):
         values = [result.baselines.get(n, {}).get("speedup") or 0 for n in names]
         places = [row + index * height for row in range(len(names))]
-        axes.barh(places, values, height=height, label=label, color=_COLORS[index % len(_COLORS)])
+        axes.barh(places, values, height=height, label=label, color=COLORS[index % len(COLORS)])
     axes.set_xscale("log")
-    axes.axvline(1, color="#888", linewidth=0.8)
+    axes.axvline(1, color=GREY, linewidth=0.8)
     axes.set_yticks([row + 0.4 - height / 2 for row in range(len(names))], names, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("speedup (log scale; left of 1 the baseline is faster)")

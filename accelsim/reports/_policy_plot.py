@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from accelsim.drawing import plain_figures
-from accelsim.reports._picture import Svg, new_figure, svg_text
+from accelsim.drawing import COLORS, Svg, new_figure, plain_figures, svg_text
 
 
 @plain_figures()
@@ -30,7 +29,7 @@ def policy_figure(
     """
     figure, axes = new_figure(8.4, 5.2)
     for name, (moved, height) in points.items():
-        axes.plot(moved / scale, height, "o", color="#4c78a8", markersize=4)
+        axes.plot(moved / scale, height, "o", color=COLORS[0], markersize=4)
         axes.annotate(
             name, (moved / scale, height), xytext=(4, 3), textcoords="offset points", fontsize=6.5
         )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from accelsim.energy import across_readings
 from accelsim.exploration import RunResult
 from accelsim.exploration.metrics import METRICS
 from accelsim.units import percent, ratio, shown, si
@@ -48,6 +50,7 @@ def comparison(results: Mapping[str, RunResult]) -> list[Section]:
             else []
         ),
         Section("Speedup over [5…95 %] (energy ratio)", _baselines(runs)),
+        *([Section("Sampled", _sampled(runs))] if any(map(_sample_of, runs)) else []),
     ]
 
 
@@ -76,16 +79,36 @@ def _beside(label: str, texts: list[str]) -> Rows:
 
 
 def _energy(runs: Sequence[RunResult]) -> Rows:
+    """Parts with their power, both totals with their ranges, and what is in neither."""
     parts = list(dict.fromkeys(part for r in runs for part in r.energy_j_by_part))
-    rows = [(part, [si(r.energy_j_by_part.get(part), "J") for r in runs]) for part in parts]
-    total, *rest = _rows(runs, "energy")
-    interval = [
-        f"{si(r.metrics['energy_j_low'], 'J')} – {si(r.metrics['energy_j_high'], 'J')}"
-        if "energy_j_low" in r.metrics
-        else "–"
-        for r in runs
-    ]
-    return [*rows, total, ("5 to 95 % of the tables' ranges", interval), *rest]
+    rows = [(part, [_with_power(r, part) for r in runs]) for part in parts]
+    ranges = {"everything": "energy_j", "accesses": "energy_accesses_j"}
+    for label, cells in _rows(runs, "energy"):
+        rows.append((label, cells))
+        if label in ranges:
+            range_row = [_range(r.metrics, ranges[label]) for r in runs]
+            rows.append(("  5 to 95 %", range_row))
+    readings = [r.energy.get("reading") for r in runs]
+    if any(readings):
+        rows.append(("reading", [reading or "–" for reading in readings]))
+    note = across_readings(readings)
+    if note:
+        rows.append((note, ["" for _ in runs]))
+    missing = list(dict.fromkeys(name for r in runs for name in r.energy.get("left_out", ())))
+    if missing:
+        rows.append((f"in neither total: {', '.join(missing)}", ["" for _ in runs]))
+    return rows
+
+
+def _with_power(result: RunResult, part: str) -> str:
+    watts = result.energy.get("power_w_by_part", {}).get(part)
+    beside = f" ({si(watts, 'W')})" if watts is not None else ""
+    return f"{si(result.energy_j_by_part.get(part), 'J')}{beside}"
+
+
+def _range(metrics: Mapping[str, float], name: str) -> str:
+    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+    return "–" if low is None or high is None else f"{si(low, 'J')} – {si(high, 'J')}"
 
 
 def _rows(runs: Sequence[RunResult], section: str) -> Rows:
@@ -97,6 +120,36 @@ def _rows(runs: Sequence[RunResult], section: str) -> Rows:
         and metric.label
         and any(r.metrics.get(metric.name) for r in runs)
     ]
+
+
+def _sample_of(run: RunResult) -> dict[str, Any] | None:
+    found: dict[str, Any] | None = run.manifest.get("sampled")
+    return found
+
+
+def _sampled(runs: Sequence[RunResult]) -> Rows:
+    """How much was run, and the intervals of the first totals."""
+    known = [_sample_of(run) for run in runs]
+    level = next(each["level"] for each in known if each)
+    rows = [("rows simulated", [_part(each) for each in known])]
+    for name in ("latency_cycles", "dram_read_bytes", "energy_j"):
+        metric = METRICS[name]
+        cells = []
+        for each in known:
+            ends = each["intervals"][name] if each else None
+            cells.append(
+                "–"
+                if ends is None
+                else f"{shown(ends['low'], metric.unit)} – {shown(ends['high'], metric.unit)}"
+            )
+        rows.append((f"{metric.label}, {level:.0%} interval", cells))
+    return rows
+
+
+def _part(sampled: Mapping[str, Any] | None) -> str:
+    if sampled is None:
+        return "all"
+    return f"{sampled['rows_simulated']:,} of {sampled['rows']:,}"
 
 
 def _accuracy(runs: Sequence[RunResult]) -> Rows:
@@ -129,11 +182,12 @@ def _against(baseline: Mapping[str, float | None] | None) -> str:
 
 
 def to_text(results: Mapping[str, RunResult]) -> None:
-    """Print the comparison to standard output as a table."""
+    """Print the comparison to standard output: a table, and what it says in words."""
     from rich.table import Table
     from rich.text import Text
 
     from accelsim.reports._console import plain_console
+    from accelsim.reports._words import in_words
 
     table = Table(show_edge=False, pad_edge=False, header_style="bold")
     table.add_column("")
@@ -144,4 +198,7 @@ def to_text(results: Mapping[str, RunResult]) -> None:
         table.add_row(Text(section.title, style="bold"))
         for label, cells in section.rows:
             table.add_row(f"  {label}", *cells)
-    plain_console(width=max(100, 40 + 26 * len(results)), soft_wrap=True).print(table)
+    console = plain_console(width=max(100, 40 + 26 * len(results)), soft_wrap=True)
+    console.print(table)
+    for sentence in in_words(results):
+        console.print(Text(sentence))

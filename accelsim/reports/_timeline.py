@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from accelsim import __version__
-from accelsim.drawing import plain_figures
+from accelsim.drawing import COLORS, LIGHT, PICTURES, new_figure, plain_figures, write_picture
 from accelsim.files import whole_file
 from accelsim.hardware.timeline import (
     END,
@@ -23,7 +23,6 @@ from accelsim.hardware.timeline import (
     UNKNOWN,
     Timeline,
 )
-from accelsim.reports._picture import PICTURES, new_figure, write_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,11 +48,8 @@ _CNAMES = (
 """Names of Chrome's reserved colours for the reasons of stalls, in the order in which they are
 first seen (catapult, tracing/base/color_scheme.html; the misspelling is theirs)."""
 _WORKING = "good"
-_PALETTE = (
-    "#e45756", "#f58518", "#eeca3b", "#b279a2", "#ff9da6", "#9d755d", "#72b7b2", "#bab0ac",
-    "#54a24b", "#83bcb6", "#d6a5c9", "#88d27a", "#a0cbe8", "#ffbe7d",
-)  # fmt: skip
-_BUSY_COLOR = "#4c78a8"
+_BUSY_COLOR, *_OTHERS = COLORS
+_PALETTE = (*_OTHERS, *LIGHT)
 
 
 def trace_events(timeline: Timeline, manifest: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from accelsim.drawing import plain_figures
+from accelsim.drawing import check_picture, new_figure, plain_figures, write_picture
 from accelsim.files import check_target
-from accelsim.reports._picture import check_picture, new_figure, write_picture
 from accelsim.traces import LayerSkew
 
 

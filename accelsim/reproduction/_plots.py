@@ -6,22 +6,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from accelsim.drawing import plain_figures
-from accelsim.files import whole_file
+from accelsim.drawing import COLORS, GREY, plain_figures, write_picture
 from accelsim.reproduction._base import ALL, PLATFORMS, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-_OURS, _THEIRS, _GREY = "#4c78a8", "#f58518", "#888"
+_OURS, _THEIRS = COLORS[:2]
 _ROOFS = ((2.048, "SpAtten"), (12.15, "TITAN Xp"))
 """TOP/s of 2 x 512 multipliers at 1 GHz (SpAtten Table I), and of the GPU (its data)."""
 _BANDWIDTHS_TB_PER_S = {"SpAtten": 0.512, "TITAN Xp": 0.5476}
 
 
-# Text as text and no date: small files that differ only where a number does.
-@plain_figures(svg__fonttype="none")
+# Text as text: small files that differ only where a number does.
+_STYLE = {"svg__fonttype": "none"}
+
+
+@plain_figures(**_STYLE)
 def draw(results: dict[str, list[Row]], folder: Path) -> list[Path]:
     """Write ``NAME.svg`` and ``NAME.png`` for every figure; returns the files."""
     special: dict[str, Callable[[list[Row]], Canvas]] = {
@@ -35,11 +37,7 @@ def draw(results: dict[str, list[Row]], folder: Path) -> list[Path]:
         canvas = special.get(name, _ratios)(rows)
         for suffix in ("svg", "png"):
             path = folder / f"{name}.{suffix}"
-            metadata = {"Date": None} if suffix == "svg" else None
-            with whole_file(path) as stream:
-                canvas.savefig(
-                    stream, format=suffix, bbox_inches="tight", dpi=150, metadata=metadata
-                )
+            write_picture(path, canvas, **_STYLE)
             written.append(path)
     return written
 
@@ -69,7 +67,7 @@ def _speedups(rows: list[Row]) -> Canvas:
             points = [by_label[f"{title}, {name}"] for name in ALL if name.startswith(family)]
             theirs = [row.theirs or 0 for row in points]
             ax.scatter(theirs, [row.ours for row in points], s=22, color=color, label=label)
-        ax.plot(span, span, color=_GREY, linewidth=0.8)
+        ax.plot(span, span, color=GREY, linewidth=0.8)
         mean = by_label[f"{title}, speedup, geomean of all"]
         ax.set(xscale="log", yscale="log", xlabel="published speedup", ylabel="simulated speedup")
         ax.set_title(
@@ -140,7 +138,7 @@ def _roofline(rows: list[Row]) -> Canvas:
             intensity,
             np.minimum(roof, intensity * _BANDWIDTHS_TB_PER_S[name]),
             "-" if name == "SpAtten" else ":",
-            color=_GREY,
+            color=GREY,
             label=f"roof of {name}",
         )
     for family, marker in (("BERT", "o"), ("GPT-2", "s")):
@@ -166,7 +164,7 @@ def _ratios(rows: list[Row]) -> Canvas:
     for place, row in enumerate(shown):
         text = f" {row.ours:.3g} of {row.theirs:.3g} {row.unit}"
         ax.text(row.ratio or 0, place, text, va="center", fontsize=8)
-    ax.axvline(1, color=_GREY, linewidth=0.8)
+    ax.axvline(1, color=GREY, linewidth=0.8)
     ax.invert_yaxis()
     ax.set_xlabel("simulated over published")
     _plain(ax)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from accelsim.errors import ConfigError
 from accelsim.policies import Policy, StaticQuantization
@@ -105,14 +104,6 @@ def variant_of(bench: Benchmark, variant: str) -> Benchmark:
     return bench.model_copy(update=changed)
 
 
-def trace_path(name: str) -> Path:
-    """File of a shipped trace: inside the installed package, else the checkout's."""
-    package = Path(__file__).parent.parent
-    packaged = package / "_data" / "traces"
-    folder = packaged if packaged.is_dir() else package.parent / "traces"
-    return folder / f"{name}.safetensors"
-
-
 def run(job: Job) -> Outcome:
     """Simulate one point."""
     return _run_trace(job) if job.benchmark in TRACES else _run_benchmark(job)
@@ -122,7 +113,7 @@ def _run_trace(job: Job) -> Outcome:
     from accelsim.exploration import replay
 
     result = replay(
-        trace_path(job.benchmark),
+        job.benchmark,
         job.accelerator,
         job.variant or None,
         overrides=dict(job.overrides),

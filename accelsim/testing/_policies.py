@@ -37,14 +37,18 @@ class PolicyContract:
     @property
     def by_token(self) -> Policy:
         """The same with a scale for each token: one of a whole text knows what comes later."""
-        if self.loaded.quantization.kind == "kivi":
+        q = self.loaded.quantization
+        if q.kind == "kivi":
             return self.loaded
         colon = "," if ":" in self.policy else ":"
-        return load_policy_spec(f"{self.policy}{colon}quantization.scale=per_token")
+        keys = ",quantization.key_scale=null" if q.kind == "static" and q.key_scale else ""
+        return load_policy_spec(f"{self.policy}{colon}quantization.scale=per_token{keys}")
 
     def traces(self) -> list[AttentionTrace]:
         """Those of a decoder with and without a prompt, and of an encoder, that it applies to."""
-        return [trace for trace in (_decoder(), _stream(), _encoder()) if self.applies(trace)]
+        layers = self.loaded.num_layers or _MODEL["num_layers"]
+        made = [make(num_layers=layers) for make in (_decoder, _stream, _encoder)]
+        return [trace for trace in made if self.applies(trace)]
 
     def applies(self, trace: AttentionTrace) -> bool:
         """Whether it does anything sensible on a trace."""
@@ -105,7 +109,8 @@ class PolicyContract:
                 fixed = rule.needs.permanent and rule.needs.selection in ("one_per_step", "batch")
                 if isinstance(rule, Budgeted) and fixed:
                     alone = trace.group if rule.share == "query_head" else 1
-                    assert len(tokens) <= rule.budget(context) * alone
+                    own = rule.at_layer(layer, trace.num_layers)
+                    assert len(tokens) <= own.budget(context) * alone
 
     def test_later_tokens_change_no_earlier_decision(self) -> None:
         """Nothing leaks from the future."""
@@ -182,13 +187,15 @@ def attend(policy: Policy, trace: AttentionTrace) -> tuple[PolicyAttention, Kept
     return attention, {place: sorted(tokens) for place, tokens in found.items() if tokens}
 
 
-def _decoder() -> AttentionTrace:
-    return synthetic_trace(seed=3, prefill_tokens=40, decode_tokens=24, **_MODEL)
+def _decoder(**changes: Any) -> AttentionTrace:
+    return synthetic_trace(seed=3, prefill_tokens=40, decode_tokens=24, **(_MODEL | changes))
 
 
-def _stream() -> AttentionTrace:
-    return synthetic_trace(seed=4, prefill_tokens=0, decode_tokens=64, **_MODEL)
+def _stream(**changes: Any) -> AttentionTrace:
+    return synthetic_trace(seed=4, prefill_tokens=0, decode_tokens=64, **(_MODEL | changes))
 
 
-def _encoder() -> AttentionTrace:
-    return synthetic_trace(seed=3, prefill_tokens=40, decode_tokens=0, causal=False, **_MODEL)
+def _encoder(**changes: Any) -> AttentionTrace:
+    return synthetic_trace(
+        seed=3, prefill_tokens=40, decode_tokens=0, causal=False, **(_MODEL | changes)
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,16 @@ from numpy.typing import NDArray
 
 from accelsim import files
 from accelsim.errors import TraceError, did_you_mean
-from accelsim.traces._trace import SCHEMA, AttentionTrace
+from accelsim.traces._layers import LayerEntry, check_layer, read_layers, write_layers
+from accelsim.traces._shipped import trace_names, trace_path
+from accelsim.traces._trace import SCHEMA, SCHEMA_2, AttentionTrace
 
 FLOAT_TYPES = ("F16", "BF16", "F32")
 _MAX_HEADER_BYTES = 100_000_000
 _LIMIT = 1 << 31
+_ROWS = 1024
 _SCALES = (1e-9, 1e9)
-_REQUIRED = (
+REQUIRED = (
     "accelsim.schema",
     "model",
     "source",
@@ -39,8 +43,11 @@ _REQUIRED = (
     "scale",
     "recorded_under",
 )
-_NUMPY = {"F16": np.float16, "F32": np.float32, "BF16": np.uint16, "I32": np.int32}
-_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "I32": 4}
+"""Metadata that every trace has."""
+_NUMPY = {
+    "F16": np.float16, "F32": np.float32, "BF16": np.uint16, "I32": np.int32, "U8": np.uint8
+}  # fmt: skip
+_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "I32": 4, "U8": 1}
 
 
 class MappedTensors:
@@ -62,7 +69,7 @@ class MappedTensors:
         return self._place[name][2]
 
     def dtype(self, name: str) -> str:
-        """Safetensors name of the element type: F16, BF16, F32, I32."""
+        """Safetensors name of the element type: F16, BF16, F32, I32, U8."""
         return self._place[name][1]
 
     def read(self, name: str) -> NDArray[Any]:
@@ -119,16 +126,20 @@ class MemoryTensors:
 def load_trace(path: str | Path) -> AttentionTrace:
     """Open a trace; tensors are mapped, and read only when asked for.
 
+    Args:
+        path: a file, or the name of a trace that comes with accelsim.
+
     Raises:
-        TraceError: the file is no ``attention-trace/1``; names the key or tensor and what was
-            expected.
+        TraceError: the file is no ``attention-trace/1`` or ``/2``; names the key or tensor and what
+            was expected.
     """
-    path = Path(path)
+    named = isinstance(path, str) and path in trace_names() and not os.path.exists(path)
+    path = trace_path(str(path)) if named else Path(path)
     try:
         if path.is_dir():
             raise TraceError(f"{path}: is a folder; expected a .safetensors file")
         if not path.exists():
-            raise TraceError(f"{path}: no such file")
+            raise TraceError(f"{path}: no such file{did_you_mean(path.name, trace_names())}")
         if not path.is_file():
             raise TraceError(f"{path}: is not a regular file; expected a .safetensors file")
     except OSError as error:
@@ -147,7 +158,7 @@ def validate_trace(trace: AttentionTrace, on_layer: Callable[[int], None] = lamb
         TraceError: names the first tensor with NaN or infinity, and where.
     """
     for layer in range(trace.num_layers):
-        for kind in ("query", "key", "value"):
+        for kind in trace.layer(layer).tensors():
             name = f"layer.{layer}.{kind}"
             finite = np.isfinite(trace.tensors.read(name))
             if not finite.all():
@@ -156,10 +167,29 @@ def validate_trace(trace: AttentionTrace, on_layer: Callable[[int], None] = lamb
                     f"{trace.path}: tensor '{name}' holds NaN or infinity at {place}; "
                     "expected finite numbers"
                 )
+        _check_rows(trace, layer)
         on_layer(layer)
     ids = trace.token_ids
     if ids is not None and trace.tokens_sha256 not in ("", tokens_sha256(ids)):
         raise TraceError(f"{trace.path}: metadata 'tokens_sha256' does not match 'token_ids'")
+
+
+def _check_rows(trace: AttentionTrace, layer: int) -> None:
+    """Check stored bits: each query sees a key, and none a later one where the trace is causal."""
+    if trace.layer(layer).mask.kind != "stored":
+        return
+    for start in range(0, trace.tokens, _ROWS):
+        rows = np.arange(start, min(start + _ROWS, trace.tokens))
+        seen = trace.seen(layer, rows)
+        if not seen.any(axis=1).all():
+            row = int(rows[~seen.any(axis=1)][0])
+            raise TraceError(f"{trace.path}: tensor 'layer.{layer}.mask': token {row} sees no key")
+        later = np.arange(seen.shape[1])[None, :] > rows[:, None]
+        if trace.causal and trace.layer(layer).kind != "cross" and (seen & later).any():
+            raise TraceError(
+                f"{trace.path}: tensor 'layer.{layer}.mask' shows later tokens; metadata 'causal' "
+                "is true"
+            )
 
 
 def tokens_sha256(token_ids: NDArray[Any]) -> str:
@@ -169,6 +199,8 @@ def tokens_sha256(token_ids: NDArray[Any]) -> str:
 
 def save_trace(trace: AttentionTrace, path: str | Path, dtype: Any = np.float16) -> None:
     """Write a trace; the file appears whole or not at all, and its bytes depend only on the trace.
+
+    It is ``attention-trace/1`` where that says how each layer attends, else ``/2``.
 
     Args:
         trace: what to write.
@@ -182,7 +214,7 @@ def save_trace(trace: AttentionTrace, path: str | Path, dtype: Any = np.float16)
 
     path = Path(path)
     metadata = {
-        "accelsim.schema": SCHEMA,
+        "accelsim.schema": SCHEMA if trace.plain else SCHEMA_2,
         "model": trace.model,
         "source": trace.source,
         "tokens_sha256": trace.tokens_sha256,
@@ -197,12 +229,18 @@ def save_trace(trace: AttentionTrace, path: str | Path, dtype: Any = np.float16)
         "recorded_under": trace.recorded_under,
         "text": trace.text,
     }
+    if not trace.plain:
+        metadata["layers"] = write_layers(trace.layers)
+    if trace.proof_error is not None:
+        # Two digits: the others depend on the machine.
+        metadata["proof_error"] = f"{trace.proof_error:.1e}"
     tensors: dict[str, NDArray[Any]] = {}
-    for name, shape in trace.expected_shapes().items():
+    for name, shape in trace.expected_shapes():
+        kind = np.uint8 if name.endswith(".mask") else dtype
         with np.errstate(over="ignore"):  # an overflow becomes infinity, which is refused below
-            stored = np.ascontiguousarray(trace.tensors.read(name), dtype=dtype)
+            stored = np.ascontiguousarray(trace.tensors.read(name), dtype=kind)
         if stored.shape != shape or not np.isfinite(stored).all():
-            raise TraceError(f"{path}: tensor '{name}': expected finite {np.dtype(dtype)} {shape}")
+            raise TraceError(f"{path}: tensor '{name}': expected finite {np.dtype(kind)} {shape}")
         tensors[name] = stored
     ids = trace.token_ids
     if ids is not None:
@@ -315,14 +353,15 @@ def _shards(index: Path) -> list[Path]:
 
 def _from_metadata(path: Path, tensors: MappedTensors) -> AttentionTrace:
     meta = tensors.metadata
-    if meta.get("accelsim.schema") != SCHEMA:
+    if meta.get("accelsim.schema") not in (SCHEMA, SCHEMA_2):
         found = meta.get("accelsim.schema")
         raise TraceError(
             f"{path}: metadata 'accelsim.schema' is "
-            f"{'missing' if found is None else ascii(found[:40])}; expected '{SCHEMA}'"
+            f"{'missing' if found is None else ascii(found[:40])}; expected '{SCHEMA}' or "
+            f"'{SCHEMA_2}'"
         )
     printable = [key for key in meta if key.isprintable()]
-    for key in _REQUIRED:
+    for key in REQUIRED:
         if key not in meta:
             raise TraceError(f"{path}: metadata '{key}' is missing{did_you_mean(key, printable)}")
 
@@ -351,6 +390,9 @@ def _from_metadata(path: Path, tensors: MappedTensors) -> AttentionTrace:
             f"{path}: metadata 'recorded_under' is {meta['recorded_under'][:40]!a}; expected "
             "'dense' or the YAML of a policy"
         )
+    layers: tuple[LayerEntry, ...] = ()
+    if meta["accelsim.schema"] == SCHEMA_2 and "layers" in meta:
+        layers = read_layers(meta["layers"], integer("num_layers", 1), str(path))
     trace = AttentionTrace(
         model=meta["model"],
         source=meta["source"],
@@ -366,6 +408,8 @@ def _from_metadata(path: Path, tensors: MappedTensors) -> AttentionTrace:
         recorded_under=meta["recorded_under"],
         text=meta.get("text", ""),
         tokens_sha256=meta["tokens_sha256"],
+        layers=layers,
+        proof_error=_proof_error(path, meta),
         path=str(path),
     )
     if trace.tokens == 0:
@@ -391,20 +435,22 @@ def _names_policy(text: str) -> bool:
 
 def _check_tensors(path: Path, trace: AttentionTrace, tensors: MappedTensors) -> None:
     names = tensors.names()
-    if trace.num_layers * 3 > len(names):
-        layer = next(i for i in range(trace.num_layers) if not _layer_names(i) <= names)
-        missing = sorted(_layer_names(layer) - names)[0]
-        raise TraceError(f"{path}: tensor '{missing}' is missing{did_you_mean(missing, names)}")
-    for name, shape in trace.expected_shapes().items():
+    for layer, entry in enumerate(trace.layers):
+        place = f"{path}: metadata 'layers': layer {layer}"
+        check_layer(trace.layer(layer), entry, trace.causal, trace.prefill_tokens, place)
+    for name, shape in trace.expected_shapes():
         if name not in names:
             raise TraceError(f"{path}: tensor '{name}' is missing{did_you_mean(name, names)}")
+        bits = name.endswith(".mask")
         if tensors.shape(name) != shape:
+            axes = "[tokens, bytes]" if bits else "[heads, tokens, head_dim]"
             raise TraceError(
                 f"{path}: tensor '{name}' has shape {list(tensors.shape(name))}; "
-                f"expected {list(shape)} [heads, tokens, head_dim]"
+                f"expected {list(shape)} {axes}"
             )
-        if tensors.dtype(name) not in FLOAT_TYPES:
-            raise TraceError(f"{path}: tensor '{name}': expected {', '.join(FLOAT_TYPES)}")
+        kinds = ("U8",) if bits else FLOAT_TYPES
+        if tensors.dtype(name) not in kinds:
+            raise TraceError(f"{path}: tensor '{name}': expected {', '.join(kinds)}")
     if "token_ids" in names:
         right = tensors.dtype("token_ids") == "I32" and tensors.shape("token_ids") == (
             trace.tokens,
@@ -413,5 +459,16 @@ def _check_tensors(path: Path, trace: AttentionTrace, tensors: MappedTensors) ->
             raise TraceError(f"{path}: tensor 'token_ids': expected int32 [{trace.tokens}]")
 
 
-def _layer_names(layer: int) -> set[str]:
-    return {f"layer.{layer}.{kind}" for kind in ("query", "key", "value")}
+def _proof_error(path: Path, meta: dict[str, str]) -> float | None:
+    if "proof_error" not in meta:
+        return None
+    try:
+        error = float(meta["proof_error"])
+    except ValueError:
+        error = math.nan
+    if not 0 <= error < math.inf:
+        raise TraceError(
+            f"{path}: metadata 'proof_error' is {meta['proof_error'][:40]!a}; expected a number "
+            "of at least 0"
+        )
+    return error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -9,8 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.errors import TraceError
+from accelsim.traces._layers import Layer, LayerEntry, Mask, resolved
 
 SCHEMA = "attention-trace/1"
+SCHEMA_2 = "attention-trace/2"
+"""Written only where the first cannot say how a layer attends."""
+
+OWN_SCALE = "a scale of its own"
+"""Of the layers whose scale is not that of the first; see :meth:`AttentionTrace.beyond`."""
 
 
 class TensorSource(Protocol):
@@ -47,6 +54,11 @@ class AttentionTrace:
         recorded_under: ``dense`` or the YAML of the policy that ran inside the model.
         text: the text, or its beginning.
         tokens_sha256: SHA-256 of the token ids as little-endian int32.
+        layers: what is particular to each layer, where that is more than the fields above say;
+            else empty.
+        proof_error: largest difference, relative to the largest output of the head, between the
+            attention computed from this trace and what the model's own returned; ``None`` where
+            the trace was not proven.
         path: the file, for messages.
     """
 
@@ -64,6 +76,8 @@ class AttentionTrace:
     recorded_under: str = "dense"
     text: str = ""
     tokens_sha256: str = ""
+    layers: tuple[LayerEntry, ...] = ()
+    proof_error: float | None = None
     path: str = "(in memory)"
 
     @property
@@ -79,7 +93,7 @@ class AttentionTrace:
     @property
     def has_values(self) -> bool:
         """Whether values were recorded; a trace on disk always has them."""
-        return "layer.0.value" in self.tensors.names()
+        return self.layer(0).kind == "latent" or "layer.0.value" in self.tensors.names()
 
     @property
     def token_ids(self) -> NDArray[np.int32] | None:
@@ -88,34 +102,94 @@ class AttentionTrace:
             return None
         return self.tensors.read("token_ids").astype(np.int32)
 
+    def layer(self, layer: int) -> Layer:
+        """How a layer attends.
+
+        Raises:
+            TraceError: a layer that the trace does not hold.
+        """
+        self._check_layer(layer)
+        entry = self.layers[layer] if self.layers else LayerEntry()
+        return resolved(layer, entry, self._common(), self.causal)
+
+    @property
+    def plain(self) -> bool:
+        """Whether all layers attend alike, as ``attention-trace/1`` says."""
+        return all(entry == LayerEntry() for entry in self.layers)
+
+    def beyond(self) -> dict[str, int]:
+        """What the layers have that ``attention-trace/1`` has not, in words, and the first such."""
+        found: dict[str, int] = {}
+        first = self.layer(0)
+        shape = (self.num_query_heads, self.num_kv_heads, self.head_dim)
+        for index in range(self.num_layers if self.layers else 0):
+            own = self.layer(index)
+            words = own.beyond()
+            if (own.query_heads, own.kv_heads, own.key_dim) != shape:
+                words.append("heads of another shape")
+            if own.scale != first.scale:
+                words.append(OWN_SCALE)
+            if own.mask.kind in ("causal", "full") and self.causal != (own.mask.kind == "causal"):
+                words.append("causal and full layers side by side")
+            for word in words:
+                found.setdefault(word, index)
+        return found
+
+    def seen(self, layer: int, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Keys that queries may see, [rows, keys].
+
+        Args:
+            layer: where.
+            positions: of the queries, [rows].
+        """
+        own = self.layer(layer)
+        if own.mask.kind == "stored":
+            bits = self.tensors.read(f"layer.{layer}.mask")[positions]
+            seen = np.unpackbits(bits, axis=1, count=own.keys, bitorder="little")
+            return seen.astype(np.bool_)
+        key = np.arange(own.keys)[None, :]
+        first, end = own.mask.first(positions), own.mask.end(positions, own.keys)
+        return np.asarray((key >= first[:, None]) & (key < end[:, None]))
+
     def query(self, layer: int) -> NDArray[np.float32]:
-        """Queries of a layer, [num_query_heads, tokens, head_dim] float32, after rotation."""
+        """Queries of a layer, [query_heads, tokens, key_dim] float32, after rotation."""
         return self._read(layer, "query")
 
     def key(self, layer: int) -> NDArray[np.float32]:
-        """Keys of a layer, [num_kv_heads, tokens, head_dim] float32, after rotation."""
+        """Keys of a layer, [kv_heads, keys, key_dim] float32, after rotation."""
         return self._read(layer, "key")
 
     def value(self, layer: int) -> NDArray[np.float32]:
-        """Values of a layer, [num_kv_heads, tokens, head_dim] float32."""
+        """Values of a layer, [kv_heads, keys, value_dim] float32."""
+        own = self.layer(layer)
+        if own.kind == "latent":
+            return self._read(layer, "key")[..., : own.value_dim]
         return self._read(layer, "value")
 
     def _read(self, layer: int, kind: str) -> NDArray[np.float32]:
+        self._check_layer(layer)
+        return self.tensors.read(f"layer.{layer}.{kind}").astype(np.float32, copy=False)
+
+    def _check_layer(self, layer: int) -> None:
         if not 0 <= layer < self.num_layers:
             raise TraceError(
                 f"{self.path}: layer {layer}: expected 0 to {self.num_layers - 1}, as recorded"
             )
-        return self.tensors.read(f"layer.{layer}.{kind}").astype(np.float32, copy=False)
 
-    def expected_shapes(self) -> dict[str, tuple[int, int, int]]:
-        """Name and shape of every tensor that the schema asks for."""
-        heads = {
-            "query": self.num_query_heads,
-            "key": self.num_kv_heads,
-            "value": self.num_kv_heads,
-        }
-        return {
-            f"layer.{layer}.{kind}": (count, self.tokens, self.head_dim)
-            for layer in range(self.num_layers)
-            for kind, count in heads.items()
-        }
+    def _common(self) -> Layer:
+        """What the fields say of every layer."""
+        return Layer(
+            model_layer=0, kind="self", query_heads=self.num_query_heads,
+            kv_heads=self.num_kv_heads, key_dim=self.head_dim, value_dim=self.head_dim,
+            tokens=self.tokens, keys=self.tokens, scale=self.scale, softcap=None, sinks=None,
+            slopes=None, mask=Mask(kind="causal" if self.causal else "full"),
+        )  # fmt: skip
+
+    def expected_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Name and shape of every tensor that the schema asks for, layer by layer."""
+        for layer in range(self.num_layers):
+            own = self.layer(layer)
+            for kind, shape in own.tensors().items():
+                yield f"layer.{layer}.{kind}", shape
+            if own.mask.kind == "stored":
+                yield f"layer.{layer}.mask", (own.tokens, -(-own.keys // 8))

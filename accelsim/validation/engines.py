@@ -102,7 +102,7 @@ def _runs(count: int) -> Iterator[_Run]:
 
 
 def random_workload(seed: int) -> Workload:
-    """Draw one request, or a stream of 16 to 48 rows: sizes, widths, requantization, pruning.
+    """Draw one request, or a stream of 16 to 48 rows: sizes, widths, refetches, pruning.
 
     6-bit rows come in pairs that share their sizes, as the hardware needs; every third workload has
     rows of one size only, as a layer of a real model has.
@@ -116,7 +116,7 @@ def random_workload(seed: int) -> Workload:
     bits = rng.choice([4, 6, 8, 12], size=pairs, p=[0.2, 0.2, 0.4, 0.2])
     # A pair of 6-bit heads of more than half the buffer does not fit.
     bits = np.where((bits == 6) & (keys > 992), 8, bits)
-    requant = rng.random(pairs) < 0.3
+    refetch = rng.random(pairs) < 0.3
     rows = 1 if seed % 8 == 7 else 2
     bits = np.where(bits == 6, 8, bits) if rows == 1 else bits
     columns = {
@@ -124,7 +124,7 @@ def random_workload(seed: int) -> Workload:
         "values": np.repeat(values, rows),
         "key_bits": np.repeat(bits, rows),
         "value_bits": np.repeat(np.where(bits == 12, 8, bits), rows),
-        "refetch_lsb": np.repeat(requant, rows),
+        "refetch_lsb": np.repeat(refetch, rows),
     }
     return Workload.from_columns(columns, name=f"random-{seed}")
 

@@ -16,7 +16,7 @@ import pydantic
 
 from accelsim import configs
 from accelsim.errors import ConfigError, WorkloadError
-from accelsim.hardware import simulate
+from accelsim.exploration import Runner
 from accelsim.hardware.config import MemoryConfig, SpattenConfig, TopKConfig
 from accelsim.validation._base import (
     DATA,
@@ -105,12 +105,13 @@ def run_cases(
         WorkloadError, ConfigError: a case that the machine refuses, with file and line.
     """
     memory = configs.load(MemoryConfig, SpattenConfig.model_fields["memory"].default, "memories")
-    results, failed = [], []
+    runner, results, failed = Runner(), [], []
     completions, events = Tally("completion cycles"), Tally("events of the DRAM log")
     for number, case in enumerate(cases, start=1):
         on_case(number, len(cases), case.id)
         try:
-            activity = simulate(case.workload, case.config, memory, engine)
+            run = runner.replay(case.workload, case.config, engine=engine, baselines=[])
+            activity = run.activity
         except (WorkloadError, ConfigError) as error:
             raise type(error)(f"{case.where}: {error}") from None
         except Exception as error:  # A model that breaks on a case has failed that case.

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from accelsim import configs
-from accelsim.hardware import simulate
+from accelsim.exploration import Runner
+from accelsim.files import shipped
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.config import MemoryConfig, SpattenConfig
 from accelsim.validation._base import DATA, Bar, Case, Failure, Options, Report, worst_error
@@ -20,8 +21,6 @@ from accelsim.workloads import read_csv
 
 TAKES = ("cases",)
 _RECORD = DATA / "traffic.csv"
-_PACKAGED = Path(__file__).parents[1] / "_data" / "traces" / "spatten-gpt2"
-_CHECKOUT = Path(__file__).parents[2] / "traces" / "spatten-gpt2"
 _MACHINES = {8: "spatten-rtl-eighth", 32: "spatten-rtl"}
 """Rounding to the machine that the test bench uses it for (specification section 6.2)."""
 _RUN = "small.csv"
@@ -35,7 +34,7 @@ def run(options: Options) -> Report:
         CaseFileError: none of the released files is there.
         WorkloadError: a file that cannot be used.
     """
-    folder = options.cases or (_PACKAGED if _PACKAGED.is_dir() else _CHECKOUT)
+    folder = options.cases or shipped("traces/spatten-gpt2")
     record = read_lines(_RECORD, ("file", "rounding", "total_bytes"))
     chosen = [line for line in record if (folder / line["file"]).is_file()]
     if not chosen:
@@ -79,10 +78,11 @@ def _simulated(
     memory = configs.load(MemoryConfig, config.memory, "memories")
     workload = read_csv(folder / line["file"])
     try:
-        activity = simulate(workload, config, memory, engine)
+        run = Runner().replay(workload, config, engine=engine, baselines=[])
     except Exception as error:  # A model that breaks on a case has failed that case.
         failed.append(Failure(f"{name}/run", f"{type(error).__name__}: {error}"))
         return
+    activity = run.activity
     moved = activity.counters["dram_reads"] * memory.transaction_bytes
     expected = line.integer("total_bytes")
     cases.append(Case(f"{name}/run", expected, moved, workload.rows))

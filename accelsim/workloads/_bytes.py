@@ -18,10 +18,11 @@ SERVICES: dict[str, tuple[str, str]] = {
     "top_k": ("passes", "passes of a top-k engine, over tokens or over probabilities"),
     "updates": ("updates", "accumulators that rank tokens, read, added to and written"),
     "metadata": ("bytes", "DRAM reads beside vectors: bounds, means, scales, wide residuals"),
+    "soft_caps": ("scores", "tanh of a score under the model's soft cap"),
     "write_backs": ("bytes", "DRAM writes of a policy: merged vectors, bounds, means"),
 }
-"""What a policy can ask of a machine beyond whole vectors of one width: name to (unit, meaning).
-An accelerator declares which of them it serves."""
+"""What a policy or a model can ask of a machine beyond whole vectors of one width: name to (unit,
+meaning). An accelerator declares which of them it serves."""
 
 
 def read_bits(columns: Mapping[str, NDArray[Any]], head_dim: int) -> dict[str, NDArray[np.int64]]:
@@ -64,6 +65,7 @@ def asked(columns: Mapping[str, NDArray[Any]]) -> dict[str, int]:
         ),
         "updates": int(columns["score_updates"].sum()),
         "metadata": int(columns["metadata_bytes"].sum() + columns["residual_bytes"].sum()),
+        "soft_caps": int(columns["capped_scores"].sum()),
         "write_backs": int(columns["write_back_bytes"].sum()),
     }
     return {name: amount for name, amount in amounts.items() if amount}

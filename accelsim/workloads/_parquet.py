@@ -110,7 +110,6 @@ def read_parquet(path: str | Path) -> Workload:
             value_indices=indices.get("value_indices"),
             query_table=_query_table(table, path),
         )
-        workload.check_bounds()
     except WorkloadError as error:
         if str(error).startswith(str(path)):
             raise

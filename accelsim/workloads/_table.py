@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from accelsim.errors import WorkloadError
 from accelsim.workloads._bytes import asked, read_bits
+from accelsim.workloads.indices import taken
 from accelsim.workloads.queries import QueryTable, exact
 
 COLUMNS: dict[str, tuple[Any, str]] = {
@@ -53,6 +54,7 @@ COLUMNS: dict[str, tuple[Any, str]] = {
     "residual_bytes": (np.int64, "DRAM bytes of vectors read beyond key_bits and value_bits"),
     "write_back_bytes": (np.int64, "DRAM bytes a policy writes: merged vectors, page bounds"),
     "key_runs": (np.int32, "contiguous runs of tokens in the fetched keys; 0: not recorded"),
+    "capped_scores": (np.int64, "scores under a soft cap of the model, summed over the queries"),
 }
 """Column name to (dtype, meaning). Counts are numbers of vectors or scores unless named bytes."""
 
@@ -64,8 +66,9 @@ POLICY_COLUMNS = (
     "residual_bytes",
     "write_back_bytes",
     "key_runs",
+    "capped_scores",
 )
-"""What token-selection policies ask of the hardware beyond vectors and top-k; zero where nothing.
+"""What policies and models ask of the hardware beyond vectors and top-k; zero where nothing.
 A Parquet file written before they existed reads as zero."""
 
 BEAT_COLUMNS = {"topk_beats": "topk_passes", "select_beats": "select_passes"}
@@ -119,8 +122,8 @@ class Workload:
     columns: Mapping[str, NDArray[Any]]
     head_dim: int = 64
     name: str = "workload"
-    key_indices: tuple[NDArray[np.int32], ...] | None = None
-    value_indices: tuple[NDArray[np.int32], ...] | None = None
+    key_indices: Sequence[NDArray[np.int32]] | None = None
+    value_indices: Sequence[NDArray[np.int32]] | None = None
     extra: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     trailer: tuple[tuple[str, ...], ...] = ()
     query_table: QueryTable | None = None
@@ -133,6 +136,8 @@ class Workload:
                 f"workload '{self.name}': unknown columns {sorted(unknown)}, "
                 f"missing columns {sorted(missing)}"
             )
+        for name, column in self.columns.items():
+            self._check_type(name, column)
         lengths = {len(column) for column in self.columns.values()}
         if len(lengths) != 1:
             raise WorkloadError(f"workload '{self.name}': columns of unequal length {lengths}")
@@ -148,9 +153,22 @@ class Workload:
             self._refuse(name, column < _LEAST.get(name, 0), f"at least {_LEAST.get(name, 0)}")
         if self.query_table is not None:
             self.query_table.check(self.name, self.columns)
+        self.check_bounds()
+
+    def _check_type(self, name: str, column: NDArray[Any]) -> None:
+        label, expected = f"workload '{self.name}': column '{name}'", np.dtype(COLUMNS[name][0])
+        if not isinstance(column, np.ndarray):
+            raise WorkloadError(f"{label}: expected an array (Workload.from_columns takes lists)")
+        if column.ndim != 1:
+            raise WorkloadError(f"{label} has {column.ndim} dimensions; expected 1")
+        if column.dtype != expected:
+            raise WorkloadError(
+                f"{label} has elements of {column.dtype}; expected {expected} "
+                "(Workload.from_columns casts)"
+            )
 
     def check_bounds(self) -> None:
-        """Compare columns with those that bound them in every row: for what comes from a file.
+        """Compare columns with those that bound them in every row, as every new table does.
 
         Raises:
             WorkloadError: more keys than tokens, more values than keys, indexes that are not
@@ -252,7 +270,7 @@ class Workload:
         given.setdefault("key_lsb_bits", np.where(refetch, 4, 0))
         # A row whose queries use each value in turn still prunes: never judge by the union.
         prunes = given["query_values"] < given["query_keys"]
-        target = -(-given["query_values"] // queries)
+        target = -(-given["query_values"] // np.maximum(queries, 1))
         given.setdefault("topk_size", np.where(prunes, keys, 0))
         given.setdefault("topk_target", np.where(prunes, target, 0))
         given.setdefault("topk_passes", full * -1)
@@ -275,21 +293,43 @@ class Workload:
 
     def select(self, mask: NDArray[np.bool_]) -> Workload:
         """Return the rows where ``mask`` is true, in order."""
-        chosen = np.flatnonzero(mask)
-        pick = None if self.key_indices is None else tuple(self.key_indices[i] for i in chosen)
-        pick_values = (
-            None if self.value_indices is None else tuple(self.value_indices[i] for i in chosen)
-        )
+        return self.rows_at(np.flatnonzero(mask))
+
+    def rows_at(self, chosen: NDArray[np.int64]) -> Workload:
+        """Return the rows of some numbers, in that order; a number may come several times."""
         return Workload(
             {name: column[chosen] for name, column in self.columns.items()},
             self.head_dim,
             self.name,
-            pick,
-            pick_values,
+            taken(self.key_indices, chosen),
+            taken(self.value_indices, chosen),
             {name: column[chosen] for name, column in self.extra.items()},
             self.trailer,
             None if self.query_table is None else self.query_table.select(chosen),
         )
+
+    def batched(self, sequences: int) -> Workload:
+        """Return copies that run together: of each layer of a step, one sequence after another.
+
+        Copy ``s`` has the KV heads ``s * heads`` and up, for a machine knows no sequences: keys and
+        values of each copy lie in a place of their own.
+
+        Args:
+            sequences: how many.
+        """
+        if sequences == 1:
+            return self
+        step, layer = self["step"], self["layer"]
+        change = (np.diff(step) != 0) | (np.diff(layer) != 0)
+        group = np.concatenate(([0], np.cumsum(change)))
+        row = np.tile(np.arange(self.rows), sequences)
+        copy = np.repeat(np.arange(sequences), self.rows)
+        order = np.lexsort((row, copy, group[row]))
+        found = self.rows_at(row[order])
+        size = int(self["head"].max()) + 1
+        columns = dict(found.columns)
+        columns["head"] = (columns["head"] + copy[order] * size).astype(np.int32)
+        return replace(found, columns=columns)
 
     def with_trailer(self, trailer: tuple[tuple[str, ...], ...]) -> Workload:
         """Return the same table with ``trailer`` attached."""

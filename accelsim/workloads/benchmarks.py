@@ -18,7 +18,9 @@ from pydantic import Field, model_validator
 
 from accelsim.configs import Config, Unit, read_yaml, validate
 from accelsim.errors import WorkloadError, did_you_mean
+from accelsim.files import shipped
 from accelsim.policies import Policy
+from accelsim.traces import trace_names
 from accelsim.workloads._table import Workload
 from accelsim.workloads.models import Heads, Layers
 from accelsim.workloads.queries import BEAT, QueryTable
@@ -93,10 +95,8 @@ class Benchmark(Config):
 
 
 def benchmark_root() -> Path:
-    """Folder of the descriptions: inside the installed package, else the checkout's."""
-    packaged = Path(__file__).parent.parent / "_data" / "benchmarks"
-    checkout = Path(__file__).parent.parent.parent / "traces" / "benchmarks"
-    return packaged if packaged.is_dir() else checkout
+    """Folder of the descriptions."""
+    return shipped("traces/benchmarks")
 
 
 def benchmark_names() -> list[str]:
@@ -117,7 +117,8 @@ def benchmark_path(name: str) -> Path:
             "of a benchmark)"
         )
     if name not in known:
-        raise WorkloadError(f"unknown benchmark '{name}'{did_you_mean(name, known)}")
+        nearest = did_you_mean(name, [*known, *trace_names()])
+        raise WorkloadError(f"unknown benchmark '{name}'{nearest}")
     return benchmark_root() / f"{name}.yaml"
 
 
@@ -272,7 +273,11 @@ class _Synthesis:
 
 
 def quick_select_work(
-    size: int, target: int, queries: int, rng: np.random.Generator, parallelism: int = BEAT
+    size: int | NDArray[np.int64],
+    target: int | NDArray[np.int64],
+    queries: int,
+    rng: np.random.Generator,
+    parallelism: int = BEAT,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Work of quick selects of the ``target`` largest of ``size`` values, for each of ``queries``.
 
@@ -280,8 +285,8 @@ def quick_select_work(
     selections go on together. No selection (zeros) where nothing is dropped.
 
     Args:
-        size: values given to each selection.
-        target: values that stay.
+        size: values given to each selection, or to each of them [queries].
+        target: values that stay, likewise.
         queries: selections.
         rng: of the pivots.
         parallelism: values read in a cycle.
@@ -291,18 +296,17 @@ def quick_select_work(
         int64 [queries].
     """
     passes, elements, beats = np.zeros((3, queries), np.int64)
-    if target >= size:
-        return passes, elements, beats
-    low, high = np.zeros(queries, np.int64), np.full(queries, size, np.int64)
-    at = np.arange(queries)
+    at = np.flatnonzero(np.broadcast_to(np.less(target, size), queries))
+    high = np.broadcast_to(np.asarray(size, np.int64), queries)[at].copy()
+    wanted = np.broadcast_to(np.asarray(target, np.int64) - 1, queries)[at]
+    low = np.zeros_like(high)
     while len(at):
         passes[at] += 1
         elements[at] += high - low
         beats[at] += -(-(high - low) // parallelism)
         pivot = low + (rng.random(len(at)) * (high - low)).astype(np.int64)
-        wanted = target - 1
         low = np.where(pivot < wanted, pivot + 1, low)
         high = np.where(pivot > wanted, pivot, high)
         going = pivot != wanted
-        low, high, at = low[going], high[going], at[going]
+        low, high, at, wanted = low[going], high[going], at[going], wanted[going]
     return passes, elements, beats

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from accelsim.configs import Config, Unit, load
 from accelsim.errors import WorkloadError
@@ -32,6 +32,42 @@ class ModelShape(Config):
     ffn_matrices: Annotated[int, Field(ge=2, le=3)] = 2
     """2: up and down; 3: gate, up and down."""
     causal: bool
+    window_tokens: Annotated[int | None, Field(ge=1, le=1 << 20), Unit("tokens")] = None
+    """Newest tokens that a layer with a sliding window sees, the query's own among them."""
+    full_every: Layers | None = None
+    """With a window: the last of every so many layers sees the whole context; none does if not
+    given."""
+    trained_tokens: Annotated[int | None, Field(ge=1, le=1 << 24), Unit("tokens")] = None
+    """Longest context of the configuration; a longer one is run, and said."""
+    not_run: str = ""
+    """Why no machine here runs its attention; empty where one does."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelShape:
+        if self.query_heads % self.kv_heads:
+            raise ValueError(
+                f"'query_heads' {self.query_heads}: expected a multiple of 'kv_heads' "
+                f"{self.kv_heads}"
+            )
+        if self.window_tokens is None and self.full_every is not None:
+            raise ValueError("'full_every' goes with 'window_tokens'")
+        if self.window_tokens is not None and not self.causal:
+            raise ValueError("'window_tokens' goes with 'causal: true'")
+        return self
+
+    @property
+    def group(self) -> int:
+        """Query heads that share a key/value head."""
+        return self.query_heads // self.kv_heads
+
+    def window(self, layer: int) -> int | None:
+        """Newest tokens that a query of a layer sees; ``None`` for all."""
+        full = self.full_every is not None and (layer + 1) % self.full_every == 0
+        return None if full else self.window_tokens
+
+    def seen(self, layer: int, context: int) -> int:
+        """Tokens that the last query of a context sees in a layer."""
+        return min(context, self.window(layer) or context)
 
     def layer_weights(self, query_heads: int | None = None, kv_heads: int | None = None) -> int:
         """Weights of the fully connected layers of one layer.
@@ -70,8 +106,10 @@ def dense_workload(
         name: of the workload.
 
     Raises:
-        WorkloadError: no tokens.
+        WorkloadError: no tokens, or layers with a window.
     """
+    if shape.window_tokens is not None:
+        raise WorkloadError("dense_workload: expected a model whose layers see the whole context")
     if prefill_tokens < 0 or decode_tokens < 0 or prefill_tokens + decode_tokens < 1:
         raise WorkloadError(
             f"{prefill_tokens} prompt and {decode_tokens} generated tokens: expected at least one"

@@ -1,5 +1,6 @@
 """Draw the pictures of the README from real runs: ``python docs/images/make.py [NAME]...``."""
 
+import csv
 import sys
 import tempfile
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from accelsim.configs import preset_names
 from accelsim.exploration import compare, sweep
 from accelsim.policies import applicable, load_policy
-from accelsim.reports import pareto_figure, policy_figure, write_text
+from accelsim.reports import frontier_figure, pareto_figure, policy_figure, write_text
 from accelsim.traces import load_trace
 
 SOURCE = "traces/smollm2-64p-32d.safetensors"
@@ -44,9 +45,20 @@ def pareto() -> str:
     )
 
 
+def frontier() -> str:
+    """Plot what ``accelsim tune smollm2`` measured (``docs/tuning/smollm2.csv``; how: accuracy.md).
+
+    The runs take most of an hour on two cores, so the picture is drawn from their table.
+    """
+    with (HERE.parent / "tuning" / "smollm2.csv").open(encoding="utf-8") as table:
+        rows = list(csv.DictReader(table))
+    title = "SmolLM2-135M, windows of 512 tokens, perplexity, every point measured inside the model"
+    return frontier_figure(rows, 0.01, title=title)
+
+
 def main() -> None:
     """Draw those that are named, or all."""
-    for draw in (policies, pareto):
+    for draw in (frontier, policies, pareto):
         if sys.argv[1:] and draw.__name__ not in sys.argv[1:]:
             continue
         target = HERE / f"{draw.__name__}.svg"

@@ -17,11 +17,11 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "a number for a name": (
         lambda: accelsim.replay("x.csv", accelerator=3),  # type: ignore[arg-type]
-        "replay: argument 'accelerator': expected str, got 3",
+        "replay: argument 'accelerator': expected str | AcceleratorConfig, got 3",
     ),
     "by position": (
         lambda: accelsim.replay("x.csv", None),  # type: ignore[arg-type]
-        "replay: argument 'accelerator': expected str, got null",
+        "replay: argument 'accelerator': expected str | AcceleratorConfig, got null",
     ),
     "policies as a text": (
         lambda: accelsim.compare("x.csv", "dense"),  # type: ignore[arg-type]
@@ -61,7 +61,7 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "something long": (
         lambda: accelsim.replay("x.csv", accelerator=["x"] * 10**6),  # type: ignore[arg-type]
-        "expected str, got ['x', 'x'",
+        "expected str | AcceleratorConfig, got ['x', 'x'",
     ),
 }
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import accelsim
+from accelsim.cli import cli
 from accelsim.errors import AccelsimError
-from accelsim.exploration import Results
+from accelsim.exploration import Request, Results, replay_many
+from accelsim.hardware import load_accelerator
 from accelsim.traces import load_trace, save_trace, synthetic_trace
+from accelsim.workloads import load_benchmark, write_parquet
 
 LINE = 200
 
@@ -41,9 +46,68 @@ def test_a_loaded_trace_is_what_runs_and_not_its_file(tmp_path: Path) -> None:
     assert other.accuracy != same.accuracy
 
 
+def test_a_workload_in_memory_is_replayed(tmp_path: Path) -> None:
+    workload = load_benchmark("bert-base-cola")
+    path = tmp_path / "w.parquet"
+    write_parquet(workload, path)
+    memory, disk = (accelsim.replay(source, baselines=["titan-xp"]) for source in (workload, path))
+    assert memory.metrics == disk.metrics
+    assert memory.baselines == disk.baselines
+    assert memory.manifest["source"] == "bert-base-cola"
+    assert memory.area_mm2_by_module
+    assert sum(memory.energy_j_by_entry.values()) == pytest.approx(memory.metrics["energy_j"])
+    config = load_accelerator("spatten-paper", {"topk.parallelism": 1})
+    named = accelsim.replay(workload, overrides={"topk.parallelism": 1}, baselines=[])
+    assert accelsim.replay(workload, config, baselines=[]).metrics == named.metrics
+    assert named.metrics["latency_cycles"] > memory.metrics["latency_cycles"]
+
+
+def test_the_digest_of_a_workload_holds_its_numbers_and_not_its_name() -> None:
+    workload = load_benchmark("bert-base-cola")
+    heads = {**workload.columns, "head": workload["head"][::-1].copy()}
+    assert workload.key_indices is not None
+    same, other, fewer = (
+        replace(workload, name="another"),
+        replace(workload, columns=heads),
+        replace(workload, key_indices=(*workload.key_indices[:-1], workload.key_indices[-1] + 1)),
+    )
+    digests = [
+        accelsim.replay(each, baselines=[]).manifest["source_sha256"]
+        for each in (workload, same, other, fewer)
+    ]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+
+
+def test_a_workload_in_memory_is_checked() -> None:
+    workload = load_benchmark("bert-base-cola")
+    more = {**workload.columns, "values": workload["keys"] + 1}
+    with pytest.raises(AccelsimError, match=r"bert-base-cola.* values .*at most keys"):
+        accelsim.replay(replace(workload, columns=more), baselines=[])
+    with pytest.raises(AccelsimError, match="bert-base-cola: a workload already holds"):
+        accelsim.replay(workload, policy="dense")
+
+
+def test_many_runs_are_as_many_rows() -> None:
+    workload = load_benchmark("bert-base-cola")
+    serial = {"topk.parallelism": 1}
+    requests = [Request(workload), Request(workload, overrides=serial), Request(workload)]
+    done: list[int] = []
+    rows = replay_many(iter(requests), on_done=lambda: done.append(1))
+    assert len(done) == len(rows) == 3
+    assert rows[0] is rows[2]
+    single = accelsim.replay(workload, overrides=serial, baselines=[]).to_row()
+    assert single.items() <= rows[1].items()
+    pooled = replay_many(requests, "processes", workers=2)
+    assert [row["latency_s"] for row in pooled] == [row["latency_s"] for row in rows]
+    impossible = Request(workload, "a3-base")
+    with pytest.raises(AccelsimError, match=r"bert-base-cola: .*prunes by its own rule"):
+        replay_many([impossible])
+
+
 @pytest.mark.parametrize("source", [3, None, ["a"], {}])
 def test_other_sources_are_refused(source: Any) -> None:
-    with pytest.raises(AccelsimError, match="expected a file, the name of a benchmark or an Att"):
+    with pytest.raises(AccelsimError, match="expected a file, the name of a benchmark, an Att"):
         accelsim.replay(source)
 
 
@@ -77,3 +141,14 @@ def test_points_are_short_to_print() -> None:
     points = Results([*rows, {"status": "failed", "a": 1}], axes=["a"])
     assert repr(points) == "Results(501 points, 1 failed over a)"
     assert points._repr_html_().count("<tr>") == 21
+
+
+def test_verify_is_that_of_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    save_trace(synthetic_trace(), path)
+    words = ["verify", str(path), "--policy", "static-8:quantization.key_bits=6", "--json", "-"]
+    printed = json.loads(CliRunner().invoke(cli, words).stdout)
+    result = accelsim.verify(path, "static-8:quantization.key_bits=6").to_dict()
+    assert {key: printed[key] for key in result} == json.loads(json.dumps(result))
+    with pytest.raises(accelsim.AccelsimError, match="did you mean 'rtl'"):
+        accelsim.verify(path, datapath="rlt")

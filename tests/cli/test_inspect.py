@@ -5,7 +5,8 @@ import json
 import pytest
 
 from accelsim.cli import main
-from accelsim.traces import save_trace, synthetic_trace
+from accelsim.errors import TraceError
+from accelsim.traces import load_trace, save_trace, synthetic_trace
 
 
 @pytest.fixture
@@ -43,3 +44,15 @@ def test_refusals(path, capsys, name, plot, message):
         main(["inspect", str(path.parent / f"{name}.safetensors"), *extra])
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_shipped_traces_have_names(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(["inspect", "minilm-128", "--json", "-"])
+    assert json.loads(capsys.readouterr().out)["trace"]["num_layers"] == 6
+    with pytest.raises(TraceError, match="did you mean 'minilm-128'"):
+        load_trace("minilm-12")
+    # A file of that name comes first.
+    (tmp_path / "minilm-128").write_bytes(b"")
+    with pytest.raises(TraceError, match=r"^minilm-128: "):
+        load_trace("minilm-128")

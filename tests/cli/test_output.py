@@ -77,3 +77,14 @@ def test_the_end_of_a_file_is_not_taken_for_ctrl_c(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert b"EOFError" in done.stderr
     assert b"interrupted" not in done.stderr
+
+
+@pytest.mark.parametrize("words", ["--quiet replay {}", "replay {} --quiet"])
+def test_quiet_says_results_and_errors_only(trace: Path, tmp_path: Path, words: str) -> None:
+    loud = run(f"accelsim replay {trace} --out {tmp_path / 'a'}")
+    assert b"note: " in loud.stderr
+    assert b"wrote " in loud.stderr
+    done = run(f"accelsim {words.format(trace)} --out {tmp_path / 'b'}")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == loud.stdout
+    assert run(f"accelsim {words.format('none.csv')}").stderr.startswith(b"error: ")

@@ -1,4 +1,4 @@
-"""``replay`` and ``compare``: their JSON contract, and bytes against decisions."""
+"""``accelsim replay``: its JSON contract, and bytes against decisions."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from accelsim.cli import main
-from accelsim.configs import preset_names
 from accelsim.functional import run_policy
-from accelsim.policies import applicable, load_policy
+from accelsim.policies import load_policy
 from accelsim.traces import load_trace, save_trace, synthetic_trace
 
 TRACES = Path(__file__).parents[2] / "traces"
@@ -99,34 +98,6 @@ def test_bytes_are_those_of_the_decisions(source, policy, capsys):
         vector_bits = int(workload[bits].max()) * workload.head_dim
         waste = moved[tensor] - decided[tensor]
         assert waste <= workload.rows * 32 * vector_bits / 8, (count, waste)
-
-
-def test_compare_all_policies(tmp_path, capsys):
-    path = tmp_path / "t.safetensors"
-    save_trace(synthetic_trace(), path)
-    document = run(capsys, "compare", str(path), "--policies", "all", "--baseline", "titan-xp",
-                   "--out", str(tmp_path / "out"))  # fmt: skip
-    trace = load_trace(path)
-    expected = [n for n in preset_names("policies") if applicable(load_policy(n), trace)]
-    assert next(iter(document["results"])) == "dense"
-    assert sorted(document["results"]) == expected
-    assert "zero-tprune" not in expected
-    assert document == json.loads((tmp_path / "out" / "compare.json").read_text())
-    report = (tmp_path / "out" / "report.html").read_text()
-    assert "Accuracy against DRAM traffic" in report
-    assert "streaming-llm" in report
-
-
-def test_compare_policies_in_order(tmp_path, capsys):
-    path = tmp_path / "t.safetensors"
-    save_trace(synthetic_trace(), path)
-    document = run(capsys, "compare", str(path), "--policy", "static-8", "--policy", "dense")
-    assert list(document["results"]) == ["static-8", "dense"]
-    main(["compare", str(path), "--baseline", "titan-xp"])
-    table = capsys.readouterr().out
-    for words in ("keys, MSB plane", "keys, LSB plane", "dram", "relative output error",
-                  "spatten-pruned", "spatten-full", "titan-xp/roofline"):  # fmt: skip
-        assert words in table
 
 
 def test_replay_writes_its_folder(tmp_path, capsys):

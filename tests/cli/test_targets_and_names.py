@@ -35,6 +35,7 @@ WRITES = {
     "validate": "validate timing --json {}",
     "reproduce": "reproduce --only none --json {}",
     "presets": "presets show none --json {}",
+    "doctor": "doctor --json {}",
 }
 
 

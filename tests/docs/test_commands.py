@@ -43,7 +43,7 @@ NEEDS_MORE = (
     "[",
 )
 """In words of commands that need a model, a file of the user's, or are a pattern."""
-TAKE_LONG = ("--policies", "gpt2-small-wikitext2")
+TAKE_LONG = ("--policies", "gpt2-small-wikitext2", "32768", "8192")
 """In words of commands that simulate more than a small trace."""
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from accelsim import ablate, replay
-from accelsim.cli import main
 from accelsim.errors import AccelsimError, ConfigError
 from accelsim.exploration import Ablation, differences
 from accelsim.hardware import load_accelerator
@@ -116,24 +114,3 @@ def test_bad_input(source: Path) -> None:
         ablate(FROM, "mnnfast", source)
     with pytest.raises(AccelsimError, match=f"'{TO}', which the others are compared with"):
         ablate(TO, FROM, source, overrides={"multipliers": 32})
-
-
-def test_command_line(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["ablate", FROM, TO, str(source), "--set", "reset_cycles=0"]
-    main([*words, "--json", str(tmp_path / "a.json"), "--plot", str(tmp_path / "a.png")])
-    shown = capsys.readouterr().out
-    document = json.loads((tmp_path / "a.json").read_text())
-    assert document["schema"] == "accelsim.ablation/1"
-    assert set(document["units"]) < set(document["base"])
-    assert "reset_cycles" not in {f["key"] for f in document["fields"]}
-    for entry in document["fields"]:
-        assert entry["key"] in shown
-        for series in ("alone", "cumulative", "without"):
-            assert (entry[series]["latency_cycles"] is None) == bool(entry[series]["refused"])
-            assert f"{entry[series]['latency_cycles'] or 0:,}" in shown or entry[series]["refused"]
-    assert "refused [1]: value_prefetch_depth (0) must not be below" in " ".join(shown.split())
-    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    for bad in (["--plot", "a.jpg"], ["--order", "topk.row"], ["--json", "no/such/folder.json"]):
-        with pytest.raises(SystemExit) as ended:
-            main([*words, *bad])
-        assert ended.value.code == 2

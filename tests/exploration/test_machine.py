@@ -49,7 +49,7 @@ def test_a_fault_of_the_machine_is_no_row(
 
 def test_cores_without_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity")
-    assert executors._cores() == os.cpu_count()
+    assert executors.available_cores() == os.cpu_count()
 
 
 def test_processes_are_told_without_proc() -> None:

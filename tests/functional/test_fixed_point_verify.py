@@ -1,18 +1,15 @@
-"""The open-loop check of the datapath, its command, and the cases of ``validate functional``."""
+"""The open-loop check of the datapath, and the cases of ``validate functional``."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from accelsim.cli import main
 from accelsim.functional import functional_cases, run_policy, verify_fixed_point
 from accelsim.functional.fixed_point import load_datapath
 from accelsim.policies import load_policy
-from accelsim.traces import save_trace, synthetic_trace
+from accelsim.traces import synthetic_trace
 
 SHAPE: dict[str, Any] = {"num_layers": 4, "num_query_heads": 4, "num_kv_heads": 2, "head_dim": 64}
 TRACE = synthetic_trace(seed=2, prefill_tokens=40, decode_tokens=3, **SHAPE)
@@ -42,19 +39,6 @@ def test_rtl_reading_wraps_and_is_worse() -> None:
     assert errors[1]["score_saturations"] > 0
     assert errors[1]["mean_cosine"] > 0.6, "dropped product bits belong into the scale"
     assert errors[1]["relative_output_error"] > 10 * errors[0]["relative_output_error"]
-
-
-def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "t.safetensors"
-    save_trace(TRACE, path)
-    main(["verify", str(path), "--policy", "spatten-full", "--out", str(tmp_path / "o")])
-    assert "open loop" in capsys.readouterr().out
-    written = json.loads((tmp_path / "o" / "verify.json").read_text())
-    assert written["schema"] == "accelsim.verify/1"
-    assert len(written["per_head"]) == 16
-    with pytest.raises(SystemExit, match="2"):
-        main(["verify", str(path), "--datapath", "rlt"])
-    assert "did you mean 'rtl'" in capsys.readouterr().err
 
 
 def test_functional_cases_agree() -> None:

@@ -93,7 +93,7 @@ def test_layer_kernel_equals_reference(
     token_importance, head_importance = np.zeros(tokens), np.zeros(heads)
     stats, per_query, used, outputs, sums = kernels.attend_layer(
         kernels.Tensors(query, key, value, first, both, stored),
-        kernels.Rows(kept, kept, alive, tokens, causal),
+        kernels.Rows.plain(kept, kept, alive, tokens, causal),
         kernels.Settings(0.5, threshold, budget, 3),
         kernels.Importance(token_importance, head_importance),
     )

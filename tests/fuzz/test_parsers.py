@@ -13,10 +13,12 @@ import re
 import resource
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
@@ -31,7 +33,16 @@ from accelsim.exploration.sweep_file import Plan, SweepConfig, load_file
 from accelsim.hardware import load_accelerator
 from accelsim.hardware.config import MemoryConfig
 from accelsim.policies import load_policy
-from accelsim.traces import load_trace, save_trace, synthetic_trace, validate_trace
+from accelsim.traces import (
+    Bias,
+    LayerEntry,
+    Mask,
+    MemoryTensors,
+    load_trace,
+    save_trace,
+    synthetic_trace,
+    validate_trace,
+)
 from accelsim.workloads import read_csv, read_parquet, write_parquet
 from accelsim.workloads.models import load_model
 
@@ -140,14 +151,29 @@ def split(payload: bytes) -> tuple[dict[str, Any], bytes]:
 @pytest.mark.slow
 def test_traces(tmp_path: Path) -> None:
     small = tmp_path / "small.safetensors"
-    save_trace(synthetic_trace(num_layers=1, head_dim=4, prefill_tokens=3, decode_tokens=2), small)
-    header, data = split(small.read_bytes())
+    one = tmp_path / "one.safetensors"
+    save_trace(synthetic_trace(num_layers=1, head_dim=4, prefill_tokens=3, decode_tokens=2), one)
+    header, data = split(one.read_bytes())
     # With the metadata of a real trace, the words that mutations swap are those of real files.
     real, _ = split((ROOT / "traces/minilm-128.safetensors").read_bytes())
     mixed = join(
         {**header, "__metadata__": {**real["__metadata__"], **header["__metadata__"]}}, data
     )
-    fuzz(tmp_path / "t.safetensors", [small.read_bytes(), mixed], INPUTS["trace"], parse_trace)
+    own = [
+        LayerEntry(mask=Mask(kind="window", size=3, side="left"), softcap=2.0, scale=0.5),
+        LayerEntry(
+            sinks=(0.5, 1.0, -1.0, 0.0), bias=Bias(kind="alibi", slopes=(1.0, 0.5, 0.2, 0.1))
+        ),
+        LayerEntry(mask=Mask(kind="stored"), model_layer=7),
+    ]
+    plain = synthetic_trace(num_layers=3, head_dim=4, prefill_tokens=3, decode_tokens=2)
+    bits = np.packbits(np.tri(5, dtype=bool), axis=1, bitorder="little")
+    tensors = {name: plain.tensors.read(name) for name in plain.tensors.names()}
+    tensors["layer.2.mask"] = bits
+    save_trace(replace(plain, layers=tuple(own), tensors=MemoryTensors(tensors)), small)
+    parse_trace(small)
+    seeds = [(tmp_path / "one.safetensors").read_bytes(), mixed, small.read_bytes()]
+    fuzz(tmp_path / "t.safetensors", seeds, INPUTS["trace"], parse_trace)
 
 
 @pytest.mark.slow

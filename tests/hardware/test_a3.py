@@ -125,7 +125,7 @@ def test_books_timeline_and_energy_are_complete(name: str) -> None:
         assert spans.busy_cycles + sum(spans.stall_cycles.values()) == activity.cycles
     channels = timeline.spans[timeline.spans[:, TRACK] >= timeline.modules]
     assert channels[:, READS].sum() == activity.counters["dram_reads"]
-    report = evaluate(activity, load(EnergyTable, machine.energy, "energy"), machine)
+    report = evaluate(activity, load(EnergyTable, machine.energy, "energy"), machine, MEMORY)
     assert not any(
         w.startswith("energy leaves out") and "dram_refreshes" not in w for w in report.warnings
     )

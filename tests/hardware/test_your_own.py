@@ -77,7 +77,7 @@ def test_the_page_is_short_enough() -> None:
     assert set(FILES) == {
         "vector_unit.py", "accelerators/vector-unit.yaml", "energy/vector-unit-45nm.yaml"
     }  # fmt: skip
-    assert 60 <= len(FILES["vector_unit.py"].splitlines()) <= 130
+    assert 60 <= len(FILES["vector_unit.py"].splitlines()) <= 140
 
 
 @WAYS
@@ -132,8 +132,66 @@ def test_policies_change_its_bytes_and_lanes_its_time(
     assert unit.peak_operations_per_cycle == 16
     energy = slow.energy_j_by_part
     assert energy["logic"] == pytest.approx(
-        2e-12 * slow.metrics["macs"] + 3.7e-12 * slow.activity.counters["exponentials"]
+        2e-12 * slow.metrics["macs"]
+        + 3.7e-12 * slow.activity.counters["exponentials"]
+        + 0.072e-12 * slow.activity.counters["lane_register_bytes"]
     )
+    assert slow.activity.counters["lane_register_bytes"] > 0
+    # Leakage grows with a size of its own.
+    for result, lanes in ((slow, 16), (dense, 256)):
+        watts = result.energy_j_by_part["leakage"] / result.metrics["latency_s"]
+        assert watts == pytest.approx(0.173e-3 * lanes)
+
+
+ENERGY = FILES["energy/vector-unit-45nm.yaml"]
+
+
+@WAYS
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("lane_register_bytes", "lane_register_byte", "did you mean 'lane_register_bytes'"),
+        ("pj: 0.072, unit: byte", "pj: 0.072, unit: bit", "counts in units of 'byte'"),
+        ("per: lane", "per: lanes", "unknown size 'lanes'; did you mean 'lane'?"),
+        ("per: lane", "per: softmax_lane", "'vector-unit' declares: machine, multiplier, "),
+    ],
+)
+def test_an_energy_table_that_does_not_fit_is_refused_in_one_line(
+    machine: None,
+    presets: Path,
+    source: Path,
+    old: str,
+    new: str,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert ENERGY.count(old) == 1
+    (presets / "wrong.yaml").write_text(ENERGY.replace(old, new), encoding="utf-8")
+    with pytest.raises(SystemExit) as stopped:
+        main(["replay", str(source), "--accelerator", "vector-unit", "--set",
+              "energy=wrong.yaml", "--json", "r.json"])  # fmt: skip
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in said
+    assert "energy table 'wrong.yaml': key '" in said
+    assert len(said) <= 310
+    assert not (presets / "r.json").exists()
+
+
+@WAYS
+def test_what_is_counted_must_be_declared(
+    machine: None, presets: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = FILES["vector_unit.py"].replace("counters=Lanes.counters", "counters=(QK_MACS, PV_MACS)")
+    assert text != FILES["vector_unit.py"]
+    (presets / "silent.py").write_text(text, encoding="utf-8")
+    silent = runpy.run_path(str(presets / "silent.py"))["ACCELERATOR"]
+    monkeypatch.setitem(_registry._REGISTERED, "vector-unit", silent)
+    overrides = {"energy": str(presets / "no-lanes.yaml")}
+    lines = [line for line in ENERGY.splitlines() if "lane_register" not in line]
+    (presets / "no-lanes.yaml").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(InvariantError, match="counter 'exponentials' is not declared"):
+        replay(source, "vector-unit", "dense", overrides=overrides, baselines=[])
 
 
 @WAYS

@@ -8,12 +8,24 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from accelsim.errors import ConfigError
-from accelsim.policies import Policy, load_policy
+from accelsim.errors import ConfigError, TraceError
+from accelsim.functional import run_policy
+from accelsim.functional.closed_loop import policy_attention
+from accelsim.functional.fixed_point import operands
+from accelsim.policies import (
+    Budgeted,
+    CascadeTokens,
+    Policy,
+    load_policy,
+    why_closed_loop_not,
+    why_not,
+)
 from accelsim.policies.selections.ems import merge_into_nearest
 from accelsim.policies.selections.snapkv import pool
 from accelsim.policies.selections.zero_tprune import ZeroTPrune, page_rank, prune
 from accelsim.policies.selector import Block, Shape, selector_for
+from accelsim.traces import synthetic_trace
+from accelsim.traces.capture import ModelShape, dense_attention
 
 HEADS, KV_HEADS, DIM, TOKENS = 4, 2, 6, 30
 GROUP = HEADS // KV_HEADS
@@ -194,6 +206,32 @@ def test_zero_tprune_ranks_and_then_thins_out() -> None:
     ("name", "overrides", "message"),
     [
         ("h2o", {"selection.budget_tokens": 8}, "give one of 'budget_tokens'"),
+        ("h2o", {"selection.taper": 2}, "less than or equal to 1"),
+        ("h2o", {"selection.budget_tokens_by_layer": [8]}, "give one of 'budget_tokens'"),
+        (
+            "h2o",
+            {"selection.budget_fraction": None, "selection.budget_fraction_by_layer": [0.0]},
+            "greater than 0",
+        ),
+        (
+            "h2o",
+            {
+                "selection.budget_fraction": None,
+                "selection.taper": 0.5,
+                "selection.budget_tokens_by_layer": [8],
+            },
+            "'taper' goes with",
+        ),
+        (
+            "tova",
+            {
+                "selection.budget_fraction": None,
+                "selection.budget_tokens_by_layer": [8, 8],
+                "quantization.key_bits_by_layer": [8],
+            },
+            "'selection.budget_tokens_by_layer' has 2, 'quantization.key_bits_by_layer' has 1",
+        ),
+        ("kivi-4", {"quantization.key_bits_by_layer": [3]}, "2, 4 or 8"),
         ("h2o", {"selection.budget_fraction": 1.5}, "less than or equal to 1"),
         ("h2o", {"selection.kind": "h20"}, "h2o"),
         ("h2o", {"tokens.mean_keep": 0.5}, "not both"),
@@ -208,3 +246,155 @@ def test_errors(name: str, overrides: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_policy(name, overrides)
     assert message in str(caught.value)
+
+
+DEPTH = 3
+BUDGETS = (5, 20, 9)
+
+
+def budgeted(kind: str, **budget: object) -> Policy:
+    return Policy.model_validate({"selection": {"kind": kind, "share": "kv_head", **budget}})
+
+
+@pytest.mark.parametrize("kind", ["tova", "h2o", "scissorhands", "streaming_llm", "ems"])
+def test_a_layer_keeps_what_a_model_with_its_budget_keeps(kind: str) -> None:
+    """Lists by layer are the plain rule, layer by layer, to the byte and the output."""
+    trace = synthetic_trace(seed=7, num_layers=DEPTH, prefill_tokens=12, decode_tokens=30)
+    mixed = run_policy(trace, budgeted(kind, budget_tokens_by_layer=BUDGETS))
+    assert [budgeted(kind, budget_tokens_by_layer=BUDGETS).num_layers] == [DEPTH]
+    for layer, budget in enumerate(BUDGETS):
+        plain = run_policy(trace, budgeted(kind, budget_tokens=budget))
+        own, alone = (run.workload["layer"] == layer for run in (mixed, plain))
+        for name in ("keys", "values", "key_runs", "select_size", "score_updates"):
+            np.testing.assert_array_equal(
+                mixed.workload[name][own], plain.workload[name][alone], err_msg=name
+            )
+        assert mixed.per_layer[layer] == plain.per_layer[layer]
+        last = mixed.workload["keys"][own & (mixed.workload["step"] == 30)]
+        assert (last <= budget).all()
+
+
+def test_a_taper_is_a_straight_line_and_keeps_the_mean() -> None:
+    rule = budgeted("h2o", budget_tokens=20, taper=0.5).selection
+    assert isinstance(rule, Budgeted)
+    counts = [rule.at_layer(layer, 5).budget(100) for layer in range(5)]
+    assert counts == [30, 25, 20, 15, 10]
+    rule = budgeted("h2o", budget_fraction=0.5, taper=-0.4, floor_tokens=34).selection
+    assert isinstance(rule, Budgeted)
+    assert [rule.at_layer(layer, 3).budget(100) for layer in range(3)] == [34, 50, 70]
+    assert rule.at_layer(0, 1).budget(100) == 50
+    assert rule.at_layer(0, 3).budget(20) == 34
+
+
+def test_a_floor_of_the_cascade_holds_where_the_ratio_is_lower() -> None:
+    rule = CascadeTokens(keep_by_layer=(1.0, 0.25), floor_tokens=8)
+    assert [rule.budget(1, 2, n) for n in (4, 8, 20, 32, 40)] == [4, 8, 8, 8, 10]
+    assert rule.budget(0, 2, 40) == 40
+
+
+def test_widths_of_kivi_by_layer_are_those_of_plain_caches() -> None:
+    trace = synthetic_trace(seed=7, num_layers=2, prefill_tokens=12, decode_tokens=30)
+    sizes = {"kind": "kivi", "group_tokens": 4, "group_channels": 8, "residual_tokens": 4}
+    mixed = run_policy(
+        trace,
+        Policy.model_validate({"quantization": sizes | {"key_bits_by_layer": [8, 4]}}),
+    )
+    for layer, bits in enumerate((8, 4)):
+        plain = run_policy(
+            trace, Policy.model_validate({"quantization": sizes | {"key_bits": bits}})
+        )
+        assert mixed.per_layer[layer] == plain.per_layer[layer]
+        own, alone = (run.workload["layer"] == layer for run in (mixed, plain))
+        for name in ("key_bits", "metadata_bytes", "residual_bytes"):
+            assert (mixed.workload[name][own] == plain.workload[name][alone]).all()
+
+
+def test_a_policy_of_another_depth_does_not_apply() -> None:
+    trace = synthetic_trace(seed=7, num_layers=2, prefill_tokens=12, decode_tokens=3)
+    policy = budgeted("h2o", budget_tokens_by_layer=BUDGETS)
+    message = "'selection.budget_tokens_by_layer' has 3 entries; expected 2"
+    assert message in why_not(policy, trace)
+    assert message in why_closed_loop_not(policy, causal=True, num_layers=2)
+    assert not why_closed_loop_not(policy, causal=True, num_layers=3)
+    with pytest.raises(TraceError, match="has 3 entries"):
+        run_policy(trace, policy)
+
+
+def key_rule(kind: str, budget: int, prompt: int) -> NDArray[np.bool_]:
+    """K-norm and KeyDiff as their papers say, one KV head and step after the other."""
+    _, key, _ = tensors()
+    kept = np.zeros((HEADS, TOKENS, TOKENS), dtype=np.bool_)
+    for kv in range(KV_HEADS):
+        unit = key[kv] / np.linalg.norm(key[kv], axis=1, keepdims=True)
+        cache: list[int] = []
+        for i in range(TOKENS):
+            cache.append(i)
+            if kind == "knorm":
+                badness = {j: np.linalg.norm(key[kv, j]) for j in cache}
+            else:
+                anchor = unit[cache].mean(axis=0)
+                badness = {j: unit[j] @ anchor / np.linalg.norm(anchor) for j in cache}
+            while i >= prompt and len(cache) > budget:
+                cache.remove(max(cache[:-1], key=badness.__getitem__))
+            kept[kv * GROUP : (kv + 1) * GROUP, i, cache] = True
+    return kept
+
+
+@pytest.mark.parametrize("prompt", [0, 12])
+@pytest.mark.parametrize("kind", ["knorm", "keydiff"])
+def test_rules_on_keys_alone(kind: str, prompt: int) -> None:
+    got = decide({"kind": kind, "budget_tokens": 7}, prompt)
+    np.testing.assert_array_equal(got, key_rule(kind, 7, prompt))
+    # Query heads of a group see the same keys, so they decide alike on their own, too.
+    alone = decide({"kind": kind, "budget_tokens": 7, "share": "query_head"}, prompt)
+    np.testing.assert_array_equal(got, alone)
+
+
+def test_a_scale_for_each_channel_is_in_the_query_and_costs_no_bytes() -> None:
+    trace = synthetic_trace(seed=7, num_layers=1, prefill_tokens=12, decode_tokens=20)
+    wide = {"kind": "static", "scale": "per_token", "key_bits": 6}
+    both = [
+        run_policy(trace, Policy.model_validate({"quantization": wide | more}))
+        for more in ({}, {"key_scale": "per_channel"})
+    ]
+    saved = [run.workload["metadata_bytes"] for run in both]
+    keys = both[0].workload["keys"].astype(np.int64)
+    np.testing.assert_array_equal(saved[0] - saved[1], 2 * keys)
+
+    query, key, value = (
+        t.astype(np.float64) for t in (trace.query(0), trace.key(0), trace.value(0))
+    )
+    key[..., 3] *= 40  # an outlier channel takes all codes of a token's scale
+    codes = np.rint(key / np.abs(key).max(axis=1, keepdims=True) * 31)
+    stored = codes * np.abs(key).max(axis=1, keepdims=True) / 31
+    policy = Policy.model_validate({"quantization": wide | {"key_scale": "per_channel"}})
+    attend = policy_attention(
+        policy, ModelShape(1, len(query), len(key), key.shape[2], 64), 32, causal=True
+    )
+    got = attend(0, *(t.astype(np.float32) for t in (query, key, value)), np.arange(32))
+    dense = dense_attention(trace.scale, True)
+    low = np.abs(value).max(axis=2, keepdims=True) / 2047
+    want = dense(0, query, stored, np.rint(value / low) * low, np.arange(32))
+    np.testing.assert_allclose(got, want, atol=1e-4)
+    exact = dense(0, query, key, value, np.arange(32))
+    by_token = policy_attention(
+        Policy.model_validate({"quantization": wide}),
+        ModelShape(1, len(query), len(key), key.shape[2], 64), 32, causal=True,
+    )(0, *(t.astype(np.float32) for t in (query, key, value)), np.arange(32))  # fmt: skip
+    assert np.abs(got - exact).mean() < 0.5 * np.abs(by_token - exact).mean()
+
+
+def test_the_datapath_multiplies_the_query_with_the_scales_of_channels() -> None:
+    rng = np.random.default_rng(0)
+    query, key, value = rng.normal(size=(4, 5, 8)), *rng.normal(size=(2, 2, 9, 8))
+    key[..., 2] *= 30
+    policy = Policy.model_validate(
+        {"quantization": {"kind": "static", "key_bits": 8, "key_scale": "per_channel"}}
+    )
+    found = operands(query, key, value, policy)
+    steps = np.abs(key).max(axis=1, keepdims=True) / 127
+    stored = np.rint(key / steps) * steps
+    scores = found.query @ np.repeat(found.key_both, 2, axis=0).transpose(0, 2, 1)
+    scores = scores * found.query_step * np.asarray(found.key_step).max()
+    want = query @ np.repeat(stored, 2, axis=0).transpose(0, 2, 1)
+    np.testing.assert_allclose(scores, want, atol=2e-3 * np.abs(want).max())

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import accelsim
 
 SCRIPT = """
 import sys
@@ -68,6 +71,19 @@ def test_figures_do_not_depend_on_the_environment(
 ) -> None:
     assert draw(tmp_path / "work", **CASES[case]) == plain
     assert len(plain) >= 5
+
+
+def test_colours_and_canvases_have_one_home() -> None:
+    package = Path(accelsim.__file__).parent
+    allowed = {package / "drawing.py", package / "reports" / "_style.py"}
+    colour = re.compile(r"""["']#[0-9a-fA-F]{3,6}["']""")
+    for path in set(package.rglob("*.py")) - allowed:
+        source = path.read_text(encoding="utf-8")
+        # Two greys of Vega's axes and error bars are no colours of series.
+        found = set(colour.findall(source)) - {'"#eee"', '"#222"'}
+        assert not found, path
+        for word in ("pyplot", "rcParams", "savefig", "matplotlib.use"):
+            assert word not in source, path
 
 
 def test_the_user_s_own_settings_stay(tmp_path: Path) -> None:

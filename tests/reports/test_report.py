@@ -212,9 +212,3 @@ def test_the_target_is_checked_first(tmp_path: Path, store: Path) -> None:
         report(store, tmp_path / "x.pdf")
     with pytest.raises(AccelsimError, match="folder does not exist"):
         report(store, tmp_path / "none" / "x.html")
-
-
-def test_the_verb_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "x.md"
-    main(["report", str(saved(tmp_path, result())), "--out", str(out), "--json", "-"])
-    assert json.loads(capsys.readouterr().out)["report"] == str(out)

@@ -59,7 +59,7 @@ def test_bad_files_are_explained(tmp_path: Path, lines: list[str], message: str)
 def test_missing_and_binary_files(tmp_path: Path) -> None:
     with pytest.raises(WorkloadError, match="cannot be read"):
         read_csv(tmp_path / "absent.csv")
-    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "binary.csv").write_bytes(b"\xff\x00\x00")
     with pytest.raises(WorkloadError, match="cannot be read"):
         read_csv(tmp_path / "binary.csv")
 
@@ -173,3 +173,70 @@ def test_columns_that_are_too_many_are_named(tmp_path: Path) -> None:
     unknown = write(tmp_path / "w.csv", HEADER + ",colour", ROW + ",1")
     with pytest.raises(WorkloadError, match="colour"):
         read_csv(unknown)
+
+
+LARGEST = {
+    "iteration_id": 2**31 - 1,  # what 32 bits hold
+    "layer_id": 2**31 - 1,
+    "head_id": 2**31 - 1,
+    "sentence_length_L": 2**24,
+    "quant_key_bit": 64,
+    "quant_query_bit": 64,
+    "quant_value_bit": 64,
+    "auto_requant_incre": 64,
+    "topk": 2**24,
+}
+LEAST = dict.fromkeys(("iteration_id", "layer_id", "head_id"), 0) | dict.fromkeys(
+    ("quant_key_bit", "quant_query_bit", "quant_value_bit", "auto_requant_incre", "topk"), -1
+)
+
+
+@pytest.mark.parametrize(
+    ("column", "last", "beyond"),
+    [
+        *((name, last, last + 1) for name, last in LARGEST.items()),
+        *((name, last, last - 1) for name, last in LEAST.items()),
+    ],
+)
+def test_limits_of_integers(tmp_path: Path, column: str, last: int, beyond: int) -> None:
+    for value, taken in ((last, True), (beyond, False)):
+        fields = ",".join((FIELDS | {column: str(value)}).values())
+        source = write(tmp_path / "w.csv", HEADER, fields)
+        if taken:
+            assert read_csv(source).extra[column].tolist() == [str(value)]
+        else:
+            with pytest.raises(WorkloadError, match=f"{column} = {value}; expected an integer"):
+                read_csv(source)
+
+
+@pytest.mark.parametrize("place", [1, 8, 16])
+def test_a_name_with_anything_behind_it_is_no_trailer(tmp_path: Path, place: int) -> None:
+    fields = ["configs/a.yml", *[""] * 16]
+    fields[place] = "5"
+    source = write(tmp_path / "w.csv", HEADER, ROW, ",".join(fields))
+    with pytest.raises(WorkloadError, match="line 3: iteration_id = configs"):
+        read_csv(source)
+
+
+def test_a_row_that_is_written_says_what_it_is(tmp_path: Path) -> None:
+    work = Workload.from_columns(
+        {
+            "step": [3, 3],
+            "layer": [1, 2],
+            "head": [4, 5],
+            "context_tokens": [40, 41],
+            "keys": [32, 20],
+            "values": [32, 8],
+            "key_bits": [8, 6],
+            "value_bits": [10, 12],
+            "refetch_lsb": [True, False],
+        },
+        head_dim=80,
+    )
+    write_csv(work, tmp_path / "w.csv")
+    # Nothing is selected where all values of the keys are used.
+    assert (tmp_path / "w.csv").read_text().splitlines() == [
+        HEADER,
+        "3,1,4,80.0,40,32,8,12,-1,True,4,32,10,True,False,False,-1",
+        "3,2,5,80.0,41,20,6,12,-1,False,-1,8,12,True,False,True,8",
+    ]

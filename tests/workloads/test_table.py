@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accelsim.workloads import Workload
+from accelsim.errors import WorkloadError
+from accelsim.workloads import QueryTable, Workload
 
 ROW = st.fixed_dictionaries(
     {
@@ -83,8 +87,8 @@ def test_without_a_pass_no_score_is_read() -> None:
 
 def test_rows_that_are_selected_keep_everything() -> None:
     columns = {"keys": [9, 8, 7], "values": [9, 2, 7], "key_bits": [8] * 3, "value_bits": [6] * 3}
-    indices = tuple(np.arange(n) for n in (9, 8, 7))
-    work = Workload.from_columns(columns, key_indices=indices, value_indices=indices)
+    keys, values = (tuple(np.arange(n) for n in columns[name]) for name in ("keys", "values"))
+    work = Workload.from_columns(columns, key_indices=keys, value_indices=values)
     part = work.select(np.array([True, False, True]))
     assert part["keys"].tolist() == [9, 7]
     assert part.key_indices is not None
@@ -100,3 +104,140 @@ def test_nothing_is_fetched_twice_unless_it_says_so() -> None:
     assert work["refetch_lsb"].tolist() == [False, False]
     assert work["key_lsb_bits"].tolist() == [0, 0]
     assert work["refetch_queries"].tolist() == [0, 0]
+
+
+COLUMNS_OF_ONE = {"keys": [9], "values": [8], "key_bits": [8], "value_bits": [8]}
+
+
+def test_vectors_have_64_elements_unless_told() -> None:
+    work = Workload.from_columns(COLUMNS_OF_ONE)
+    assert work.head_dim == Workload(work.columns).head_dim == 64
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("key_bits", -2, "at least -1"),
+        ("topk_passes", -2, "at least -1"),
+        ("select_beats", -2, "at least -1"),
+        ("keys", 0, "at least 1"),
+        ("values", 0, "at least 1"),
+        ("queries", 0, "at least 1"),
+        ("context_tokens", 8, "at most context_tokens = 8"),
+        ("values", 10, "at most keys = 9"),
+        ("query_values", 10, "at most query_keys = 9"),
+        ("refetch_queries", 2, "at most queries = 1"),
+        ("refetch_query_keys", 10, "at most query_keys = 9"),
+        ("topk_target", 10, "at most topk_size = 9"),
+        ("select_target", 1, "at most select_size = 0"),
+        ("metadata_bytes", -1, "at least 0"),
+    ],
+)
+def test_a_table_in_memory_is_checked_as_one_from_a_file(
+    column: str, value: int, message: str
+) -> None:
+    with pytest.raises(WorkloadError, match=f"row 0 has .*; expected .*({message})"):
+        Workload.from_columns(COLUMNS_OF_ONE | {column: [value]})
+    whole = Workload.from_columns(COLUMNS_OF_ONE)
+    changed = np.array([value], dtype=whole[column].dtype)
+    with pytest.raises(WorkloadError, match=f"row 0 has .*; expected .*({message})"):
+        Workload({**whole.columns, column: changed})
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (np.array([9.0]), "column 'keys' has elements of float64; expected int32"),
+        (np.array([[9]], dtype=np.int32), "column 'keys' has 2 dimensions"),
+        ([9], "column 'keys': expected an array"),
+    ],
+)
+def test_columns_are_arrays_of_their_type(column: Any, message: str) -> None:
+    whole = Workload.from_columns(COLUMNS_OF_ONE)
+    with pytest.raises(WorkloadError, match=message):
+        Workload({**whole.columns, "keys": column})
+
+
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [
+        ([[0, 1]], "a list for each row, with as many tokens as its keys"),
+        ([list(range(9)), [1]], "a list for each row"),
+        ([[0, 1, 2, 3, 4, 5, 6, 8, 7]], "names token 7; expected ascending"),
+        ([[-1, 0, 1, 2, 3, 4, 5, 6, 7]], "names token -1"),
+    ],
+)
+def test_tokens_in_memory_are_checked(indices: list[list[int]], message: str) -> None:
+    with pytest.raises(WorkloadError, match=message):
+        Workload.from_columns(
+            COLUMNS_OF_ONE, key_indices=tuple(np.array(row, np.int32) for row in indices)
+        )
+
+
+def test_bytes_by_head() -> None:
+    work = Workload.from_columns(
+        {
+            "layer": [0, 0, 1],
+            "head": [0, 1, 0],
+            "keys": [8, 4, 2],
+            "values": [4, 4, 1],
+            "key_bits": [8, 8, 8],
+            "value_bits": [6, 6, 6],
+            "refetch_lsb": [False, True, False],
+        },
+        head_dim=32,
+    )
+    assert work.policy_bytes_by_head() == [
+        {"layer": 0, "head": 0, "key_msb": 8 * 32, "key_lsb": 0, "value": 4 * 24},
+        {"layer": 0, "head": 1, "key_msb": 4 * 32, "key_lsb": 4 * 16, "value": 4 * 24},
+        {"layer": 1, "head": 0, "key_msb": 2 * 32, "key_lsb": 0, "value": 24},
+    ]
+
+
+def test_which_rows_are_a_prompt() -> None:
+    one = {"keys": [9] * 4, "values": [9] * 4, "key_bits": [8] * 4, "value_bits": [8] * 4}
+    # Without queries: the first step, if it has several.
+    prompt = Workload.from_columns(one | {"step": [0, 0, 1, 2], "queries": [5, 1, 3, 1]})
+    early, steps = prompt.stages()
+    assert (early.tolist(), steps) == ([True, True, False, False], 2)
+    decode = Workload.from_columns(one | {"step": [0, 0, 1, 2]})
+    early, steps = decode.stages()
+    assert (early.tolist(), steps) == ([False] * 4, 3)
+    # With queries: a step with queries at several positions. Heads of a group share one.
+    table = QueryTable.of(
+        np.array([2, 1, 2, 1]),
+        {
+            "position": np.array([0, 1, 0, 2, 2, 3]),
+            "keys": np.full(6, 9),
+            "values": np.full(6, 9),
+            "refetch": np.zeros(6, dtype=bool),
+            "topk_passes": np.zeros(6, dtype=int),
+            "topk_beats": np.zeros(6, dtype=int),
+        },
+    )
+    told = Workload.from_columns(one | {"step": [0, 0, 1, 2]}, query_table=table)
+    early, steps = told.stages()
+    assert (early.tolist(), steps) == ([True, True, False, False], 2)
+
+
+def test_copies_run_together_layer_by_layer() -> None:
+    work = Workload.from_columns(
+        {
+            "step": [0, 0, 0, 1],
+            "layer": [0, 0, 1, 1],
+            "head": [0, 2, 1, 0],
+            "keys": [9, 8, 7, 6],
+            "values": [9, 8, 7, 6],
+            "key_bits": [8] * 4,
+            "value_bits": [8] * 4,
+        }
+    )
+    assert work.batched(1) is work
+    three = work.batched(3)
+    # Of layer 0: both rows of each copy; then layer 1; then the next step, though its layer is 1.
+    assert three["keys"].tolist() == [9, 8] * 3 + [7] * 3 + [6] * 3
+    assert three["step"].tolist() == [0] * 9 + [1] * 3
+    assert three["layer"].tolist() == [0] * 6 + [1] * 6
+    # The largest head is 2, so each copy has three places for heads.
+    assert three["head"].tolist() == [0, 2, 3, 5, 6, 8, 1, 4, 7, 0, 3, 6]
+    assert three.policy_bytes()["value"] == 3 * work.policy_bytes()["value"]

@@ -2,19 +2,23 @@
 
 from accelsim.functional.closed_loop._attend import PolicyAttention, forward, policy_attention
 from accelsim.functional.closed_loop._lee import LeeScore, lee_score, read_lee
+from accelsim.functional.closed_loop._loss import ClosedLoop, LeeLoss, Loss, PerplexityLoss
 from accelsim.functional.closed_loop._models import TransformersModel, load_model
 from accelsim.functional.closed_loop._perplexity import (
     Perplexity,
     cut_windows,
     perplexity,
-    perplexity_increase,
     read_windows,
     shipped_windows,
 )
 
 __all__ = [
+    "ClosedLoop",
+    "LeeLoss",
     "LeeScore",
+    "Loss",
     "Perplexity",
+    "PerplexityLoss",
     "PolicyAttention",
     "TransformersModel",
     "cut_windows",
@@ -22,7 +26,6 @@ __all__ = [
     "lee_score",
     "load_model",
     "perplexity",
-    "perplexity_increase",
     "policy_attention",
     "read_lee",
     "read_windows",

@@ -115,7 +115,51 @@ def lee_score(
     Raises:
         TraceError: a policy that does not apply to an encoder.
     """
-    explain = why_closed_loop_not(policy, causal=False)
+    found = embeddings(model, stories, policy, on_story)
+    similar, pairs = found.similar, document_pairs(np.arange(len(stories)))
+    draws = np.random.default_rng(0).integers(0, len(stories), size=(_RESAMPLES, len(stories)))
+    resampled = [pearson_of(similar, judged, document_pairs(draw)) for draw in draws]
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return LeeScore(
+        pearson_of(similar, judged, pairs),
+        float(np.corrcoef(_ranks(similar[pairs]), _ranks(judged[pairs]))[0, 1]),
+        float(low),
+        float(high),
+        len(stories),
+        len(pairs[0]),
+        found.kept_key_fraction,
+        found.dram_bytes,
+    )
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings of some documents under a policy.
+
+    Attributes:
+        vectors: [documents, width], of unit length.
+        kept_key_fraction: query-key pairs scored, of those dense attention scores.
+        dram_bytes: traffic of keys and values.
+    """
+
+    vectors: NDArray[np.float64]
+    kept_key_fraction: float
+    dram_bytes: int
+
+    @property
+    def similar(self) -> NDArray[np.float64]:
+        """Cosine of each pair, [documents, documents]."""
+        return np.asarray(self.vectors @ self.vectors.T)
+
+
+def embeddings(
+    model: Any,
+    stories: Sequence[str],
+    policy: Policy,
+    on_story: Callable[[int, int], None] = lambda done, total: None,
+) -> Embeddings:
+    """Embed every story with ``policy`` inside the encoder; see :func:`lee_score`."""
+    explain = why_closed_loop_not(policy, causal=False, num_layers=model.shape.num_layers)
     if explain:
         raise TraceError(explain)
     rows, kept, visible, moved = [], 0, 0, 0
@@ -127,34 +171,26 @@ def lee_score(
         kept, visible = kept + attend.kept_keys, visible + attend.visible_keys
         moved += attend.dram_bytes
         on_story(number + 1, len(stories))
-    embedding = np.array(rows, dtype=np.float64)
-    embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
-    similar = embedding @ embedding.T
-    upper = np.triu_indices(len(stories), 1)
-    draws = np.random.default_rng(0).integers(0, len(stories), size=(_RESAMPLES, len(stories)))
-    resampled = [_pearson_of(similar, judged, draw) for draw in draws]
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    return LeeScore(
-        float(np.corrcoef(similar[upper], judged[upper])[0, 1]),
-        float(np.corrcoef(_ranks(similar[upper]), _ranks(judged[upper]))[0, 1]),
-        float(low),
-        float(high),
-        len(stories),
-        len(upper[0]),
-        kept / visible,
-        moved,
-    )
+    vectors = np.array(rows, dtype=np.float64)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return Embeddings(vectors, kept / visible, moved)
 
 
-def _pearson_of(
-    similar: NDArray[np.float64], judged: NDArray[np.float64], draw: NDArray[np.int64]
-) -> float:
-    """Pearson over the pairs of a resample, without pairs of a document with itself."""
+def document_pairs(draw: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of different documents of a resample, the lower one first."""
     first, second = np.triu_indices(len(draw), 1)
     a, b = draw[first], draw[second]
     a, b = a[a != b], b[a != b]
-    low, high = np.minimum(a, b), np.maximum(a, b)
-    return float(np.corrcoef(similar[low, high], judged[low, high])[0, 1])
+    return np.minimum(a, b), np.maximum(a, b)
+
+
+def pearson_of(
+    similar: NDArray[np.float64],
+    judged: NDArray[np.float64],
+    pairs: tuple[NDArray[np.int64], NDArray[np.int64]],
+) -> float:
+    """Linear correlation over some pairs."""
+    return float(np.corrcoef(similar[pairs], judged[pairs])[0, 1])
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -90,7 +90,10 @@ def perplexity(
     Raises:
         TraceError: no window, one too short or too long, or a policy that does not apply.
     """
-    explain = why_closed_loop_not(policy, causal=True, prompt_tokens=prompt_tokens, skip=skip)
+    explain = why_closed_loop_not(
+        policy, causal=True, prompt_tokens=prompt_tokens, skip=skip,
+        num_layers=model.shape.num_layers,
+    )  # fmt: skip
     if explain:
         raise TraceError(explain)
     if not windows:
@@ -125,34 +128,39 @@ def perplexity(
     )
 
 
-def perplexity_increase(
-    model: Any, windows: Sequence[Sequence[int]], *, skip: int = 64
-) -> Callable[[Policy], float]:
-    """Return a function that gives a policy's relative increase of perplexity over 12-bit dense."""
-    dense = perplexity(model, windows, Policy(), skip=skip).perplexity
-    return lambda policy: perplexity(model, windows, policy, skip=skip).perplexity / dense - 1
+def log_probabilities(logits: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the logarithms of the probabilities, [rows, vocabulary] float32."""
+    found = logits.astype(np.float32)
+    found -= found.max(axis=1, keepdims=True)
+    found -= np.log(np.exp(found).sum(axis=1, keepdims=True, dtype=np.float64)).astype(np.float32)
+    return found
 
 
 def negative_log_likelihood(
     logits: NDArray[Any], targets: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """Nats of each target [rows] under the logits [rows, vocabulary]."""
-    wide = logits.astype(np.float64)
-    wide -= wide.max(axis=1, keepdims=True)
-    chosen = wide[np.arange(len(targets)), targets]
-    return np.asarray(np.log(np.exp(wide).sum(axis=1)) - chosen)
+    top = logits.max(axis=1, keepdims=True)
+    total = np.exp(logits - top).sum(axis=1, dtype=np.float64)
+    chosen = logits[np.arange(len(targets)), targets].astype(np.float64)
+    return np.asarray(np.log(total) + top[:, 0] - chosen)
 
 
 def bootstrap_interval(nll: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
     """95 % interval of the perplexity: resample blocks of neighbouring tokens with replacement."""
-    block = min(_BLOCK, len(nll))
-    starts = np.random.default_rng(seed).integers(
-        0, len(nll) - block + 1, size=(_RESAMPLES, -(-len(nll) // block))
-    )
-    sums = np.concatenate(([0.0], np.cumsum(nll)))
-    means = (sums[starts + block] - sums[starts]).sum(axis=1) / (starts.shape[1] * block)
-    low, high = np.exp(np.percentile(means, [2.5, 97.5]))
+    low, high = np.exp(np.percentile(block_means(nll, seed), [2.5, 97.5]))
     return float(low), float(high)
+
+
+def block_means(values: NDArray[np.float64], seed: int = 0) -> NDArray[np.float64]:
+    """Means [resamples] of blocks of neighbouring values, drawn with replacement."""
+    block = min(_BLOCK, len(values))
+    starts = np.random.default_rng(seed).integers(
+        0, len(values) - block + 1, size=(_RESAMPLES, -(-len(values) // block))
+    )
+    sums = np.concatenate(([0.0], np.cumsum(values)))
+    means = (sums[starts + block] - sums[starts]).sum(axis=1) / (starts.shape[1] * block)
+    return np.asarray(means)
 
 
 def cut_windows(ids: Sequence[int], windows: int, window_tokens: int) -> dict[str, list[int]]:
@@ -170,11 +178,19 @@ def cut_windows(ids: Sequence[int], windows: int, window_tokens: int) -> dict[st
     return {f"text{i}": list(ids[s : s + window_tokens]) for i, s in enumerate(starts)}
 
 
-def shipped_windows() -> dict[str, list[int]]:
-    """Token ids of two 512-token windows of Wikipedia (CC BY-SA 4.0, see ``data/NOTICE.md``)."""
-    text = resources.files("accelsim.functional.closed_loop").joinpath("data/windows.json")
-    record = json.loads(text.read_text(encoding="utf-8"))
-    return {name: list(ids) for name, ids in record["windows"].items()}
+def shipped_windows(*, held_out: bool = False) -> dict[str, list[int]]:
+    """Token ids of 512-token windows of Wikipedia (CC BY-SA 4.0, see ``data/NOTICE.md``).
+
+    Args:
+        held_out: also return the four windows of other articles, which nothing is tuned on, behind
+            the two that are scored by default.
+    """
+    found: dict[str, list[int]] = {}
+    for name in ("windows", "held_out") if held_out else ("windows",):
+        text = resources.files("accelsim.functional.closed_loop").joinpath(f"data/{name}.json")
+        record = json.loads(text.read_text(encoding="utf-8"))
+        found |= {title: list(ids) for title, ids in record["windows"].items()}
+    return found
 
 
 def read_windows(path: str | Path) -> dict[str, list[int]]:

@@ -15,10 +15,12 @@ import numpy as np
 from accelsim.errors import WorkloadError
 from accelsim.hardware.activity import Activity, ModuleActivity
 from accelsim.hardware.config import MemoryConfig
+from accelsim.hardware.counters import Counter
 from accelsim.hardware.machines.spatten.config import BITS_ON_CHIP
 from accelsim.workloads import Workload
 from accelsim.workloads.models import ModelShape
 
+FC_MACS = Counter("fc_macs", "MAC", "multiply-accumulates of fully connected layers")
 _SIMULATED_BYTES = 1 << 24
 """A longer stream is simulated up to here, and extended by the rate of its second half."""
 _DRAM_COUNTERS = (

@@ -28,6 +28,13 @@ from accelsim.hardware.config import (
     PerCycle,
     Rows,
 )
+from accelsim.hardware.counters import (
+    ATTENTION,
+    BUFFERS,
+    QUERY_REGISTERS,
+    SCORE_COMPARISONS,
+    Counter,
+)
 from accelsim.hardware.machines._without_tensors import assumed_queries, one_key
 from accelsim.hardware.simulation import Dataflow, Item
 
@@ -42,6 +49,15 @@ if TYPE_CHECKING:
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Rate = Annotated[float, Field(ge=1e-3, le=1 << 20), Unit("a cycle")]
+
+
+_COUNTERS = (
+    Counter(
+        "candidate_iterations", "iteration", "iterations of the greedy candidate selection (§V-A)"
+    ),
+    Counter("sorted_key_reads", "entry", "entries (value and row) read from the sorted-key buffer"),
+    Counter("sorted_key_writes", "entry", "entries written to it"),
+)
 
 
 class A3Config(AcceleratorConfig):
@@ -269,6 +285,7 @@ class _A3:
             "key_sram_read_bytes": scored * self.row_bytes,
             "value_sram_write_bytes": loaded * self.row_bytes,
             "value_sram_read_bytes": kept * self.row_bytes,
+            "query_register_bytes": len(counts["kept"]) * self.row_bytes,
         }
         if self.approximate:
             iterations = int(counts["iterations"].sum())
@@ -330,5 +347,6 @@ ACCELERATOR = Accelerator(
     wiring=_wiring,
     # Its own rule decides, in elements of its own width.
     serves=frozenset({"bits"}),
+    counters=(*ATTENTION, *BUFFERS, QUERY_REGISTERS, SCORE_COMPARISONS, *_COUNTERS),
 )
 """See :class:`accelsim.hardware.Accelerator`."""

@@ -28,6 +28,7 @@ from accelsim.hardware.config import (
     PerCycle,
     Rows,
 )
+from accelsim.hardware.counters import ATTENTION, BUFFERS, QUERY_REGISTERS, SCORE_COMPARISONS
 from accelsim.hardware.machines._without_tensors import assumed_chunks, one_key
 from accelsim.hardware.simulation import Dataflow, Item
 
@@ -49,7 +50,7 @@ class MnnFastConfig(AcceleratorConfig):
     channels: Channels = 2
     """DRAM channels."""
     memory: str = "hbm2-nominal"
-    energy: str = "mnnfast"
+    energy: str = "mnnfast-40nm"
     multipliers: Multipliers = 128
     """Multipliers of the whole machine (SpAtten §V-B)."""
     sharing: Literal["shared", "split"] = "shared"
@@ -181,6 +182,7 @@ class _MnnFast:
         activity = self.flow.run()
         work, dim = self.workload, self.workload.head_dim
         scored, kept = int(work.counts["scored"].sum()), int(work.counts["kept"].sum())
+        chunks = -(-work["keys"].astype(np.int64) // self.config.chunk_rows)
         for name, amount in {
             "qk_macs": scored * dim,
             "pv_macs": kept * dim,
@@ -191,6 +193,7 @@ class _MnnFast:
             "value_sram_write_bytes": self.loader.bytes["value"],
             "key_sram_read_bytes": scored * self.row_bytes,
             "value_sram_read_bytes": kept * self.row_bytes,
+            "query_register_bytes": int((work["queries"] * chunks).sum()) * self.row_bytes,
         }.items():
             activity.count(name, amount)
         self.loader.count(activity)
@@ -231,5 +234,6 @@ ACCELERATOR = Accelerator(
     wiring=_wiring,
     # Its own rule decides, in elements of its own width.
     serves=frozenset({"bits"}),
+    counters=(*ATTENTION, *BUFFERS, QUERY_REGISTERS, SCORE_COMPARISONS),
 )
 """See :class:`accelsim.hardware.Accelerator`."""

@@ -8,7 +8,12 @@ from accelsim.errors import ConfigError
 from accelsim.hardware._registry import DEPENDENCIES, Accelerator, accelerator_of
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.config import MemoryConfig
-from accelsim.hardware.machines._fully_connected import FcMachine, fully_connected, in_series
+from accelsim.hardware.machines._fully_connected import (
+    FC_MACS,
+    FcMachine,
+    fully_connected,
+    in_series,
+)
 from accelsim.hardware.machines.spatten.config import SpattenConfig
 from accelsim.workloads import Workload
 
@@ -53,5 +58,6 @@ ACCELERATOR = Accelerator(
     engines=accelerator_of("spatten").engines,
     dependencies=DEPENDENCIES,
     serves=accelerator_of("spatten").serves,
+    counters=(*accelerator_of("spatten").counters, FC_MACS),
 )
 """See :class:`accelsim.hardware.Accelerator`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from accelsim.hardware._registry import Accelerator
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.config import MemoryConfig, SpattenConfig
+from accelsim.hardware.spatten.counters import SPATTEN
 from accelsim.hardware.timeline import Recorder
 from accelsim.workloads import Workload
 
@@ -33,5 +34,6 @@ ACCELERATOR = Accelerator(
     # Vectors are rounded up, and their indexes are those of a table (sections 2.5 and 6.2).
     exact_reads=False,
     serves=frozenset({"bits", "planes", "top_k", "metadata"}),
+    counters=SPATTEN,
 )
 """See :class:`accelsim.hardware.Accelerator`."""

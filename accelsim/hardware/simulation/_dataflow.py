@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import simpy
 
 from accelsim.errors import SimulationError
 from accelsim.hardware.activity import Activity, ModuleActivity, QueueActivity
+from accelsim.hardware.counters import Counter
 from accelsim.hardware.simulation._module import Module, Process, Stream
 from accelsim.hardware.timeline import NO_ITEM, SCORES, Recorder, item_code
 from accelsim.workloads import Workload
@@ -106,7 +107,10 @@ class Block(Module):
     Attributes:
         operations: done so far.
         outside: its connections with memory.
+        counters: what a kind of block counts; machines that have one declare them with their own.
     """
+
+    counters: ClassVar[tuple[Counter, ...]] = ()
 
     def __init__(
         self,

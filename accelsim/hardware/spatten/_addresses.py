@@ -114,7 +114,7 @@ class AddressMap:
     def _lay_out_lsbs(self, first: int, end: int) -> tuple[Ints, Ints]:
         bits = np.full(self._table.rows, LSB_BITS)
         vectors = self._key_indexes(first, end)
-        return self._lay_out(_LSBS, LSB_BASE, bits, self._table.requant == 1, first, vectors)
+        return self._lay_out(_LSBS, LSB_BASE, bits, self._table.refetch == 1, first, vectors)
 
     def _lay_out_values(self, first: int, end: int) -> tuple[Ints, Ints]:
         bits = self._table.value_bits * self._table.value_fused

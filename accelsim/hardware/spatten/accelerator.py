@@ -80,7 +80,7 @@ multiplication come after that (2.6)."""
 _READ_AHEAD = READ_QUEUE - 1 + 5
 """Lines between the read queue's input and the multipliers: those of the queue, and 5 in the read
 pipeline (2.8)."""
-_REQUANT_REISSUE = 2
+_REFETCH_DELAY = 2
 """From the report to the key fork (2.16)."""
 _KEY_RELEASE = 5
 """From the report to usable space (2.16)."""
@@ -120,7 +120,7 @@ class Spatten:
         self.env = env = simpy.Environment()
         self.table = requests(workload, config)
         self.requests = self.table.each()
-        self.items = len(self.requests) + int(self.table.requant.sum())
+        self.items = len(self.requests) + int(self.table.refetch.sum())
         self.addresses = AddressMap(workload, config, self.table)
         self.org = organisation(memory, writes=False)
         self.channels, self.banks = new_channels(config.channels, self.org)
@@ -162,7 +162,7 @@ class Spatten:
             )
         self.drains = config.topk.drain == "serial"
         self.in_turn = self.serial or self.drains
-        self.requant = Stream(env)
+        self.lsb_passes = Stream(env)
         self.fetches = Stream(env)
         self.key_lines = Stream(env)
         self.decided = Stream(env)
@@ -212,7 +212,7 @@ class Spatten:
     # -- key side ---------------------------------------------------------------------------
 
     def allocate(self) -> Process:
-        """Ring allocator and requant-or-new arbiter: one item at a time through the key fork."""
+        """Ring allocator, and LSB passes before new requests: one at a time through the fork."""
         module, env = self.modules["allocator"], self.env
         used = 0
         live: deque[tuple[int, Milestone]] = deque()
@@ -227,8 +227,8 @@ class Spatten:
             while True:
                 while live and live[0][1].reached:
                     used -= live.popleft()[0]
-                if self.requant.items or not new:
-                    item: Item = yield from module.take(self.requant, "awaiting_requant")
+                if self.lsb_passes.items or not new:
+                    item: Item = yield from module.take(self.lsb_passes, "awaiting_requant")
                     break
                 lines = new[-1].ring_lines
                 if used + lines <= capacity and len(live) < HANDLES:
@@ -236,7 +236,7 @@ class Spatten:
                     used += lines
                     live.append((lines, item.released))
                     break
-                blocked = FirstOf(self.requant.filled(), live[0][1].awaited())
+                blocked = FirstOf(self.lsb_passes.filled(), live[0][1].awaited())
                 yield from module.wait(blocked, "buffer_full")
             module.item = item.code
             if self.serial and last is not None:
@@ -465,12 +465,12 @@ class Spatten:
         decided = max(max(self.softmax_free, now + 1) - 1 + latency, self.decision_free)
         self.decision_free = decided + own
         self.accepted = decided - latency
-        if item.request.requant and not item.lsb_pass:
+        if item.request.refetch and not item.lsb_pass:
             # That the merge has let an LSB pass go may become known later than it happens.
-            delay = max(decided + _REQUANT_REISSUE - int(self.env.now), 0)
+            delay = max(decided + _REFETCH_DELAY - int(self.env.now), 0)
             event = self.env.timeout(delay)
             assert event.callbacks is not None
-            event.callbacks.append(lambda _: self.requant.put(self._item(item.request, item)))
+            event.callbacks.append(lambda _: self.lsb_passes.put(self._item(item.request, item)))
         else:
             self._order(item, decided)
         self.decision_ready = max(now, self.softmax_free, self.accepted + 1)

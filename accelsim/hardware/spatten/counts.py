@@ -45,19 +45,23 @@ def count_requests(
         read_bytes = {
             "query": 0,
             "key_msb": int((rows.keys * rows.key_bits).sum()) * dim // 8,
-            "key_lsb": int((rows.keys * rows.requant).sum()) * LSB_BITS * dim // 8,
+            "key_lsb": int((rows.keys * rows.refetch).sum()) * LSB_BITS * dim // 8,
             "value": int((rows.values * rows.value_bits).sum()) * dim // 8,
         }
     activity.dram_read_bytes = dict(read_bytes)
     one = rows.queries == 1
     first = np.where(one, rows.keys, workload["query_keys"]).sum()
-    again = np.where(one, rows.keys * rows.requant, workload["refetch_query_keys"]).sum()
+    again = np.where(one, rows.keys * rows.refetch, workload["refetch_query_keys"]).sum()
     weighted = int(np.where(one, rows.values, workload["query_values"]).sum())
     scored = int(first + again)
     line_bytes = dim * BITS_ON_CHIP // 8
     used = rows.prunes == 1
     elements = int(rows.topk_elements[used].sum() + workload["select_elements"].sum())
+    passes = int(rows.queries.sum() + rows.refetch.sum())
     for name, amount in {
+        "query_register_bytes": passes * line_bytes,
+        "softmax_fifo_bytes": score_fifo_bytes(scored),
+        "importance_additions": importance_additions(workload),
         "qk_macs": scored * dim,
         "pv_macs": weighted * dim,
         "exponentials": scored,
@@ -65,7 +69,7 @@ def count_requests(
         "topk_passes": int(rows.topk_passes[used].sum() + workload["select_passes"].sum()),
         "topk_comparisons": 2 * elements,
         "topk_fifo_bytes": 4 * elements,
-        "key_sram_write_bytes": int((rows.keys * (1 + rows.requant)).sum()) * line_bytes,
+        "key_sram_write_bytes": int((rows.keys * (1 + rows.refetch)).sum()) * line_bytes,
         "key_sram_read_bytes": scored * line_bytes,
         "value_sram_write_bytes": int(rows.values.sum()) * line_bytes,
         "value_sram_read_bytes": weighted * line_bytes,
@@ -78,6 +82,27 @@ def count_requests(
     # Posted writes: counted and charged, but they take no turn on the simulated channels.
     activity.dram_write_bytes = -(-written // 32) * 32
     activity.count("dram_writes", activity.dram_write_bytes // 32)
+
+
+def score_fifo_bytes(scores: int) -> int:
+    """Bytes written to and read from the FIFO in which scores wait for their sum (SpAtten Table I).
+
+    Args:
+        scores: of all passes; 12 bit each (assumption: as on chip).
+    """
+    return 2 * scores * BITS_ON_CHIP // 8
+
+
+def importance_additions(workload: Workload) -> int:
+    """Probabilities added to accumulated importances (SpAtten Algorithm 2).
+
+    As a policy recorded them; where none did and tokens are selected (benchmarks, CSV files), every
+    probability of the last pass of each query.
+    """
+    recorded = int(workload["score_updates"].sum())
+    if recorded or not (workload["select_size"] > 0).any():
+        return recorded
+    return int(workload["query_keys"].sum())
 
 
 def count_dram(activity: Activity, counted: NDArray[np.int64]) -> None:

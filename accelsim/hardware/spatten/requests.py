@@ -32,7 +32,7 @@ class Request(NamedTuple):
     values: int
     key_bits: int
     value_bits: int
-    requant: int
+    refetch: int
     key_fused: int
     key_part: int
     value_fused: int
@@ -56,7 +56,7 @@ class Requests:
     Attributes:
         keys, values: vectors fetched, rounded.
         key_bits, value_bits: widths of the first pass and of the values.
-        requant: 1 where an LSB pass follows.
+        refetch: 1 where an LSB pass follows.
         key_fused, key_part, value_fused, value_part: 2 for a pair of 6-bit rows that share one
             fetch, and the position within the pair.
         prunes: 1 where the scores go through the top-k engine.
@@ -75,7 +75,7 @@ class Requests:
     values: Ints
     key_bits: Ints
     value_bits: Ints
-    requant: Ints
+    refetch: Ints
     key_fused: Ints
     key_part: Ints
     value_fused: Ints
@@ -113,9 +113,9 @@ def requests(workload: Workload, config: SpattenConfig) -> Requests:
     forced = config.requant_bits == "forced"
     key_bits = _widths(workload, config, "key_bits")
     value_bits = _widths(workload, config, "value_bits")
-    requant = workload["refetch_lsb"].astype(np.int64)
+    refetch = workload["refetch_lsb"].astype(np.int64)
     if forced:
-        requant |= np.isin(workload["key_bits"], FORCED_BITS)
+        refetch |= np.isin(workload["key_bits"], FORCED_BITS)
     key_fused, key_part = _pairs(workload, "key_bits", key_bits, forced)
     value_fused, value_part = _pairs(workload, "value_bits", value_bits, forced)
     keys = _round(workload["keys"], config.rounding)
@@ -126,20 +126,20 @@ def requests(workload: Workload, config: SpattenConfig) -> Requests:
     _check_pairs(workload, values, value_part, "values")
     if config.index_pattern == "random-table":
         _check_whole(workload, key_bits * key_fused, "key_bits")
-        _check_whole(workload, np.where(requant == 1, LSB_BITS, 8), "the LSB plane")
+        _check_whole(workload, np.where(refetch == 1, LSB_BITS, 8), "the LSB plane")
         _check_whole(workload, value_bits * value_fused, "value_bits")
     topk_cycles, passes, elements = _topk(workload, config, key_part)
     queries = workload["queries"].astype(np.int64)
     width = config.vectors_per_line
     one = queries == 1
-    again = np.where(one, keys * requant, workload["refetch_query_keys"].astype(np.int64))
+    again = np.where(one, keys * refetch, workload["refetch_query_keys"].astype(np.int64))
     key_lines = _lines(keys, width)
     return Requests(
         keys=keys,
         values=values,
         key_bits=key_bits,
         value_bits=value_bits,
-        requant=requant,
+        refetch=refetch,
         key_fused=key_fused,
         key_part=key_part,
         value_fused=value_fused,

@@ -5,33 +5,29 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from accelsim.reports._style import STYLE, VIEWPORT
 from accelsim.reports.interactive._page import Page
-from accelsim.reports.interactive._vega import CONFIG
+from accelsim.reports.interactive._vega import CONFIG, DARK
+from accelsim.units import in_full
 
 _CSP = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; "
     "script-src 'unsafe-inline' 'unsafe-eval'"
 )
 _PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
+<html lang="en"><head><meta charset="utf-8">{{ viewport }}
 <meta http-equiv="Content-Security-Policy" content="{{ csp }}">
 <title>{{ page.title }}</title>
 <style>
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem;
-       color: #222; background: #fff }
-.scroll { overflow: auto; max-height: 36rem; margin-bottom: 2rem }
-table { border-collapse: collapse }
-th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #eee;
-         font-variant-numeric: tabular-nums; max-width: 40rem }
-td.text, th:first-child { text-align: left }
-th { position: sticky; top: 0; background: #fff; cursor: pointer; user-select: none }
+{{ style }}.scroll { max-height: 36rem }
+th, td { max-width: 40rem }
+td:first-child { text-align: right } td.text { text-align: left }
+th { position: sticky; top: 0; background: var(--paper); cursor: pointer; user-select: none }
 th[aria-sort=ascending]::after { content: " ▲" } th[aria-sort=descending]::after { content: " ▼" }
-figure { margin: 0 0 2rem; overflow: auto } figcaption { font-weight: 600 }
-figure p { margin: 0 0 .5rem; color: #555 }
-pre { background: #f6f6f6; padding: 1rem; overflow: auto }
-.note { background: #fff6e0; border-left: 4px solid #e0a800; padding: .3rem 1rem }
+.chart svg { max-width: none }
 </style></head><body>
 <h1>{{ page.title }}</h1>
+{% for text in page.words %}<p>{{ text }}</p>{% endfor %}
 {% for text in page.notes %}<p class="note">{{ text }}</p>{% endfor %}
 {% for chart in page.charts %}<figure><figcaption>{{ chart.title }}</figcaption>
 <p>{{ chart.note }}</p><div class="chart" id="chart-{{ loop.index0 }}"></div></figure>
@@ -47,7 +43,9 @@ pre { background: #f6f6f6; padding: 1rem; overflow: auto }
 <script type="application/json" id="charts">{{ charts }}</script>
 <script>{{ library }}</script>
 <script>
-const options = {renderer: "svg", config: {{ config }},
+const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+const options = {renderer: "svg", config: dark ? {{ dark }} : {{ config }},
+                 tooltip: {theme: dark ? "dark" : "light"},
                  actions: {export: true, source: false, compiled: false, editor: false}};
 const specs = JSON.parse(document.getElementById("charts").textContent);
 window.rendered = Promise.all(
@@ -80,10 +78,13 @@ def to_html(page: Page, library: str) -> str:
     return environment.from_string(_PAGE).render(
         page=page,
         csp=_CSP,
+        style=Markup(STYLE),
+        viewport=Markup(VIEWPORT),
         cell=_cell,
         manifest={name: json.dumps(item, indent=2) for name, item in page.manifest.items()},
         charts=Markup(_script_json([chart.spec for chart in page.charts])),
         config=Markup(_script_json(CONFIG)),
+        dark=Markup(_script_json(DARK)),
         # The only text that is not escaped is the library's own.
         library=Markup(library.replace("</script", "<\\/script")),
     )
@@ -103,10 +104,4 @@ def _cell(value: Any) -> Any:
 
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return Markup(' class="text">{}').format("–" if value is None else value)
-    return Markup(' data-n="{}">{}').format(repr(value), number(value))
-
-
-def number(value: float | int) -> str:
-    """Write a number in full if whole, else with six significant digits."""
-    whole = isinstance(value, int) or (value.is_integer() and abs(value) < 1e15)
-    return f"{int(value):,}" if whole else f"{value:.6g}"
+    return Markup(' data-n="{}">{}').format(repr(value), in_full(value))

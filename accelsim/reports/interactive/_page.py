@@ -45,6 +45,7 @@ class Page:
 
     Attributes:
         title: shown on top.
+        words: what it says, in sentences.
         notes: what a reader should know before quoting a number.
         tables: in the order of display.
         charts: in the order of display.
@@ -52,6 +53,7 @@ class Page:
     """
 
     title: str
+    words: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     charts: list[Chart] = field(default_factory=list)

@@ -10,11 +10,12 @@ from accelsim.errors import AccelsimError
 from accelsim.exploration import Comparison, Results, RunResult, load_results
 from accelsim.reports._html import write_bytes, write_text
 from accelsim.reports.interactive._documents import read_results, results_of
-from accelsim.reports.interactive._html import number, to_html
+from accelsim.reports.interactive._html import to_html
 from accelsim.reports.interactive._page import Page, Spec
 from accelsim.reports.interactive._result import result_page
 from accelsim.reports.interactive._store import store_page
 from accelsim.reports.interactive._vega import CONFIG
+from accelsim.units import in_full
 
 FORMATS = ("html", "md", "png", "svg")
 Reportable = str | Path | RunResult | Comparison | Results
@@ -90,8 +91,10 @@ def write_report(page: Page, path: Path, kind: str) -> None:
 
 
 def to_markdown(page: Page) -> str:
-    """Return notes and tables as Markdown; text of files is escaped."""
+    """Return words, notes and tables as Markdown; text of files is escaped."""
     lines = [f"# {_md(page.title)}", ""]
+    for sentence in page.words:
+        lines += [_md(sentence), ""]
     for note in page.notes:
         lines += [f"> {_md(note)}", ""]
     for table in page.tables:
@@ -153,7 +156,7 @@ def _vl_convert() -> Any:
 
 def _md(value: Any) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return number(value)
+        return in_full(value)
     text = "–" if value is None else " ".join(str(value).split())
     for character in "\\`*_[]|":
         text = text.replace(character, f"\\{character}")

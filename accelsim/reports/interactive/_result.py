@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from accelsim.errors import AccelsimError
+from accelsim.reports._words import in_words
 from accelsim.reports.interactive._documents import Result
 from accelsim.reports.interactive._names import heading
 from accelsim.reports.interactive._page import Chart, Page, Table
@@ -40,10 +41,35 @@ def result_page(results: Results, title: str) -> Page:
     sourced = sources(c for c in configs if isinstance(c, dict))
     return Page(
         title,
+        _words(results),
         list(dict.fromkeys(text for r in results.values() for text in r.warnings)),
         [*_tables(results), *([sourced] if sourced else [])],
         [chart for chart in drawn if chart is not None],
         {name: r.manifest for name, r in results.items()},
+    )
+
+
+class _Told(NamedTuple):
+    """What sentences need of a result that was read."""
+
+    metrics: Mapping[str, Any]
+    accuracy: Mapping[str, Any] | None
+    modules: Mapping[str, Mapping[str, Any]]
+
+
+def _words(results: Results) -> list[str]:
+    """Sentences, if the documents hold what they tell."""
+    if not all(r.metric("latency_s") and r.metric("latency_cycles") for r in results.values()):
+        return []
+    return in_words(
+        {
+            name: _Told(
+                {**r.metrics, "dram_read_bytes": r.metric("dram_read_bytes")},
+                r.accuracy,
+                {module: seen.model_dump() for module, seen in r.modules.items()},
+            )
+            for name, r in results.items()
+        }
     )
 
 

@@ -66,7 +66,8 @@ def store_page(results: Results, title: str, objectives: Sequence[str] = ()) -> 
     configurations = [_configurations(row) for row in results.rows]
     if (sourced := sources(configurations)) is not None:
         tables.append(sourced)
-    return Page(title, _notes(judged, goals, front), tables, charts, _manifest(results))
+    notes = _notes(judged, goals, front)
+    return Page(title, [], notes, tables, charts, _manifest(results))
 
 
 def _axes(results: Results) -> list[str]:

@@ -8,19 +8,34 @@ from __future__ import annotations
 
 from typing import Any
 
+from accelsim.drawing import COLORS
+from accelsim.reports._style import ON_DARK
 from accelsim.reports.interactive._page import Spec
 
 WIDTH, HEIGHT = 520, 260
-_COLORS = [
-    *("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756"),
-    *("#72b7b2", "#9d755d", "#eeca3b", "#bab0ac", "#2f4b7c"),
-]
 CONFIG: Spec = {
     "font": "system-ui, sans-serif",
     "view": {"stroke": None},
     "axis": {"grid": True, "gridColor": "#eee"},
-    "range": {"category": _COLORS},
+    "range": {"category": list(COLORS)},
 }
+
+_INK = {"labelColor": ON_DARK["ink"], "titleColor": ON_DARK["ink"]}
+DARK: Spec = {
+    **CONFIG,
+    "background": None,
+    "axis": {
+        **CONFIG["axis"],
+        **_INK,
+        "gridColor": ON_DARK["line"],
+        "domainColor": ON_DARK["rule"],
+    },
+    "legend": _INK,
+    "header": _INK,
+    "title": {"color": ON_DARK["ink"]},
+    "text": {"color": ON_DARK["ink"]},
+}
+"""The same on a dark page."""
 
 
 def channel(name: str, kind: str, title: str | None = None, **more: Any) -> Spec:

@@ -34,7 +34,8 @@ def run_gguf(
     check_context(len(prompt) + decode, model.shape.context_tokens, model.name)
     progress("weights", 0, 0)
     llama = model.llama
-    recorder = Recorder(chosen, progress, model.shape.num_layers * (1 + decode))
+    calls = model.shape.num_layers * (1 + decode)
+    recorder = Recorder(chosen, progress, calls, len(prompt) + decode)
     attend = recorder.around(dense_attention(model.shape.scale, causal=True))
     token_ids = llama.greedy(prompt, decode, attend)
     return Run(
@@ -47,7 +48,8 @@ def run_gguf(
         scale=model.shape.scale,
         layers=chosen,
         model_layers=model.shape.num_layers,
-        tensors=recorder.tensors(),
+        tensors=recorder.tensors,
+        outputs=recorder.outputs,
     )
 
 
@@ -67,7 +69,7 @@ def run_encoder(
         ids = model.encode(text, max_tokens=prefill)
     ids = cut_prompt(ids, prefill, model.name)
     check_context(len(ids), model.shape.context_tokens, model.name)
-    recorder = Recorder(chosen, progress, model.shape.num_layers)
+    recorder = Recorder(chosen, progress, model.shape.num_layers, len(ids))
     model.forward(ids, recorder.around(dense_attention(model.shape.scale, causal=False)))
     weights = folder / "model.safetensors"
     return Run(
@@ -80,7 +82,8 @@ def run_encoder(
         scale=model.shape.scale,
         layers=chosen,
         model_layers=model.shape.num_layers,
-        tensors=recorder.tensors(),
+        tensors=recorder.tensors,
+        outputs=recorder.outputs,
     )
 
 

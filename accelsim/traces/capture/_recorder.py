@@ -55,20 +55,32 @@ def dense_attention(scale: float, causal: bool) -> Attend:
 
 
 class Recorder:
-    """Keeps the queries, keys and values of chosen layers as a model runs.
+    """Keeps the queries, keys, values and attention outputs of chosen layers as a model runs.
 
     Args:
         layers: layers to keep, in order; kept as layer 0, 1, … of the trace.
         progress: called after each layer.
         total_calls: layer calls of the whole run, for the progress.
+        tokens: of the whole run.
+
+    Attributes:
+        tensors: all that was recorded: ``layer.{i}.query`` and so on, [heads, tokens, head_dim]
+            float32.
+        outputs: what the model's own attention returned, [query_heads, tokens, value_dim] float32
+            for each recorded layer.
     """
 
-    def __init__(self, layers: Sequence[int], progress: Progress, total_calls: int) -> None:
+    def __init__(
+        self, layers: Sequence[int], progress: Progress, total_calls: int, tokens: int
+    ) -> None:
         self._index = {layer: i for i, layer in enumerate(layers)}
-        self._parts: dict[str, list[Floats]] = {}
         self._progress = progress
         self._total = total_calls
+        self._tokens = tokens
         self._done = 0
+        self._filled: dict[str, int] = {}
+        self.tensors: dict[str, NDArray[Any]] = {}
+        self.outputs: dict[int, NDArray[np.float32]] = {}
 
     def around(self, attend: Attend) -> Attend:
         """Return ``attend``, recorded."""
@@ -76,23 +88,29 @@ class Recorder:
         def recorded(
             layer: int, query: Floats, key: Floats, value: Floats, positions: NDArray[np.int64]
         ) -> Floats:
-            self.add(layer, query, key[:, positions], value[:, positions])
-            return attend(layer, query, key, value, positions)
+            output = attend(layer, query, key, value, positions)
+            self.add(layer, query, key[:, positions], value[:, positions], output)
+            return output
 
         return recorded
 
-    def add(self, layer: int, query: Floats, key: Floats, value: Floats) -> None:
+    def add(self, layer: int, query: Floats, key: Floats, value: Floats, output: Floats) -> None:
         """Keep the rows of the new tokens of one layer, each [heads, new, head_dim]."""
-        if layer in self._index:
+        index = self._index.get(layer)
+        if index is not None:
+            start = self._filled.get(f"layer.{index}", 0)
+            end = start + query.shape[1]
             for kind, rows in (("query", query), ("key", key), ("value", value)):
-                name = f"layer.{self._index[layer]}.{kind}"
-                self._parts.setdefault(name, []).append(np.array(rows, dtype=np.float32))
+                self._fill(self.tensors, f"layer.{index}.{kind}", rows, start, end)
+            self._fill(self.outputs, index, output, start, end)
+            self._filled[f"layer.{index}"] = end
         self._done += 1
         self._progress("decode" if query.shape[1] == 1 else "prefill", self._done, self._total)
 
-    def tensors(self) -> dict[str, NDArray[Any]]:
-        """All that was recorded: ``layer.{i}.query`` and so on, [heads, tokens, head_dim]."""
-        return {name: np.concatenate(parts, axis=1) for name, parts in self._parts.items()}
+    def _fill(self, into: dict[Any, Any], name: Any, rows: Floats, start: int, end: int) -> None:
+        if name not in into:
+            into[name] = np.empty((rows.shape[0], self._tokens, rows.shape[2]), dtype=np.float32)
+        into[name][:, start:end] = rows
 
 
 def choose_layers(layers: Sequence[int] | None, num_layers: int, model: str) -> list[int]:

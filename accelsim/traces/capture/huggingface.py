@@ -1,8 +1,4 @@
-"""Capture from any Hugging Face model, through an attention function registered for it.
-
-transformers calls the attention of every model by name, with queries and keys after positional
-encoding and before grouped heads are repeated: what a trace holds. Nothing is patched.
-"""
+"""Capture from any Hugging Face model that goes through transformers' attention interface."""
 
 from __future__ import annotations
 
@@ -11,35 +7,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from accelsim.errors import AccelsimError, TraceError
+from accelsim.traces.capture._interface import (
+    PLAIN,
+    InterfaceRecorder,
+    check_known,
+    standing_in,
+)
 from accelsim.traces.capture._numpy import check_context, cut_prompt
-from accelsim.traces.capture._recorder import Progress, Recorder, choose_layers
+from accelsim.traces.capture._recorder import Progress, choose_layers
 from accelsim.traces.capture._run import Run
 from accelsim.traces.capture.gguf import check_for_transformers
 from accelsim.traces.capture.packages import file_sha256, require
 
-_NAME = "accelsim_recorder"
 _LM_HEADS = ("ForCausalLM", "LMHeadModel")
-# Arguments of an attention function that change nothing (in inference, on one sequence), or that
-# the mask expresses too.
-_PLAIN = frozenset(
-    (
-        "dropout", "is_causal", "sliding_window", "output_attentions", "output_hidden_states",
-        "position_ids", "cache_position", "use_cache", "deterministic", "logits_to_keep",
-        "return_dict", "past_key_values", "num_items_in_batch",
-    )
-)  # fmt: skip
-# Those by which a model is known to compute more than softmax(scale * Q K^T) V.
-_BEYOND = {
-    "softcap": "soft-capped scores",
-    "position_bias": "a bias on the scores",
-    "s_aux": "learned sinks in the softmax",
-    "sinks": "learned sinks in the softmax",
-    "indices": "keys chosen by an indexer",
-    "block_indices": "blocks of keys chosen by an indexer",
-}
+_NAMES = ("sdpa", "eager")
+"""Implementations to stand in for: models without the first have the second."""
 
 
 def check_plain(model: str, options: dict[str, Any], tokens: int) -> None:
@@ -53,11 +36,7 @@ def check_plain(model: str, options: dict[str, Any], tokens: int) -> None:
     Raises:
         TraceError: naming what the attention does, or the argument that is not known.
     """
-    for name, value in options.items():
-        if value is None or value is False or name in _PLAIN:
-            continue
-        what = _BEYOND.get(name, f"an argument '{name}' that accelsim does not know")
-        raise TraceError(f"{model}: attention with {what} does not fit a trace or a policy")
+    check_known(model, options, PLAIN)
     window = options.get("sliding_window")
     if isinstance(window, int) and 0 < window < tokens:
         raise TraceError(
@@ -127,7 +106,8 @@ def run_transformers(
         if gguf_file:
             check_for_transformers(Path(model) / gguf_file)
         config = load_pretrained(transformers.AutoConfig, model, where)
-        generates = generates_text(transformers, config, model)
+        reads_images = type(config) in transformers.AutoModelForImageTextToText._model_mapping
+        generates = generates_text(transformers, config, model) or reads_images
         if decode and not generates:
             raise TraceError(f"{model}: {_why_not_decode(config)}; expected --decode 0")
         num_layers = int(config.get_text_config().num_hidden_layers)
@@ -138,16 +118,17 @@ def run_transformers(
         tokens = len(ids) + decode
         check_context(tokens, limit if isinstance(limit, int) and limit > 0 else tokens, model)
         progress("weights", 0, 0)
-        options = {"attn_implementation": _NAME, "dtype": torch.float32, **where}
+        options = {"dtype": torch.float32, **where}
         if not gguf_file:
             options["use_safetensors"] = True  # the alternative is a pickle
-        progress_to = Recorder(chosen, progress, num_layers * (1 + decode))
-        recorder = _Attention(progress_to, model, num_layers, decode > 0)
-        transformers.AttentionInterface.register(_NAME, recorder)
-        transformers.AttentionMaskInterface.register(_NAME, plain_mask(transformers))
-        kind = transformers.AutoModelForCausalLM if generates else transformers.AutoModel
-        network = load_pretrained(kind, model, options).eval()
-        ids = _decode(torch, network, ids, decode, recorder)
+        recorder = InterfaceRecorder(
+            model, None if layers is None else chosen, num_layers, (len(ids), decode), progress
+        )
+        kind = _class_of(transformers, config, generates)
+        name, network = _load(kind, model, options)
+        with standing_in(transformers, name, recorder):
+            ids = _decode(torch, network, ids, decode, recorder)
+        del network
     return Run(
         model=Path(model).name if Path(model).exists() else model,
         weights=_provenance(config, model, gguf_file),
@@ -155,116 +136,40 @@ def run_transformers(
         + (", greedy decoding" if decode else ""),
         token_ids=ids,
         prefill_tokens=len(ids) - decode,
-        causal=bool(recorder.causal),
-        scale=recorder.scale,
-        layers=chosen,
+        causal=recorder.causal(),
+        scale=recorder.scale(),
+        layers=recorder.layers(),
         model_layers=num_layers,
-        tensors=recorder.recorder.tensors(),
+        tensors=recorder.tensors(),
+        outputs=recorder.outputs(),
+        entries=recorder.entries(),
+        causes=recorder.causes(),
     )
 
 
-class _Attention:
-    """The attention function: records, then computes as transformers' own does.
+def _load(kind: Any, model: str, options: dict[str, Any]) -> tuple[str, Any]:
+    """Load a model with the first implementation of :data:`_NAMES` that it supports."""
+    for name in _NAMES:
+        try:
+            return name, load_pretrained(
+                kind, model, {"attn_implementation": name, **options}
+            ).eval()
+        except TraceError as error:
+            if name == _NAMES[-1] or "scaled_dot_product_attention" not in str(error):
+                raise
+    raise AssertionError("the last name either loads or raises")
 
-    Attributes:
-        calls: attention calls of the current forward pass; the n-th is that of layer n.
-        tokens: tokens so far, those of the current forward pass included.
-        causal: whether the model masks later tokens.
-        scale: factor of the scores.
-    """
 
-    def __init__(self, recorder: Recorder, model: str, num_layers: int, decodes: bool) -> None:
-        self.recorder = recorder
-        self.model = model
-        self.num_layers = num_layers
-        self.decodes = decodes
-        self.calls = 0
-        self.tokens = 0
-        self.causal: bool | None = None
-        self.scale = 0.0
-
-    def begin(self, new: int) -> None:
-        """Start a forward pass of ``new`` tokens."""
-        self.calls = 0
-        self.tokens += new
-
-    def end(self) -> None:
-        """Check a forward pass.
-
-        Raises:
-            TraceError: more or fewer calls than layers.
-        """
-        if self.calls != self.num_layers:
-            raise TraceError(
-                f"{self.model}: {self.calls} of {self.num_layers} layers call transformers' "
-                "attention interface; expected each once"
-            )
-
-    def __call__(
-        self,
-        module: Any,
-        query: Any,
-        key: Any,
-        value: Any,
-        attention_mask: Any,
-        scaling: float | None = None,
-        **options: Any,
-    ) -> tuple[Any, None]:
-        from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-        check_layer(self.model, module, self.calls)
-        if key.shape[2] != self.tokens:
-            raise TraceError(
-                f"{self.model}: layer {self.calls} sees {key.shape[2]} of {self.tokens} tokens (a "
-                "sliding window?); expected a shorter text"
-            )
-        given = options.get("is_causal")
-        causal = bool(getattr(module, "is_causal", True) if given is None else given)
-        self._check_mask(attention_mask, causal)
-        check_plain(self.model, options, self.tokens)
-        if self.decodes and not causal:
-            raise TraceError(
-                f"{self.model}: its attention is bidirectional, which does not decode; expected "
-                "--decode 0"
-            )
-        if self.causal not in (None, causal):
-            raise TraceError(
-                f"{self.model}: some layers are causal and others are not; a trace is one of them"
-            )
-        scale = float(query.shape[-1] ** -0.5 if scaling is None else scaling)
-        if self.scale not in (0.0, scale):
-            raise TraceError(
-                f"{self.model}: layers scale their scores differently ({self.scale}, {scale}); "
-                "a trace holds one scale"
-            )
-        self.scale, self.causal = scale, causal
-        new = query.shape[2]
-        rows = (t[0, :, -new:].float().cpu().numpy() for t in (query, key, value))
-        self.recorder.add(self.calls, *rows)
-        self.calls += 1
-        output: tuple[Any, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, **options
-        )
-        return output
-
-    def _check_mask(self, mask: Any, causal: bool) -> None:
-        """Refuse sliding windows and the like: a trace is causal or it is not."""
-        if mask is None:
-            return
-        seen = (mask if mask.dtype.is_floating_point is False else mask == 0)[0].cpu().numpy()
-        new, context = seen.shape[-2:]
-        plain = np.ones((new, context), dtype=bool)
-        if causal:
-            plain = np.tril(plain, context - new)
-        if not (seen == plain).all():
-            raise TraceError(
-                f"{self.model}: its attention is masked beyond causality (a sliding window?) "
-                f"within {context} tokens; expected a shorter text"
-            )
+def _class_of(transformers: Any, config: Any, generates: bool) -> Any:
+    if not generates:
+        return transformers.AutoModel
+    if type(config) in transformers.AutoModelForCausalLM._model_mapping:
+        return transformers.AutoModelForCausalLM
+    return transformers.AutoModelForImageTextToText
 
 
 def _decode(
-    torch: Any, network: Any, prompt: list[int], steps: int, attention: _Attention
+    torch: Any, network: Any, prompt: list[int], steps: int, attention: InterfaceRecorder
 ) -> list[int]:
     """Run the prompt, then greedy decoding steps over the model's own cache."""
     ids = list(prompt)

@@ -68,7 +68,7 @@ def require(module: str, package: str) -> Any:
         return importlib.import_module(module)
     except ImportError:
         raise TraceError(
-            f"capture needs the package '{package}': pip install accelsim[capture]"
+            f"capture needs the package '{package}': pip install 'accelsim[capture]'"
         ) from None
 
 

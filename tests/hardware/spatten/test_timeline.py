@@ -32,7 +32,7 @@ from accelsim.workloads import Workload
 
 MACHINES = {name: load_accelerator(name) for name in ("spatten-rtl-eighth", "spatten-rtl")}
 PAPER = load_accelerator("spatten-paper")
-REQUANT = Workload.from_columns(
+REFETCHED = Workload.from_columns(
     {
         "keys": [200] * 4, "values": [64] * 4, "key_bits": [8] * 4, "value_bits": [8] * 4,
         "refetch_lsb": [True] * 4, "layer": [3] * 4, "head": [4, 5, 6, 7],
@@ -111,7 +111,7 @@ def test_modules_of_the_published_machine_add_up(seed: int, parallelism: int, de
 
 @pytest.mark.parametrize("engine", ["event", "cycle"])
 def test_items_are_named_and_do_their_work(engine: str) -> None:
-    activity, timeline = recorded(REQUANT, MACHINES["spatten-rtl-eighth"], engine)
+    activity, timeline = recorded(REFETCHED, MACHINES["spatten-rtl-eighth"], engine)
     spans = timeline.spans
     names = {timeline.label(item) for item in spans[spans[:, ITEM] != NO_ITEM, ITEM].tolist()}
     assert names == {f"L3 H{head} {part}" for head in (4, 5, 6, 7) for part in PASSES}
@@ -131,12 +131,12 @@ def test_items_are_named_and_do_their_work(engine: str) -> None:
 
 def test_the_serial_key_fork_shows() -> None:
     for engine, reason in (("event", "serial_key_fork"), ("cycle", "key_fork_busy")):
-        activity, _ = recorded(REQUANT, MACHINES["spatten-rtl-eighth"], engine)
+        activity, _ = recorded(REFETCHED, MACHINES["spatten-rtl-eighth"], engine)
         assert activity.modules["allocator"].stall_cycles[reason] > activity.cycles / 2
 
 
 def test_channels_owe_keys_before_values() -> None:
-    _, timeline = recorded(REQUANT, MACHINES["spatten-rtl"], "cycle")
+    _, timeline = recorded(REFETCHED, MACHINES["spatten-rtl"], "cycle")
     rows = timeline.spans[timeline.spans[:, TRACK] == timeline.tracks.index("DRAM channel 0")]
     of_first = [PASSES[item & 3] for item in rows[rows[:, ITEM] >> 2 == 0, ITEM].tolist()]
     assert list(dict.fromkeys(of_first)) == ["keys MSB", "keys LSB", "values"]
@@ -145,9 +145,9 @@ def test_channels_owe_keys_before_values() -> None:
 @pytest.mark.parametrize("engine", ["event", "cycle"])
 def test_a_window_is_a_part_of_the_whole(engine: str) -> None:
     machine = MACHINES["spatten-rtl-eighth"]
-    activity, whole = recorded(REQUANT, machine, engine)
+    activity, whole = recorded(REFETCHED, machine, engine)
     start, end = 300, 900
-    again, part = recorded(REQUANT, machine, engine, (start, end))
+    again, part = recorded(REFETCHED, machine, engine, (start, end))
     check(again, part)
     assert part.window == (start, end)
     assert again.modules == activity.modules
@@ -158,7 +158,7 @@ def test_a_window_is_a_part_of_the_whole(engine: str) -> None:
     assert np.array_equal(part.spans, clipped)
     for module in part.module_activity().values():
         assert module.busy_cycles + sum(module.stall_cycles.values()) == end - start
-    assert recorded(REQUANT, machine, engine, (300, None))[1].window == (300, activity.cycles)
+    assert recorded(REFETCHED, machine, engine, (300, None))[1].window == (300, activity.cycles)
 
 
 @pytest.mark.parametrize("text", ["", "7", "a:b", "1:2:3", "0:1e3", "1.5:2"])
@@ -175,11 +175,11 @@ def test_windows_without_cycles(window: tuple[int | None, int | None]) -> None:
 
 def test_a_window_after_the_end() -> None:
     with pytest.raises(AccelsimError, match="the run ends at cycle"):
-        recorded(REQUANT, MACHINES["spatten-rtl-eighth"], "event", (10**9, None))
+        recorded(REFETCHED, MACHINES["spatten-rtl-eighth"], "event", (10**9, None))
 
 
 def test_kinds_without_a_timeline_say_so() -> None:
     machine = load_accelerator("spatten-e2e")
     memory = load(MemoryConfig, machine.memory, "memories")
     with pytest.raises(ConfigError, match=r"'spatten-e2e' records no timeline \(kinds that do: a3"):
-        simulate(REQUANT, machine, memory, recorder=Recorder())
+        simulate(REFETCHED, machine, memory, recorder=Recorder())

@@ -12,6 +12,7 @@ from accelsim.hardware._registry import DEPENDENCIES, Accelerator
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.config import MemoryConfig
 from accelsim.hardware.machines.spatten.config import SpattenConfig, TopKConfig
+from accelsim.hardware.spatten.counters import SPATTEN
 from accelsim.hardware.timeline import Recorder
 from accelsim.workloads import Workload
 
@@ -52,6 +53,7 @@ ACCELERATOR = Accelerator(
     wiring=_wiring,
     # Accumulators work beside the softmax, and what a policy writes is counted in bytes only.
     serves=frozenset({"bits", "planes", "runs", "top_k", "metadata"}),
+    counters=SPATTEN,
 )
 """See :class:`accelsim.hardware.Accelerator`."""
 

@@ -18,7 +18,9 @@ from accelsim.hardware.config import (
     Multipliers,
     Overhead,
     PerCycle,
+    spatten_sizes,
 )
+from accelsim.hardware.counters import Size
 
 BITS_ON_CHIP = 12
 """Keys, values and scores in multipliers and buffers (SpAtten Table I)."""
@@ -77,6 +79,9 @@ class SpattenConfig(AcceleratorConfig):
     paper ends at 1,024 tokens."""
     partial_bits: Bits = 32
     """Bits of an element of a partial result. Assumption: single precision."""
+    stored_bits: Annotated[tuple[Bits, ...], Field(min_length=1)] = (4, 6, 8, 10, 12)
+    """Widths of keys and values in DRAM that the bit-width converter takes (SpAtten III-D, IV-D:
+    4, 8 and 12 bits, 6 and 10 as sums with an LSB plane)."""
     query_traffic: bool = True
     """Queries are fetched from DRAM at 12 bits (SpAtten Fig. 18)."""
     output_traffic: bool = True
@@ -95,14 +100,19 @@ class SpattenConfig(AcceleratorConfig):
         """Bytes of both buffers: elements are 12 bit on chip (SpAtten Table I)."""
         return 2 * self.multipliers * self.buffer_lines * BITS_ON_CHIP / 8
 
+    def tile(self, head_dim: int) -> int:
+        """Most key vectors in a tile: half of the key buffer, and what the softmax FIFO holds."""
+        lines = self.buffer_lines // 2 * (self.multipliers // head_dim)
+        return min(lines, self.softmax_fifo * self.softmax_parallelism)
+
     @property
-    def sizes(self) -> dict[str, float]:
+    def sizes(self) -> dict[str, Size]:
         """See :attr:`AcceleratorConfig.sizes`."""
-        return super().sizes | {
-            "fetch_channel": self.fetch_channels,
-            "softmax_lane": self.softmax_parallelism,
-            "topk_comparator": 2 * self.topk.parallelism,
-        }
+        engines = 2
+        comparators = engines * self.topk.parallelism
+        return super().sizes | spatten_sizes(
+            self.fetch_channels, self.softmax_parallelism, comparators
+        )
 
     @model_validator(mode="after")
     def _can_be_built(self) -> SpattenConfig:

@@ -12,7 +12,11 @@ from accelsim.hardware.blocks.matrix_fetcher import TRANSACTION_BYTES
 from accelsim.hardware.machines.spatten.config import BITS_ON_CHIP, SpattenConfig
 from accelsim.hardware.machines.spatten.rows import Rows
 from accelsim.hardware.memories.channel import counters
-from accelsim.hardware.spatten.counts import count_dram
+from accelsim.hardware.spatten.counts import (
+    count_dram,
+    importance_additions,
+    score_fifo_bytes,
+)
 from accelsim.workloads import Workload
 
 if TYPE_CHECKING:
@@ -43,9 +47,12 @@ def count_work(
     weighted = int(rows.query_values.sum())
     selected, passes = selection_work(workload, rows, config)
     elements = int(rows.elements.sum()) + selected
-    requant = (rows.refetches > 0).astype(np.int64)
+    refetched = (rows.refetches > 0).astype(np.int64)
     read, written = spilled
     for name, amount in {
+        "query_register_bytes": query_loads(rows, config, dim) * line,
+        "softmax_fifo_bytes": score_fifo_bytes(scored),
+        "importance_additions": importance_additions(workload),
         "qk_macs": scored * dim,
         "pv_macs": weighted * dim,
         "exponentials": scored,
@@ -53,7 +60,7 @@ def count_work(
         "topk_passes": int(rows.passes.sum()) + passes,
         "topk_comparisons": 2 * elements,
         "topk_fifo_bytes": 4 * elements,
-        "key_sram_write_bytes": int((rows.keys * (1 + requant)).sum()) * line,
+        "key_sram_write_bytes": int((rows.keys * (1 + refetched)).sum()) * line,
         "key_sram_read_bytes": scored * line,
         "value_sram_write_bytes": int(rows.values.sum()) * line,
         "value_sram_read_bytes": weighted * line,
@@ -73,6 +80,17 @@ def count_work(
         out += len(rows.query_keys) * line
     activity.dram_write_bytes = -(-out // TRANSACTION_BYTES) * TRANSACTION_BYTES
     activity.count("dram_writes", activity.dram_write_bytes // TRANSACTION_BYTES)
+
+
+def query_loads(rows: Rows, config: SpattenConfig, head_dim: int) -> int:
+    """Times that a query is written to the registers: once a pass over its keys, first or LSB.
+
+    Where all queries pass over a tile before the next one (``key-outer``, early rows), once a tile.
+    """
+    stays = np.repeat(rows.late, np.diff(rows.start)) | (config.loop_order == "query-outer")
+    tiles = -(-rows.query_keys // config.tile(head_dim))
+    passes = np.where(stays, rows.query_keys > 0, tiles) * (1 + (rows.query_refetch > 0))
+    return int(passes.sum())
 
 
 def selection_work(workload: Workload, rows: Rows, config: SpattenConfig) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import simpy
 
 from accelsim.hardware.machines.spatten.items import Keys, Port, Row
 
-REISSUE = 2
+REFETCH_DELAY = 2
 """From the decision to the key fork (release, section 2.16)."""
 RELEASE = 5
 """From a decision to usable lines (release, section 2.16)."""
@@ -27,7 +27,7 @@ class Decision:
         """The last query of a row is decided; so many tiles of its LSB pass follow."""
         # They are there when the key fork looks, which waits for the announcement.
         for tile in range(tiles):
-            self._put(Keys(row, tile, again=True), cycle + REISSUE)
+            self._put(Keys(row, tile, again=True), cycle + REFETCH_DELAY)
         row.decision.announce(cycle)
 
     def _put(self, item: Keys, cycle: int) -> None:

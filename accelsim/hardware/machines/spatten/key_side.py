@@ -11,7 +11,7 @@ import simpy
 from accelsim.hardware.blocks.matrix_fetcher import FILL, Matrix, MatrixFetcher
 from accelsim.hardware.blocks.ring_buffer import RingBuffer
 from accelsim.hardware.machines.spatten import pipeline
-from accelsim.hardware.machines.spatten.decision import REISSUE, RELEASE
+from accelsim.hardware.machines.spatten.decision import REFETCH_DELAY, RELEASE
 from accelsim.hardware.machines.spatten.foresight import Foresight
 from accelsim.hardware.machines.spatten.items import Keys, Port, Row, Values, usable
 from accelsim.hardware.machines.spatten.plan import Plan
@@ -96,7 +96,7 @@ class KeyFork(Module):
             row = item.row
             if row.two_pass and row.planes and item.tile == row.tiles - 1 and not item.again:
                 # What comes behind would take the lines that its LSB pass needs (section 6).
-                decided = row.decision.awaited(REISSUE)
+                decided = row.decision.awaited(REFETCH_DELAY)
                 yield from self.wait(decided, "awaiting_decision", since=free)
         while True:
             # Nothing is left to issue; the followers end the run.
@@ -115,7 +115,7 @@ class KeyFork(Module):
             return FirstOf(passes.filled(), item.row.layer.keys.awaited()), "awaiting_layer"
         undecided = self._awaited_decision(item)
         if undecided is not None:
-            return FirstOf(passes.filled(), undecided.awaited(REISSUE)), "awaiting_decision"
+            return FirstOf(passes.filled(), undecided.awaited(REFETCH_DELAY)), "awaiting_decision"
         in_the_way = self._in_the_way(item)
         if in_the_way is not None:
             return FirstOf(passes.filled(), in_the_way.awaited()), "buffer_full"
@@ -145,7 +145,7 @@ class KeyFork(Module):
             return None
         while self._undecided:
             decided = self._undecided[0]
-            if decided.cycle is None or decided.cycle + REISSUE > self.env.now:
+            if decided.cycle is None or decided.cycle + REFETCH_DELAY > self.env.now:
                 return decided
             self._undecided.popleft()
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from accelsim.jit import direct, in_place
 from accelsim.workloads import Workload
 
 Ints = NDArray[np.int64]
-Lists = tuple[NDArray[np.int32], ...] | None
+Lists = Sequence[NDArray[np.int32]] | None
 """Token indexes of each row; all in order without."""
 
 KEYS, LSBS, VALUES, QUERIES, METADATA, RESIDUAL = range(6)
@@ -156,8 +157,10 @@ class Layout:
 
 
 def _as_int32(lists: Lists) -> Lists:
-    """Token indexes as the kernel takes them; almost always as they are."""
-    if lists is None or all(row.dtype == np.int32 and row.flags.c_contiguous for row in lists):
+    """Token indexes as the kernel takes them; almost always as they are, and drawn ones undrawn."""
+    if not isinstance(lists, tuple) or all(
+        row.dtype == np.int32 and row.flags.c_contiguous for row in lists
+    ):
         return lists
     return tuple(np.ascontiguousarray(row, np.int32) for row in lists)
 

@@ -1,4 +1,4 @@
-"""SpAtten as published, wired.
+"""SpAtten as published, wired::
 
     order -> key fork -> fetcher -> [key buffer] -> query x key -> selection -> value fork
       ^        ^   |                                               |   |            ^  |

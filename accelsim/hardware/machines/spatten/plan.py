@@ -53,10 +53,7 @@ class Plan:
         self.times: Ints = np.zeros((len(rows.query_keys), 5), np.int64)
         self._latest = direct(pipeline.latest, self.times)
         self.line = config.multipliers // workload.head_dim
-        self.tile = min(
-            config.buffer_lines // 2 * self.line,
-            config.softmax_fifo * config.softmax_parallelism,
-        )
+        self.tile = config.tile(workload.head_dim)
         # Plain numbers: an element of an array costs more to read.
         self._columns: dict[str, list[Any]] = {
             name: getattr(rows, name).tolist()

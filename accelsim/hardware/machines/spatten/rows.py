@@ -17,8 +17,6 @@ from accelsim.workloads.benchmarks import quick_select_work
 
 Ints = NDArray[np.int64]
 
-STORED_BITS = (4, 6, 8, 10, 12)
-"""Widths that the bit-width converter takes (SpAtten III-D, IV-D)."""
 LSB_BITS = 4
 """Of the LSB plane (SpAtten III-D)."""
 
@@ -100,7 +98,7 @@ def rows_of(workload: Workload, config: SpattenConfig) -> Rows:
     keys = table.keys.astype(np.int64)
     values = np.minimum(table.values.astype(np.int64), keys)
     position = table.position.astype(np.int64)
-    key_bits, value_bits = _widths(workload, "key_bits"), _widths(workload, "value_bits")
+    key_bits, value_bits = (_widths(workload, config, n) for n in ("key_bits", "value_bits"))
     lsb_bits = column["key_lsb_bits"]
     refetch = table.refetch.astype(np.int64)
     prunes = values < keys
@@ -129,14 +127,14 @@ def rows_of(workload: Workload, config: SpattenConfig) -> Rows:
     )
 
 
-def _widths(workload: Workload, name: str) -> Ints:
+def _widths(workload: Workload, config: SpattenConfig, name: str) -> Ints:
     bits = np.where(workload[name] == -1, 12, workload[name]).astype(np.int64)
-    bad = np.flatnonzero(~np.isin(bits, STORED_BITS))
+    bad = np.flatnonzero(~np.isin(bits, config.stored_bits))
     if bad.size:
         row = int(bad[0])
         raise WorkloadError(
             f"workload '{workload.name}': row {row}: {name} = {bits[row]}; this accelerator takes "
-            f"{', '.join(map(str, STORED_BITS))}"
+            f"{', '.join(map(str, config.stored_bits))}"
         )
     return bits
 

@@ -78,7 +78,7 @@ def can_start_read(s: Records, buffer: int) -> bool:
 def start_read(s: Records, buffer: int, fused: bool, part: int, lines: int, ahead: bool) -> None:
     """Describe a read of the matrix last described to write, or of a part of the last fused pair.
 
-    Requantization passes may come between the two parts of a pair. ``ahead``: of the matrix whose
+    LSB passes may come between the two parts of a pair. ``ahead``: of the matrix whose
     write descriptors still wait for the one before.
     """
     r, w = s[0].readers[buffer], s[0].writers[buffer]

@@ -162,7 +162,7 @@ def _build(config: SpattenConfig, rows: Requests, memory: MemoryConfig) -> c.Mac
         s[register] = -1
     depths = {
         c.INFLIGHT: INFLIGHT,
-        c.REISSUES: 2,
+        c.LSB_PASSES: 2,
         c.DECISION: lines,
         c.ORDER: 16 * lines,
         c.TOPK: lines,

@@ -1,4 +1,4 @@
-"""Key side: allocation, requantization merge, fork, dot product, decision (2.3-2.11)."""
+"""Key side: allocation, merge of LSB passes, fork, dot product, decision (2.3-2.11)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from accelsim.hardware.spatten.cycle._state import (
     INFLIGHT,
     KEY_BUFFER,
     LAST_TAKEN,
+    LSB_PASSES,
     MASK,
     ORDER,
     READ_TAKEN,
-    REISSUES,
     SHIFT,
     WRITE_TAKEN,
     Records,
@@ -44,13 +44,13 @@ def step_decided(s: Records, requests: Records, ring: Records, bypass_taken: boo
     if beat >= 0:
         request = beat >> (SHIFT + 1)
         lsb_pass = (beat >> SHIFT) & 1
-        again = requests[request].requant and not lsb_pass
+        again = requests[request].refetch and not lsb_pass
         reports = beat & MASK == 0 and not s[0].reported and queue_peek(s, ring, INFLIGHT) >= 0
-        if reports and (not again or queue_ready(s, REISSUES)):
+        if reports and (not again or queue_ready(s, LSB_PASSES)):
             s[0].reported = 1
             queue_pop(s, INFLIGHT)
             if again:
-                queue_push(s, ring, REISSUES, request)
+                queue_push(s, ring, LSB_PASSES, request)
             elif requests[request].key_part == requests[request].key_fused - 1:
                 release(s, KEY_BUFFER, requests[request].key_handle, s[0].now + 1)
         if beat & MASK or s[0].reported:
@@ -178,10 +178,10 @@ def _merge(s: Records, ring: Records) -> None:
     queue = s[0].queues[INFLIGHT]
     used = queue.tail - queue.head + (queue.popped == s[0].now)
     new = s[0].allocated >= 0 and queue.depth - used >= INFLIGHT_RESERVE
-    reissue = queue_peek(s, ring, REISSUES, 1)
+    waiting = queue_peek(s, ring, LSB_PASSES, 1)
     choice = s[0].arbiter_lock
     if choice < 0:
-        if reissue >= 0:
+        if waiting >= 0:
             choice = 0
         elif new:
             choice = 1
@@ -192,8 +192,8 @@ def _merge(s: Records, ring: Records) -> None:
         return
     s[0].arbiter_lock = -1
     if choice == 0:
-        item = 2 * reissue + 1
-        queue_pop(s, REISSUES)
+        item = 2 * waiting + 1
+        queue_pop(s, LSB_PASSES)
     else:
         item = 2 * s[0].allocated
         s[0].allocated = -1

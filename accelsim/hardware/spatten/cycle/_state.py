@@ -28,7 +28,7 @@ Records = NDArray[np.void]
 SHIFT = 16
 MASK = (1 << SHIFT) - 1
 MSB, LSB, VALUE = 0, 1, 2
-"""Planes: first key pass, requantization pass, value."""
+"""Planes: first key pass, LSB pass, value."""
 KEY_BUFFER, VALUE_BUFFER = 0, 1
 WRITE_TAKEN, FETCH_TAKEN, READ_TAKEN, LAST_TAKEN = 1, 2, 4, 8
 """Branches of the two forks that have taken the item; the last is the dot product's, or the score
@@ -37,7 +37,7 @@ ALL_TAKEN = 15
 BEATS_IN_FLIGHT = 256
 """Ring of fetch beats: 16 in the address queues, 64 in the response queues, and what is between."""
 
-INFLIGHT, REISSUES, DECISION, ORDER, TOPK, SCORES = range(6)
+INFLIGHT, LSB_PASSES, DECISION, ORDER, TOPK, SCORES = range(6)
 """Queues."""
 READ_LINES = 32
 MAX_DESCRIPTORS = 4
@@ -237,7 +237,7 @@ GIVEN = (
     "values",
     "key_bits",
     "value_bits",
-    "requant",
+    "refetch",
     "key_part",
     "value_part",
     "key_fused",

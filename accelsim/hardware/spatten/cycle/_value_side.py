@@ -159,7 +159,7 @@ def step_topk(s: Records, requests: Records, ring: Records) -> None:
 
 @inlined
 def step_merge(s: Records, requests: Records, ring: Records) -> bool:
-    """Ordering queue first, requantization passes around it; true when such a beat was taken."""
+    """Ordering queue first, LSB passes around it; true when such a beat was taken."""
     normal = queue_peek(s, ring, ORDER)
     starts = normal >= 0 and normal & MASK == 0
     if starts and requests[normal >> (SHIFT + 1)].hold > s[0].finished:

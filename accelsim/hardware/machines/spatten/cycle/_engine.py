@@ -208,7 +208,7 @@ def _build(
         "qk_job": -1,
         "read_extra": -1,
         "last_filter": -1,
-        "last_decided": -c.REISSUE,
+        "last_decided": -c.REFETCH_DELAY,
         "current": -1,
     }.items():
         s[name] = value

@@ -8,7 +8,7 @@ from accelsim.hardware.machines.spatten.cycle._state import (
     FILL,
     FIRST_CYCLE,
     FORK_TO_FETCHER,
-    REISSUE,
+    REFETCH_DELAY,
     REUSE,
     Ints,
     Records,
@@ -61,14 +61,14 @@ def step_key_fork(
         s[0].key_head += 1
     if now < FIRST_CYCLE:
         return
-    reissue = s[0].lsb_head != s[0].lsb_tail and lsb[s[0].lsb_head].ready <= now
-    if reissue:
+    waiting = s[0].lsb_head != s[0].lsb_tail and lsb[s[0].lsb_head].ready <= now
+    if waiting:
         matrix = lsb[s[0].lsb_head].matrix
     else:
         if s[0].next_matrix == s[0].first_passes:
             return
         if s[0].barrier >= 0:
-            if pieces[s[0].barrier].decided + REISSUE > now:
+            if pieces[s[0].barrier].decided + REFETCH_DELAY > now:
                 return
             s[0].barrier = -1
         matrix = s[0].next_matrix
@@ -77,7 +77,7 @@ def step_key_fork(
         fresh = matrix > 0 and matrices[matrix - 1].group != matrices[matrix].group
         # The LSB passes of rows before would stand behind what cannot go on without them.
         careful = (alone and matrices[matrix].first) or (fresh and not s[0].streamed)
-        if careful and (s[0].undecided or s[0].last_decided + REISSUE > now):
+        if careful and (s[0].undecided or s[0].last_decided + REFETCH_DELAY > now):
             return
         if group_keys(s, groups, matrices[matrix].group) > now:
             return
@@ -90,7 +90,7 @@ def step_key_fork(
         s[0].key_count += 1
         key_ring[s[0].key_tail] = matrix
         s[0].key_tail += 1
-    if reissue:
+    if waiting:
         s[0].lsb_head += 1
     else:
         s[0].next_matrix += 1
@@ -227,9 +227,9 @@ def _end_matrix(
 
 
 @inlined
-def reissue_keys(s: Records, lsb: Records, first: int, end: int) -> None:
+def refetch_keys(s: Records, lsb: Records, first: int, end: int) -> None:
     """Send the matrices of an LSB pass to the key fork."""
     for matrix in range(first, end):
         lsb[s[0].lsb_tail].matrix = matrix
-        lsb[s[0].lsb_tail].ready = s[0].now + REISSUE
+        lsb[s[0].lsb_tail].ready = s[0].now + REFETCH_DELAY
         s[0].lsb_tail += 1

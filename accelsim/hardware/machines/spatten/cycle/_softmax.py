@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from accelsim.hardware.machines.spatten.cycle._groups import ask_token_search
-from accelsim.hardware.machines.spatten.cycle._keys import reissue_keys
+from accelsim.hardware.machines.spatten.cycle._keys import refetch_keys
 from accelsim.hardware.machines.spatten.cycle._state import (
     ACCUMULATE,
     AFTER_FILTERS,
@@ -199,6 +199,6 @@ def step_decide(
         s[0].undecided -= 1
         s[0].last_decided = s[0].now
         if pieces[piece].lsb_0 < pieces[piece].lsb_1:
-            reissue_keys(s, lsb, pieces[piece].lsb_0, pieces[piece].lsb_1)
+            refetch_keys(s, lsb, pieces[piece].lsb_0, pieces[piece].lsb_1)
         elif not pieces[piece].two:
             matrices[pieces[piece].matrix].free = s[0].now + REUSE

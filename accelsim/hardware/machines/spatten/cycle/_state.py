@@ -29,7 +29,7 @@ FORK_TO_FETCHER, VALUE_FORK_TO_FETCHER = 4, 5
 """From a fork to the address FIFOs (rel. 2.5, 2.14)."""
 FIRST_CYCLE = 2
 """First cycle of the key fork (rel. 2.5)."""
-REISSUE, REUSE = 2, 5
+REFETCH_DELAY, REUSE = 2, 5
 """From a decision to the fork, and to the lines of the keys (rel. 2.16)."""
 
 MACHINE = np.dtype(

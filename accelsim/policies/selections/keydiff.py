@@ -1,0 +1,102 @@
+"""KeyDiff: keys that are unlike the others stay."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accelsim.attention.rows import admit, softmax_kept
+from accelsim.jit import kernel
+from accelsim.policies._selection import Budgeted, Needs, Sharing
+from accelsim.policies.selections._eviction import EvictingSelector
+from accelsim.policies.selector import Block, Decision, Selector, Shape
+
+
+class KeyDiff(Budgeted):
+    """Keys by their difference from the mean key (Park et al., 2025).
+
+    Score: minus the cosine of a key with the anchor, the mean of the keys in the cache, each of
+    unit length; averaged over the KV heads that decide together. Budget: a cache of fixed size; the
+    key most like the anchor leaves for good. The query's own key stays, and counts in the anchor.
+
+    Asks of the hardware: a sum per KV head, one product of the anchor with each key in the cache
+    and one arg-min per KV head and step.
+    """
+
+    kind: Literal["keydiff"]
+    share: Sharing = "kv_head"
+    needs: ClassVar[Needs] = Needs(selection="one_per_step", updates=True)
+
+    def selector(self, shape: Shape, seed: int = 0) -> Selector:
+        """Return the rule at work on one sequence."""
+        return KeyDiffSelector(self, shape, seed)
+
+
+class KeyDiffSelector(EvictingSelector):
+    """A score that changes with what is in the cache."""
+
+    def run(self, block: Block) -> Decision:
+        """Score the cache, evict, attend; row by row."""
+        decision, work = self.prepared(block)
+        alive, score = self.state(block.layer)
+        lengths = np.sqrt((block.key**2).sum(axis=2, keepdims=True))
+        unit = np.ascontiguousarray(block.key / np.where(lengths > 0, lengths, 1.0))
+        _keep_different(
+            block.scores, block.both, block.threshold, unit, block.positions,
+            self.shape.prompt_tokens, self.budgets, self.heads, self.shape.group, self.seed, alive,
+            score, decision.kept, decision.refetched, work,
+        )  # fmt: skip
+        return self.finished(decision, work)
+
+
+@kernel
+def _keep_different(
+    scores: NDArray[np.float64],
+    both: NDArray[np.float64],
+    threshold: float,
+    unit: NDArray[np.float64],
+    positions: NDArray[np.int64],
+    prompt: int,
+    budgets: NDArray[np.int64],
+    heads: int,
+    group: int,
+    seed: int,
+    alive: NDArray[np.bool_],
+    score: NDArray[np.float64],
+    kept: NDArray[np.bool_],
+    refetched: NDArray[np.bool_],
+    work: NDArray[Any],
+) -> None:
+    dim = unit.shape[2]
+    anchor = np.empty(dim)
+    for g in range(len(alive)):
+        # KV heads that the group of query heads g reads.
+        first, last = g * heads // group, ((g + 1) * heads - 1) // group + 1
+        for r in range(len(positions)):
+            seen = positions[r] + 1
+            alive[g, seen - 1] = True
+            score[g, :seen] = 0.0
+            for kv in range(first, last):
+                anchor[:] = 0.0
+                for j in range(seen):
+                    if alive[g, j]:
+                        for d in range(dim):
+                            anchor[d] += unit[kv, j, d]
+                length = np.sqrt((anchor**2).sum())
+                for j in range(seen):
+                    if alive[g, j] and length > 0.0:
+                        product = 0.0
+                        for d in range(dim):
+                            product += anchor[d] * unit[kv, j, d]
+                        score[g, j] -= product / length
+            admit(
+                alive[g], score[g], seen, prompt, 1, budgets[seen], 1, seed + seen * 31 + g,
+                work[g, r],
+            )  # fmt: skip
+            for h in range(g * heads, (g + 1) * heads):
+                kept[h, r, :seen] = alive[g, :seen]
+                refetched[h, r] = softmax_kept(
+                    scores[h, r], both[h, r], threshold, kept[h, r], seen
+                )

@@ -1,0 +1,82 @@
+"""K-norm: keys of small norm stay."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accelsim.attention.rows import admit, softmax_kept
+from accelsim.jit import kernel
+from accelsim.policies._selection import Budgeted, Needs, Sharing
+from accelsim.policies.selections._eviction import EvictingSelector
+from accelsim.policies.selector import Block, Decision, Selector, Shape
+
+
+class KNorm(Budgeted):
+    """Keys by their norm (Devoto et al., EMNLP 2024).
+
+    Score: minus the Euclidean norm of the key, averaged over the KV heads that decide together;
+    keys of small norm draw much attention. Budget: a cache of fixed size; the key of largest norm
+    leaves for good. The query's own key stays.
+
+    Asks of the hardware: a norm per key as it is written, one arg-min per KV head and step.
+    """
+
+    kind: Literal["knorm"]
+    share: Sharing = "kv_head"
+    needs: ClassVar[Needs] = Needs(selection="one_per_step")
+
+    def selector(self, shape: Shape, seed: int = 0) -> Selector:
+        """Return the rule at work on one sequence."""
+        return KNormSelector(self, shape, seed)
+
+
+class KNormSelector(EvictingSelector):
+    """A score that a key has from its first step on."""
+
+    def run(self, block: Block) -> Decision:
+        """Score the new keys, evict, attend."""
+        decision, work = self.prepared(block)
+        alive, score = self.state(block.layer)
+        norms = np.repeat(np.sqrt((block.key**2).sum(axis=2)), self.shape.group, axis=0)
+        score[:, : norms.shape[1]] = -norms.reshape(len(alive), self.heads, -1).mean(axis=1)
+        _keep_best(
+            block.scores, block.both, block.threshold, block.positions, self.shape.prompt_tokens,
+            self.budgets, self.heads, self.seed, alive, score,
+            decision.kept, decision.refetched, work,
+        )  # fmt: skip
+        finished = self.finished(decision, work)
+        finished.score_updates[:] = 0  # written once, with the key
+        return finished
+
+
+@kernel
+def _keep_best(
+    scores: NDArray[np.float64],
+    both: NDArray[np.float64],
+    threshold: float,
+    positions: NDArray[np.int64],
+    prompt: int,
+    budgets: NDArray[np.int64],
+    heads: int,
+    seed: int,
+    alive: NDArray[np.bool_],
+    score: NDArray[np.float64],
+    kept: NDArray[np.bool_],
+    refetched: NDArray[np.bool_],
+    work: NDArray[Any],
+) -> None:
+    for g in range(len(alive)):
+        for r in range(len(positions)):
+            seen = positions[r] + 1
+            admit(
+                alive[g], score[g], seen, prompt, 1, budgets[seen], 1, seed + seen * 31 + g,
+                work[g, r],
+            )  # fmt: skip
+            for h in range(g * heads, (g + 1) * heads):
+                kept[h, r, :seen] = alive[g, :seen]
+                refetched[h, r] = softmax_kept(
+                    scores[h, r], both[h, r], threshold, kept[h, r], seen
+                )

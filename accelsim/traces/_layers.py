@@ -1,0 +1,294 @@
+"""How each layer of a trace attends: what ``attention-trace/2`` adds to ``attention-trace/1``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pydantic
+from numpy.typing import NDArray
+
+from accelsim.configs import Config, validate
+from accelsim.errors import ConfigError, TraceError, shorten
+
+Kind = Literal["self", "cross", "latent"]
+Count = Annotated[int, pydantic.Field(ge=1, lt=1 << 31)]
+# A thousand times beyond any model's, and far from where a product of two numbers overflows.
+Positive = Annotated[float, pydantic.Field(ge=1e-9, le=1e9)]
+Bounded = Annotated[float, pydantic.Field(ge=-1e9, le=1e9)]
+
+MAX_LAYERS_TEXT = 16_000_000
+"""Characters of the metadata key ``layers``: a thousand layers of a thousand heads."""
+_MESSAGE = 200
+_NEEDS = {"window": {"size", "side"}, "chunk": {"size"}, "prefix": {"length"}}
+BACKWARD = frozenset(("causal", "window", "chunk"))
+"""Kinds of masks under which no query sees a later token; a window on both sides is none."""
+
+
+class Mask(Config):
+    """Keys that each query may see.
+
+    Attributes:
+        kind: ``causal``: up to its own; ``full``: all; ``window``: those within ``size`` tokens;
+            ``chunk``: those of its own chunk of ``size`` tokens, up to its own; ``prefix``: the
+            first ``length`` tokens, and up to its own; ``stored``: the bits of the tensor
+            ``layer.{i}.mask``.
+        size: keys of a window, the query's own included; of a window on both sides, those on each
+            side, the query's own included; tokens of a chunk.
+        side: ``left``: the window ends with the query's own token; ``both``: it goes on after it.
+        length: tokens of the prefix.
+    """
+
+    kind: Literal["causal", "full", "window", "chunk", "prefix", "stored"]
+    size: Count | None = None
+    side: Literal["left", "both"] | None = None
+    length: Count | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _says_what_it_needs(self) -> Mask:
+        needed = _NEEDS.get(self.kind, set())
+        given = {name for name in ("size", "side", "length") if getattr(self, name) is not None}
+        if given != needed:
+            wanted = " and ".join(sorted(needed)) or "nothing more"
+            raise ValueError(f"mask '{self.kind}': expected {wanted} beside 'kind'")
+        return self
+
+    @property
+    def backward(self) -> bool:
+        """Whether no query sees a later token, as the kind tells; stored bits may differ."""
+        return self.kind in BACKWARD and self.side != "both"
+
+    def first(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """First key that each query sees; not for stored bits."""
+        if self.kind == "window":
+            return np.maximum(positions - (self.size or 1) + 1, 0)
+        if self.kind == "chunk":
+            return positions - positions % (self.size or 1)
+        return np.zeros_like(positions)
+
+    def end(self, positions: NDArray[np.int64], tokens: int) -> NDArray[np.int64]:
+        """One past the last key that each query sees; not for stored bits.
+
+        Args:
+            positions: of the queries.
+            tokens: keys that there are.
+        """
+        if self.kind == "full":
+            return np.full_like(positions, tokens)
+        if self.side == "both":
+            return np.minimum(positions + (self.size or 1), tokens)
+        if self.kind == "prefix":
+            return np.minimum(np.maximum(positions + 1, self.length or 1), tokens)
+        return positions + 1
+
+
+class Bias(Config):
+    """What is added to the scaled scores.
+
+    Attributes:
+        kind: ``alibi``: slope times (key position minus query position).
+        slopes: of each query head.
+    """
+
+    kind: Literal["alibi"]
+    slopes: tuple[Bounded, ...]
+
+
+class LayerEntry(Config):
+    """One layer in the metadata key ``layers``; what is left out is as the other keys say.
+
+    Attributes:
+        model_layer: number of the layer in the model; that in the trace if left out.
+        kind: ``self``; ``cross``: keys and values of ``key_tokens`` tokens of another sequence;
+            ``latent``: the values are the first ``value_dim`` elements of the keys.
+        query_heads: query heads.
+        kv_heads: key/value heads; divides ``query_heads``.
+        key_dim: elements of a query and of a key.
+        value_dim: elements of a value; those of a key if left out.
+        key_tokens: keys of a cross layer.
+        scale: factor of the scores before the softmax.
+        softcap: c of ``c * tanh(score / c)``, after scaling.
+        sinks: of each query head, a score that takes part in the softmax and has no value.
+        bias: added after scaling and soft cap.
+        mask: keys that a query may see; ``causal`` or ``full`` as the key ``causal`` says.
+    """
+
+    model_layer: Annotated[int, pydantic.Field(ge=0, lt=1 << 31)] | None = None
+    kind: Kind = "self"
+    query_heads: Count | None = None
+    kv_heads: Count | None = None
+    key_dim: Count | None = None
+    value_dim: Count | None = None
+    key_tokens: Count | None = None
+    scale: Positive | None = None
+    softcap: Positive | None = None
+    sinks: tuple[Bounded, ...] | None = None
+    bias: Bias | None = None
+    mask: Mask | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """How one layer attends, nothing left open.
+
+    Attributes:
+        model_layer, kind, query_heads, kv_heads, key_dim, value_dim, scale, softcap, mask: of
+            :class:`LayerEntry`.
+        tokens: queries.
+        keys: keys; other than ``tokens`` in a cross layer only.
+        sinks: [query_heads] float64, or ``None``.
+        slopes: of ALiBi, [query_heads] float64, or ``None``.
+    """
+
+    model_layer: int
+    kind: Kind
+    query_heads: int
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+    tokens: int
+    keys: int
+    scale: float
+    softcap: float | None
+    sinks: NDArray[np.float64] | None
+    slopes: NDArray[np.float64] | None
+    mask: Mask
+
+    @property
+    def group(self) -> int:
+        """Query heads that share one key/value head."""
+        return self.query_heads // self.kv_heads
+
+    def tensors(self) -> dict[str, tuple[int, int, int]]:
+        """Kind and shape of the tensors that hold vectors."""
+        shapes = {
+            "query": (self.query_heads, self.tokens, self.key_dim),
+            "key": (self.kv_heads, self.keys, self.key_dim),
+        }
+        if self.kind != "latent":
+            shapes["value"] = (self.kv_heads, self.keys, self.value_dim)
+        return shapes
+
+    def beyond(self) -> list[str]:
+        """What this layer has that plain causal or full attention has not, in words."""
+        mask, found = self.mask, []
+        if self.kind != "self":
+            found.append(f"{self.kind} attention")
+        if mask.kind not in ("causal", "full"):
+            kinds = {"window": "sliding windows", "chunk": "chunks", "prefix": "a prefix"}
+            name = kinds.get(mask.kind, "stored masks")
+            found.append(f"{name} on both sides" if mask.side == "both" else name)
+        if self.softcap is not None:
+            found.append("soft-capped scores")
+        if self.sinks is not None:
+            found.append("sinks")
+        if self.slopes is not None:
+            found.append("ALiBi")
+        if self.value_dim != self.key_dim and self.kind != "latent":
+            found.append("values of another width than keys")
+        return found
+
+
+def read_layers(text: str, count: int, where: str) -> tuple[LayerEntry, ...]:
+    """Read the metadata key ``layers``.
+
+    Args:
+        text: JSON, a list of one mapping a layer.
+        count: layers of the trace.
+        where: the file, for errors.
+
+    Raises:
+        TraceError: in one line.
+    """
+    place = f"{where}: metadata 'layers'"
+    try:
+        found = json.loads(text) if len(text) <= MAX_LAYERS_TEXT else None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, list) or len(found) != count:
+        raise TraceError(f"{place}: expected a JSON list of {count} mappings, one a layer")
+    entries = []
+    for index, entry in enumerate(found):
+        if not isinstance(entry, dict):
+            raise TraceError(f"{place}: layer {index}: expected a mapping")
+        try:
+            entries.append(validate(LayerEntry, entry, f"layer {index}"))
+        except ConfigError as error:
+            raise TraceError(f"{place}: {shorten(str(error), _MESSAGE)}") from None
+    return tuple(entries)
+
+
+def write_layers(entries: Sequence[LayerEntry]) -> str:
+    """Return the metadata key ``layers``, JSON of what is given only."""
+    listed = [entry.model_dump(exclude_none=True, exclude_defaults=True) for entry in entries]
+    return json.dumps(listed, separators=(",", ":"))
+
+
+def check_layer(layer: Layer, entry: LayerEntry, causal: bool, prompt: int, place: str) -> None:
+    """Check that what a layer says fits together.
+
+    Args:
+        layer: in full.
+        entry: as given.
+        causal: of the trace.
+        prompt: tokens that the model read together.
+        place: file and layer, for errors.
+
+    Raises:
+        TraceError: in one line.
+    """
+
+    def refuse(fault: str) -> None:
+        raise TraceError(f"{place}: {fault}")
+
+    if layer.query_heads % layer.kv_heads:
+        refuse(f"query_heads ({layer.query_heads}) is no multiple of kv_heads ({layer.kv_heads})")
+    for name, values in (("sinks", layer.sinks), ("bias.slopes", layer.slopes)):
+        if values is not None and len(values) != layer.query_heads:
+            refuse(f"{name} has {len(values)} numbers; expected {layer.query_heads} (query heads)")
+    if (layer.kind == "cross") != (entry.key_tokens is not None):
+        refuse("'key_tokens' belongs to kind 'cross'; expected both or neither")
+    if layer.kind == "cross" and (layer.mask.kind not in ("full", "stored") or entry.bias):
+        refuse("kind 'cross': expected mask 'full' or 'stored', and no bias")
+    if layer.kind == "latent" and (entry.value_dim is None or layer.value_dim > layer.key_dim):
+        refuse("kind 'latent': expected value_dim (the latent's width), at most key_dim")
+    if layer.kind != "cross" and entry.mask is not None and not _may_be(layer.mask, causal):
+        refuse(f"mask '{layer.mask.kind}' shows later tokens; metadata 'causal' is true")
+    looks_ahead = layer.mask.kind == "full" or layer.mask.side == "both"
+    if layer.kind != "cross" and entry.mask is not None and looks_ahead and prompt < layer.tokens:
+        refuse(f"mask '{layer.mask.kind}' shows later tokens; expected decode_tokens of 0")
+    if (layer.mask.length or 0) > prompt:
+        refuse(f"mask 'prefix' of {layer.mask.length} tokens; expected at most {prompt} (prefill)")
+
+
+def _may_be(mask: Mask, causal: bool) -> bool:
+    return not causal or mask.backward or mask.kind == "stored"
+
+
+def resolved(index: int, entry: LayerEntry, defaults: Layer, causal: bool) -> Layer:
+    """Return a layer with what its entry leaves out taken from the keys of the whole trace."""
+
+    def own(name: str, default: Any) -> Any:
+        value = getattr(entry, name)
+        return default if value is None else value
+
+    key_dim = own("key_dim", defaults.key_dim)
+    plain = Mask(kind="causal" if causal and entry.kind != "cross" else "full")
+    return Layer(
+        model_layer=own("model_layer", index),
+        kind=entry.kind,
+        query_heads=own("query_heads", defaults.query_heads),
+        kv_heads=own("kv_heads", defaults.kv_heads),
+        key_dim=key_dim,
+        value_dim=own("value_dim", key_dim),
+        tokens=defaults.tokens,
+        keys=own("key_tokens", defaults.tokens),
+        scale=own("scale", defaults.scale),
+        softcap=entry.softcap,
+        sinks=None if entry.sinks is None else np.array(entry.sinks),
+        slopes=None if entry.bias is None else np.array(entry.bias.slopes),
+        mask=own("mask", plain),
+    )

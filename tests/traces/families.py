@@ -1,0 +1,437 @@
+"""Families of models, small and random: what capture makes of each.
+
+``python tests/traces/families.py`` captures all of them and writes the table of docs/traces.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelsim.errors import TraceError
+from accelsim.traces import AttentionTrace, header_schema
+from accelsim.traces.capture import capture
+
+PAGE = Path(__file__).parents[2] / "docs" / "traces.md"
+SCHEMA_FILE = PAGE.parent / "attention-trace-2.schema.json"
+BEGIN, END = "<!-- families -->", "<!-- /families -->"
+TEXT = "a b c a a b a c b b c a " * 4
+RUNS = ((24, 0), (8, 10), (16, 6))
+"""Prompt and decoding steps: a prompt beyond a window of 12, one inside with decoding across it,
+and one beyond it that decodes."""
+
+SMALL = {
+    "vocab_size": 20, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "intermediate_size": 32, "max_position_embeddings": 64, "pad_token_id": 0,
+}  # fmt: skip
+GQA = SMALL | {"num_key_value_heads": 2}
+WINDOW = GQA | {"sliding_window": 12}
+HEAD = {"head_dim": 8}
+OLD = {"vocab_size": 20, "pad_token_id": 0}
+PROJECTIONS = ("o_proj", "c_proj", "out_proj", "dense", "out_lin", "Wo")
+"""Names that models give the projection of their attention's output."""
+EXPERTS = {
+    "num_local_experts": 2, "num_experts": 2, "num_experts_per_tok": 1,
+    "moe_intermediate_size": 16,
+}  # fmt: skip
+LATENT = SMALL | {
+    "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 8, "v_head_dim": 8, "n_routed_experts": 2, "num_experts_per_tok": 1,
+    "moe_intermediate_size": 16, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1,
+}  # fmt: skip
+INDEXED = LATENT | {"index_topk": 4, "index_n_heads": 2, "index_head_dim": 8}
+SIGHT = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32,
+    "image_size": 16, "patch_size": 8,
+}  # fmt: skip
+SEES = {
+    "text_config": GQA | {"model_type": "llama"},
+    "vision_config": SIGHT | {"model_type": "clip_vision_model"},
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family.
+
+    Attributes:
+        name: of the table.
+        model: class of transformers.
+        config: class of its configuration.
+        fields: of the configuration.
+        refused: part of the reason where capture refuses it; empty where it is captured.
+        decodes: whether it generates.
+    """
+
+    name: str
+    model: str
+    config: str
+    fields: dict[str, Any] = field(hash=False)
+    refused: str = ""
+    decodes: bool = True
+    gated: bool = False
+    """Whether a gate comes between the attention and its output projection."""
+
+
+def causal(
+    name: str,
+    prefix: str,
+    fields: dict[str, Any],
+    refused: str = "",
+    config: str = "",
+    **more: bool,
+) -> Family:
+    """A family that generates."""
+    return Family(
+        name, f"{prefix}ForCausalLM", config or f"{prefix}Config", fields, refused, **more
+    )
+
+
+def encoder(name: str, prefix: str, fields: dict[str, Any], refused: str = "") -> Family:
+    """A family that does not."""
+    return Family(name, f"{prefix}Model", f"{prefix}Config", fields, refused, decodes=False)
+
+
+NONE_CALL = "0 of"
+FAMILIES = [
+    causal("Llama 2, 3", "Llama", GQA),
+    causal(
+        "Llama 4 (chunks)",
+        "Llama4",
+        GQA
+        | EXPERTS
+        | HEAD
+        | {"attention_chunk_size": 12, "intermediate_size_mlp": 32, "num_hidden_layers": 4},
+        config="Llama4TextConfig",
+    ),
+    causal("Mistral", "Mistral", WINDOW),
+    causal("Mixtral", "Mixtral", GQA | EXPERTS),
+    causal("Qwen2", "Qwen2", GQA),
+    causal(
+        "Qwen2 (windows)", "Qwen2", WINDOW | {"use_sliding_window": True, "max_window_layers": 1}
+    ),
+    causal("Qwen3", "Qwen3", GQA | HEAD),
+    causal("Qwen3-MoE", "Qwen3Moe", GQA | EXPERTS | HEAD),
+    causal(
+        "Qwen3-Next (hybrid)",
+        "Qwen3Next",
+        GQA
+        | EXPERTS
+        | HEAD
+        | {
+            "num_hidden_layers": 4,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+            "shared_expert_intermediate_size": 16,
+        },
+        gated=True,
+    ),
+    causal("Gemma 1", "Gemma", GQA | HEAD),
+    causal("Gemma 2 (windows, soft cap)", "Gemma2", WINDOW | HEAD),
+    causal(
+        "Gemma 3 (windows)",
+        "Gemma3",
+        WINDOW | HEAD | {"num_hidden_layers": 7},
+        config="Gemma3TextConfig",
+    ),
+    causal("Phi-3", "Phi3", WINDOW),
+    causal("Cohere 2", "Cohere2", WINDOW | {"num_hidden_layers": 5}),
+    causal("StarCoder 2", "Starcoder2", WINDOW),
+    causal("OLMo 2", "Olmo2", GQA),
+    causal("SmolLM3", "SmolLM3", GQA),
+    causal("Granite (own scale)", "Granite", GQA | {"attention_multiplier": 0.3}),
+    Family(
+        "GPT-2",
+        "GPT2LMHeadModel",
+        "GPT2Config",
+        OLD | {"n_positions": 64, "n_embd": 32, "n_layer": 3, "n_head": 4},
+    ),
+    Family(
+        "GPT-2 (scale by layer)",
+        "GPT2LMHeadModel",
+        "GPT2Config",
+        OLD
+        | {
+            "n_positions": 64,
+            "n_embd": 32,
+            "n_layer": 3,
+            "n_head": 4,
+            "scale_attn_by_inverse_layer_idx": True,
+        },
+    ),
+    causal("GPT-NeoX", "GPTNeoX", SMALL),
+    causal(
+        "OPT",
+        "OPT",
+        OLD
+        | {
+            "hidden_size": 32,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "ffn_dim": 32,
+            "max_position_embeddings": 64,
+            "word_embed_proj_dim": 32,
+        },
+    ),
+    causal("gpt-oss (windows, sinks)", "GptOss", WINDOW | EXPERTS | HEAD),
+    causal("DeepSeek-V2 (MLA)", "DeepseekV2", LATENT),
+    causal("DeepSeek-V3 (MLA)", "DeepseekV3", LATENT),
+    causal("DeepSeek-V3.2 (indexer)", "DeepseekV32", INDEXED),
+    causal("GLM-5 (indexer)", "GlmMoeDsa", INDEXED),
+    causal("Doge (dynamic mask)", "Doge", GQA | {"keep_window_size": 6}, "a bias on the scores"),
+    causal("DiffLlama", "DiffLlama", GQA, "calls its attention twice"),
+    causal(
+        "GPT-Neo",
+        "GPTNeo",
+        OLD
+        | {
+            "hidden_size": 32,
+            "num_layers": 2,
+            "num_heads": 4,
+            "attention_types": [[["global", "local"], 1]],
+            "window_size": 12,
+            "max_position_embeddings": 64,
+        },
+        NONE_CALL,
+    ),
+    causal(
+        "BLOOM (ALiBi)", "Bloom", OLD | {"hidden_size": 32, "n_layer": 2, "n_head": 4}, NONE_CALL
+    ),
+    causal(
+        "Falcon",
+        "Falcon",
+        OLD | {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4},
+        NONE_CALL,
+    ),
+    causal(
+        "Falcon (ALiBi)",
+        "Falcon",
+        OLD | {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "alibi": True},
+        NONE_CALL,
+    ),
+    causal("MPT (ALiBi)", "Mpt", OLD | {"d_model": 32, "n_heads": 4, "n_layers": 3}, NONE_CALL),
+    encoder("BERT", "Bert", SMALL),
+    encoder("RoBERTa", "Roberta", SMALL),
+    encoder(
+        "DistilBERT",
+        "DistilBert",
+        OLD
+        | {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 32, "max_position_embeddings": 64},
+    ),
+    encoder("ALBERT", "Albert", SMALL | {"embedding_size": 16}),
+    encoder("ELECTRA", "Electra", SMALL | {"embedding_size": 16}),
+    encoder("MPNet (relative bias)", "MPNet", SMALL, NONE_CALL),
+    encoder("DeBERTa-v3 (relative bias)", "DebertaV2", SMALL, NONE_CALL),
+    encoder(
+        "ModernBERT (windows)",
+        "ModernBert",
+        SMALL
+        | {
+            "local_attention": 12,
+            "cls_token_id": 1,
+            "sep_token_id": 2,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
+    ),
+    Family(
+        "EmbeddingGemma (windows on both sides)",
+        "Gemma3TextModel",
+        "Gemma3TextConfig",
+        WINDOW | HEAD | {"use_bidirectional_attention": True},
+        decodes=False,
+    ),
+    Family(
+        "T5",
+        "T5ForConditionalGeneration",
+        "T5Config",
+        OLD | {"d_model": 32, "d_kv": 8, "num_heads": 4, "num_layers": 2, "d_ff": 32},
+        "is an encoder-decoder",
+    ),
+    Family(
+        "BART",
+        "BartForConditionalGeneration",
+        "BartConfig",
+        OLD | {"d_model": 32},
+        "is an encoder-decoder",
+    ),
+    Family(
+        "Whisper",
+        "WhisperForConditionalGeneration",
+        "WhisperConfig",
+        OLD
+        | {
+            "d_model": 32,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+            "decoder_start_token_id": 0,
+        },
+        "is an encoder-decoder",
+    ),
+    encoder("CLIP (text)", "CLIPText", SMALL | {"eos_token_id": 2, "bos_token_id": 1}),
+    Family(
+        "LLaVA (text only)",
+        "LlavaForConditionalGeneration",
+        "LlavaConfig",
+        SEES | {"image_token_index": 19},
+    ),
+    Family(
+        "Idefics 3, SmolVLM (text only)",
+        "Idefics3ForConditionalGeneration",
+        "Idefics3Config",
+        {
+            "text_config": GQA | {"model_type": "llama"},
+            "vision_config": SIGHT,
+            "image_token_id": 19,
+            "pad_token_id": 0,
+        },
+    ),
+    Family(
+        "Qwen2-VL (text only)",
+        "Qwen2VLForConditionalGeneration",
+        "Qwen2VLConfig",
+        {
+            "text_config": GQA
+            | {
+                "rope_parameters": {
+                    "rope_type": "default",
+                    "mrope_section": [1, 1, 2],
+                    "rope_theta": 1e4,
+                }
+            },
+            "vision_config": {"depth": 1, "embed_dim": 32, "hidden_size": 32, "num_heads": 4},
+            "image_token_id": 19,
+            "video_token_id": 18,
+            "vision_start_token_id": 17,
+        },
+    ),
+    Family(
+        "MiniMax-M3 (indexer of blocks)",
+        "MiniMaxM3VLForCausalLM",
+        "MiniMaxM3VLTextConfig",
+        GQA
+        | EXPERTS
+        | HEAD
+        | {
+            "index_block_size": 4,
+            "layer_types": ["full_attention", "minimax_m3_sparse", "minimax_m3_sparse"],
+            "index_topk_blocks": 2,
+            "index_n_heads": 2,
+            "index_head_dim": 8,
+        },
+        "its heads see different keys",
+    ),
+    encoder("ViT", "ViT", SIGHT, "its forward pass on token ids alone fails"),
+    encoder("SigLIP", "SiglipVision", SIGHT, "its forward pass on token ids alone fails"),
+]
+
+
+def save(family: Family, folder: Path) -> str:
+    """Save a family's model, with small random weights and a tokenizer of three words."""
+    import torch
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    torch.manual_seed(0)
+    config = getattr(transformers, family.config)(**family.fields)
+    model = getattr(transformers, family.model)(config).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() > 1:  # sharper than a fresh model, whose attention is nearly uniform
+                weight.mul_(4.0)
+            if name.endswith("sinks"):
+                weight.normal_()
+    model.save_pretrained(folder)
+    words = Tokenizer(models.WordLevel({"a": 0, "b": 1, "c": 2, "?": 3}, unk_token="?"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?")
+    fast.save_pretrained(folder)
+    return str(folder)
+
+
+def traces(family: Family, folder: Path) -> Iterator[AttentionTrace]:
+    """Capture a family in every one of :data:`RUNS` that it has."""
+    model = save(family, folder)
+    for prefill, decode in RUNS if family.decodes else RUNS[:1]:
+        yield capture(model, TEXT, prefill=prefill, decode=decode)
+
+
+def eager_outputs(model: str, trace: AttentionTrace) -> list[Any]:
+    """What the model's attention gives to its output projection, under transformers' own ``eager``.
+
+    Returns:
+        By layer of the trace, [tokens, width]: of all tokens at once, without a cache.
+    """
+    import torch
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(model)
+    kinds = transformers.AutoModelForCausalLM, transformers.AutoModel
+    kind = kinds[type(config) not in kinds[0]._model_mapping or not trace.causal]
+    network = kind.from_pretrained(model, attn_implementation="eager").eval()
+    seen: list[Any] = []
+    for name, module in network.named_modules():
+        *_, parent, own = ("", "", *name.split("."))
+        # BERT's attention.output.dense; ALBERT's layers are one module, called again and again.
+        attends = parent in ("self_attn", "attn", "attention", "output") and "attention" in name
+        if own in PROJECTIONS and (attends or parent in ("self_attn", "attn")):
+            module.register_forward_pre_hook(lambda _, given: seen.append(given[0][0]))
+    with torch.no_grad():
+        network(input_ids=torch.tensor([trace.token_ids.tolist()]))
+    return seen
+
+
+def how(trace: AttentionTrace) -> str:
+    """What a trace says beyond ``attention-trace/1``, in words."""
+    found: dict[str, None] = {}
+    for layer in range(trace.num_layers):
+        found |= dict.fromkeys(trace.layer(layer).beyond())
+    scales = {trace.layer(layer).scale for layer in range(trace.num_layers)}
+    if len(scales) > 1:
+        found["a scale a layer"] = None
+    if any(entry.model_layer is not None for entry in trace.layers):
+        found["attention layers only"] = None
+    return ", ".join(found) or "plain"
+
+
+def rows() -> Iterator[str]:
+    """Rows of the table."""
+    yield "| family | captured | as | largest error |"
+    yield "|---|---|---|---|"
+    for family in FAMILIES:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                found = list(traces(family, Path(folder)))
+            except TraceError as error:
+                reason = str(error).replace(f"{folder}: ", "").split("; expected")[0]
+                yield f"| {family.name} | no | {reason[:110]} | – |"
+                continue
+        words = dict.fromkeys(word for trace in found for word in how(trace).split(", "))
+        if len(words) > 1:
+            words.pop("plain", None)
+        worst = max(trace.proof_error or 0.0 for trace in found)
+        yield f"| {family.name} | yes | {', '.join(words)} | {worst:.0e} |"
+
+
+def write() -> None:
+    """Write the table between its marks in the page, and the schema beside it."""
+    text = PAGE.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    after = rest.partition(END)[2]
+    table = "\n".join(rows())
+    PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+    SCHEMA_FILE.write_text(json.dumps(header_schema(), indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    write()

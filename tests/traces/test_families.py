@@ -1,0 +1,77 @@
+"""Every family of models is captured and proven, or refused with the reason."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from accelsim.errors import TraceError
+from accelsim.traces import dense_rows, load_trace, save_trace
+
+pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+SCRIPT = Path(__file__).parent / "families.py"
+spec = importlib.util.spec_from_file_location("families", SCRIPT)
+assert spec is not None
+assert spec.loader is not None
+families = importlib.util.module_from_spec(spec)
+sys.modules["families"] = families  # a dataclass looks its module up
+spec.loader.exec_module(families)
+
+BY_NAME = {family.name: family for family in families.FAMILIES}
+# One of each kind of trace; the others differ in the model around it.
+QUICK = (
+    "Llama 2, 3", "Llama 4 (chunks)", "Mistral", "Gemma 2 (windows, soft cap)", "Gemma 3 (windows)",
+    "gpt-oss (windows, sinks)", "Qwen3-Next (hybrid)", "GPT-2 (scale by layer)",
+    "DeepSeek-V3.2 (indexer)", "DiffLlama", "BERT", "ModernBERT (windows)",
+    "EmbeddingGemma (windows on both sides)", "MPT (ALiBi)", "T5", "ViT",
+)  # fmt: skip
+
+
+def present(name):
+    family = BY_NAME[name]
+    if not (hasattr(transformers, family.model) and hasattr(transformers, family.config)):
+        pytest.skip(f"this transformers has no {family.model}")
+    return family
+
+
+def exercise(name, tmp_path):
+    """Capture a family; compare what it holds with the model under transformers' own eager."""
+    family = present(name)
+    if family.refused:
+        with pytest.raises(TraceError, match=family.refused) as caught:
+            list(families.traces(family, tmp_path))
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) - len(str(tmp_path)) < 300
+        return
+    for trace in families.traces(family, tmp_path):
+        assert trace.proof_error < 1e-5
+        save_trace(trace, tmp_path / "t.safetensors", np.float32)
+        again = load_trace(tmp_path / "t.safetensors")
+        if "indexer" in name and trace.decode_tokens:
+            continue  # keys of equal rank are chosen differently with a cache and without
+        if family.gated:
+            continue
+        eager = families.eager_outputs(str(tmp_path), trace)
+        assert len(eager) == again.num_layers
+        for layer in range(again.num_layers):
+            output = np.concatenate([rows.output for rows in dense_rows(again, layer)], axis=1)
+            flat = output.transpose(1, 0, 2).reshape(again.tokens, -1)
+            own = eager[layer].numpy()
+            assert flat.shape == own.shape
+            assert np.abs(flat - own).max() <= 1e-4 * np.abs(own).max()
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_kinds_of_attention(name, tmp_path):
+    exercise(name, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(BY_NAME) - set(QUICK)))
+def test_families(name, tmp_path):
+    exercise(name, tmp_path)

@@ -202,7 +202,7 @@ class CascadeRule(OpenLoopRule):
             }
             | {"score_updates": mine["query_keys"] * self._cascade.accumulates(name)},
             [found.per_query[i:j] for i, j in itertools.pairwise([0, *ends])],
-            (kept for _ in alive),
+            itertools.repeat(np.flatnonzero(read).astype(np.int32), len(alive)),
             (kept[used] for used in found.used_values[alive]),
         )
 

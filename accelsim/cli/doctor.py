@@ -73,12 +73,11 @@ def command(json_file: str | None) -> None:
 
 
 def _facts() -> dict[str, Any]:
-    from accelsim import __version__
+    from accelsim import __version__, jit
     from accelsim.configs import config_root
     from accelsim.exploration.executors import available_cores
-    from accelsim.jit import cache_root
 
-    kernels = cache_root()
+    kernels = jit.cache_root()
     return {
         "accelsim": __version__,
         "python": platform.python_version(),

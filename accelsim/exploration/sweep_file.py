@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 from pydantic import Field, field_validator, model_validator
 
 from accelsim import configs
-from accelsim.configs import Config
+from accelsim.configs import Config, Unit
 from accelsim.errors import AccelsimError, ConfigError, did_you_mean, shorten
 from accelsim.exploration._expressions import Expression
 from accelsim.exploration._manifest import code_sha256
@@ -72,7 +72,7 @@ class SpaceConfig(Config):
     policy: str | None = None
     engine: str = "event"
     dependencies: str | None = None
-    sample: str | float = AUTO
+    sample: str | Annotated[float, Field(gt=0, le=1), Unit("of the rows")] = AUTO
     """``auto``, ``off`` or a fraction of the rows (docs/contexts.md)."""
     set: dict[str, Any] = Field(default_factory=dict)
     """Dotted key to value, for every point."""

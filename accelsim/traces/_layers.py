@@ -11,14 +11,14 @@ import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
-from accelsim.configs import Config, validate
+from accelsim.configs import Config, Unit, validate
 from accelsim.errors import ConfigError, TraceError, shorten
 
 Kind = Literal["self", "cross", "latent"]
-Count = Annotated[int, pydantic.Field(ge=1, lt=1 << 31)]
+Count = Annotated[int, pydantic.Field(ge=1, le=(1 << 31) - 1), Unit("(a number)")]
 # A thousand times beyond any model's, and far from where a product of two numbers overflows.
-Positive = Annotated[float, pydantic.Field(ge=1e-9, le=1e9)]
-Bounded = Annotated[float, pydantic.Field(ge=-1e9, le=1e9)]
+Positive = Annotated[float, pydantic.Field(ge=1e-9, le=1e9), Unit("(a factor or score)")]
+Bounded = Annotated[float, pydantic.Field(ge=-1e9, le=1e9), Unit("a token")]
 
 MAX_LAYERS_TEXT = 16_000_000
 """Characters of the metadata key ``layers``: a thousand layers of a thousand heads."""
@@ -116,7 +116,9 @@ class LayerEntry(Config):
         mask: keys that a query may see; ``causal`` or ``full`` as the key ``causal`` says.
     """
 
-    model_layer: Annotated[int, pydantic.Field(ge=0, lt=1 << 31)] | None = None
+    model_layer: (
+        Annotated[int, pydantic.Field(ge=0, le=(1 << 31) - 1), Unit("(a number)")] | None
+    ) = None
     kind: Kind = "self"
     query_heads: Count | None = None
     kv_heads: Count | None = None

@@ -129,7 +129,7 @@ def test_keep_ratio_above_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     [
         (b"", "empty file"),
         (b"id,pattern\n", "is missing"),
-        (b"\xff\xfe\x00", "cannot be read"),
+        (b"\xff\xfe\x00", "is UTF-16; expected UTF-8"),
         (None, "cannot be read"),
     ],
 )
@@ -210,8 +210,8 @@ def test_json_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixtu
         ("requests.csv", b"id,request\n", "column 'completion_cycle' is missing"),
         ("requests.csv", b"id,request,completion_cycle\na,-1,5\n", "column 'request'"),
         ("dram_log.csv.gz", b"id,channel", "cannot be read as gzip"),
-        ("dram_log.csv.gz", gzip.compress(b"id,channel\na,0\n"), "line 2: expected the columns"),
-        ("dram_log.csv.gz", gzip.compress(b"id,tick\na,0\n")[:12], "cannot be read as gzip"),
+        ("dram_log.csv.gz", gzip.compress(b"id,channel\na,0\n", mtime=0), "line 2: expected the columns"),
+        ("dram_log.csv.gz", gzip.compress(b"id,tick\na,0\n", mtime=0)[:12], "cannot be read as gzip"),
     ],
 )
 def test_unusable_details_beside_the_cases(

@@ -26,6 +26,10 @@ BITS_ON_CHIP = 12
 """Keys, values and scores in multipliers and buffers (SpAtten Table I)."""
 
 
+StoredBits = Annotated[int, Field(ge=2, le=64), Unit("bits")]
+"""Width of a number in DRAM; one of sign and one of magnitude at least."""
+
+
 class TopKConfig(Config):
     """The two top-k engines: one selects values, the other tokens and heads (SpAtten IV-B)."""
 
@@ -79,7 +83,7 @@ class SpattenConfig(AcceleratorConfig):
     paper ends at 1,024 tokens."""
     partial_bits: Bits = 32
     """Bits of an element of a partial result. Assumption: single precision."""
-    stored_bits: Annotated[tuple[Bits, ...], Field(min_length=1)] = (4, 6, 8, 10, 12)
+    stored_bits: Annotated[tuple[StoredBits, ...], Field(min_length=1)] = (4, 6, 8, 10, 12)
     """Widths of keys and values in DRAM that the bit-width converter takes (SpAtten III-D, IV-D:
     4, 8 and 12 bits, 6 and 10 as sums with an LSB plane)."""
     query_traffic: bool = True

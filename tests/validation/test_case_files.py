@@ -210,8 +210,16 @@ def test_json_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixtu
         ("requests.csv", b"id,request\n", "column 'completion_cycle' is missing"),
         ("requests.csv", b"id,request,completion_cycle\na,-1,5\n", "column 'request'"),
         ("dram_log.csv.gz", b"id,channel", "cannot be read as gzip"),
-        ("dram_log.csv.gz", gzip.compress(b"id,channel\na,0\n", mtime=0), "line 2: expected the columns"),
-        ("dram_log.csv.gz", gzip.compress(b"id,tick\na,0\n", mtime=0)[:12], "cannot be read as gzip"),
+        (
+            "dram_log.csv.gz",
+            gzip.compress(b"id,channel\na,0\n", mtime=0),
+            "line 2: expected the columns",
+        ),
+        (
+            "dram_log.csv.gz",
+            gzip.compress(b"id,tick\na,0\n", mtime=0)[:12],
+            "cannot be read as gzip",
+        ),
     ],
 )
 def test_unusable_details_beside_the_cases(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from accelsim.errors import WorkloadError
 from accelsim.workloads._bytes import asked, read_bits
-from accelsim.workloads.indices import taken
+from accelsim.workloads.indices import DrawnIndices, taken
 from accelsim.workloads.queries import QueryTable, exact
 
 COLUMNS: dict[str, tuple[Any, str]] = {
@@ -195,6 +195,13 @@ class Workload:
     def _check_indices(self, name: str, column: str) -> None:
         lists = getattr(self, name)
         if lists is None:
+            return
+        if isinstance(lists, DrawnIndices):
+            # Made on demand, in order by construction; all of them may be larger than the memory.
+            if len(lists) != self.rows:
+                raise WorkloadError(
+                    f"workload '{self.name}': {name}: {len(lists)} lists for {self.rows} rows"
+                )
             return
         counts = np.array([len(row) for row in lists])
         if len(counts) != self.rows or (counts != self.columns[column]).any():

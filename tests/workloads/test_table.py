@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from accelsim.errors import WorkloadError
 from accelsim.workloads import QueryTable, Workload
+from accelsim.workloads.indices import DrawnIndices
 
 ROW = st.fixed_dictionaries(
     {
@@ -172,6 +174,19 @@ def test_tokens_in_memory_are_checked(indices: list[list[int]], message: str) ->
         Workload.from_columns(
             COLUMNS_OF_ONE, key_indices=tuple(np.array(row, np.int32) for row in indices)
         )
+
+
+def test_tokens_that_are_drawn_on_demand_stay_undrawn() -> None:
+    """A long run's do not fit the memory."""
+
+    def draw(number: int) -> NDArray[np.int32]:
+        raise AssertionError(number)
+
+    lists = DrawnIndices(draw, np.zeros(1, np.int64))
+    work = Workload.from_columns(COLUMNS_OF_ONE, key_indices=lists, value_indices=lists)
+    assert work.batched(3).rows == 3
+    with pytest.raises(WorkloadError, match="2 lists for 1 rows"):
+        Workload.from_columns(COLUMNS_OF_ONE, key_indices=lists.take(np.array([0, 0])))
 
 
 def test_bytes_by_head() -> None:

@@ -35,7 +35,8 @@ def energy_delay(monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_a_run_has_every_metric_in_order(trace: Path) -> None:
     metrics = replay(trace, policy="spatten-full", baselines=[], streamed=True).metrics
-    assert list(metrics) == list(METRICS)
+    # Attention alone has no fully connected layers.
+    assert list(metrics) == [name for name in METRICS if name != "fc_macs"]
     assert all(value is not None for value in metrics.values())
 
 

@@ -274,7 +274,7 @@ def test_names_of_metrics_are_those_of_a_result(sweep_file: Path) -> None:
     rows = [replay(trace, accelerator=name, baselines=[]).to_row()
             for name in ("spatten-paper", "a3-base")]  # fmt: skip
     found = {name for row in rows for name in row if "." not in name}
-    assert found == set(METRICS)
+    assert found | {"fc_macs"} == set(METRICS)  # that only a machine of whole layers has
     figures = {name for row in rows for name in row if name.startswith("accuracy.")}
     assert figures == {*ACCURACY, "accuracy.mode"}
 

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from accelsim.hardware.activity import Activity, ModuleActivity
     from accelsim.hardware.timeline import Recorder
     from accelsim.traces import AttentionTrace
-    from accelsim.workloads import Workload
 
 
 @checked

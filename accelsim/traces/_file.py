@@ -133,7 +133,7 @@ def load_trace(path: str | Path) -> AttentionTrace:
         TraceError: the file is no ``attention-trace/1`` or ``/2``; names the key or tensor and what
             was expected.
     """
-    named = isinstance(path, str) and path in trace_names() and not os.path.exists(path)
+    named = isinstance(path, str) and not os.path.exists(path) and path in trace_names()
     path = trace_path(str(path)) if named else Path(path)
     try:
         if path.is_dir():

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.attention.rows import admit, softmax_kept
+from accelsim.attention.rows import admit
 from accelsim.jit import kernel
 from accelsim.policies._selection import Budgeted, Needs, Sharing
 from accelsim.policies.selections._eviction import EvictingSelector
@@ -38,24 +38,21 @@ class KeyDiffSelector(EvictingSelector):
     """A score that changes with what is in the cache."""
 
     def run(self, block: Block) -> Decision:
-        """Score the cache, evict, attend; row by row."""
+        """Score the cache and evict, row by row; attend."""
         decision, work = self.prepared(block)
         alive, score = self.state(block.layer)
         lengths = np.sqrt((block.key**2).sum(axis=2, keepdims=True))
         unit = np.ascontiguousarray(block.key / np.where(lengths > 0, lengths, 1.0))
         _keep_different(
-            block.scores, block.both, block.threshold, unit, block.positions,
-            self.shape.prompt_tokens, self.budgets, self.heads, self.shape.group, self.seed, alive,
-            score, decision.kept, decision.refetched, work,
+            unit, block.positions, self.shape.prompt_tokens, self.budgets, self.heads,
+            self.shape.group, self.seed, alive, score, decision.kept, work,
         )  # fmt: skip
+        self.attend(block, decision)
         return self.finished(decision, work)
 
 
 @kernel
 def _keep_different(
-    scores: NDArray[np.float64],
-    both: NDArray[np.float64],
-    threshold: float,
     unit: NDArray[np.float64],
     positions: NDArray[np.int64],
     prompt: int,
@@ -66,7 +63,6 @@ def _keep_different(
     alive: NDArray[np.bool_],
     score: NDArray[np.float64],
     kept: NDArray[np.bool_],
-    refetched: NDArray[np.bool_],
     work: NDArray[Any],
 ) -> None:
     dim = unit.shape[2]
@@ -95,8 +91,4 @@ def _keep_different(
                 alive[g], score[g], seen, prompt, 1, budgets[seen], 1, seed + seen * 31 + g,
                 work[g, r],
             )  # fmt: skip
-            for h in range(g * heads, (g + 1) * heads):
-                kept[h, r, :seen] = alive[g, :seen]
-                refetched[h, r] = softmax_kept(
-                    scores[h, r], both[h, r], threshold, kept[h, r], seen
-                )
+            kept[g * heads : (g + 1) * heads, r, :seen] = alive[g, :seen]

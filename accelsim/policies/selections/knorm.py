@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.attention.rows import admit, softmax_kept
+from accelsim.attention.rows import admit
 from accelsim.jit import kernel
 from accelsim.policies._selection import Budgeted, Needs, Sharing
 from accelsim.policies.selections._eviction import EvictingSelector
@@ -43,10 +43,10 @@ class KNormSelector(EvictingSelector):
         norms = np.repeat(np.sqrt((block.key**2).sum(axis=2)), self.shape.group, axis=0)
         score[:, : norms.shape[1]] = -norms.reshape(len(alive), self.heads, -1).mean(axis=1)
         _keep_best(
-            block.scores, block.both, block.threshold, block.positions, self.shape.prompt_tokens,
-            self.budgets, self.heads, self.seed, alive, score,
-            decision.kept, decision.refetched, work,
+            block.positions, self.shape.prompt_tokens, self.budgets, self.heads, self.seed, alive,
+            score, decision.kept, work,
         )  # fmt: skip
+        self.attend(block, decision)
         finished = self.finished(decision, work)
         finished.score_updates[:] = 0  # written once, with the key
         return finished
@@ -54,9 +54,6 @@ class KNormSelector(EvictingSelector):
 
 @kernel
 def _keep_best(
-    scores: NDArray[np.float64],
-    both: NDArray[np.float64],
-    threshold: float,
     positions: NDArray[np.int64],
     prompt: int,
     budgets: NDArray[np.int64],
@@ -65,7 +62,6 @@ def _keep_best(
     alive: NDArray[np.bool_],
     score: NDArray[np.float64],
     kept: NDArray[np.bool_],
-    refetched: NDArray[np.bool_],
     work: NDArray[Any],
 ) -> None:
     for g in range(len(alive)):
@@ -75,8 +71,4 @@ def _keep_best(
                 alive[g], score[g], seen, prompt, 1, budgets[seen], 1, seed + seen * 31 + g,
                 work[g, r],
             )  # fmt: skip
-            for h in range(g * heads, (g + 1) * heads):
-                kept[h, r, :seen] = alive[g, :seen]
-                refetched[h, r] = softmax_kept(
-                    scores[h, r], both[h, r], threshold, kept[h, r], seen
-                )
+            kept[g * heads : (g + 1) * heads, r, :seen] = alive[g, :seen]

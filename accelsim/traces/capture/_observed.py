@@ -180,7 +180,7 @@ class Observed:
         self._facts: dict[Place, _Facts] = {}
 
     def begin(self, new: int) -> None:
-        """Start a forward pass of ``new`` tokens."""
+        """Start a forward pass of ``new`` tokens; 0: of as many as its first attention has."""
         self.called = []
         self.seen_tokens += new
         self._new = new
@@ -245,6 +245,8 @@ class Observed:
                 "--decode 0"
             )
         new, keys = call.seen.shape
+        if not self._new:
+            self.seen_tokens = self._new = new
         if new != self._new or keys > self.seen_tokens:
             raise TraceError(
                 f"{where}: {new} queries and {keys} keys after {self.seen_tokens} tokens; expected "

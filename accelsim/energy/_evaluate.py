@@ -90,6 +90,16 @@ class EnergyReport:
         """Sum over the modules, mm²; ``None`` where the table has no areas."""
         return sum(self.area_mm2_by_module.values()) if self.area_mm2_by_module else None
 
+    def stage(self) -> dict[str, Any]:
+        """Return what is told of one stage of a run: its time, both totals, power."""
+        return {
+            "latency_s": self.seconds,
+            "energy_accesses_j": self.accesses_j,
+            "energy_j": self.total_j,
+            "average_power_w": self.average_power_w,
+            "power_w_by_part": self.power_w_by_part,
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Return reading, totals, what is left out, and power as plain JSON values."""
         totals = {

@@ -96,22 +96,22 @@ def _too_slow(*_: object) -> None:
 
 @pytest.fixture(autouse=True)
 def _limits() -> Iterator[None]:
-    """Stop an input at two seconds, and an allocation that goes 2 GB beyond what is mapped now."""
+    """Stop an input at two seconds of processor time, and an allocation at 2 GB more than now."""
     old = resource.getrlimit(resource.RLIMIT_AS)
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    previous = signal.signal(signal.SIGALRM, _too_slow)
+    previous = signal.signal(signal.SIGPROF, _too_slow)
     resource.setrlimit(resource.RLIMIT_AS, (mapped + LIMIT_BYTES, old[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, old)
-        signal.signal(signal.SIGALRM, previous)
+        signal.signal(signal.SIGPROF, previous)
 
 
 def check(path: Path, payload: bytes, parse: Callable[[Path], object]) -> None:
     """Write a file and parse it; anything but success or one explained line fails."""
     path.write_bytes(payload)
-    signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
+    signal.setitimer(signal.ITIMER_PROF, LIMIT_S)
     try:
         parse(path)
     except AccelsimError as error:
@@ -123,7 +123,7 @@ def check(path: Path, payload: bytes, parse: Callable[[Path], object]) -> None:
             f"{type(error).__name__}: {error} from {len(payload)} bytes: {payload[:3000]!r}"
         ) from error
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def fuzz(path: Path, seeds: list[bytes], count: int, parse: Callable[[Path], object]) -> None:

@@ -43,12 +43,13 @@ class Run:
     @cached_property
     def stages(self) -> tuple[int, int, int]:
         """Cycles of the prompt and of decoding, and decoded tokens."""
+        import numpy as np
+
         activity = self.activity
         prefill, steps = self.workload.stages()
         # A machine that tells no completions tells no end of the prompt either.
-        told = activity.completion_cycles or [0] * self.workload.rows
-        outputs = zip(told, prefill.tolist(), strict=True)
-        prompt = min(max((cycle for cycle, early in outputs if early), default=0), activity.cycles)
+        told = np.asarray(activity.completion_cycles or np.zeros(self.workload.rows))
+        prompt = min(int(told.max(where=prefill, initial=0)), activity.cycles)
         decode = activity.cycles - prompt if steps else 0
         return activity.cycles - decode, decode, steps
 

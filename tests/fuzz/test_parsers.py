@@ -165,12 +165,19 @@ def test_traces(tmp_path: Path) -> None:
             sinks=(0.5, 1.0, -1.0, 0.0), bias=Bias(kind="alibi", slopes=(1.0, 0.5, 0.2, 0.1))
         ),
         LayerEntry(mask=Mask(kind="stored"), model_layer=7),
+        LayerEntry(group="encoder", query_tokens=2, bias=Bias(kind="stored")),
+        LayerEntry(
+            group="decoder", bias=Bias(kind="relative", first=-2, buckets=(1, 0, 0)), scale=1.0
+        ),
+        LayerEntry(group="decoder", kind="cross", key_tokens=2),
     ]
-    plain = synthetic_trace(num_layers=3, head_dim=4, prefill_tokens=3, decode_tokens=2)
+    plain = synthetic_trace(num_layers=6, head_dim=4, prefill_tokens=3, decode_tokens=2)
+    trace = replace(plain, layers=tuple(own))
     bits = np.packbits(np.tri(5, dtype=bool), axis=1, bitorder="little")
     tensors = {name: plain.tensors.read(name) for name in plain.tensors.names()}
+    tensors |= {name: np.zeros(shape, np.float32) for name, shape in trace.expected_shapes()}
     tensors["layer.2.mask"] = bits
-    save_trace(replace(plain, layers=tuple(own), tensors=MemoryTensors(tensors)), small)
+    save_trace(replace(trace, tensors=MemoryTensors(tensors)), small)
     parse_trace(small)
     seeds = [(tmp_path / "one.safetensors").read_bytes(), mixed, small.read_bytes()]
     fuzz(tmp_path / "t.safetensors", seeds, INPUTS["trace"], parse_trace)

@@ -1,9 +1,20 @@
 """Traces: queries, keys and values of real models, and the file they are kept in."""
 
+from accelsim.traces._decisions import (
+    DECISIONS_SCHEMA,
+    Decisions,
+    LayerDecisions,
+    SelectionCost,
+    layer_decisions,
+    load_decisions,
+    save_decisions,
+    segments,
+)
 from accelsim.traces._dense import DenseRows, dense_rows
 from accelsim.traces._file import (
     MemoryTensors,
     check_target,
+    digest_of_file,
     load_trace,
     save_trace,
     tokens_sha256,
@@ -27,6 +38,7 @@ from accelsim.traces._trace import (
 )
 
 __all__ = [
+    "DECISIONS_SCHEMA",
     "IMAGE",
     "OWN_SCALE",
     "SCHEMA",
@@ -37,19 +49,27 @@ __all__ = [
     "VIDEO",
     "AttentionTrace",
     "Bias",
+    "Decisions",
     "DenseRows",
     "Group",
     "Layer",
+    "LayerDecisions",
     "LayerEntry",
     "LayerSkew",
     "Mask",
     "MemoryTensors",
+    "SelectionCost",
     "check_target",
     "dense_rows",
+    "digest_of_file",
     "header_schema",
+    "layer_decisions",
     "layer_skew",
+    "load_decisions",
     "load_trace",
+    "save_decisions",
     "save_trace",
+    "segments",
     "synthetic_trace",
     "tokens_sha256",
     "trace_names",

@@ -6,6 +6,7 @@ file can get wrong is reported with its path, the tensor or metadata key, and wh
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -277,9 +278,28 @@ def save_trace(trace: AttentionTrace, path: str | Path, dtype: Any = np.float16)
         own = getattr(trace, name)
         if own is not None:
             tensors[name] = np.ascontiguousarray(own)
-    payload = _canonical(save(tensors, metadata))
+    payload = canonical(save(tensors, metadata))
     with files.whole_file(path, TraceError) as stream:
         stream.write(payload)
+
+
+def digest_of_file(path: Path) -> str:
+    """SHA-256 of the contents of a file; one that did not change since is not read again.
+
+    Raises:
+        TraceError: it cannot be read.
+    """
+    try:
+        status = path.stat()
+        return _digest(path, (status.st_ino, status.st_mtime_ns, status.st_size))
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(path: Path, stamp: tuple[int, int, int]) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def check_target(path: str | Path) -> None:
@@ -294,7 +314,7 @@ def check_target(path: str | Path) -> None:
     files.check_target(path, TraceError)
 
 
-def _canonical(payload: bytes) -> bytes:
+def canonical(payload: bytes) -> bytes:
     """Sort the metadata in a safetensors header: the library writes it in hash order."""
     length = int.from_bytes(payload[:8], "little")
     header = json.loads(payload[8 : 8 + length])

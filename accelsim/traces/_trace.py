@@ -141,11 +141,13 @@ class AttentionTrace:
         """What the layers have that ``attention-trace/1`` has not, in words, and the first such."""
         found: dict[str, int] = {}
         first = self.layer(0)
-        shape = (self.num_query_heads, self.num_kv_heads, self.head_dim)
+        sizes = (self.num_query_heads, self.num_kv_heads, self.head_dim)
+        shape = (*sizes, first.value_dim, first.kind == "latent")
         for index in range(self.num_layers if self.layers else 0):
             own = self.layer(index)
             words = own.beyond()
-            if (own.query_heads, own.kv_heads, own.key_dim) != shape:
+            mine = (own.query_heads, own.kv_heads, own.key_dim)
+            if (*mine, own.value_dim, own.kind == "latent") != shape:
                 words.append("heads of another shape")
             if own.scale != first.scale:
                 words.append(OWN_SCALE)
@@ -165,12 +167,16 @@ class AttentionTrace:
         """
         own = self.layer(layer)
         if own.mask.kind == "stored":
-            bits = self.tensors.read(f"layer.{layer}.mask")[positions]
+            bits = self.mask_bits(layer)[positions]
             seen = np.unpackbits(bits, axis=1, count=own.keys, bitorder="little")
             return seen.astype(np.bool_)
         key = np.arange(own.keys)[None, :]
         first, end = own.mask.first(positions), own.mask.end(positions, own.keys)
         return np.asarray((key >= first[:, None]) & (key < end[:, None]))
+
+    def mask_bits(self, layer: int) -> NDArray[np.uint8]:
+        """Bits of a stored mask, [tokens, bytes]: bit j mod 8 of byte j // 8 is key j."""
+        return self.tensors.read(f"layer.{layer}.mask")
 
     def bias(
         self, layer: int, positions: NDArray[np.int64], first: int, end: int

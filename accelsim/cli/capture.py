@@ -21,6 +21,11 @@ from accelsim.errors import TraceError
 @click.option("--decode", type=int, default=0, show_default=True, help="Greedy decoding steps.")
 @click.option("--layers", metavar="LIST", help="Layers to record, as in 0,3-5 (default: all).")
 @click.option(
+    "--group",
+    type=click.Choice(["encoder", "decoder", "vision", "language"]),
+    help="The only stack to record, of a model that has several (default: all).",
+)
+@click.option(
     "--dtype",
     type=click.Choice(["float16", "float32"]),
     default="float16",
@@ -44,6 +49,7 @@ def command(
     prefill: int | None,
     decode: int,
     layers: str | None,
+    group: str | None,
     dtype: str,
     backend: str,
     out: str,
@@ -77,6 +83,7 @@ def command(
             text_name=name,
             images=image,
             audio=audio,
+            group=group,
             progress=progress,
         )
     save_trace(trace, out, dtype)

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from accelsim.cli.capture import command
 from accelsim.cli.inspect import command as inspect_command
 from accelsim.errors import TraceError
+from accelsim.policies import load_policy, why_not
 from accelsim.traces import (
     IMAGE,
     TEXT,
@@ -183,3 +184,39 @@ def test_types_of_tokens_round_trip(tmp_path):
     validate_trace(trace)
     assert trace.token_type.tolist() == kinds.tolist()
     assert trace.frame.tolist() == frame.tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "layers", "tokens", "causal"),
+    [
+        ("LLaVA (image)", "vision", 2, 5, False),
+        ("LLaVA (image)", "language", 3, 7, True),
+        ("BART", "encoder", 2, 3, False),
+        ("BART", "decoder", 6, 1, True),
+    ],
+)
+def test_one_stack_alone(made, tmp_path, name, group, layers, tokens, causal):
+    model = made(name)
+    images = [f"{model}/image.png"] if name.startswith("LLaVA") else []
+    whole = capture(model, "a b c", images=images)
+    trace = capture(model, "a b c", images=images, group=group)
+    assert (trace.num_layers, trace.tokens, trace.causal) == (layers, tokens, causal)
+    assert not any(trace.layer(i).aside for i in range(layers))
+    same = range(layers) if group in ("vision", "encoder") else range(2, 2 + layers)
+    for i, j in enumerate(same):
+        np.testing.assert_array_equal(trace.query(i), whole.query(j))
+    # All but the decoder, which attends across, is as any model: the first schema says all of it.
+    assert trace.plain == (group != "decoder")
+    save_trace(trace, tmp_path / "t.safetensors")
+    policy = load_policy("dense")
+    assert why_not(policy, load_trace(tmp_path / "t.safetensors")) == ""
+    assert "beside" in why_not(policy, whole)
+
+
+def test_a_stack_that_is_not_there(made):
+    with pytest.raises(TraceError, match="group 'vision': expected encoder or decoder"):
+        capture(made("BART"), "a b c", group="vision")
+    with pytest.raises(TraceError, match="its encoder does not decode; expected --decode 0"):
+        capture(made("BART"), "a b c", group="encoder", decode=2)
+    with pytest.raises(TraceError, match="group 'encoder': expected none, as this is one stack"):
+        capture(made("Llama 2, 3"), "a b c", group="encoder")

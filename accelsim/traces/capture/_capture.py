@@ -31,6 +31,7 @@ def capture(
     text_name: str = "given as an argument",
     images: Sequence[str | Path] = (),
     audio: str | Path | None = None,
+    group: str | None = None,
     progress: Progress = no_progress,
 ) -> AttentionTrace:
     """Run a model on a text and record its queries, keys and values.
@@ -46,6 +47,9 @@ def capture(
         text_name: what the text is called in the trace's provenance.
         images: files that the model sees, before the text.
         audio: a WAV file that the model hears.
+        group: the only stack to record, of a model that has several: ``encoder``, ``decoder``,
+            ``vision``, ``language``; all if ``None``. An encoder or vision tower is then a trace
+            like that of any encoder.
         progress: ``progress(stage, done, total)``, called as the model runs; total is 0 while
             weights are loaded.
 
@@ -72,7 +76,9 @@ def capture(
             f"model '{model}': the NumPy backend runs {', '.join(WEIGHT_PACKAGES)} and .gguf files"
         )
     if path is None or not own or backend == "transformers" or media.files:
-        run = _by_transformers(model, path, text, prefill, decode, layers, progress, media)
+        run = _by_transformers(model, path, text, prefill, decode, layers, progress, media, group)
+    elif group is not None:
+        raise TraceError(f"{model}: group '{group}': expected none, as this is one stack")
     elif gguf:
         from accelsim.traces.capture._numpy import run_gguf
         from accelsim.traces.capture._smollm2 import OtherModelError
@@ -82,7 +88,9 @@ def capture(
         except OtherModelError:
             if backend == "numpy" or importlib.util.find_spec("transformers") is None:
                 raise
-            run = _by_transformers(model, path, text, prefill, decode, layers, progress, media)
+            run = _by_transformers(
+                model, path, text, prefill, decode, layers, progress, media, group
+            )
     elif decode:
         raise TraceError(f"{model}: is an encoder, which does not decode; expected --decode 0")
     else:
@@ -104,13 +112,14 @@ def _by_transformers(
     layers: Sequence[int] | None,
     progress: Progress,
     media: Media,
+    stack: str | None,
 ) -> Run:
     from accelsim.traces.capture.huggingface import run_transformers
 
     gguf = path is not None and path.suffix == ".gguf"
     folder = str(path.parent if path and gguf else path or model)
     name = path.name if path and gguf else None
-    return run_transformers(folder, text, prefill, decode, layers, progress, name, media)
+    return run_transformers(folder, text, prefill, decode, layers, progress, name, media, stack)
 
 
 def _locate(model: str) -> tuple[Path | None, str]:

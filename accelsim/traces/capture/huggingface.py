@@ -21,7 +21,7 @@ from accelsim.traces.capture._interface import (
 )
 from accelsim.traces.capture._modules import hooked
 from accelsim.traces.capture._numpy import check_context
-from accelsim.traces.capture._observed import Observed
+from accelsim.traces.capture._observed import STACKS, Observed
 from accelsim.traces.capture._recorder import Progress, choose_layers
 from accelsim.traces.capture._run import Run
 from accelsim.traces.capture.gguf import check_for_transformers
@@ -94,6 +94,7 @@ def run_transformers(
     progress: Progress,
     gguf_file: str | None = None,
     media: Media = _NOTHING,
+    stack: str | None = None,
 ) -> Run:
     """Record a model that transformers can load.
 
@@ -106,6 +107,7 @@ def run_transformers(
         progress: called as the model runs.
         gguf_file: weights inside the folder ``model``, for GGUF.
         media: images and sound.
+        stack: the only one to record, of a model that has several; all if ``None``.
 
     Raises:
         TraceError: a model that cannot be loaded, or whose attention a trace cannot hold.
@@ -123,6 +125,8 @@ def run_transformers(
         chosen = choose_layers(layers, depth, model)
         reader = Reader(model, kind.network, config, where, load_pretrained)
         reader.check(bool(text), media, kind.decodes)
+        sees = {"image", "text"} <= set(reader.takes) and bool(media.images)
+        _check_stack(model, stack, kind.pair, sees, decode)
         read = reader.read(text, media, prefill)
         prompt = [_first_token(config, model)] if kind.pair else read.ids
         _check_context(config, kind, len(read.ids), len(prompt) + decode, model)
@@ -133,13 +137,13 @@ def run_transformers(
         name, network = _load(kind.loader, model, options)
         attending = 2 * _depth(config, decoder=True) if kind.pair else depth
         wanted = None if layers is None else chosen
-        observed = Observed(model, wanted, attending, 1 + decode, progress)
+        observed = Observed(model, wanted, attending, 1 + decode, progress, stack)
         recorder = InterfaceRecorder(observed)
-        recorder.stacks = stacks = Stacks(
-            network, kind.pair, sees_and_reads={"image", "text"} <= set(reader.takes)
-        )
+        recorder.stacks = stacks = Stacks(network, kind.pair, sees)
         with standing_in(transformers, name, recorder), hooked(network, observed, stacks):
             ids = _decode(torch, network, read.given, prompt, decode, observed, kind.pair)
+        if observed.alone:
+            ids = read.ids if stack == "encoder" else []
         del network
     labels, causes, main = observed.labels(), observed.causes(), observed.main()
     recorded = observed.finish()
@@ -149,7 +153,7 @@ def run_transformers(
         forward=f"transformers {transformers.__version__}, torch {torch.__version__} float32"
         + (", greedy decoding" if decode else ""),
         token_ids=ids,
-        prefill_tokens=observed.seen_tokens - decode,
+        prefill_tokens=observed.tokens() - decode,
         causal=observed.causal(),
         scale=observed.scale(),
         layers=labels,
@@ -160,8 +164,26 @@ def run_transformers(
         causes=causes,
         main=main,
         files=tuple(f"file: {path.name}, sha256 {file_sha256(path)}" for path in media.files),
-        of_tokens=_of_tokens(read, decode),
+        of_tokens={} if observed.alone else _of_tokens(read, decode),
     )
+
+
+def _check_stack(model: str, stack: str | None, pair: bool, sees: bool, decode: int) -> None:
+    """Refuse a stack that a model does not have.
+
+    Args:
+        model: for errors.
+        stack: the one to record.
+        pair: whether the model is an encoder with a decoder.
+        sees: whether it is given images beside its text.
+        decode: decoding steps.
+    """
+    there = STACKS[:2] if pair else STACKS[2:] if sees else ()
+    if stack is not None and stack not in there:
+        names = " or ".join(there) or "none, as this is one stack"
+        raise TraceError(f"{model}: group '{stack}': expected {names}")
+    if stack in ("encoder", "vision") and decode:
+        raise TraceError(f"{model}: its {stack} does not decode; expected --decode 0")
 
 
 def _of_tokens(read: Inputs, decode: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from accelsim.functional._block import attend_block, cut, fetches_of
 from accelsim.functional._stored import Stored, value_budgets
-from accelsim.policies import Policy
+from accelsim.policies import Policy, Quantization
 from accelsim.policies.selector import Shape, selector_for, stage_of
 from accelsim.traces.capture import Attend, Floats
 from accelsim.workloads import read_bits
@@ -52,6 +52,7 @@ class PolicyAttention:
         self.kept_keys = 0
         self.visible_keys = 0
         self.dram_bytes = 0
+        self._stored: dict[int, tuple[Stored, Quantization]] = {}
         self.alive: NDArray[np.bool_] = np.ones(shape.tokens, dtype=np.bool_)
 
     @property
@@ -89,7 +90,7 @@ class PolicyAttention:
             stage = stage_of(part, shape)
             here = self._policies[stage].at_layer(layer, shape.num_layers)
             if stored is None or here.quantization != policy.quantization:
-                stored = Stored(here, key, value, shape.prompt_tokens, np.float32)
+                stored = self._read_back(layer, here, key, value, int(positions[0]))
             policy = here
             got = attend_block(
                 self.selector, here, stored, layer, query[:, place], part, self._scale,
@@ -103,6 +104,20 @@ class PolicyAttention:
                 self.dram_bytes += sum(int(bits.sum()) for bits in read.values()) // 8
                 self.dram_bytes += int(columns["write_back_bytes"].sum())
         return output
+
+    def _read_back(
+        self, layer: int, policy: Policy, key: Floats, value: Floats, known: int
+    ) -> Stored:
+        """Keys and values as they are read back; those of ``known`` tokens may be known already."""
+        before, stored_by = self._stored.pop(layer, None) or (None, None)
+        if before is not None and (
+            stored_by != policy.quantization or before.key_first.shape[1] != known
+        ):
+            before = None
+        stored = Stored(policy, key, value, self._shape.prompt_tokens, np.float32, before)
+        if key.shape[1] < self._shape.tokens:
+            self._stored[layer] = (stored, policy.quantization)
+        return stored
 
 
 def forward(

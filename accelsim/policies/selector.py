@@ -39,6 +39,8 @@ class Shape:
         tokens: most tokens that will be seen.
         prompt_tokens: first tokens, which attend densely before anything is evicted.
         causal: whether a row sees only tokens up to its own.
+        value_dim: elements that are moved for a value; those of a key if ``None``, 0 of a latent,
+            whose values lie in the keys.
     """
 
     num_layers: int
@@ -48,6 +50,7 @@ class Shape:
     tokens: int
     prompt_tokens: int
     causal: bool = True
+    value_dim: int | None = None
 
     @property
     def group(self) -> int:

@@ -6,6 +6,7 @@ file can get wrong is reported with its path, the tensor or metadata key, and wh
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -158,7 +159,8 @@ def validate_trace(trace: AttentionTrace, on_layer: Callable[[int], None] = lamb
         TraceError: names the first tensor with NaN or infinity, and where.
     """
     for layer in range(trace.num_layers):
-        for kind in trace.layer(layer).tensors():
+        own = trace.layer(layer)
+        for kind in (*own.tensors(), *(("bias",) if own.bias_shape() else ())):
             name = f"layer.{layer}.{kind}"
             finite = np.isfinite(trace.tensors.read(name))
             if not finite.all():
@@ -176,16 +178,18 @@ def validate_trace(trace: AttentionTrace, on_layer: Callable[[int], None] = lamb
 
 def _check_rows(trace: AttentionTrace, layer: int) -> None:
     """Check stored bits: each query sees a key, and none a later one where the trace is causal."""
-    if trace.layer(layer).mask.kind != "stored":
+    own = trace.layer(layer)
+    if own.mask.kind != "stored":
         return
-    for start in range(0, trace.tokens, _ROWS):
-        rows = np.arange(start, min(start + _ROWS, trace.tokens))
+    for start in range(0, own.tokens, _ROWS):
+        rows = np.arange(start, min(start + _ROWS, own.tokens))
         seen = trace.seen(layer, rows)
         if not seen.any(axis=1).all():
             row = int(rows[~seen.any(axis=1)][0])
             raise TraceError(f"{trace.path}: tensor 'layer.{layer}.mask': token {row} sees no key")
         later = np.arange(seen.shape[1])[None, :] > rows[:, None]
-        if trace.causal and trace.layer(layer).kind != "cross" and (seen & later).any():
+        forward = trace.causal and own.kind != "cross" and not own.aside
+        if forward and (seen & later).any():
             raise TraceError(
                 f"{trace.path}: tensor 'layer.{layer}.mask' shows later tokens; metadata 'causal' "
                 "is true"
@@ -245,9 +249,28 @@ def save_trace(trace: AttentionTrace, path: str | Path, dtype: Any = np.float16)
     ids = trace.token_ids
     if ids is not None:
         tensors["token_ids"] = np.ascontiguousarray(ids, dtype=np.int32)
-    payload = _canonical(save(tensors, metadata))
+    payload = canonical(save(tensors, metadata))
     with files.whole_file(path, TraceError) as stream:
         stream.write(payload)
+
+
+def digest_of_file(path: Path) -> str:
+    """SHA-256 of the contents of a file; one that did not change since is not read again.
+
+    Raises:
+        TraceError: it cannot be read.
+    """
+    try:
+        status = path.stat()
+        return _digest(path, (status.st_ino, status.st_mtime_ns, status.st_size))
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(path: Path, stamp: tuple[int, int, int]) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def check_target(path: str | Path) -> None:
@@ -262,7 +285,7 @@ def check_target(path: str | Path) -> None:
     files.check_target(path, TraceError)
 
 
-def _canonical(payload: bytes) -> bytes:
+def canonical(payload: bytes) -> bytes:
     """Sort the metadata in a safetensors header: the library writes it in hash order."""
     length = int.from_bytes(payload[:8], "little")
     header = json.loads(payload[8 : 8 + length])
@@ -444,6 +467,7 @@ def _check_tensors(path: Path, trace: AttentionTrace, tensors: MappedTensors) ->
         bits = name.endswith(".mask")
         if tensors.shape(name) != shape:
             axes = "[tokens, bytes]" if bits else "[heads, tokens, head_dim]"
+            axes = "[heads, …]" if name.endswith(".bias") else axes
             raise TraceError(
                 f"{path}: tensor '{name}' has shape {list(tensors.shape(name))}; "
                 f"expected {list(shape)} {axes}"

@@ -131,7 +131,9 @@ def test_layers_with_windows_keep_them(kind: str, tmp_path: Path) -> None:
     assert attend.kept_keys == attend.visible_keys
     np.testing.assert_allclose(inside(exact, steps=True)[0], expected, atol=2e-3)
     # A budget acts where everything is seen, and nowhere else.
-    budget = "tova:quantization.scale=per_token,selection.budget_fraction=null,selection.budget_tokens=6"
+    budget = (
+        "tova:quantization.scale=per_token,selection.budget_fraction=null,selection.budget_tokens=6"
+    )
     pruned, attend = inside(budget)
     seen = np.arange(1, len(IDS) + 1)
     kept = sum(np.minimum(seen, 6 if i in full else 10).sum() for i in range(3)) * 4

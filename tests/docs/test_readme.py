@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
+import accelsim
 from accelsim.cli import VERBS
 
 ROOT = Path(__file__).parents[2]
@@ -39,3 +41,14 @@ def test_the_visit_ends_every_command_with_its_time() -> None:
     assert "Traceback" not in VISIT
     # A mistake is told in one line, with what was meant.
     assert "did you mean 'static-8'" in VISIT
+
+
+def test_a_release_has_one_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.M)
+    sections = re.findall(r"^## ([\d.]+) \(([\d-]+)\)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    dated = re.search(r"^date-released: (.*)$", (ROOT / "CITATION.cff").read_text(), re.M)
+    assert citation is not None
+    assert dated is not None
+    assert project["version"] == accelsim.__version__ == citation[1] == sections[0][0]
+    assert dated[1] == sections[0][1]

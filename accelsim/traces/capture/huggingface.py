@@ -34,24 +34,17 @@ _NAMES = ("sdpa", "eager")
 """Implementations to stand in for: models without the first have the second."""
 
 
-def check_plain(model: str, options: dict[str, Any], tokens: int) -> None:
-    """Refuse attention that is more than softmax(scale * Q K^T) V over all keys so far.
+def check_plain(model: str, options: dict[str, Any]) -> None:
+    """Refuse attention that is more than softmax(scale * Q K^T) V over the keys of its mask.
 
     Args:
         model: for errors.
         options: what the model gives its attention function beside queries, keys and values.
-        tokens: tokens so far.
 
     Raises:
         TraceError: naming what the attention does, or the argument that is not known.
     """
     check_known(model, options, PLAIN)
-    window = options.get("sliding_window")
-    if isinstance(window, int) and 0 < window < tokens:
-        raise TraceError(
-            f"{model}: its attention is masked beyond causality (a sliding window of {window}) "
-            f"within {tokens} tokens; expected a shorter text"
-        )
 
 
 def check_layer(model: str, module: Any, call: int) -> None:

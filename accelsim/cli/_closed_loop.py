@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +13,7 @@ from accelsim.cli._options import emit_json, stages
 
 if TYPE_CHECKING:
     from accelsim.policies import Policy
+    from accelsim.traces.capture.presses import PressSpec
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -55,6 +56,11 @@ def closed_loop_options(function: F) -> F:
             "transformers loads.",
         ),
         click.option(
+            "--press", "presses", multiple=True, metavar="NAME[(INNER)][:RATIO][,KEY=VALUE...]",
+            help="Press of kvpress to run after the prompt of each window, beside the policies "
+            "(repeatable; needs --prompt-tokens): snapkv:0.5 removes half.",
+        ),
+        click.option(
             "--closed-loop", is_flag=True, help="Run the policies inside a model, not on a trace."
         ),
     ):  # fmt: skip
@@ -64,6 +70,7 @@ def closed_loop_options(function: F) -> F:
 
 def run(
     specs: tuple[str, ...],
+    presses: tuple[str, ...],
     model: str,
     text_file: str | None,
     tokens_file: str | None,
@@ -90,14 +97,20 @@ def run(
         raise AccelsimError(
             f"--model {model}: the shipped windows hold token ids of smollm2; expected --text"
         )
+    if presses and lee is not None:
+        raise AccelsimError(f"--press: acts on the cache of a decoder; {model} is an encoder")
+    if presses and not prompt_tokens:
+        raise AccelsimError("--press: acts once after the prompt; expected --prompt-tokens")
+    pressed = _parsed(presses)
     every = specs == ("all",)
     policies = {} if every else {spec: load_policy_spec(spec) for spec in dict.fromkeys(specs)}
     folder = None if out is None else prepare_folder(out)
     with stages(model) as on_stage:
+        texts: list[list[int]] = []
         if lee is not None:
             score, layers = _lee(lee)
         else:
-            score, layers = _perplexity(
+            score, layers, texts = _perplexity(
                 model, text_file, tokens_file, windows, window_tokens, skip, prompt_tokens
             )
         if every:
@@ -106,6 +119,10 @@ def run(
         for spec, policy in policies.items():
             results[spec] = score(
                 policy, lambda done, total, s=spec: on_stage(f"{s} {done}/{total}")
+            ).to_dict()
+        for name, own in _recorded(model, pressed, texts, prompt_tokens, folder, on_stage):
+            results[name] = score(
+                own, lambda done, total, s=name: on_stage(f"{s} {done}/{total}")
             ).to_dict()
     document = {
         "schema": "accelsim.closed-loop/1",
@@ -124,6 +141,42 @@ def run(
     if folder is not None:
         write_text(folder / "closed-loop.json", text + "\n")
         write_text(folder / "policies.svg", _figure(model, results))
+
+
+def _parsed(texts: tuple[str, ...]) -> list[PressSpec]:
+    """Presses by their texts; each is made once, so that a wrong one costs no loaded model."""
+    if not texts:
+        return []
+    from accelsim.traces.capture.presses import build_press, parse_press
+
+    specs = [parse_press(text) for text in dict.fromkeys(texts)]
+    for spec in specs:
+        build_press(spec)
+    return specs
+
+
+def _recorded(
+    model: str,
+    specs: list[PressSpec],
+    texts: list[list[int]],
+    prompt_tokens: int,
+    folder: Path | None,
+    on_stage: Callable[[str], None],
+) -> Iterator[tuple[str, list[Policy]]]:
+    """Policies of each press, one for each window; their files stay in ``folder`` if given."""
+    from tempfile import TemporaryDirectory
+
+    from accelsim.functional.closed_loop import recorded_policies
+    from accelsim.traces.capture.presses import PressRecorder
+
+    if not specs:
+        return
+    recorder = PressRecorder(model)
+    with TemporaryDirectory() as scratch:
+        for spec in specs:
+            on_stage(f"{spec} over the prompts")
+            place = Path(scratch) if folder is None else folder
+            yield str(spec), recorded_policies(recorder, spec, texts, prompt_tokens, place)
 
 
 def _every(num_layers: int, *, causal: bool, prompt_tokens: int, skip: int) -> dict[str, Policy]:
@@ -158,8 +211,8 @@ def _perplexity(
     window_tokens: int,
     skip: int,
     prompt_tokens: int,
-) -> tuple[Any, int]:
-    """What scores a policy, and the layers of the model."""
+) -> tuple[Any, int, list[list[int]]]:
+    """What scores a policy, the layers of the model, and the windows."""
     from accelsim.errors import TraceError
     from accelsim.files import read_text
     from accelsim.functional.closed_loop import (
@@ -177,13 +230,14 @@ def _perplexity(
         chosen = dict(list(known.items())[:windows])
     else:
         chosen = cut_windows(model.encode(text), windows or 4, window_tokens)
+    texts = list(chosen.values())
     return (
         lambda policy, tell: perplexity(
-            model, list(chosen.values()), policy, skip=skip, prompt_tokens=prompt_tokens,
-            on_window=tell,
+            model, texts, policy, skip=skip, prompt_tokens=prompt_tokens, on_window=tell
         ),
         model.shape.num_layers,
-    )  # fmt: skip
+        texts,
+    )
 
 
 def _lee(path: str) -> tuple[Any, int]:

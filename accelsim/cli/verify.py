@@ -61,6 +61,7 @@ def command(
     source: str | None,
     policies: tuple[str, ...],
     closed_loop: bool,
+    presses: tuple[str, ...],
     model: str,
     text_file: str | None,
     tokens_file: str | None,
@@ -91,6 +92,8 @@ def command(
       accelsim verify --closed-loop --policy dense --policy h2o:selection.budget_fraction=0.5
       accelsim verify --closed-loop --text book.txt --windows 8 --policy dense --policy snapkv
         --prompt-tokens 256
+      accelsim verify --closed-loop --prompt-tokens 256 --skip 256 --press snapkv:0.5 --press
+        'adakv(snapkv):0.5'
       accelsim verify --closed-loop --model minilm --lee gensim.whl --policy dense --policy
         spatten-encoder
     """
@@ -98,10 +101,12 @@ def command(
         from accelsim.cli._closed_loop import run
 
         run(
-            policies, model, text_file, tokens_file, lee, windows, window_tokens, skip,
+            policies, presses, model, text_file, tokens_file, lee, windows, window_tokens, skip,
             prompt_tokens, json_file, out,
         )  # fmt: skip
         return
+    if presses:
+        raise click.UsageError("--press runs inside a model; expected --closed-loop")
     if source is None or len(policies) != 1:
         raise click.UsageError("expected one SOURCE and one --policy (or --closed-loop)")
     policy = policies[0]

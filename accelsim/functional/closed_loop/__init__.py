@@ -11,6 +11,7 @@ from accelsim.functional.closed_loop._perplexity import (
     read_windows,
     shipped_windows,
 )
+from accelsim.functional.closed_loop._presses import recorded_policies
 
 __all__ = [
     "ClosedLoop",
@@ -29,5 +30,6 @@ __all__ = [
     "policy_attention",
     "read_lee",
     "read_windows",
+    "recorded_policies",
     "shipped_windows",
 ]

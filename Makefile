@@ -20,9 +20,8 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	  "fire>=0.6,<0.7" termcolor six datasets dill multiprocess xxhash
 	touch $@
 
-demo: $(VENV)/.installed  ## replay a shipped trace: dense, pruned, pruned + progressive quantization
-	$(BIN)/accelsim compare traces/smollm2-64p-32d.safetensors \
-	  --policy dense --policy spatten-pruned --policy spatten-full --out runs/demo
+demo: $(VENV)/.installed  ## a shipped trace: dense, tuned, the paper's schedule, measured GPUs
+	$(BIN)/accelsim demo
 
 test: $(VENV)/.installed-dev  ## all tests, slow ones included
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile

@@ -32,6 +32,7 @@ from accelsim.policies import Policy, load_policy
 from accelsim.traces import (
     AttentionTrace,
     Decisions,
+    MemoryTensors,
     digest_of_file,
     load_trace,
     save_decisions,
@@ -43,6 +44,7 @@ from accelsim.traces.capture.presses import PressRecorder, parse_press
 TEXT = Path(__file__).parents[1] / "traces/texts/lighthouse.txt"
 PREFILL, DECODE = 256, 16
 PROMPT = 256
+KINDS = ("query", "key", "value")
 RATIOS = (0.5, 0.75, 0.25, 0.85)
 WINDOW = "window_size=32"
 PRESSES = (
@@ -147,6 +149,65 @@ def point(
     return row
 
 
+def prompt_of(trace: AttentionTrace) -> dict[str, Any]:
+    """The prompt alone, which all share: its part of bytes and of DRAM time."""
+    names = [f"layer.{i}.{kind}" for i in range(trace.num_layers) for kind in KINDS]
+    cut = {name: trace.tensors.read(name)[:, :PREFILL] for name in names}
+    alone = replace(trace, decode_tokens=0, tensors=MemoryTensors(cut), path="(prompt)")
+    run = run_policy(alone, load_policy("dense"))
+    result = accelsim.replay(run.workload, dependencies="causal")
+    return {
+        "press": "prompt",
+        "dram_read_bytes": result.metrics["dram_read_bytes"],
+        "energy_j": result.metrics["energy_j"],
+        "fetcher": result.modules["fetcher"]["busy_cycles"],
+        "activations": result.activity.counters["dram_activations"],
+    }
+
+
+def decoding(row: dict[str, Any], prompt: dict[str, Any]) -> dict[str, float]:
+    """What the decoded tokens take, each, beyond the prompt."""
+    return {
+        "mb": (row["dram_read_bytes"] - prompt["dram_read_bytes"]) / DECODE / 1e6,
+        "uj": (row["energy_j"] - prompt["energy_j"]) / DECODE * 1e6,
+        "cycles": row["decode_latency_cycles"] / DECODE,
+        "dram_cycles": (row["modules"]["fetcher"] - prompt["fetcher"]) / DECODE,
+        "activations": (row["activations"] - prompt["activations"]) / DECODE,
+        "run": row["decode"]["keys"] / max(row["decode"]["key_runs"], 1),
+    }
+
+
+def page(rows: dict[str, dict[str, Any]]) -> str:
+    """The tables of ``docs/presses.md``, by ratio."""
+    prompt, dense = rows["prompt"], rows["dense"]
+    lines = []
+    for ratio in sorted(RATIOS):
+        names = [n for n in (with_ratio(text, ratio) for text in PRESSES) if n in rows]
+        if not names:
+            continue
+        lines += [
+            f"**{100 * ratio:.0f} % removed** ({len(names)} of {len(PRESSES)} presses)",
+            "",
+            "| press | DRAM, MB | cycles | DRAM time, cycles | energy, µJ | run of keys "
+            "| kept mass, % | perplexity | selection: vectors, products, sorted |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
+        told = {"dense": dense} | {name: rows[name] for name in names}
+        for name, row in sorted(told.items(), key=lambda item: item[1].get("perplexity", 1e9)):
+            if "error" in row:
+                lines.append(f"| `{name}` | refused: {row['error']} | | | | | | | |")
+                continue
+            d, cost = decoding(row, prompt), row["cost"]
+            shown = "unknown" if cost is None else ", ".join(f"{n:,}" for n in cost)
+            lines.append(
+                f"| `{name}` | {d['mb']:.2f} | {d['cycles']:,.0f} | {d['dram_cycles']:,.0f} "
+                f"| {d['uj']:.0f} | {d['run']:.1f} | {100 * row['kept_mass']:.2f} "
+                f"| {row['perplexity']:.2f} | {shown} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--store", default="runs/presses")
@@ -158,9 +219,10 @@ def main() -> None:
     store.mkdir(parents=True, exist_ok=True)
     lines = store / "points.jsonl"
     done = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
-    if not options.page:
+    if options.page:
+        Path(options.page).write_text(page({row["press"]: row for row in done}), encoding="utf-8")
+    else:
         run(options, store, lines, {row["press"] for row in done})
-        return
 
 
 def run(options: argparse.Namespace, store: Path, lines: Path, known: set[str]) -> None:
@@ -174,6 +236,8 @@ def run(options: argparse.Namespace, store: Path, lines: Path, known: set[str]) 
             stream.write(json.dumps(row) + "\n")
             stream.flush()
 
+        if "prompt" not in known:
+            note(prompt_of(trace))
         if "dense" not in known:
             row = {"press": "dense", "kept": 1.0, "imbalance": 1.0, "cost": [0, 0, 0]}
             row |= replayed(trace, "dense")

@@ -69,18 +69,23 @@ COMPARATORS = 16
 
 
 NO_SINKS = np.empty(0)
+NO_BIAS = np.empty((0, 1))
+NO_VALUES = np.empty((0, 0, 0))
+NO_BITS = np.empty((0, 0), dtype=np.uint8)
 
 
 class Tensors(NamedTuple):
     """One layer, as recorded and as it reads back from memory.
 
     Attributes:
-        query: [query_heads, tokens, head_dim] float32.
-        raw_key: as recorded, [kv_heads, tokens, head_dim] float32, for the dense reference.
-        raw_value: likewise.
-        key_first: keys as fetched first, [kv_heads, tokens, head_dim] float64.
+        query: [query_heads, queries, key_dim] float32.
+        raw_key: as recorded, [kv_heads, tokens, key_dim] float32, for the dense reference.
+        raw_value: likewise, [kv_heads, tokens, value_dim].
+        key_first: keys as fetched first, [kv_heads, tokens, key_dim] float64.
         key_both: keys with both planes; only read where a threshold asks.
-        value: values as fetched.
+        value: values as fetched, [kv_heads, tokens, value_dim].
+        value_both: values of a row that fetched both planes, where those lie in the keys (a
+            latent); else empty.
     """
 
     query: NDArray[np.float32]
@@ -89,6 +94,7 @@ class Tensors(NamedTuple):
     key_first: NDArray[np.float64]
     key_both: NDArray[np.float64]
     value: NDArray[np.float64]
+    value_both: NDArray[np.float64] = NO_VALUES
 
 
 class Rows(NamedTuple):
@@ -101,6 +107,8 @@ class Rows(NamedTuple):
         context: tokens before any pruning.
         first: first token that each row may see; ascending, not strictly.
         end: one past the last; likewise.
+        bits: [rows, bytes], which tokens from ``first`` to ``end - 1`` a row sees, eight to a byte,
+            the lowest bit first; empty where it sees them all.
     """
 
     positions: NDArray[np.int64]
@@ -109,6 +117,7 @@ class Rows(NamedTuple):
     context: int
     first: NDArray[np.int64]
     end: NDArray[np.int64]
+    bits: NDArray[np.uint8] = NO_BITS
 
     @classmethod
     def plain(
@@ -135,6 +144,8 @@ class Settings(NamedTuple):
         softcap: c of ``c * tanh(score / c)``; 0 for none.
         sinks: [query_heads], scores that take part in the softmax and have no value; empty for
             none.
+        bias: [query_heads, distances], added to a capped score by the distance of its key from the
+            query; the middle one is distance 0. Empty for none.
     """
 
     scale: float
@@ -143,6 +154,7 @@ class Settings(NamedTuple):
     seed: int
     softcap: float = 0.0
     sinks: NDArray[np.float64] = NO_SINKS
+    bias: NDArray[np.float64] = NO_BIAS
 
 
 class Importance(NamedTuple):
@@ -163,9 +175,10 @@ class LayerResult(NamedTuple):
     Attributes:
         counts: [kv_heads] of :data:`COUNTS`.
         per_query: [queries] of :data:`PER_QUERY`, KV head after KV head; in it position after
-            position, and the living heads of the group for each.
+            position, and the living heads of the group for each. One that has no key is not
+            counted, and has 0 keys here.
         used_values: [kv_heads, kept keys].
-        outputs: [query_heads, rows, head_dim], zero for pruned heads.
+        outputs: [query_heads, rows, value_dim], zero for pruned heads and queries without a key.
         metrics: [1] of :data:`METRICS`.
     """
 
@@ -301,6 +314,26 @@ def cap_row(scores: NDArray[np.float64], first: int, visible: int, softcap: floa
 
 
 @kernel
+def bias_row(
+    scores: NDArray[np.float64],
+    tokens: NDArray[np.int64],
+    position: int,
+    bias: NDArray[np.float64],
+) -> None:
+    """Add the bias of each token's distance from the query, in place.
+
+    Args:
+        scores: [keys].
+        tokens: [keys], which they are of.
+        position: of the query.
+        bias: [distances], distance 0 in the middle.
+    """
+    zero = len(bias) // 2 - position
+    for j in range(len(scores)):
+        scores[j] += bias[zero + tokens[j]]
+
+
+@kernel
 def exponentials_of_row(
     scores: NDArray[np.float64], top: float, visible: int, exponentials: NDArray[np.float64]
 ) -> None:
@@ -408,6 +441,12 @@ def weighted_sum(
 
 
 @kernel
+def sees(bits: NDArray[np.uint8], token: int) -> bool:
+    """Whether a token's bit is set in a row of bits, lowest bit first."""
+    return bool((bits[token >> 3] >> (token & 7)) & 1)
+
+
+@kernel
 def attend_layer(
     tensors: Tensors, at: Rows, settings: Settings, importance: Importance
 ) -> LayerResult:
@@ -415,10 +454,12 @@ def attend_layer(
 
     One loop over the rows, so that nothing of the size of a score matrix is ever stored.
     """
-    query, raw_key, raw_value, key_first, key_both, value = tensors
-    positions, kept, alive, context, firsts, ends = at
-    scale, threshold, value_budget, seed, softcap, sinks = settings
+    query, raw_key, raw_value, key_first, key_both, value, value_both = tensors
+    positions, kept, alive, context, firsts, ends, bits = at
+    scale, threshold, value_budget, seed, softcap, sinks, bias = settings
     heads, _, dim = query.shape
+    value_dim = raw_value.shape[2]
+    biased, masked, latent = len(bias) > 0, len(bits) > 0, len(value_both) > 0
     kv_heads = raw_key.shape[0]
     group = heads // kv_heads
     num_kept, rows = len(kept), len(positions)
@@ -426,15 +467,16 @@ def attend_layer(
     per_query = np.zeros(rows * int(alive.sum()), dtype=PER_QUERY)
     first_query = 0
     used_values = np.zeros((kv_heads, num_kept), dtype=np.bool_)
-    outputs = np.zeros((heads, rows, dim))
+    outputs = np.zeros((heads, rows, value_dim))
     metrics = np.zeros(1, dtype=METRICS)
     sums = metrics[0]
 
     first_t = np.empty((dim, num_kept))
     both_t = np.empty((dim, num_kept))
-    values = np.empty((num_kept, dim))
+    values = np.empty((num_kept, value_dim))
+    values_both = np.empty((num_kept if latent else 0, value_dim))
     dense_t = np.empty((dim, context))
-    dense_values = np.empty((context, dim))
+    dense_values = np.empty((context, value_dim))
     vector = np.empty(dim)
     scores = np.empty(num_kept)
     probabilities = np.empty(num_kept)
@@ -442,17 +484,28 @@ def attend_layer(
     dense_scores = np.empty(context)
     dense_probabilities = np.empty(context)
     everything = np.ones(context, dtype=np.bool_)
-    dense_output = np.empty(dim)
+    dense_output = np.empty(value_dim)
+    every_token = np.arange(context)
+    # Of a row under a mask: its keys side by side, and places of them among the kept.
+    picks = np.empty(num_kept if masked else 0, dtype=np.int64)
+    picked = np.empty(num_kept if masked else 0, dtype=np.int64)
+    spread = np.empty(num_kept if masked else 0)
+    spread_used = np.empty(num_kept if masked else 0, dtype=np.bool_)
 
     for kv in range(kv_heads):
         for j in range(num_kept):
             for d in range(dim):
                 first_t[d, j] = key_first[kv, kept[j], d]
                 both_t[d, j] = key_both[kv, kept[j], d]
+            for d in range(value_dim):
                 values[j, d] = value[kv, kept[j], d]
+            if latent:
+                for d in range(value_dim):
+                    values_both[j, d] = value_both[kv, kept[j], d]
         for j in range(context):
             for d in range(dim):
                 dense_t[d, j] = raw_key[kv, j, d]
+            for d in range(value_dim):
                 dense_values[j, d] = raw_value[kv, j, d]
         count = counts[kv]
         living = int(alive[kv * group : (kv + 1) * group].sum())
@@ -468,6 +521,14 @@ def attend_layer(
                 low, high = firsts[row], ends[row]
                 scores_of_row(vector, dense_t, high, scale, dense_scores, low)
                 cap_row(dense_scores, low, high, softcap)
+                if biased:
+                    bias_row(dense_scores[low:high], every_token[low:high], position, bias[head])
+                visible = high - low
+                if masked:
+                    for j in range(low, high):
+                        if not sees(bits[row], j):
+                            dense_scores[j] = -np.inf
+                            visible -= 1
                 dense_log_sum, _ = softmax_row(
                     dense_scores[low:], high - low, dense_probabilities[low:], sink
                 )
@@ -476,7 +537,7 @@ def attend_layer(
                     dense_output,
                 )  # fmt: skip
                 dense_square = 0.0
-                for d in range(dim):
+                for d in range(value_dim):
                     dense_square += dense_output[d] ** 2
                 sums.reference_square += dense_square
                 if not alive[head]:
@@ -488,31 +549,52 @@ def attend_layer(
                 while until < num_kept and kept[until] < high:
                     until += 1
                 seen = until - since
+                here = kept[since:until]
+                if masked:
+                    seen = 0
+                    for j in range(since, until):
+                        if sees(bits[row], kept[j]):
+                            picks[seen], picked[seen] = j, kept[j]
+                            seen += 1
+                    here = picked[:seen]
+                    if seen == 0:
+                        sums.error_square += dense_square
+                        continue
                 scores_of_row(vector, first_t, until, scale, scores, since)
-                cap_row(scores, since, until, softcap)
-                mine = probabilities[since:until]
-                log_sum, top = softmax_row(scores[since:until], seen, mine, sink)
+                if masked:
+                    for j in range(seen):
+                        scores[since + j] = scores[picks[j]]
+                own_scores, mine = scores[since : since + seen], probabilities[since : since + seen]
+                cap_row(scores, since, since + seen, softcap)
+                if biased:
+                    bias_row(own_scores, here, position, bias[head])
+                log_sum, top = softmax_row(own_scores, seen, mine, sink)
                 own = per_query[first_query + row * living + place]
                 own.position, own.keys = position, seen
                 count.queries += 1
                 count.query_keys += seen
                 if top < threshold:
                     scores_of_row(vector, both_t, until, scale, scores, since)
-                    cap_row(scores, since, until, softcap)
-                    log_sum, top = softmax_row(scores[since:until], seen, mine, sink)
+                    if masked:
+                        for j in range(seen):
+                            scores[since + j] = scores[picks[j]]
+                    cap_row(scores, since, since + seen, softcap)
+                    if biased:
+                        bias_row(own_scores, here, position, bias[head])
+                    log_sum, top = softmax_row(own_scores, seen, mine, sink)
                     own.refetch = 1
                     count.refetch_queries += 1
                     count.refetch_query_keys += seen
-                here = kept[since:until]
                 for j in range(seen):
                     importance.tokens[here[j]] += mine[j]
 
+                chosen = used[since : since + seen]
                 budget = value_budget[seen]
                 if budget < seen:
                     kth, equal, passes, elements, beats = quick_select(
                         mine, budget, seed + head * 8191 + position
                     )
-                    filter_top(mine, kth, equal, used[since:until])
+                    filter_top(mine, kth, equal, chosen)
                     count.topk_size = max(count.topk_size, seen)
                     count.topk_target = max(count.topk_target, budget)
                     count.topk_passes += passes
@@ -520,14 +602,23 @@ def attend_layer(
                     count.topk_beats += beats
                     own.topk_passes, own.topk_beats = passes, beats
                 else:
-                    used[since:until] = True
+                    chosen[:] = True
                 own.values = min(budget, seen)
                 count.query_values += own.values
                 output = outputs[head, row]
-                weighted_sum(mine, values[since:until], used[since:until], seen, output)
+                read = values_both if latent and own.refetch else values
+                if masked:
+                    span = until - since
+                    spread_used[:span] = False
+                    for j in range(seen):
+                        spread[picks[j] - since] = mine[j]
+                        spread_used[picks[j] - since] = chosen[j]
+                    weighted_sum(spread, read[since:until], spread_used, span, output)
+                else:
+                    weighted_sum(mine, read[since:until], chosen, seen, output)
 
                 error, square, product = 0.0, 0.0, 0.0
-                for d in range(dim):
+                for d in range(value_dim):
                     importance.heads[head] += abs(output[d])
                     error += (output[d] - dense_output[d]) ** 2
                     square += output[d] ** 2
@@ -537,7 +628,6 @@ def attend_layer(
                     sums.cosine += product / np.sqrt(square * dense_square)
                 elif square == dense_square:
                     sums.cosine += 1.0
-                own_scores, chosen = scores[since:until], used[since:until]
                 for j in range(seen):
                     # In logarithms: dense probabilities may underflow, scores never do.
                     log_p = own_scores[j] - log_sum
@@ -545,10 +635,10 @@ def attend_layer(
                     sums.kl_nats += mine[j] * (log_p - log_dense)
                     sums.kept_mass += dense_probabilities[here[j]]
                     if chosen[j]:
-                        used_values[kv, since + j] = True
+                        used_values[kv, picks[j] if masked else since + j] = True
                         sums.kept_value_mass += dense_probabilities[here[j]]
                 sums.rows += 1.0
-                sums.visible += high - low
+                sums.visible += visible
             place += 1 if alive[head] else 0
         first_query += rows * living
     return LayerResult(counts, per_query, used_values, outputs, metrics)

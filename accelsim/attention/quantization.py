@@ -27,17 +27,28 @@ def quantize(
         broadcast against them; 1 where everything is zero.
     """
     wide = np.asarray(tensor, dtype=np.float64)
-    axis = {"per_tensor": None, "per_token": -1, "per_channel": 1}[scale]
-    peak = np.abs(wide).max(axis=axis, keepdims=True)
-    step = np.where(peak > 0, peak / largest_code, 1.0)
+    step = _steps(wide, largest_code, scale)
     codes = np.clip(np.rint(wide / step), -largest_code, largest_code)
     return codes.astype(np.int64), step
 
 
+def _steps(tensor: NDArray[Any], largest_code: int, scale: ScaleOf) -> Float:
+    """Scales that broadcast against a tensor; 1 where everything is zero."""
+    axis = {"per_tensor": None, "per_token": -1, "per_channel": 1}[scale]
+    peak = np.maximum(
+        tensor.max(axis=axis, keepdims=True), -tensor.min(axis=axis, keepdims=True)
+    ).astype(np.float64)
+    return np.where(peak > 0, peak / largest_code, 1.0)
+
+
 def quantize_dequantize(tensor: NDArray[Any], bits: int, scale: ScaleOf) -> Float:
     """Return ``tensor`` as it reads back after static quantization to ``bits`` (float64)."""
-    codes, step = quantize(tensor, 2 ** (bits - 1) - 1, scale)
-    return codes * step
+    largest = 2 ** (bits - 1) - 1
+    step = _steps(tensor, largest, scale)
+    # Codes as whole floats: a running model reads all keys back at every step.
+    codes = np.rint(np.divide(tensor, step, dtype=np.float64))
+    np.clip(codes, -largest, largest, out=codes)
+    return np.asarray(np.multiply(codes, step, out=codes))
 
 
 def largest_progressive_code(msb_bits: int, lsb_bits: int, split: str) -> int:

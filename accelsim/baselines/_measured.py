@@ -90,7 +90,8 @@ def _time_torch(device: str, shape: AttentionShape, call: Call, budget_s: float)
     torch.manual_seed(0)
     group, heads = shape.query_heads // shape.kv_heads, shape.sequences * shape.kv_heads
     query = torch.randn(1, heads, group * call.queries, shape.head_dim, device=device)
-    key, value = (torch.randn(1, heads, call.keys, shape.head_dim, device=device) for _ in range(2))
+    key = torch.randn(1, heads, call.keys, shape.head_dim, device=device)
+    value = torch.randn(1, heads, call.keys, shape.both_dims - shape.head_dim, device=device)
 
     def once() -> float:
         start = time.perf_counter()
@@ -113,7 +114,8 @@ def _time(shape: AttentionShape, call: Call, budget_s: float) -> float:
     group, heads = shape.query_heads // shape.kv_heads, shape.sequences * shape.kv_heads
     query = rng.standard_normal((heads, group * call.queries, shape.head_dim), dtype=np.float32)
     key, value = (
-        rng.standard_normal((heads, call.keys, shape.head_dim), dtype=np.float32) for _ in range(2)
+        rng.standard_normal((heads, call.keys, dim), dtype=np.float32)
+        for dim in (shape.head_dim, shape.both_dims - shape.head_dim)
     )
     warm_up = _timed(query, key, value)
     if warm_up > budget_s:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -63,8 +62,10 @@ class AttentionShape:
         calls: what is called, grouped by size.
         query_heads: query heads per layer.
         kv_heads: key/value heads per layer.
-        head_dim: elements of a vector.
+        head_dim: elements of a key.
         sequences: that run together in every call.
+        value_dim: elements of a value; those of a key if ``None``.
+        latent: values are parts of the keys, and so are read with them.
     """
 
     calls: tuple[Call, ...]
@@ -72,6 +73,13 @@ class AttentionShape:
     kv_heads: int
     head_dim: int
     sequences: int = 1
+    value_dim: int | None = None
+    latent: bool = False
+
+    @property
+    def both_dims(self) -> int:
+        """Elements of a key and of a value together."""
+        return self.head_dim + (self.head_dim if self.value_dim is None else self.value_dim)
 
     @property
     def layer_calls(self) -> int:
@@ -82,13 +90,13 @@ class AttentionShape:
     def flops(self) -> int:
         """Dense operations (a multiply-accumulate is two): scores and weighted values."""
         pairs = sum(call.count * call.pairs for call in self.calls)
-        return 4 * self.sequences * pairs * self.query_heads * self.head_dim
+        return 2 * self.sequences * pairs * self.query_heads * self.both_dims
 
     @property
     def square_flops(self) -> int:
         """Operations of a kernel that computes masked scores too, and then drops them."""
         pairs = sum(call.count * call.queries * call.keys for call in self.calls)
-        return 4 * self.sequences * pairs * self.query_heads * self.head_dim
+        return 2 * self.sequences * pairs * self.query_heads * self.both_dims
 
     def score_bytes(self, element_bytes: float) -> int:
         """Bytes of the score matrix: written, read and written by the softmax, read again."""
@@ -97,10 +105,13 @@ class AttentionShape:
 
     def bytes_moved(self, element_bytes: float) -> int:
         """Bytes of queries, keys, values and outputs, each once per call."""
+        stored = self.head_dim if self.latent else self.both_dims
         elements = sum(
             call.count
-            * (2 * call.keys * self.kv_heads + 2 * call.queries * self.query_heads)
-            * self.head_dim
+            * (
+                call.keys * self.kv_heads * stored
+                + call.queries * self.query_heads * self.both_dims
+            )
             for call in self.calls
         )
         return round(self.sequences * elements * element_bytes)
@@ -110,7 +121,9 @@ class AttentionShape:
 
         One query is a decode, causal queries on themselves a prefill, others an encoder. Queries
         that continue a context, or see windows of it, count as a prefill with as many query-key
-        pairs.
+        pairs. Kernels are measured with values as wide as keys; others count as such of the mean
+        width, which does as many operations and moves as many bytes (but of a latent, which is read
+        once and counts twice).
         """
         sizes: dict[str, list[tuple[float, int, int]]] = {}
         for call in self.calls:
@@ -130,7 +143,7 @@ class AttentionShape:
                     tokens_of,
                     same * self.query_heads,
                     same * self.kv_heads,
-                    same * self.head_dim,
+                    same * self.both_dims / 2,
                     window.astype(np.float64),
                 )
             )
@@ -163,21 +176,32 @@ class AttentionShape:
     @classmethod
     def from_trace(cls, trace: AttentionTrace) -> AttentionShape:
         """The dense attention of the recorded run: a decoded token reads the keys that it sees."""
-        masks = Counter(trace.layer(layer).mask for layer in range(trace.num_layers))
+        alike: dict[object, list[int]] = {}
+        for index in range(trace.num_layers):
+            own = trace.layer(index)
+            stored = index if own.mask.kind == "stored" else None
+            alike.setdefault((own.mask, own.kind == "cross", own.keys, stored), []).append(index)
         steps = [np.arange(trace.prefill_tokens)] if trace.prefill_tokens else []
         steps += list(np.arange(trace.prefill_tokens, trace.tokens)[:, None])
         calls = []
         for positions in steps:
-            context, queries = int(positions[-1]) + 1, len(positions)
-            for mask, count in masks.items():
-                end = np.minimum(mask.end(positions, trace.tokens), context)
-                seen = int((end - mask.first(positions)).sum())
-                if queries == 1 and context > trace.prefill_tokens:
-                    calls.append(Call(count, 1, seen, trace.causal))
+            queries, last = len(positions), int(positions[-1])
+            for layers in alike.values():
+                cross = trace.layer(layers[0]).kind == "cross"
+                context = trace.layer(layers[0]).keys if cross else last + 1
+                causal = trace.causal and not cross
+                seen = _seen(trace, layers[0], positions, context)
+                if queries == 1 and last >= trace.prefill_tokens:
+                    calls.append(Call(len(layers), 1, seen, causal))
                 else:
-                    whole = Call(count, queries, context, trace.causal)
+                    whole = Call(len(layers), queries, context, causal)
                     calls.append(replace(whole, hidden=whole.pairs - seen))
-        return cls(tuple(calls), trace.num_query_heads, trace.num_kv_heads, trace.head_dim)
+        own = trace.layer(0)
+        return cls(
+            tuple(calls), own.query_heads, own.kv_heads, own.key_dim,
+            value_dim=None if own.value_dim == own.key_dim else own.value_dim,
+            latent=own.kind == "latent",
+        )  # fmt: skip
 
     @classmethod
     def from_workload(cls, workload: Workload) -> AttentionShape:
@@ -209,4 +233,19 @@ class AttentionShape:
             )
         ]
         kv_heads = len(np.unique(workload["head"]))
-        return cls(tuple(calls), group * kv_heads, kv_heads, workload.head_dim)
+        return cls(
+            tuple(calls), group * kv_heads, kv_heads, workload.head_dim,
+            value_dim=workload.value_dim, latent=workload.latent,
+        )  # fmt: skip
+
+
+def _seen(trace: AttentionTrace, index: int, positions: NDArray[np.int64], context: int) -> int:
+    """Query-key pairs of one head that some queries see among the first ``context`` keys."""
+    mask = trace.layer(index).mask
+    if mask.kind == "stored":
+        return sum(
+            int(np.count_nonzero(trace.seen(index, positions[at : at + 256])[:, :context]))
+            for at in range(0, len(positions), 256)
+        )
+    end = np.minimum(mask.end(positions, trace.layer(index).keys), context)
+    return int((end - mask.first(positions)).sum())

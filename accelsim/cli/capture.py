@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from accelsim.cli._options import progress_bar, remark, shows_bars
+from accelsim.cli._presses import parsed, press_option
 from accelsim.errors import TraceError
 
 if TYPE_CHECKING:
@@ -39,14 +40,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="What runs the model; auto: NumPy where it can.",
 )
-@click.option(
-    "--press",
-    "presses",
-    multiple=True,
-    metavar="NAME[(INNER)][:RATIO][,KEY=VALUE...]",
-    help="Press of kvpress whose decisions to record beside the trace (repeatable): snapkv:0.5 "
-    "removes half.",
-)
+@press_option("whose decisions to record beside the trace")
 @click.option("--out", required=True, metavar="FILE", help="The trace, .safetensors.")
 def command(
     model: str,
@@ -113,15 +107,13 @@ def _presses(texts: tuple[str, ...], out: str, decode: int, layers: str | None) 
     if not texts:
         return []
     from accelsim.traces import check_target
-    from accelsim.traces.capture.presses import build_press, parse_press
 
     if layers is not None:
         raise TraceError("--press: decides in every layer; expected no --layers")
     if decode < 1:
         raise TraceError("--press: acts on the cache after the prompt; expected --decode 1 or more")
-    specs = [parse_press(text) for text in dict.fromkeys(texts)]
+    specs = parsed(texts)
     for spec in specs:
-        build_press(spec)
         check_target(_beside(out, spec))
     return specs
 

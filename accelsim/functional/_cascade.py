@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from accelsim.attention import kernels
 from accelsim.attention.quantization import progressive_planes, quantize_dequantize
+from accelsim.functional._attends import score_biases, sight
 from accelsim.functional._record import Record
 from accelsim.functional._requests import requested
 from accelsim.functional._stored import value_budgets
-from accelsim.functional._walk import OpenLoopRule, finite_tensors
+from accelsim.functional._walk import OpenLoopRule, Order, finite_tensors
 from accelsim.policies import (
     STAGES,
     KiviQuantization,
@@ -34,13 +35,15 @@ class LayerStep(NamedTuple):
     Attributes:
         step: 0 is the prefill.
         layer: which.
-        context: tokens before any pruning.
+        context: tokens before any pruning; of another sequence in a cross layer.
         positions: token of each query row.
         first: first token that each row may see.
         end: one past the last.
+        bits: which tokens from ``first`` to ``end - 1`` a row sees, [rows, bytes], the lowest bit
+            first; empty where it sees them all.
         kept: ascending tokens whose keys survive.
         alive: [query_heads].
-        outputs: [query_heads, rows, head_dim], zero for pruned heads.
+        outputs: [query_heads, rows, value_dim], zero for pruned heads and rows without a key.
     """
 
     step: int
@@ -49,6 +52,7 @@ class LayerStep(NamedTuple):
     positions: NDArray[np.int64]
     first: NDArray[np.int64]
     end: NDArray[np.int64]
+    bits: NDArray[np.uint8]
     kept: NDArray[np.int64]
     alive: NDArray[np.bool_]
     outputs: NDArray[np.float64]
@@ -67,20 +71,38 @@ def shape_of(trace: AttentionTrace) -> Shape:
     """What a selector must know of a trace."""
     return Shape(
         trace.num_layers, trace.num_query_heads, trace.num_kv_heads, trace.head_dim, trace.tokens,
-        trace.prefill_tokens, trace.causal,
+        trace.prefill_tokens, trace.causal, moved_value_dim(trace),
     )  # fmt: skip
+
+
+def moved_value_dim(trace: AttentionTrace) -> int | None:
+    """Elements that DRAM moves for a value: those of a key if ``None``, 0 of a latent."""
+    own = trace.layer(0)
+    if own.kind == "latent":
+        return 0
+    return None if own.value_dim == own.key_dim else own.value_dim
 
 
 def _load_layer(trace: AttentionTrace, policy: Policy, layer: int) -> kernels.Tensors:
     query, key, value = finite_tensors(trace, layer)
+    own = trace.layer(layer)
+    latent = own.kind == "latent"
     q = policy.at_layer(layer, trace.num_layers).quantization
     if isinstance(q, ProgressiveQuantization):
         first, both = progressive_planes(key, q.msb_bits, q.lsb_bits, q.split, q.scale)
-        stored = quantize_dequantize(value, q.fetched_value_bits, q.scale)
+        value_bits = q.fetched_value_bits
     else:
         assert not isinstance(q, KiviQuantization)
         first = both = quantize_dequantize(key, q.key_bits, q.key_scale or q.scale)
-        stored = quantize_dequantize(value, q.value_bits, q.scale)
+        value_bits = q.value_bits
+    stored_both = kernels.NO_VALUES
+    if latent:
+        # Read once, with the keys: in their width, and in both planes where those were fetched.
+        stored = first[..., : own.value_dim]
+        if both is not first:
+            stored_both = both[..., : own.value_dim]
+    else:
+        stored = quantize_dequantize(value, value_bits, q.scale)
     return kernels.Tensors(
         np.ascontiguousarray(query),
         np.ascontiguousarray(key),
@@ -88,15 +110,8 @@ def _load_layer(trace: AttentionTrace, policy: Policy, layer: int) -> kernels.Te
         np.ascontiguousarray(first),
         np.ascontiguousarray(both),
         np.ascontiguousarray(stored),
+        np.ascontiguousarray(stored_both),
     )
-
-
-def _covered(first: NDArray[np.int64], end: NDArray[np.int64], context: int) -> NDArray[np.bool_]:
-    """Tokens that some query sees, [context]; queries see ``first`` to ``end - 1``."""
-    steps = np.zeros(context + 1, dtype=np.int64)
-    np.add.at(steps, first, 1)
-    np.add.at(steps, end, -1)
-    return np.cumsum(steps)[:context] > 0
 
 
 class _StageRule:
@@ -108,7 +123,8 @@ class _StageRule:
         self.by_layer = [policy.at_layer(i, layers) for i in range(layers)]
         q = policy.quantization
         self.threshold = q.threshold if isinstance(q, ProgressiveQuantization) else 0.0
-        self.value_budgets = value_budgets(policy, layers, trace.tokens)
+        most = max(trace.layer(i).keys for i in range(layers))
+        self.value_budgets = value_budgets(policy, layers, most)
 
 
 class CascadeRule(OpenLoopRule):
@@ -118,7 +134,7 @@ class CascadeRule(OpenLoopRule):
     decisions are those of the selector that a running model asks.
     """
 
-    order = "steps"
+    order: Order = "steps"
 
     def __init__(
         self, trace: AttentionTrace, policy: Policy, seed: int, observe: Observer | None
@@ -128,6 +144,9 @@ class CascadeRule(OpenLoopRule):
         self._stages = {
             stage: _StageRule(trace, policy.at_stage(stage)) for stage in stages_of(trace)
         }
+        self._own = [trace.layer(i) for i in range(trace.num_layers)]
+        self._bias = score_biases(self._own)
+        self._value_dim = moved_value_dim(trace)
         self._layers: list[kernels.Tensors] = []
         self._stored: Quantization | None = None
         # The schedule of the last stage; the prompt's may be another one.
@@ -136,7 +155,9 @@ class CascadeRule(OpenLoopRule):
     def keep_ratio(self, layer: int, figures: dict[str, float]) -> float:
         """Of the schedule."""
         tokens = self._tokens
-        return 1.0 if tokens is None else tokens.keep_ratio(layer, self._trace.num_layers)
+        if tokens is None or self._own[layer].kind == "cross":
+            return 1.0
+        return tokens.keep_ratio(layer, self._trace.num_layers)
 
     def attend(self, layer: int, positions: NDArray[np.int64], record: Record) -> None:
         """One layer of one step."""
@@ -145,13 +166,21 @@ class CascadeRule(OpenLoopRule):
         name: Stage = "decode" if step else "prefill"
         stage = self._stages[name]
         self._enter(stage.policy)
-        work = self._cascade.choose(layer, name, context)
-        tokens, heads = self._cascade.tokens, self._cascade.heads
-        own = trace.layer(layer)
+        own, cascade = self._own[layer], self._cascade
+        cross = own.kind == "cross"
+        work = cascade.choose(layer, name, context, ranks=not cross)
+        tokens, heads = cascade.tokens, cascade.heads
         asking = positions[tokens[positions]]
-        first = own.mask.first(asking)
-        end = np.minimum(own.mask.end(asking, trace.tokens), context)
-        rows = kernels.Rows(asking, np.flatnonzero(tokens), heads, context, first, end)
+        received = cascade.token_importance
+        if cross:
+            # Tokens of another sequence, which no cascade ranks.
+            context = own.keys
+            tokens, received = np.ones(context, dtype=np.bool_), np.zeros(context)
+        seen = sight(trace, layer, own, asking, context)
+        rows = kernels.Rows(
+            asking, np.flatnonzero(tokens[:context]), heads, context, seen.first, seen.end,
+            seen.bits,
+        )  # fmt: skip
         found = kernels.attend_layer(
             self._layers[layer],
             rows,
@@ -162,34 +191,42 @@ class CascadeRule(OpenLoopRule):
                 self._seed + 1 + layer * 15485863 + step * 32452843,
                 own.softcap or 0.0,
                 kernels.NO_SINKS if own.sinks is None else own.sinks,
+                self._bias[layer],
             ),
-            kernels.Importance(self._cascade.token_importance, self._cascade.head_importance),
+            kernels.Importance(received, cascade.head_importance),
         )
         if self._observe is not None:
             self._observe(
-                LayerStep(step, layer, context, asking, first, end, rows.kept, heads, found.outputs)
-            )
+                LayerStep(
+                    step, layer, context, asking, seen.first, seen.end, seen.bits, rows.kept, heads,
+                    found.outputs,
+                )
+            )  # fmt: skip
         record.compare(
             layer,
             found.metrics,
             (int(heads.sum()), len(heads)),
             (len(asking), len(positions)),
         )
-        counts = found.counts
+        counts, per_query = found.counts, found.per_query
+        if len(seen.bits):
+            per_query = per_query[per_query["keys"] > 0]
         alive = np.flatnonzero(counts["queries"])
         mine = counts[alive]
-        read = tokens[:context] & _covered(first, end, context)
+        read = tokens[:context] & seen.some
         keys = np.repeat(read[None], len(alive), axis=0)
         values = np.zeros_like(keys)
         values[:, rows.kept] = found.used_values[alive]
         columns = requested(
             stage.by_layer[layer], trace.head_dim, keys[:, None], values[:, None],
             np.array([context]), step > 0, mine["refetch_queries"][:, None] > 0,
+            value_dim=self._value_dim,
         )  # fmt: skip
         chosen = np.zeros(len(alive), dtype=kernels.WORK)
         chosen[:1] = work
         ends = np.cumsum(mine["queries"]).tolist()
         kept = rows.kept.astype(np.int32)
+        scored = mine["query_keys"] + mine["refetch_query_keys"]
         record.add(
             (step, layer, context),
             alive,
@@ -197,11 +234,11 @@ class CascadeRule(OpenLoopRule):
             | {f"select_{n}": chosen[n] for n in kernels.WORK.names or ()}
             | {n: mine[n] for n in ("topk_size", "topk_target", "topk_elements")}
             | {
-                "capped_scores": (mine["query_keys"] + mine["refetch_query_keys"])
-                * (own.softcap is not None)
-            }
-            | {"score_updates": mine["query_keys"] * self._cascade.accumulates(name)},
-            [found.per_query[i:j] for i, j in itertools.pairwise([0, *ends])],
+                "capped_scores": scored * (own.softcap is not None),
+                "biased_scores": scored * (own.slopes is not None),
+                "score_updates": mine["query_keys"] * (not cross and cascade.accumulates(name)),
+            },
+            [per_query[i:j] for i, j in itertools.pairwise([0, *ends])],
             itertools.repeat(np.flatnonzero(read).astype(np.int32), len(alive)),
             (kept[used] for used in found.used_values[alive]),
         )

@@ -196,6 +196,7 @@ def attend_row(
     first_transposed: Integers,
     both_transposed: Integers,
     values: Integers,
+    values_both: Integers,
     visible: int,
     multipliers: Integers,
     shift: int,
@@ -222,7 +223,8 @@ def attend_row(
             scores, visible, multipliers, shift, path, exponentials, probabilities
         )
     row_used(probabilities, visible, budget, used)
-    over, clipped = row_output(exponentials, total, used, values, visible, ratios, path, output)
+    read = values_both if refetched else values
+    over, clipped = row_output(exponentials, total, used, read, visible, ratios, path, output)
     overflows[1] += over
     overflows[2] += clipped
     return refetched
@@ -234,6 +236,7 @@ def attend_rows(
     first_transposed: Integers,
     both_transposed: Integers,
     values: Integers,
+    values_both: Integers,
     visible: Integers,
     multipliers: Integers,
     shifts: Integers,
@@ -243,8 +246,8 @@ def attend_rows(
     value_budget: Integers,
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
     """All queries of one head; see :func:`accelsim.functional.fixed_point_attention`."""
-    rows, dim = query.shape
-    keys = values.shape[0]
+    rows = len(query)
+    keys, dim = values.shape
     scores, exponentials = np.empty(keys, np.int64), np.empty(keys, np.int64)
     probabilities = np.zeros((rows, keys), np.int64)
     used = np.zeros((rows, keys), np.bool_)
@@ -253,7 +256,7 @@ def attend_rows(
     overflows = np.zeros(3, np.int64)
     for row in range(rows):
         refetched[row] = attend_row(
-            query[row], first_transposed, both_transposed, values, visible[row],
+            query[row], first_transposed, both_transposed, values, values_both, visible[row],
             multipliers[row], shifts[row], ratios, path, threshold, value_budget[visible[row]],
             scores, exponentials, probabilities[row], used[row], output[row], overflows,
         )  # fmt: skip
@@ -284,6 +287,7 @@ def compare_head(
     first_transposed: Integers,
     both_transposed: Integers,
     values: Integers,
+    values_both: Integers,
     visible: Integers,
     multipliers: Integers,
     shifts: Integers,
@@ -304,22 +308,22 @@ def compare_head(
     """Run one head row by row in fixed point, beside dense attention in float64.
 
     Args:
-        query, first_transposed, both_transposed, values, visible, multipliers, shifts, ratios,
-            path, threshold, value_budget: as :func:`attend_rows`, of the kept keys.
+        query, first_transposed, both_transposed, values, values_both, visible, multipliers, shifts,
+            ratios, path, threshold, value_budget: as :func:`attend_rows`, of the kept keys.
         output_step: what an output code stands for.
         alive: a pruned head has zero output and no rows.
-        dense_query: as recorded, [rows, head_dim].
-        dense_keys_transposed: all keys of the context, [head_dim, context].
-        dense_values: [context, head_dim].
+        dense_query: as recorded, [rows, key_dim].
+        dense_keys_transposed: all keys of the context, [key_dim, context].
+        dense_values: [context, value_dim].
         dense_visible: keys that each row sees without pruning, [rows].
         kept: token of each kept key.
         scale: of the scores.
-        policy_output: outputs of the policy in float64, [rows, head_dim].
+        policy_output: outputs of the policy in float64, [rows, value_dim].
 
     Returns:
         [len(SUMS)].
     """
-    rows, dim = query.shape
+    rows, dim = len(query), values.shape[1]
     keys, context = values.shape[0], dense_values.shape[0]
     scores, exponentials = np.empty(keys, np.int64), np.empty(keys, np.int64)
     probabilities, used = np.empty(keys, np.int64), np.empty(keys, np.bool_)
@@ -340,8 +344,8 @@ def compare_head(
             sums[0] += dense_square
             continue
         refetched = attend_row(
-            query[row], first_transposed, both_transposed, values, n, multipliers[row],
-            shifts[row], ratios, path, threshold, value_budget[n],
+            query[row], first_transposed, both_transposed, values, values_both, n,
+            multipliers[row], shifts[row], ratios, path, threshold, value_budget[n],
             scores, exponentials, probabilities, used, output, overflows,
         )  # fmt: skip
         square, product = 0.0, 0.0

@@ -121,8 +121,11 @@ class Record:
         queries = [self._queries[i] for i in order]
         # Given, the type need not be agreed on array by array.
         every = np.concatenate(queries, dtype=PER_QUERY)
+        own = trace.layer(0)
         fields: dict[str, Any] = {
-            "head_dim": trace.head_dim,
+            "head_dim": own.key_dim,
+            "value_dim": None if own.value_dim == own.key_dim else own.value_dim,
+            "latent": own.kind == "latent",
             "name": trace.model,
             "query_table": QueryTable.of(
                 [len(q) for q in queries], {name: every[name] for name in PER_QUERY.names or ()}

@@ -22,6 +22,7 @@ def requested(
     refetched: Mask,
     metadata_vectors: NDArray[np.int64] | None = None,
     written_vectors: NDArray[np.int64] | None = None,
+    value_dim: int | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Columns of the workload that say what each fetch moves, each [kv_heads, rows].
 
@@ -30,7 +31,7 @@ def requested(
 
     Args:
         policy: of the stage and layer.
-        head_dim: elements of a vector.
+        head_dim: elements of a key.
         keys: [kv_heads, rows, context], keys of a fetch, the union over its queries.
         values: likewise.
         contexts: tokens before any pruning, [rows].
@@ -39,9 +40,15 @@ def requested(
         metadata_vectors: vectors of head_dim read to rank pages or chunks, [kv_heads, rows]; none
             if not given.
         written_vectors: vectors of head_dim written back, likewise.
+        value_dim: elements that are moved for a value; those of a key if ``None``, 0 of a latent,
+            whose values lie in the keys and have their width.
     """
     key_bits, lsb_bits, value_bits = policy.fetched_bits
-    metadata, residual = policy.quantization.beside(keys, values, contexts, decoding, head_dim)
+    if value_dim == 0:
+        value_bits = key_bits
+    metadata, residual = policy.quantization.beside(
+        keys, values, contexts, decoding, head_dim, value_dim
+    )
     size = keys.shape[:2]
     read, written = (
         np.zeros(size, dtype=np.int64) if vectors is None else vectors

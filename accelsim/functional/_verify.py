@@ -104,7 +104,7 @@ def verify_fixed_point(
         AccelsimError: a trace or policy that the datapath cannot take.
     """
     for word, layer in trace.beyond().items():
-        if word in ("soft-capped scores", "sinks"):
+        if word in ("soft-capped scores", "sinks", "ALiBi"):
             raise AccelsimError(
                 f"{trace.path}: layer {layer} has {word}, which the fixed-point datapath does not "
                 "compute; expected plain softmax"
@@ -129,8 +129,9 @@ class _Layer:
 
     def __init__(self, trace: AttentionTrace, layer: int, policy: Policy) -> None:
         self.query, self.key, self.value = finite_tensors(trace, layer)
+        latent = trace.layer(layer).kind == "latent"
         self.operands = ops = fp.operands(
-            self.query, self.key, self.value, policy.at_layer(layer, trace.num_layers)
+            self.query, self.key, self.value, policy.at_layer(layer, trace.num_layers), latent
         )
         fp.check_operands(ops.query, ops.key_first, ops.key_both, ops.value)
         tokens = self.query.shape[:2], self.key.shape[:2]
@@ -165,7 +166,8 @@ class _Checker:
         self.progressive = isinstance(q, ProgressiveQuantization)
         threshold = q.threshold if isinstance(q, ProgressiveQuantization) else 0.0
         self.threshold = fp.threshold_code(threshold)
-        self.budgets = value_budgets(policy, trace.num_layers, trace.tokens)
+        most = max(trace.layer(i).keys for i in range(trace.num_layers))
+        self.budgets = value_budgets(policy, trace.num_layers, most)
 
     def observe(self, at: LayerStep) -> None:
         self.on_layer(at.step, at.layer)
@@ -174,8 +176,8 @@ class _Checker:
             self.enter(stage)
         trace, layer = self.trace, self.layers[at.layer]
         group = trace.num_query_heads // trace.num_kv_heads
-        # Rows whose keys begin at different tokens have operands of their own.
-        rows = len(at.positions) if at.first.any() else 0
+        # Rows whose keys begin at different tokens, or have gaps, have operands of their own.
+        rows = len(at.positions) if at.first.any() or len(at.bits) else 0
         parts = [slice(row, row + 1) for row in range(rows)] or [slice(None)]
         for head in range(trace.num_query_heads):
             for part in parts:
@@ -191,6 +193,13 @@ class _Checker:
         ops, positions, end = layer.operands, at.positions[part], at.end[part]
         first, last = int(at.first[part].min(initial=at.context)), int(end.max(initial=0))
         kept = at.kept[(at.kept >= first) & (at.kept < last)]
+        seen, alive = np.arange(first, last), bool(at.alive[head])
+        if len(at.bits):
+            # One row, which sees all keys from its first on.
+            seen = np.flatnonzero(np.unpackbits(at.bits[part], count=last, bitorder="little"))
+            kept = kept[np.isin(kept, seen)]
+            # Nothing that it sees was kept: as of a pruned head.
+            alive, kept = alive and len(kept) > 0, kept if len(kept) else seen[:1]
         own_scale = self.trace.layer(at.layer).scale
         scale = own_scale * self.datapath.score_scale
         scaled = [
@@ -203,6 +212,7 @@ class _Checker:
             np.ascontiguousarray(ops.key_first[kv, kept].T),
             np.ascontiguousarray(ops.key_both[kv, kept].T),
             ops.value[kv, kept],
+            ops.value_both[kv, kept],
             np.searchsorted(kept, end),
             np.array([multipliers for multipliers, _ in scaled]),
             np.array([shift for _, shift in scaled]),
@@ -211,12 +221,12 @@ class _Checker:
             self.threshold,
             self.budgets[at.layer],
             value_step * self.datapath.output_scale,
-            bool(at.alive[head]),
+            alive,
             layer.query[head, positions].astype(np.float64),
-            np.ascontiguousarray(layer.key[kv, first:last].T, dtype=np.float64),
-            np.ascontiguousarray(layer.value[kv, first:last], dtype=np.float64),
-            end - first,
-            kept - first,
+            np.ascontiguousarray(layer.key[kv, seen].T, dtype=np.float64),
+            np.ascontiguousarray(layer.value[kv, seen], dtype=np.float64),
+            np.searchsorted(seen, end),
+            np.searchsorted(seen, kept),
             own_scale,
             at.outputs[head, part],
         )

@@ -142,10 +142,11 @@ class Operands(NamedTuple):
         query: [query_heads, tokens, head_dim].
         key_first: keys of the first fetch, at the top of the 12 bits, [kv_heads, tokens, head_dim].
         key_both: keys with both planes; the same array where there is one plane only.
-        value: [kv_heads, tokens, head_dim].
+        value: [kv_heads, tokens, value_dim].
         query_step: what one code of a query stands for; broadcasts against ``query``.
         key_step: the same of both key arrays.
         value_step: the same of ``value``.
+        value_both: values of a row that fetched both planes; ``value`` but of a latent.
     """
 
     query: Integers
@@ -155,10 +156,15 @@ class Operands(NamedTuple):
     query_step: NDArray[np.float64]
     key_step: NDArray[np.float64]
     value_step: NDArray[np.float64]
+    value_both: Integers
 
 
 def operands(
-    query: NDArray[Any], key: NDArray[Any], value: NDArray[Any], policy: Policy
+    query: NDArray[Any],
+    key: NDArray[Any],
+    value: NDArray[Any],
+    policy: Policy,
+    latent: bool = False,
 ) -> Operands:
     """Quantize a layer's tensors as the policy (of one stage) says, to aligned 12-bit operands.
 
@@ -166,8 +172,11 @@ def operands(
     go to the top of the operand, as the bit-width converter puts them (SpAtten section IV-D).
     Queries have 12 bits.
 
+    Of a ``latent`` the values are the first elements of the keys, with their codes and steps.
+
     Raises:
-        ConfigError: two key planes that are wider than the multipliers together.
+        ConfigError: two key planes that are wider than the multipliers together; keys with a scale
+            for each channel that are values too.
     """
     q = policy.quantization
     if isinstance(q, KiviQuantization):
@@ -188,6 +197,11 @@ def operands(
         both, key_step = quantize(key, 2 ** (width - 1) - 1, q.key_scale or q.scale)
         first = both
         if q.key_scale == "per_channel":
+            if latent:
+                raise ConfigError(
+                    "policy: quantization: key_scale 'per_channel' of a latent: its values have no "
+                    "query to take the scales; expected one scale, or one for each token"
+                )
             # A product over channels takes the scale of each with its query, before that is cut.
             query = query * np.repeat(key_step, len(query) // len(key), axis=0)
             key_step = np.ones((1, 1, 1))
@@ -195,15 +209,20 @@ def operands(
     value_codes, value_step = quantize(value, 2 ** (value_bits - 1) - 1, q.scale)
     lift, value_lift = OPERAND_BITS - width, OPERAND_BITS - value_bits
     key_both = both << lift
+    key_first = key_both if first is both else first << lift
+    key_step = key_step / 2**lift
+    if latent:
+        width = value.shape[2]
+        own = np.ascontiguousarray(key_first[..., :width])
+        own_both = own if first is both else np.ascontiguousarray(key_both[..., :width])
+        return Operands(
+            query_codes, key_first, key_both, own, query_step, key_step, key_step, own_both
+        )
+    stored = value_codes << value_lift
     return Operands(
-        query_codes,
-        key_both if first is both else first << lift,
-        key_both,
-        value_codes << value_lift,
-        query_step,
-        key_step / 2**lift,
-        value_step / 2**value_lift,
-    )
+        query_codes, key_first, key_both, stored, query_step, key_step,
+        value_step / 2**value_lift, stored,
+    )  # fmt: skip
 
 
 def dequantization(
@@ -242,7 +261,7 @@ class FixedAttention(NamedTuple):
     Attributes:
         probabilities: codes, [rows, keys]; zero where a row does not see a key.
         used: values that are multiplied, [rows, keys].
-        output: codes, [rows, head_dim].
+        output: codes, [rows, value_dim].
         refetched: rows that needed the LSB plane, [rows].
         overflows: of scores, of weighted sums, and clipped outputs.
     """
@@ -261,6 +280,7 @@ def fixed_point_attention(
     value: Integers,
     visible: Integers,
     *,
+    value_both: Integers | None = None,
     multipliers: Integers,
     shifts: Integers,
     ratios: Integers,
@@ -271,9 +291,11 @@ def fixed_point_attention(
     """Attention of one head in SpAtten's arithmetic.
 
     Args:
-        query: codes, [rows, head_dim].
-        key_first, key_both, value: operands, [keys, head_dim].
+        query: codes, [rows, key_dim].
+        key_first, key_both, value: operands, [keys, key_dim or value_dim].
         visible: how many of the keys each row sees, [rows]; at least 1.
+        value_both: values of rows that take ``key_both``, where those lie in the keys (a latent);
+            ``value`` if ``None``.
         multipliers: per row and key, [rows, keys], from :func:`dequantization`.
         shifts: per row, [rows].
         ratios: per key, from :func:`value_ratios`.
@@ -296,6 +318,7 @@ def fixed_point_attention(
         np.ascontiguousarray(key_first.T),
         np.ascontiguousarray(key_both.T),
         value,
+        value if value_both is None else value_both,
         visible,
         multipliers,
         shifts,

@@ -118,20 +118,22 @@ def attend_row(
     datapath: Datapath,
     threshold: int = 0,
     budget: int | None = None,
+    values_both: Sequence[Sequence[int]] | None = None,
 ) -> Row:
     """Run one query through the datapath.
 
     Args:
-        query: 12-bit codes, [head_dim].
-        keys_first: 12-bit operands of the first fetch, [keys][head_dim].
+        query: 12-bit codes, [key_dim].
+        keys_first: 12-bit operands of the first fetch, [keys][key_dim].
         keys_both: operands with both planes.
-        values: 12-bit operands, [keys][head_dim].
+        values: 12-bit operands, [keys][value_dim].
         multipliers: per key, takes a score to ``2^-shift`` (the scales and 1/sqrt(D)).
         shift: see ``multipliers``.
         value_ratios: per key, scale of its value over the largest one, ``RATIO_BITS`` fraction.
         datapath: widths and rounding.
         threshold: probability code; a row whose largest is below it takes ``keys_both``.
         budget: how many values to use; all if ``None``.
+        values_both: values of a row that takes ``keys_both``; ``values`` if ``None``.
     """
     rounding = datapath.rounding
     scores, score_overflows = scores_of(query, keys_first, datapath)
@@ -154,9 +156,10 @@ def attend_row(
         )
         for j in used
     }
+    read = values_both if refetched and values_both is not None else values
     output, value_overflows, output_saturations = [], 0, 0
-    for d in range(len(query)):
-        products = [(weights[j] * values[j][d]) >> datapath.dropped_product_bits for j in used]
+    for d in range(len(read[0])):
+        products = [(weights[j] * read[j][d]) >> datapath.dropped_product_bits for j in used]
         total_d, overflowed = narrow(sum(products), datapath.accumulator_bits, datapath.overflow)
         value_overflows += overflowed
         if datapath.requantizes_output:

@@ -14,12 +14,13 @@ import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pydantic
 
 from accelsim import configs
-from accelsim.errors import ConfigError, InvariantError, did_you_mean
+from accelsim.errors import ConfigError, InvariantError, WorkloadError, did_you_mean
 from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
 from accelsim.hardware.counters import DRAM, Counter, by_name
 
@@ -88,12 +89,17 @@ class Accelerator:
                 f"accelerator of {self.config.__name__}: unknown service '{name}'"
                 f"{did_you_mean(name, list(SERVICES))} (known: {', '.join(SERVICES)})"
             )
-        by_name(self.declared)
+        _ = self.counters_by_name
 
     @property
     def declared(self) -> tuple[Counter, ...]:
         """All its counters, those of the memory first."""
         return DRAM + self.counters
+
+    @cached_property
+    def counters_by_name(self) -> dict[str, Counter]:
+        """All its counters by name."""
+        return by_name(self.declared)
 
 
 _REGISTERED: dict[str, Accelerator] = {}
@@ -202,6 +208,7 @@ def simulate(
             f"engine '{engine}' does not run '{accelerator.kind}' "
             f"(engines of it: {', '.join(machine.engines)})"
         )
+    _check_vectors(accelerator, workload)
     dependencies = _dependencies(machine, accelerator.kind, workload, dependencies)
     order = (dependencies,) if len(machine.dependencies) > 1 else ()
     if recorder is not None and machine.record is None:
@@ -222,6 +229,23 @@ def simulate(
     _count_posted(activity, memory)
     _check(machine, activity, workload)
     return activity
+
+
+def _check_vectors(accelerator: AcceleratorConfig, workload: Workload) -> None:
+    """Refuse vectors that the machine's datapath does not take (``supports`` of its YAML)."""
+    key, value = workload.head_dim, workload.value_width
+    can = accelerator.supports
+    if workload.latent:
+        what = "" if "latent" in can else f"values that lie in keys of {key} elements (a latent)"
+    else:
+        narrow = value < key and "value_dim" in can
+        what = "" if value == key or narrow else f"values of {value} elements beside keys of {key}"
+    if what:
+        told = ", ".join(can) or "neither value_dim nor latent"
+        raise WorkloadError(
+            f"workload '{workload.name}' has {what}, which an accelerator of kind "
+            f"'{accelerator.kind}' does not take (supports: {told})"
+        )
 
 
 def _count_posted(activity: Activity, memory: MemoryConfig) -> None:

@@ -196,8 +196,10 @@ def _check_together(prefill: Policy, decode: Policy) -> None:
 
 _IN_THE_CASCADE = frozenset(
     (
-        OWN_SCALE, "sliding windows", "sliding windows on both sides", "chunks",
-        "soft-capped scores", "sinks",
+        OWN_SCALE, "sliding windows", "sliding windows on both sides", "chunks", "a prefix",
+        "stored masks", "soft-capped scores", "sinks", "ALiBi", "cross attention",
+        "latent attention", "values of another width than keys",
+        "causal and full layers side by side",
     )
 )  # fmt: skip
 """What :meth:`accelsim.traces.AttentionTrace.beyond` may name for SpAtten's own policies."""

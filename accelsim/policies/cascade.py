@@ -48,7 +48,9 @@ class _Cascade(Selector):
 
     def accumulates(self, stage: Stage) -> bool:
         """Whether a stage or a later one of the run ranks tokens by what they received."""
-        later = self.shape.causal and self.shape.prompt_tokens < self.shape.tokens
+        # An encoder has no prompt, or is one as a whole.
+        shape = self.shape
+        later = shape.prompt_tokens < shape.tokens and (shape.causal or shape.prompt_tokens > 0)
         names: tuple[Stage, ...] = ("prefill", "decode") if later else ("prefill",)
         ranks = [self._stages[name].tokens is not None for name in names]
         return ranks[-1] or (stage == "prefill" and ranks[0])
@@ -91,13 +93,15 @@ class StepCascade(_Cascade):
         self._heads_selected: set[Any] = set()
         self._work = np.zeros(1, dtype=WORK)
 
-    def choose(self, layer: int, stage: Stage, context: int) -> NDArray[Any]:
+    def choose(self, layer: int, stage: Stage, context: int, ranks: bool = True) -> NDArray[Any]:
         """Prune tokens and heads of a layer in one step.
 
         Args:
             layer: where; 0 begins a step.
             stage: whose rules hold.
             context: tokens so far. The last one always survives, but in an encoder.
+            ranks: whether the layer ranks tokens; one that attends to another sequence takes those
+                that are left, and only prunes heads.
 
         Returns:
             [1] of :data:`~accelsim.attention.kernels.WORK`.
@@ -109,7 +113,7 @@ class StepCascade(_Cascade):
         self.heads = self.heads & self._heads_alive[layer]
         self._work = np.zeros(1, dtype=WORK)
         rules = self._stages[stage]
-        if rules.tokens is not None:
+        if rules.tokens is not None and ranks:
             self._prune_tokens(rules.tokens, layer, stage, context)
         heads = rules.heads
         # Once a layer and rule, the first time that it acts; later steps repeat it.

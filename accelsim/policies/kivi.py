@@ -62,9 +62,16 @@ class KiviQuantization(ByLayerWidths):
         return max(context_tokens - self.residual_tokens, 0)
 
     def beside(
-        self, keys: Mask, values: Mask, contexts: NDArray[np.int64], decoding: bool, head_dim: int
+        self,
+        keys: Mask,
+        values: Mask,
+        contexts: NDArray[np.int64],
+        decoding: bool,
+        head_dim: int,
+        value_dim: int | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Scales and zero points, and the residual beyond the narrow width; as of the others."""
+        value_dim = head_dim if value_dim is None else value_dim
         kv_heads, rows, tokens = keys.shape
         ends = contexts.tolist() if decoding else [0] * rows
         token = np.arange(tokens)
@@ -75,11 +82,11 @@ class KiviQuantization(ByLayerWidths):
         filled[..., :tokens] = old_keys
         grouped = filled.reshape(kv_heads, rows, groups, self.group_tokens).any(axis=3)
         scales = grouped.sum(axis=2) * head_dim
-        scales += old_values.sum(axis=2) * -(-head_dim // self.group_channels)
+        scales += old_values.sum(axis=2) * -(-value_dim // self.group_channels)
         recent_keys = keys.sum(axis=2) - old_keys.sum(axis=2)
         recent_values = values.sum(axis=2) - old_values.sum(axis=2)
-        residual = recent_keys * (self.full_bits - self.key_bits)
-        residual += recent_values * (self.full_bits - self.value_bits)
+        residual = recent_keys * (self.full_bits - self.key_bits) * head_dim
+        residual += recent_values * (self.full_bits - self.value_bits) * value_dim
         # A vector of the residual has one scale of its own.
         metadata = scales * self.scale_bytes + (recent_keys + recent_values) * SCALE_BYTES
-        return metadata.astype(np.int64), (residual * head_dim // 8).astype(np.int64)
+        return metadata.astype(np.int64), (residual // 8).astype(np.int64)

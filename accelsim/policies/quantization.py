@@ -38,7 +38,13 @@ class ByLayerWidths(PolicyPart):
         return self.model_copy(update=changes) if changes else self
 
     def beside(
-        self, keys: Mask, values: Mask, contexts: NDArray[np.int64], decoding: bool, head_dim: int
+        self,
+        keys: Mask,
+        values: Mask,
+        contexts: NDArray[np.int64],
+        decoding: bool,
+        head_dim: int,
+        value_dim: int | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Bytes that a fetch reads beside vectors of the nominal width.
 
@@ -47,16 +53,18 @@ class ByLayerWidths(PolicyPart):
             values: likewise.
             contexts: tokens so far, [rows].
             decoding: whether the rows follow a prompt; else they are one, or an encoder.
-            head_dim: elements of a vector.
+            head_dim: elements of a key.
+            value_dim: elements moved for a value; those of a key if ``None``, 0 of a latent.
 
         Returns:
             Metadata (scales, zero points) and what full-width vectors read in excess, each
             [kv_heads, rows].
         """
-        vectors = (keys.sum(axis=2) + values.sum(axis=2)).astype(np.int64)
+        moved = values.sum(axis=2) * (value_dim != 0)
+        vectors = (keys.sum(axis=2) + moved).astype(np.int64)
         per_token = getattr(self, "scale", "") == "per_token"
         if per_token and getattr(self, "key_scale", None) == "per_channel":
-            vectors = values.sum(axis=2).astype(np.int64)
+            vectors = moved.astype(np.int64)
         return vectors * (SCALE_BYTES if per_token else 0), np.zeros_like(vectors)
 
 

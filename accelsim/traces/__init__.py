@@ -20,7 +20,7 @@ from accelsim.traces._file import (
     tokens_sha256,
     validate_trace,
 )
-from accelsim.traces._layers import Bias, Layer, LayerEntry, Mask
+from accelsim.traces._layers import Bias, Group, Layer, LayerEntry, Mask
 from accelsim.traces._schema import header_schema
 from accelsim.traces._shipped import trace_names, trace_path
 from accelsim.traces._skew import LayerSkew, layer_skew
@@ -36,6 +36,7 @@ __all__ = [
     "Bias",
     "Decisions",
     "DenseRows",
+    "Group",
     "Layer",
     "LayerDecisions",
     "LayerEntry",

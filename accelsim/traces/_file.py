@@ -159,7 +159,8 @@ def validate_trace(trace: AttentionTrace, on_layer: Callable[[int], None] = lamb
         TraceError: names the first tensor with NaN or infinity, and where.
     """
     for layer in range(trace.num_layers):
-        for kind in trace.layer(layer).tensors():
+        own = trace.layer(layer)
+        for kind in (*own.tensors(), *(("bias",) if own.bias_shape() else ())):
             name = f"layer.{layer}.{kind}"
             finite = np.isfinite(trace.tensors.read(name))
             if not finite.all():
@@ -177,16 +178,18 @@ def validate_trace(trace: AttentionTrace, on_layer: Callable[[int], None] = lamb
 
 def _check_rows(trace: AttentionTrace, layer: int) -> None:
     """Check stored bits: each query sees a key, and none a later one where the trace is causal."""
-    if trace.layer(layer).mask.kind != "stored":
+    own = trace.layer(layer)
+    if own.mask.kind != "stored":
         return
-    for start in range(0, trace.tokens, _ROWS):
-        rows = np.arange(start, min(start + _ROWS, trace.tokens))
+    for start in range(0, own.tokens, _ROWS):
+        rows = np.arange(start, min(start + _ROWS, own.tokens))
         seen = trace.seen(layer, rows)
         if not seen.any(axis=1).all():
             row = int(rows[~seen.any(axis=1)][0])
             raise TraceError(f"{trace.path}: tensor 'layer.{layer}.mask': token {row} sees no key")
         later = np.arange(seen.shape[1])[None, :] > rows[:, None]
-        if trace.causal and trace.layer(layer).kind != "cross" and (seen & later).any():
+        forward = trace.causal and own.kind != "cross" and not own.aside
+        if forward and (seen & later).any():
             raise TraceError(
                 f"{trace.path}: tensor 'layer.{layer}.mask' shows later tokens; metadata 'causal' "
                 "is true"
@@ -464,6 +467,7 @@ def _check_tensors(path: Path, trace: AttentionTrace, tensors: MappedTensors) ->
         bits = name.endswith(".mask")
         if tensors.shape(name) != shape:
             axes = "[tokens, bytes]" if bits else "[heads, tokens, head_dim]"
+            axes = "[heads, …]" if name.endswith(".bias") else axes
             raise TraceError(
                 f"{path}: tensor '{name}' has shape {list(tensors.shape(name))}; "
                 f"expected {list(shape)} {axes}"

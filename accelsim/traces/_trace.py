@@ -121,15 +121,18 @@ class AttentionTrace:
         """What the layers have that ``attention-trace/1`` has not, in words, and the first such."""
         found: dict[str, int] = {}
         first = self.layer(0)
-        shape = (self.num_query_heads, self.num_kv_heads, self.head_dim)
+        sizes = (self.num_query_heads, self.num_kv_heads, self.head_dim)
+        shape = (*sizes, first.value_dim, first.kind == "latent")
         for index in range(self.num_layers if self.layers else 0):
             own = self.layer(index)
             words = own.beyond()
-            if (own.query_heads, own.kv_heads, own.key_dim) != shape:
+            mine = (own.query_heads, own.kv_heads, own.key_dim)
+            if (*mine, own.value_dim, own.kind == "latent") != shape:
                 words.append("heads of another shape")
             if own.scale != first.scale:
                 words.append(OWN_SCALE)
-            if own.mask.kind in ("causal", "full") and self.causal != (own.mask.kind == "causal"):
+            plain = not own.aside and own.kind != "cross" and own.mask.kind in ("causal", "full")
+            if plain and self.causal != (own.mask.kind == "causal"):
                 words.append("causal and full layers side by side")
             for word in words:
                 found.setdefault(word, index)
@@ -144,12 +147,41 @@ class AttentionTrace:
         """
         own = self.layer(layer)
         if own.mask.kind == "stored":
-            bits = self.tensors.read(f"layer.{layer}.mask")[positions]
+            bits = self.mask_bits(layer)[positions]
             seen = np.unpackbits(bits, axis=1, count=own.keys, bitorder="little")
             return seen.astype(np.bool_)
         key = np.arange(own.keys)[None, :]
         first, end = own.mask.first(positions), own.mask.end(positions, own.keys)
         return np.asarray((key >= first[:, None]) & (key < end[:, None]))
+
+    def mask_bits(self, layer: int) -> NDArray[np.uint8]:
+        """Bits of a stored mask, [tokens, bytes]: bit j mod 8 of byte j // 8 is key j."""
+        return self.tensors.read(f"layer.{layer}.mask")
+
+    def bias(
+        self, layer: int, positions: NDArray[np.int64], first: int, end: int
+    ) -> NDArray[np.float64] | None:
+        """What is added to the scaled scores of queries, [query_heads, rows, end - first].
+
+        Args:
+            layer: where.
+            positions: of the queries, [rows].
+            first: key that the first column stands for.
+            end: one past that of the last.
+
+        Returns:
+            ``None`` where the layer adds nothing.
+        """
+        bias = self.layer(layer).bias
+        if bias is None:
+            return None
+        away = np.arange(first, end)[None, :] - positions[:, None]
+        if bias.slopes is not None:
+            return np.asarray(np.array(bias.slopes)[:, None, None] * away)
+        table = self._read(layer, "bias")
+        if bias.kind == "stored":
+            return table[:, positions, first:end].astype(np.float64)
+        return table.astype(np.float64)[:, bias.by_distance(away)]
 
     def query(self, layer: int) -> NDArray[np.float32]:
         """Queries of a layer, [query_heads, tokens, key_dim] float32, after rotation."""
@@ -182,7 +214,7 @@ class AttentionTrace:
             model_layer=0, kind="self", query_heads=self.num_query_heads,
             kv_heads=self.num_kv_heads, key_dim=self.head_dim, value_dim=self.head_dim,
             tokens=self.tokens, keys=self.tokens, scale=self.scale, softcap=None, sinks=None,
-            slopes=None, mask=Mask(kind="causal" if self.causal else "full"),
+            stack=None, bias=None, mask=Mask(kind="causal" if self.causal else "full"),
         )  # fmt: skip
 
     def expected_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -191,5 +223,8 @@ class AttentionTrace:
             own = self.layer(layer)
             for kind, shape in own.tensors().items():
                 yield f"layer.{layer}.{kind}", shape
+            bias = own.bias_shape()
+            if bias is not None:
+                yield f"layer.{layer}.bias", bias
             if own.mask.kind == "stored":
                 yield f"layer.{layer}.mask", (own.tokens, -(-own.keys // 8))

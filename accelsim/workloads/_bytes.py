@@ -19,13 +19,16 @@ SERVICES: dict[str, tuple[str, str]] = {
     "updates": ("updates", "accumulators that rank tokens, read, added to and written"),
     "metadata": ("bytes", "DRAM reads beside vectors: bounds, means, scales, wide residuals"),
     "soft_caps": ("scores", "tanh of a score under the model's soft cap"),
+    "biases": ("scores", "additions of the model's position bias (ALiBi, relative) to a score"),
     "write_backs": ("bytes", "DRAM writes of a policy: merged vectors, bounds, means"),
 }
 """What a policy or a model can ask of a machine beyond whole vectors of one width: name to (unit,
 meaning). An accelerator declares which of them it serves."""
 
 
-def read_bits(columns: Mapping[str, NDArray[Any]], head_dim: int) -> dict[str, NDArray[np.int64]]:
+def read_bits(
+    columns: Mapping[str, NDArray[Any]], head_dim: int, value_dim: int | None = None
+) -> dict[str, NDArray[np.int64]]:
     """Bits that requests read, by tensor and bit plane, each int64 of the columns' shape.
 
     No rounding to bursts and no over-fetch: what the decisions ask for, to be compared with what an
@@ -33,7 +36,9 @@ def read_bits(columns: Mapping[str, NDArray[Any]], head_dim: int) -> dict[str, N
 
     Args:
         columns: of a workload, or arrays of equal shape with the names that count bytes.
-        head_dim: elements of a vector.
+        head_dim: elements of a key.
+        value_dim: elements of a value; those of a key if ``None``, 0 where values are parts of the
+            keys (a latent).
     """
     keys, values = (columns[name].astype(np.int64) for name in ("keys", "values"))
     key_bits, value_bits = (
@@ -43,7 +48,7 @@ def read_bits(columns: Mapping[str, NDArray[Any]], head_dim: int) -> dict[str, N
     return {
         "key_msb": keys * key_bits * head_dim,
         "key_lsb": np.where(columns["refetch_lsb"], keys * columns["key_lsb_bits"], 0) * head_dim,
-        "value": values * value_bits * head_dim,
+        "value": values * value_bits * (head_dim if value_dim is None else value_dim),
         "metadata": columns["metadata_bytes"].astype(np.int64) * 8,
         "residual": columns["residual_bytes"].astype(np.int64) * 8,
     }
@@ -66,6 +71,7 @@ def asked(columns: Mapping[str, NDArray[Any]]) -> dict[str, int]:
         "updates": int(columns["score_updates"].sum()),
         "metadata": int(columns["metadata_bytes"].sum() + columns["residual_bytes"].sum()),
         "soft_caps": int(columns["capped_scores"].sum()),
+        "biases": int(columns["biased_scores"].sum()),
         "write_backs": int(columns["write_back_bytes"].sum()),
     }
     return {name: amount for name, amount in amounts.items() if amount}

@@ -128,7 +128,8 @@ def write_csv(workload: Workload, path: str | Path) -> None:
     query a row.
 
     Raises:
-        WorkloadError: rows with several queries have no place in this schema.
+        WorkloadError: rows with several queries, and values of another width than keys, have no
+            place in this schema.
     """
     if workload.extra:
         records = zip(*(workload.extra[name] for name in CSV_COLUMNS), strict=True)
@@ -138,6 +139,11 @@ def write_csv(workload: Workload, path: str | Path) -> None:
         if int(workload["queries"].max()) > 1:
             raise WorkloadError(
                 f"workload '{workload.name}': the 17-column schema holds one query a row; "
+                "write Parquet instead"
+            )
+        if workload.value_width != workload.head_dim or workload.latent:
+            raise WorkloadError(
+                f"workload '{workload.name}': the 17-column schema holds values as wide as keys; "
                 "write Parquet instead"
             )
         body = [_record(workload, row) for row in range(workload.rows)]

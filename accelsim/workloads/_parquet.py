@@ -44,6 +44,8 @@ def write_parquet(workload: Workload, path: str | Path) -> None:
             "head_dim": str(workload.head_dim),
             "name": workload.name,
         }
+        | ({} if workload.value_dim is None else {"value_dim": str(workload.value_dim)})
+        | ({"latent": "true"} if workload.latent else {})
     )
     with whole_file(path, WorkloadError) as stream:
         pq.write_table(table, stream)
@@ -68,7 +70,7 @@ def read_parquet(path: str | Path) -> Workload:
         raise WorkloadError(f"{path}: not a readable Parquet file ({detail})") from None
     metadata = {
         name: (table.schema.metadata or {}).get(name.encode(), b"").decode(errors="replace")
-        for name in ("accelsim.schema", "head_dim", "name")
+        for name in ("accelsim.schema", "head_dim", "name", "value_dim", "latent")
     }
     if metadata["accelsim.schema"] not in _READABLE:
         raise WorkloadError(
@@ -76,9 +78,16 @@ def read_parquet(path: str | Path) -> Workload:
             + " or ".join(_READABLE)
         )
     head_dim = metadata["head_dim"]
-    if not re.fullmatch("[0-9]{1,9}", head_dim) or not 1 <= int(head_dim) <= MAX_HEAD_DIM:
+    value_dim = metadata["value_dim"] or head_dim
+    for name, text in (("head_dim", head_dim), ("value_dim", value_dim)):
+        if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= MAX_HEAD_DIM:
+            raise WorkloadError(
+                f"{path}: metadata '{name}' is '{text[:40]}'; expected 1 to {MAX_HEAD_DIM}"
+            )
+    if metadata["latent"] not in ("", "true"):
         raise WorkloadError(
-            f"{path}: metadata 'head_dim' is '{head_dim[:40]}'; expected 1 to {MAX_HEAD_DIM}"
+            f"{path}: metadata 'latent' is '{metadata['latent'][:40]}'; expected true, or no such "
+            "key"
         )
     if len(set(table.column_names)) != len(table.column_names):
         raise WorkloadError(f"{path}: two columns have one name")
@@ -109,6 +118,8 @@ def read_parquet(path: str | Path) -> Workload:
             key_indices=indices.get("key_indices"),
             value_indices=indices.get("value_indices"),
             query_table=_query_table(table, path),
+            value_dim=int(value_dim) if metadata["value_dim"] else None,
+            latent=bool(metadata["latent"]),
         )
     except WorkloadError as error:
         if str(error).startswith(str(path)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,7 @@ COLUMNS: dict[str, tuple[Any, str]] = {
     "write_back_bytes": (np.int64, "DRAM bytes a policy writes: merged vectors, page bounds"),
     "key_runs": (np.int32, "contiguous runs of tokens in the fetched keys; 0: not recorded"),
     "capped_scores": (np.int64, "scores under a soft cap of the model, summed over the queries"),
+    "biased_scores": (np.int64, "scores to which the model adds a bias, summed over the queries"),
 }
 """Column name to (dtype, meaning). Counts are numbers of vectors or scores unless named bytes."""
 
@@ -67,6 +69,7 @@ POLICY_COLUMNS = (
     "write_back_bytes",
     "key_runs",
     "capped_scores",
+    "biased_scores",
 )
 """What policies and models ask of the hardware beyond vectors and top-k; zero where nothing.
 A Parquet file written before they existed reads as zero."""
@@ -108,7 +111,7 @@ class Workload:
 
     Attributes:
         columns: one array of equal length for each name in :data:`COLUMNS`.
-        head_dim: elements in a query, key or value vector.
+        head_dim: elements in a query or key vector.
         name: what to call the workload in reports.
         key_indices: per row, the ascending token indexes of the fetched keys (``None``: not known,
             the accelerator then uses its own index pattern).
@@ -117,6 +120,9 @@ class Workload:
         trailer: lines of a foreign file that are no requests (its configuration's name).
         query_table: what each query of each row asks for (``None``: not known, a row then is one
             query). Its sums are the ``query_*``, ``refetch_*`` and ``topk_*`` columns, checked.
+        value_dim: elements in a value vector; ``None``: as many as in a key.
+        latent: values are the first ``value_dim`` elements of the keys, and so are fetched with
+            them: the column ``values`` then says what is multiplied, and moves nothing.
     """
 
     columns: Mapping[str, NDArray[Any]]
@@ -127,6 +133,8 @@ class Workload:
     extra: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     trailer: tuple[tuple[str, ...], ...] = ()
     query_table: QueryTable | None = None
+    value_dim: int | None = None
+    latent: bool = False
 
     def __post_init__(self) -> None:
         unknown = set(self.columns) - set(COLUMNS)
@@ -148,6 +156,11 @@ class Workload:
         if not 1 <= self.head_dim <= MAX_HEAD_DIM:
             raise WorkloadError(
                 f"workload '{self.name}': head_dim = {self.head_dim}; expected 1 to {MAX_HEAD_DIM}"
+            )
+        if not 1 <= self.value_width <= (self.head_dim if self.latent else MAX_HEAD_DIM):
+            most = "head_dim, of a latent" if self.latent else f"{MAX_HEAD_DIM}"
+            raise WorkloadError(
+                f"workload '{self.name}': value_dim = {self.value_width}; expected 1 to {most}"
             )
         for name, column in self.columns.items():
             self._refuse(name, column < _LEAST.get(name, 0), f"at least {_LEAST.get(name, 0)}")
@@ -221,6 +234,16 @@ class Workload:
             )
 
     @property
+    def value_width(self) -> int:
+        """Elements in a value vector."""
+        return self.head_dim if self.value_dim is None else self.value_dim
+
+    @property
+    def fetched_value_width(self) -> int:
+        """Elements that DRAM moves for a value: none of a latent, whose keys hold them."""
+        return 0 if self.latent else self.value_width
+
+    @property
     def rows(self) -> int:
         """Number of requests."""
         return len(self.columns["step"])
@@ -238,6 +261,10 @@ class Workload:
         A step is one of a prompt or encoder if a row of it has queries at several positions;
         without a query table, if it has several queries and is the first.
         """
+        return self._stages
+
+    @cached_property
+    def _stages(self) -> tuple[NDArray[np.bool_], int]:
         step = self["step"]
         if self.query_table is not None:
             position, start = self.query_table.position, self.query_table.start[:-1]
@@ -313,6 +340,8 @@ class Workload:
             {name: column[chosen] for name, column in self.extra.items()},
             self.trailer,
             None if self.query_table is None else self.query_table.select(chosen),
+            self.value_dim,
+            self.latent,
         )
 
     def batched(self, sequences: int) -> Workload:
@@ -342,16 +371,20 @@ class Workload:
         """Return the same table with ``trailer`` attached."""
         return replace(self, trailer=trailer)
 
+    def read_bits(self) -> dict[str, NDArray[np.int64]]:
+        """Bits that each row reads, by tensor and bit plane (:func:`read_bits`)."""
+        return read_bits(self.columns, self.head_dim, self.fetched_value_width)
+
     def policy_bytes(self) -> dict[str, int]:
         """Bytes that the policy's decisions name, by tensor and bit plane (:func:`read_bits`)."""
-        bits = read_bits(self.columns, self.head_dim)
+        bits = self.read_bits()
         return {name: int(column.sum()) // 8 for name, column in bits.items()}
 
     def policy_bytes_by_head(self) -> list[dict[str, int]]:
         """The same for vectors, one record with ``layer`` and ``head`` for each of both."""
         pairs = np.stack([self["layer"], self["head"]])
         places, groups = np.unique(pairs, axis=1, return_inverse=True)
-        bits = read_bits(self.columns, self.head_dim)
+        bits = self.read_bits()
         read = {
             name: np.bincount(groups.ravel(), weights=bits[name]) / 8
             for name in ("key_msb", "key_lsb", "value")

@@ -44,6 +44,7 @@ def compare(
     datapath: fp.Datapath,
     threshold: int = 0,
     budget: int | None = None,
+    value_both: np.ndarray | None = None,
 ) -> plain.Row:
     """Run one row both ways, insist on equality, and return it."""
     keys = len(first)
@@ -51,12 +52,14 @@ def compare(
         query.tolist(), first.tolist(), both.tolist(), value.tolist(),
         multipliers=multipliers.tolist(), shift=shift, value_ratios=ratios.tolist(),
         datapath=datapath, threshold=threshold, budget=budget,
+        values_both=None if value_both is None else value_both.tolist(),
     )  # fmt: skip
     result = fp.fixed_point_attention(
         query[None], first, both, value, np.array([keys]),
         multipliers=multipliers[None], shifts=np.array([shift]), ratios=ratios,
         datapath=datapath, threshold=threshold,
         value_budget=None if budget is None else np.full(keys + 1, budget),
+        value_both=value_both,
     )  # fmt: skip
     assert result.probabilities[0].tolist() == row.probabilities
     assert np.flatnonzero(result.used[0]).tolist() == row.used
@@ -68,21 +71,25 @@ def compare(
 
 
 @settings(deadline=None, max_examples=150)
-@given(data=st.data(), keys=st.integers(1, 12), dim=st.sampled_from([1, 3, 8]))
-def test_kernels_equal_plain_integers(data: st.DataObject, keys: int, dim: int) -> None:
+@given(
+    data=st.data(), keys=st.integers(1, 12), dim=st.sampled_from([1, 3, 8]),
+    width=st.sampled_from([1, 2, 9]),
+)  # fmt: skip
+def test_kernels_equal_plain_integers(data: st.DataObject, keys: int, dim: int, width: int) -> None:
     def draw(shape: tuple[int, ...], elements: st.SearchStrategy[int] = codes) -> np.ndarray:
         return data.draw(hnp.arrays(np.int64, shape, elements=elements))
 
     first = draw((keys, dim))
     both = np.clip(first + draw((keys, dim), st.integers(-8, 7)), -2048, 2047)
     compare(
-        draw((dim,)), first, both, draw((keys, dim)),
+        draw((dim,)), first, both, draw((keys, width)),
         draw((keys,), st.integers(1, 2**fp.MULTIPLIER_BITS)),
         data.draw(st.integers(-10, 90)),
         draw((keys,), st.integers(0, 2**fp.RATIO_BITS)),
         data.draw(st.sampled_from(DATAPATHS + NARROW)),
         data.draw(st.integers(0, 2048)),
         data.draw(st.none() | st.integers(1, keys)),
+        data.draw(st.none() | st.just(draw((keys, width)))),
     )  # fmt: skip
 
 
@@ -226,7 +233,7 @@ def test_published_datapath_is_near_float64(scale: str, rounding: str) -> None:
     query, key, value = (rng.normal(size=(1, 40, 64)).astype(np.float32) for _ in range(3))
     value *= rng.uniform(0.1, 3, size=(1, 40, 1)).astype(np.float32)
     ops = fp.operands(query, key, value, policy)
-    steps = [np.broadcast_to(s, (1, 40, 1))[0, :, 0] for s in ops[4:]]
+    steps = [np.broadcast_to(s, (1, 40, 1))[0, :, 0] for s in ops[4:7]]
     scaled = [fp.dequantization(float(step), steps[1], 0.125) for step in steps[0]]
     ratios, value_step = fp.value_ratios(steps[2])
     result = fp.fixed_point_attention(

@@ -108,22 +108,22 @@ def _too_slow(*_: object) -> None:
 
 @pytest.fixture(autouse=True)
 def _limits() -> Iterator[None]:
-    """Stop an input at two seconds, and an allocation that goes 2 GB beyond what is mapped now."""
+    """Stop an input at two seconds of processor time, and an allocation at 2 GB more than now."""
     old = resource.getrlimit(resource.RLIMIT_AS)
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    previous = signal.signal(signal.SIGALRM, _too_slow)
+    previous = signal.signal(signal.SIGPROF, _too_slow)
     resource.setrlimit(resource.RLIMIT_AS, (mapped + LIMIT_BYTES, old[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, old)
-        signal.signal(signal.SIGALRM, previous)
+        signal.signal(signal.SIGPROF, previous)
 
 
 def check(path: Path, payload: bytes, parse: Callable[[Path], object]) -> None:
     """Write a file and parse it; anything but success or one explained line fails."""
     path.write_bytes(payload)
-    signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
+    signal.setitimer(signal.ITIMER_PROF, LIMIT_S)
     try:
         parse(path)
     except AccelsimError as error:
@@ -135,7 +135,7 @@ def check(path: Path, payload: bytes, parse: Callable[[Path], object]) -> None:
             f"{type(error).__name__}: {error} from {len(payload)} bytes: {payload[:3000]!r}"
         ) from error
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def fuzz(path: Path, seeds: list[bytes], count: int, parse: Callable[[Path], object]) -> None:
@@ -177,12 +177,19 @@ def test_traces(tmp_path: Path) -> None:
             sinks=(0.5, 1.0, -1.0, 0.0), bias=Bias(kind="alibi", slopes=(1.0, 0.5, 0.2, 0.1))
         ),
         LayerEntry(mask=Mask(kind="stored"), model_layer=7),
+        LayerEntry(group="encoder", query_tokens=2, bias=Bias(kind="stored")),
+        LayerEntry(
+            group="decoder", bias=Bias(kind="relative", first=-2, buckets=(1, 0, 0)), scale=1.0
+        ),
+        LayerEntry(group="decoder", kind="cross", key_tokens=2),
     ]
-    plain = synthetic_trace(num_layers=3, head_dim=4, prefill_tokens=3, decode_tokens=2)
+    plain = synthetic_trace(num_layers=6, head_dim=4, prefill_tokens=3, decode_tokens=2)
+    trace = replace(plain, layers=tuple(own))
     bits = np.packbits(np.tri(5, dtype=bool), axis=1, bitorder="little")
     tensors = {name: plain.tensors.read(name) for name in plain.tensors.names()}
+    tensors |= {name: np.zeros(shape, np.float32) for name, shape in trace.expected_shapes()}
     tensors["layer.2.mask"] = bits
-    save_trace(replace(plain, layers=tuple(own), tensors=MemoryTensors(tensors)), small)
+    save_trace(replace(trace, tensors=MemoryTensors(tensors)), small)
     parse_trace(small)
     seeds = [(tmp_path / "one.safetensors").read_bytes(), mixed, small.read_bytes()]
     fuzz(tmp_path / "t.safetensors", seeds, INPUTS["trace"], parse_trace)

@@ -33,8 +33,16 @@ GQA = SMALL | {"num_key_value_heads": 2}
 WINDOW = GQA | {"sliding_window": 12}
 HEAD = {"head_dim": 8}
 OLD = {"vocab_size": 20, "pad_token_id": 0}
-PROJECTIONS = ("o_proj", "c_proj", "out_proj", "dense", "out_lin", "Wo")
+PROJECTIONS = ("o_proj", "c_proj", "out_proj", "dense", "out_lin", "Wo", "o")
 """Names that models give the projection of their attention's output."""
+PARENTS = (
+    "self_attn",
+    "attn",
+    "self_attention",
+    "encoder_attn",
+    "SelfAttention",
+    "EncDecAttention",
+)
 EXPERTS = {
     "num_local_experts": 2, "num_experts": 2, "num_experts_per_tok": 1,
     "moe_intermediate_size": 16,
@@ -53,6 +61,23 @@ SEES = {
     "text_config": GQA | {"model_type": "llama"},
     "vision_config": SIGHT | {"model_type": "clip_vision_model"},
 }
+
+
+DISENTANGLED = {
+    "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8,
+    "share_att_key": True, "norm_rel_ebd": "layer_norm", "max_relative_positions": -1,
+}  # fmt: skip
+FALCON = OLD | {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+T5 = OLD | {
+    "d_model": 32, "d_kv": 8, "num_heads": 4, "num_layers": 2, "num_decoder_layers": 3, "d_ff": 32,
+    "relative_attention_num_buckets": 8, "relative_attention_max_distance": 16,
+    "decoder_start_token_id": 0,
+}  # fmt: skip
+STACKS = OLD | {
+    "d_model": 32, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32,
+    "bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 2, "forced_eos_token_id": 2,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,6 +101,9 @@ class Family:
     decodes: bool = True
     gated: bool = False
     """Whether a gate comes between the attention and its output projection."""
+    check: str = "eager"
+    """Attention of transformers that the trace is compared with; Falcon's ``eager`` adds ALiBi
+    twice, once in the mask."""
 
 
 def causal(
@@ -84,7 +112,7 @@ def causal(
     fields: dict[str, Any],
     refused: str = "",
     config: str = "",
-    **more: bool,
+    **more: Any,
 ) -> Family:
     """A family that generates."""
     return Family(
@@ -97,7 +125,6 @@ def encoder(name: str, prefix: str, fields: dict[str, Any], refused: str = "") -
     return Family(name, f"{prefix}Model", f"{prefix}Config", fields, refused, decodes=False)
 
 
-NONE_CALL = "0 of"
 FAMILIES = [
     causal("Llama 2, 3", "Llama", GQA),
     causal(
@@ -185,7 +212,7 @@ FAMILIES = [
     causal("DeepSeek-V3 (MLA)", "DeepseekV3", LATENT),
     causal("DeepSeek-V3.2 (indexer)", "DeepseekV32", INDEXED),
     causal("GLM-5 (indexer)", "GlmMoeDsa", INDEXED),
-    causal("Doge (dynamic mask)", "Doge", GQA | {"keep_window_size": 6}, "a bias on the scores"),
+    causal("Doge (dynamic mask)", "Doge", GQA | {"keep_window_size": 6}, "see different keys"),
     causal("DiffLlama", "DiffLlama", GQA, "calls its attention twice"),
     causal(
         "GPT-Neo",
@@ -199,24 +226,18 @@ FAMILIES = [
             "window_size": 12,
             "max_position_embeddings": 64,
         },
-        NONE_CALL,
+    ),
+    causal("BLOOM (ALiBi)", "Bloom", OLD | {"hidden_size": 32, "n_layer": 2, "n_head": 4}),
+    causal("Falcon (one KV head)", "Falcon", FALCON),
+    causal(
+        "Falcon (grouped heads)",
+        "Falcon",
+        FALCON | {"new_decoder_architecture": True, "num_kv_heads": 2},
     ),
     causal(
-        "BLOOM (ALiBi)", "Bloom", OLD | {"hidden_size": 32, "n_layer": 2, "n_head": 4}, NONE_CALL
+        "Falcon (ALiBi)", "Falcon", FALCON | {"alibi": True, "multi_query": False}, check="sdpa"
     ),
-    causal(
-        "Falcon",
-        "Falcon",
-        OLD | {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4},
-        NONE_CALL,
-    ),
-    causal(
-        "Falcon (ALiBi)",
-        "Falcon",
-        OLD | {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "alibi": True},
-        NONE_CALL,
-    ),
-    causal("MPT (ALiBi)", "Mpt", OLD | {"d_model": 32, "n_heads": 4, "n_layers": 3}, NONE_CALL),
+    causal("MPT (ALiBi)", "Mpt", OLD | {"d_model": 32, "n_heads": 4, "n_layers": 3}),
     encoder("BERT", "Bert", SMALL),
     encoder("RoBERTa", "Roberta", SMALL),
     encoder(
@@ -227,8 +248,8 @@ FAMILIES = [
     ),
     encoder("ALBERT", "Albert", SMALL | {"embedding_size": 16}),
     encoder("ELECTRA", "Electra", SMALL | {"embedding_size": 16}),
-    encoder("MPNet (relative bias)", "MPNet", SMALL, NONE_CALL),
-    encoder("DeBERTa-v3 (relative bias)", "DebertaV2", SMALL, NONE_CALL),
+    encoder("MPNet (relative bias)", "MPNet", SMALL),
+    encoder("DeBERTa-v3 (stored bias)", "DebertaV2", SMALL | DISENTANGLED),
     encoder(
         "ModernBERT (windows)",
         "ModernBert",
@@ -248,34 +269,13 @@ FAMILIES = [
         WINDOW | HEAD | {"use_bidirectional_attention": True},
         decodes=False,
     ),
-    Family(
-        "T5",
-        "T5ForConditionalGeneration",
-        "T5Config",
-        OLD | {"d_model": 32, "d_kv": 8, "num_heads": 4, "num_layers": 2, "d_ff": 32},
-        "is an encoder-decoder",
-    ),
+    Family("T5 (relative bias)", "T5ForConditionalGeneration", "T5Config", T5),
+    Family("T5 (encoder alone)", "T5EncoderModel", "T5Config", T5, decodes=False),
     Family(
         "BART",
         "BartForConditionalGeneration",
         "BartConfig",
-        OLD | {"d_model": 32},
-        "is an encoder-decoder",
-    ),
-    Family(
-        "Whisper",
-        "WhisperForConditionalGeneration",
-        "WhisperConfig",
-        OLD
-        | {
-            "d_model": 32,
-            "encoder_attention_heads": 4,
-            "decoder_attention_heads": 4,
-            "bos_token_id": 0,
-            "eos_token_id": 0,
-            "decoder_start_token_id": 0,
-        },
-        "is an encoder-decoder",
+        STACKS | {"max_position_embeddings": 64},
     ),
     encoder("CLIP (text)", "CLIPText", SMALL | {"eos_token_id": 2, "bos_token_id": 1}),
     Family(
@@ -348,7 +348,7 @@ def save(family: Family, folder: Path) -> str:
         for name, weight in model.named_parameters():
             if weight.dim() > 1:  # sharper than a fresh model, whose attention is nearly uniform
                 weight.mul_(4.0)
-            if name.endswith("sinks"):
+            if name.endswith(("sinks", "self_attn.A")):
                 weight.normal_()
     model.save_pretrained(folder)
     words = Tokenizer(models.WordLevel({"a": 0, "b": 1, "c": 2, "?": 3}, unk_token="?"))
@@ -365,7 +365,7 @@ def traces(family: Family, folder: Path) -> Iterator[AttentionTrace]:
         yield capture(model, TEXT, prefill=prefill, decode=decode)
 
 
-def eager_outputs(model: str, trace: AttentionTrace) -> list[Any]:
+def eager_outputs(family: Family, model: str, trace: AttentionTrace) -> list[Any]:
     """What the model's attention gives to its output projection, under transformers' own ``eager``.
 
     Returns:
@@ -374,19 +374,24 @@ def eager_outputs(model: str, trace: AttentionTrace) -> list[Any]:
     import torch
     import transformers
 
-    config = transformers.AutoConfig.from_pretrained(model)
-    kinds = transformers.AutoModelForCausalLM, transformers.AutoModel
-    kind = kinds[type(config) not in kinds[0]._model_mapping or not trace.causal]
-    network = kind.from_pretrained(model, attn_implementation="eager").eval()
+    kind = getattr(transformers, family.model)
+    network = kind.from_pretrained(model, attn_implementation=family.check).eval()
     seen: list[Any] = []
     for name, module in network.named_modules():
         *_, parent, own = ("", "", *name.split("."))
         # BERT's attention.output.dense; ALBERT's layers are one module, called again and again.
-        attends = parent in ("self_attn", "attn", "attention", "output") and "attention" in name
-        if own in PROJECTIONS and (attends or parent in ("self_attn", "attn")):
+        attends = parent in PARENTS or (parent in ("attention", "output") and "attention" in name)
+        if own in PROJECTIONS and attends:
             module.register_forward_pre_hook(lambda _, given: seen.append(given[0][0]))
+    given = {"input_ids": torch.tensor([trace.token_ids.tolist()])}
+    if trace.layer(0).stack == "encoder":
+        ids = transformers.AutoTokenizer.from_pretrained(model)(TEXT)["input_ids"]
+        given = {
+            "input_ids": torch.tensor([ids[: trace.layer(0).tokens]]),
+            "decoder_input_ids": given["input_ids"],
+        }
     with torch.no_grad():
-        network(input_ids=torch.tensor([trace.token_ids.tolist()]))
+        network(**given)
     return seen
 
 
@@ -398,7 +403,7 @@ def how(trace: AttentionTrace) -> str:
     scales = {trace.layer(layer).scale for layer in range(trace.num_layers)}
     if len(scales) > 1:
         found["a scale a layer"] = None
-    if any(entry.model_layer is not None for entry in trace.layers):
+    if any(entry.model_layer is not None and not entry.group for entry in trace.layers):
         found["attention layers only"] = None
     return ", ".join(found) or "plain"
 

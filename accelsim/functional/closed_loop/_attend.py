@@ -59,6 +59,18 @@ class PolicyAttention:
         """Whether the model must run the prompt, and token by token after it."""
         return self.selector.by_step
 
+    def read(
+        self, layer: int, query: Floats, key: Floats, value: Floats, positions: NDArray[np.int64]
+    ) -> None:
+        """Show the rule the dense prompt of one layer, whose output is known already.
+
+        Only rows that the rule has to see are computed (:attr:`Selector.prompt_rows`); what is
+        counted of a prompt (:attr:`kept_keys`, :attr:`visible_keys`) is of those rows.
+        """
+        rows = min(self.selector.prompt_rows, len(positions))
+        if rows:
+            self(layer, query[:, -rows:], key, value, positions[-rows:])
+
     def __call__(
         self, layer: int, query: Floats, key: Floats, value: Floats, positions: NDArray[np.int64]
     ) -> Floats:

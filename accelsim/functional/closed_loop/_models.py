@@ -71,9 +71,17 @@ class TransformersModel:
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text, with what the model's tokenizer adds."""
+        return [int(i) for i in self.tokenizer(text)["input_ids"]]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of token ids."""
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=False))
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer, of transformers."""
         with quiet(self._transformers):
-            tokenizer = load_pretrained(self._transformers.AutoTokenizer, self._name, self._where)
-        return [int(i) for i in tokenizer(text)["input_ids"]]
+            return load_pretrained(self._transformers.AutoTokenizer, self._name, self._where)
 
     @cached_property
     def _cache_argument(self) -> str:
@@ -85,13 +93,20 @@ class TransformersModel:
         """Return an empty cache, for :meth:`forward` in several calls."""
         return self._transformers.DynamicCache()
 
-    def forward(self, token_ids: Sequence[int], attend: Attend, cache: Any = None) -> Floats:
-        """Return the logits [new tokens, vocabulary], with ``attend`` in every layer.
+    def forward(
+        self,
+        token_ids: Sequence[int],
+        attend: Attend,
+        cache: Any = None,
+        last_only: bool = False,
+    ) -> Floats:
+        """Return the logits [new (1 if ``last_only``), vocabulary], with ``attend`` in every layer.
 
         Args:
             token_ids: the new tokens.
             attend: attention of one layer.
             cache: what came before them, extended in place; nothing if not given.
+            last_only: return the logits of the last token only.
 
         Raises:
             TraceError: attention that a policy cannot stand for, or token ids the model lacks.
@@ -117,7 +132,8 @@ class TransformersModel:
                 f"{self._name}: {self._calls} of {self.shape.num_layers} layers call transformers' "
                 "attention interface; expected all"
             )
-        return np.asarray(output.logits[0].float().numpy())
+        logits = output.logits[0]
+        return np.asarray((logits[-1:] if last_only else logits).float().numpy())
 
     def _attention(
         self,

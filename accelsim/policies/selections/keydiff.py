@@ -47,6 +47,11 @@ class KeyDiffSelector(EvictingSelector):
         super().__init__(rule, shape, seed)
         self.spared = int(rule.anchor == "older")
 
+    @property
+    def prompt_rows(self) -> int:
+        """None: the keys decide."""
+        return 0
+
     def run(self, block: Block) -> Decision:
         """Score the cache and evict, row by row; attend."""
         decision, work = self.prepared(block)

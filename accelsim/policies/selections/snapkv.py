@@ -61,6 +61,11 @@ class SnapKVSelector(Selector):
         self._votes: dict[int, NDArray[np.float64]] = {}
         self._prefix: dict[int, NDArray[np.bool_]] = {}
 
+    @property
+    def prompt_rows(self) -> int:
+        """Those that vote."""
+        return self.rule.window
+
     def run(self, block: Block) -> Decision:
         """Attend densely in the prompt, then to what it left and to all that came after."""
         shape, prompt = self.shape, self.shape.prompt_tokens

@@ -47,6 +47,11 @@ class TOVASelector(EvictingSelector):
         super().__init__(rule, shape, seed)
         self.recent = 1 + rule.recent_tokens
 
+    @property
+    def prompt_rows(self) -> int:
+        """The last one: it replaces the scores of those before."""
+        return 1
+
     def run(self, block: Block) -> Decision:
         """Evict, attend, remember the row."""
         decision, work = self.prepared(block)

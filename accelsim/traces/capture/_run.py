@@ -37,13 +37,15 @@ class Run:
         prefill_tokens: tokens of the prompt.
         causal: whether a query saw only earlier tokens.
         scale: factor of the scores before the softmax.
-        layers: which layers of the model were recorded.
-        model_layers: how many layers the model has.
+        layers: names of the layers of the model that were recorded: their numbers, and of which
+            stack.
+        model_layers: how many layers the model has that attend.
         tensors: ``layer.{i}.query`` and so on, [heads, tokens, head_dim] float32.
         outputs: what the model's own attention returned, before its output projection,
             [query_heads, tokens, value_dim] for each recorded layer.
         entries: what is particular to each recorded layer; empty where nothing is.
         causes: for each recorded layer, what may make it more than a trace holds.
+        main: which recorded layer gives the trace its shape.
     """
 
     model: str
@@ -53,12 +55,13 @@ class Run:
     prefill_tokens: int
     causal: bool
     scale: float
-    layers: Sequence[int]
+    layers: Sequence[int | str]
     model_layers: int
     tensors: dict[str, NDArray[Any]]
     outputs: dict[int, NDArray[np.float32]]
     entries: tuple[LayerEntry, ...] = ()
     causes: tuple[str, ...] = ()
+    main: int = 0
 
     def trace(self, text: str, text_name: str) -> AttentionTrace:
         """Return the trace, proven, with a line of provenance for each fact in ``source``.
@@ -67,7 +70,7 @@ class Run:
             TraceError: queries, keys and values whose shapes do not make a trace, or from which
                 the model's attention does not follow.
         """
-        query, key = (self.tensors[f"layer.0.{kind}"] for kind in ("query", "key"))
+        query, key = (self.tensors[f"layer.{self.main}.{kind}"] for kind in ("query", "key"))
         ids = np.asarray(self.token_ids, dtype=np.int32)
         source = [
             f"weights: {self.weights}",

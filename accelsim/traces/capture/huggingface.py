@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from accelsim.errors import AccelsimError, TraceError
 from accelsim.traces.capture._interface import (
     PLAIN,
     InterfaceRecorder,
+    Stacks,
     check_known,
     standing_in,
 )
+from accelsim.traces.capture._modules import hooked
 from accelsim.traces.capture._numpy import check_context, cut_prompt
+from accelsim.traces.capture._observed import Observed
 from accelsim.traces.capture._recorder import Progress, choose_layers
 from accelsim.traces.capture._run import Run
 from accelsim.traces.capture.gguf import check_for_transformers
@@ -106,29 +109,30 @@ def run_transformers(
         if gguf_file:
             check_for_transformers(Path(model) / gguf_file)
         config = load_pretrained(transformers.AutoConfig, model, where)
-        reads_images = type(config) in transformers.AutoModelForImageTextToText._model_mapping
-        generates = generates_text(transformers, config, model) or reads_images
-        if decode and not generates:
+        kind = _kind(transformers, config, model)
+        if decode and not kind.decodes:
             raise TraceError(f"{model}: {_why_not_decode(config)}; expected --decode 0")
-        num_layers = int(config.get_text_config().num_hidden_layers)
-        chosen = choose_layers(layers, num_layers, model)
+        depth = _depth(config)
+        chosen = choose_layers(layers, depth, model)
         ids = _prompt(transformers, model, text, prefill, where)
-        limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-        # XLNet says -1: any number.
-        tokens = len(ids) + decode
-        check_context(tokens, limit if isinstance(limit, int) and limit > 0 else tokens, model)
+        prompt = [_first_token(config, model)] if kind.pair else ids
+        _check_context(config, kind, len(ids), len(prompt) + decode, model)
         progress("weights", 0, 0)
         options = {"dtype": torch.float32, **where}
         if not gguf_file:
             options["use_safetensors"] = True  # the alternative is a pickle
-        recorder = InterfaceRecorder(
-            model, None if layers is None else chosen, num_layers, (len(ids), decode), progress
-        )
-        kind = _class_of(transformers, config, generates)
-        name, network = _load(kind, model, options)
-        with standing_in(transformers, name, recorder):
-            ids = _decode(torch, network, ids, decode, recorder)
+        name, network = _load(kind.loader, model, options)
+        attending = 2 * _depth(config, decoder=True) if kind.pair else depth
+        wanted = None if layers is None else chosen
+        observed = Observed(model, wanted, attending, 1 + decode, progress)
+        recorder = InterfaceRecorder(observed)
+        recorder.stacks = stacks = Stacks(network, kind.pair, sees_and_reads=False)
+        given = {"input_ids": torch.tensor([ids])}
+        with standing_in(transformers, name, recorder), hooked(network, observed, stacks):
+            ids = _decode(torch, network, given, prompt, decode, observed, kind.pair)
         del network
+    labels, causes, main = observed.labels(), observed.causes(), observed.main()
+    recorded = observed.finish()
     return Run(
         model=Path(model).name if Path(model).exists() else model,
         weights=_provenance(config, model, gguf_file),
@@ -136,15 +140,76 @@ def run_transformers(
         + (", greedy decoding" if decode else ""),
         token_ids=ids,
         prefill_tokens=len(ids) - decode,
-        causal=recorder.causal(),
-        scale=recorder.scale(),
-        layers=recorder.layers(),
-        model_layers=num_layers,
-        tensors=recorder.tensors(),
-        outputs=recorder.outputs(),
-        entries=recorder.entries(),
-        causes=recorder.causes(),
+        causal=observed.causal(),
+        scale=observed.scale(),
+        layers=labels,
+        model_layers=observed.attentions(),
+        tensors=recorded.tensors,
+        outputs=recorded.outputs,
+        entries=recorded.entries,
+        causes=causes,
+        main=main,
     )
+
+
+class _Kind(NamedTuple):
+    """What sort of model it is.
+
+    Attributes:
+        loader: class of transformers that loads it.
+        decodes: whether it generates text.
+        pair: whether it is an encoder with a decoder.
+    """
+
+    loader: Any
+    decodes: bool
+    pair: bool = False
+
+
+def _kind(transformers: Any, config: Any, model: str) -> _Kind:
+    """What sort of model a configuration describes."""
+    lone = [n for n in config.architectures or () if n.endswith("EncoderModel")]
+    if lone and hasattr(transformers, lone[0]):
+        return _Kind(getattr(transformers, lone[0]), decodes=False)
+    if config.is_encoder_decoder:
+        for loader in (transformers.AutoModelForSeq2SeqLM, transformers.AutoModelForSpeechSeq2Seq):
+            if type(config) in loader._model_mapping:
+                return _Kind(loader, decodes=True, pair=True)
+    reads_images = type(config) in transformers.AutoModelForImageTextToText._model_mapping
+    if not (generates_text(transformers, config, model) or reads_images):
+        return _Kind(transformers.AutoModel, decodes=False)
+    if type(config) in transformers.AutoModelForCausalLM._model_mapping:
+        return _Kind(transformers.AutoModelForCausalLM, decodes=True)
+    return _Kind(transformers.AutoModelForImageTextToText, decodes=True)
+
+
+def _depth(config: Any, decoder: bool = False) -> int:
+    """Layers of a model, of the deeper stack where it has two; or of its decoder."""
+    own = config.get_text_config()
+    both = int(own.num_hidden_layers)
+    decoders = [getattr(own, name, None) for name in ("decoder_layers", "num_decoder_layers")]
+    deep = next((int(n) for n in decoders if n and config.is_encoder_decoder), both)
+    return deep if decoder else max(both, deep)
+
+
+def _first_token(config: Any, model: str) -> int:
+    """The token that a decoder starts with."""
+    first = getattr(config, "decoder_start_token_id", None)
+    if first is None:
+        first = getattr(config, "bos_token_id", None)
+    if first is None:
+        raise TraceError(f"{model}: config.json: key 'decoder_start_token_id': expected a token id")
+    return int(first)
+
+
+def _check_context(config: Any, kind: _Kind, read: int, tokens: int, model: str) -> None:
+    """Refuse more tokens than a model has positions for."""
+    own = config.get_text_config()
+    limits = [getattr(own, n, None) for n in ("max_position_embeddings", "max_target_positions")]
+    # XLNet says -1: any number.
+    known = [n for n in limits if isinstance(n, int) and n > 0]
+    most = max(read, tokens) if kind.pair else tokens
+    check_context(most, known[0] if known else most, model)
 
 
 def _load(kind: Any, model: str, options: dict[str, Any]) -> tuple[str, Any]:
@@ -160,33 +225,44 @@ def _load(kind: Any, model: str, options: dict[str, Any]) -> tuple[str, Any]:
     raise AssertionError("the last name either loads or raises")
 
 
-def _class_of(transformers: Any, config: Any, generates: bool) -> Any:
-    if not generates:
-        return transformers.AutoModel
-    if type(config) in transformers.AutoModelForCausalLM._model_mapping:
-        return transformers.AutoModelForCausalLM
-    return transformers.AutoModelForImageTextToText
-
-
 def _decode(
-    torch: Any, network: Any, prompt: list[int], steps: int, attention: InterfaceRecorder
+    torch: Any,
+    network: Any,
+    given: dict[str, Any],
+    prompt: list[int],
+    steps: int,
+    observed: Observed,
+    pair: bool,
 ) -> list[int]:
-    """Run the prompt, then greedy decoding steps over the model's own cache."""
+    """Run the prompt, then greedy decoding steps over the model's own cache.
+
+    Args:
+        torch: the library.
+        network: the model.
+        given: what its first pass is called with.
+        prompt: token ids that its layers see in the first pass; of a decoder, its first.
+        steps: of decoding.
+        observed: told when a pass begins and ends.
+        pair: whether it is an encoder with a decoder.
+    """
     ids = list(prompt)
-    cache: dict[str, Any] = {}
+    tokens = "decoder_input_ids" if pair else "input_ids"
+    if pair:
+        given = {**given, tokens: torch.tensor([ids])}
     with torch.inference_mode():
         for step in range(steps + 1):
-            new = ids if step == 0 else ids[-1:]
-            cached = {"use_cache": True, **cache} if steps else {}
-            attention.begin(len(new))
-            with foreign_code(attention.model):
-                output = network(input_ids=torch.tensor([new]), **cached)
-            attention.end()
+            cached = {"use_cache": True} if steps else {}
+            observed.begin(len(ids) if step == 0 else 1)
+            with foreign_code(observed.model):
+                output = network(**given, **cached)
+            observed.end()
             if step < steps:
                 # Renamed in transformers 5.
                 name = "cache" if "cache" in output else "past_key_values"
-                cache = {name: output[name]}
                 ids.append(int(output.logits[0, -1].argmax()))
+                given = {name: output[name], tokens: torch.tensor([ids[-1:]])}
+                if pair:
+                    given["encoder_outputs"] = (output.encoder_last_hidden_state,)
     return ids
 
 

@@ -42,6 +42,7 @@ def count_work(
     """
     dim = workload.head_dim
     line = dim * BITS_ON_CHIP // 8
+    value_line = workload.value_width * BITS_ON_CHIP // 8
     again = np.where(rows.query_refetch > 0, rows.query_keys, 0)
     scored = int(rows.query_keys.sum() + again.sum())
     weighted = int(rows.query_values.sum())
@@ -54,7 +55,7 @@ def count_work(
         "softmax_fifo_bytes": score_fifo_bytes(scored),
         "importance_additions": importance_additions(workload),
         "qk_macs": scored * dim,
-        "pv_macs": weighted * dim,
+        "pv_macs": weighted * workload.value_width,
         "exponentials": scored,
         "divisions": scored,
         "topk_passes": int(rows.passes.sum()) + passes,
@@ -62,8 +63,8 @@ def count_work(
         "topk_fifo_bytes": 4 * elements,
         "key_sram_write_bytes": int((rows.keys * (1 + refetched)).sum()) * line,
         "key_sram_read_bytes": scored * line,
-        "value_sram_write_bytes": int(rows.values.sum()) * line,
-        "value_sram_read_bytes": weighted * line,
+        "value_sram_write_bytes": int(rows.values.sum()) * value_line,
+        "value_sram_read_bytes": weighted * value_line,
         "fetcher_bytes": 2 * sum(read_bytes.values()),
         "spill_read_bytes": read,
         "spill_write_bytes": written,
@@ -77,7 +78,7 @@ def count_work(
         activity.count("dram_reads", bursts)
     out = int(workload["write_back_bytes"].sum()) + written
     if config.output_traffic:
-        out += len(rows.query_keys) * line
+        out += len(rows.query_keys) * value_line
     activity.dram_write_bytes = -(-out // TRANSACTION_BYTES) * TRANSACTION_BYTES
     activity.count("dram_writes", activity.dram_write_bytes // TRANSACTION_BYTES)
 
@@ -115,7 +116,7 @@ def selection_work(workload: Workload, rows: Rows, config: SpattenConfig) -> tup
     return elements, passes
 
 
-def partial_bytes(rows: Rows, config: SpattenConfig, head_dim: int, tile: int) -> int:
+def partial_bytes(rows: Rows, config: SpattenConfig, value_dim: int, tile: int) -> int:
     """Bytes of partial results written by early rows of one pass; as many are read back."""
     if config.loop_order != "key-outer":
         return 0
@@ -123,7 +124,7 @@ def partial_bytes(rows: Rows, config: SpattenConfig, head_dim: int, tile: int) -
     long = (~rows.late) & (rows.keys > tile) & ~rows.prunes & (rows.lsb_bits == 0)
     mine = np.repeat(long, counts)
     tiles = -(-rows.query_keys[mine] // tile)
-    return int(np.maximum(tiles - 1, 0).sum()) * ((head_dim + 2) * config.partial_bits // 8)
+    return int(np.maximum(tiles - 1, 0).sum()) * ((value_dim + 2) * config.partial_bits // 8)
 
 
 def activity_of(machine: Spatten) -> Activity:
@@ -132,7 +133,7 @@ def activity_of(machine: Spatten) -> Activity:
     config, rows, workload = plan.config, plan.rows, plan.workload
     total = max(order.completions)
     activity = Activity(total, config.frequency_hz)
-    partial = partial_bytes(rows, config, workload.head_dim, plan.tile)
+    partial = partial_bytes(rows, config, workload.value_width, plan.tile)
     spilled = kept.spilled_reads + partial, kept.spilled_writes + partial
     count_work(activity, workload, rows, config, machine.requests.bytes, spilled)
     activity.count("refetched_bytes", machine.requests.refetched_bytes())

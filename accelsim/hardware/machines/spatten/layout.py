@@ -38,7 +38,7 @@ class Layout:
 
     def __init__(self, workload: Workload, rows: Rows, queries: bool) -> None:
         self._rows = rows
-        self._dim = workload.head_dim
+        self._dim, self._value_dim = workload.head_dim, workload.value_width
         heads = int(workload["head"].max()) + 1
         self._slot: list[int] = (
             workload["layer"].astype(np.int64) * heads + workload["head"]
@@ -139,7 +139,7 @@ class Layout:
 
     def _cover(self, plane: int, indices: Lists, row: int, first: int, end: int, bits: int) -> int:
         """Write what covers some vectors of a plane."""
-        size = -(-bits * self._dim // 8)
+        size = -(-bits * (self._value_dim if plane == VALUES else self._dim) // 8)
         chosen = self._in_order if indices is None else indices[row]
         self._reserve((end - first) * (size // TRANSACTION_BYTES + 2))
         begin = self._count

@@ -70,7 +70,7 @@ class Selection:
         self._select_queries = direct(pipeline.select, *self._arrays, fetcher.beats)
         # A partial result of a query: its sums, maximum and sum of exponentials go out and come
         # back (section 2, one pass).
-        partial = (plan.workload.head_dim + 2) * plan.config.partial_bits // 8
+        partial = (plan.workload.value_width + 2) * plan.config.partial_bits // 8
         self._spill = math.ceil(2 * partial / peak)
 
     def run(self) -> Following:

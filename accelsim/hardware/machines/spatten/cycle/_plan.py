@@ -114,7 +114,8 @@ class _Layout:
 class _Planner:
     def __init__(self, workload: Workload, config: SpattenConfig, memory: MemoryConfig) -> None:
         self.workload, self.config = workload, config
-        self.dim = workload.head_dim
+        # Values that are narrower than keys lie padded in lines of as many vectors.
+        self.dim, self.value_dim = workload.head_dim, workload.value_width
         self.lines = config.multipliers // self.dim
         self.scores = min(self.lines, config.scores_per_cycle)
         kept = config.softmax_fifo * config.softmax_parallelism
@@ -161,7 +162,7 @@ class _Planner:
         self._finish_requests(requests, arrays["tiles"], arrays["pieces"])
         counters = {
             "qk_macs": self.qk_vectors * self.dim,
-            "pv_macs": self.pv_vectors * self.dim,
+            "pv_macs": self.pv_vectors * self.value_dim,
             "exponentials": self.exponentials,
             "topk_passes": self.passes + _selector_passes(groups),
             "spill_read_bytes": self.spill_read,
@@ -490,7 +491,7 @@ class _Planner:
     ) -> None:
         request = self.layout.request()
         vectors = fetched[part * self.tile : (part + 1) * self.tile]
-        size = -(-int(self.table.value_bits[row.source]) * self.dim // 8)
+        size = -(-int(self.table.value_bits[row.source]) * self.value_dim // 8)
         self.layout.add(request, vectors, size, self._place(_VALUES, row.source), 1)
         mine = values * (part + 1) // count - values * part // count
         uses = int((mine > 0).sum())
@@ -545,7 +546,7 @@ class _Planner:
         elif one_tile_of_many and tile > 0:
             w_extra = 1
             if row.early:
-                size = (self.dim + 2) * config.partial_bits // 8
+                size = (self.value_dim + 2) * config.partial_bits // 8
                 self.spill_write += size
                 self.spill_read += size
                 w_extra += int(np.ceil(2 * size / self.peak))
@@ -721,12 +722,12 @@ class _Planner:
     def _once(self, source: int) -> list[int]:
         """Bytes of one fetch of a row's key MSBs, key LSBs and values, tile by tile."""
         table, totals = self.table, []
-        for name, bits, count in (
-            ("key_indices", table.key_bits, table.keys),
-            ("key_indices", table.lsb_bits, table.keys),
-            ("value_indices", table.value_bits, table.values),
+        for name, bits, count, dim in (
+            ("key_indices", table.key_bits, table.keys, self.dim),
+            ("key_indices", table.lsb_bits, table.keys, self.dim),
+            ("value_indices", table.value_bits, table.values, self.value_dim),
         ):
-            size = -(-int(bits[source]) * self.dim // 8)
+            size = -(-int(bits[source]) * dim // 8)
             vectors = self._indices(name, source, int(count[source]))
             total = 0
             for first in range(0, len(vectors), self.tile):

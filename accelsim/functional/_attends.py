@@ -1,0 +1,81 @@
+"""How a recorded layer attends, as arrays that kernels take: what is seen, and what is added."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accelsim.attention.kernels import NO_BIAS, NO_BITS
+from accelsim.errors import TraceError
+from accelsim.traces import AttentionTrace, Layer
+
+
+class Sight(NamedTuple):
+    """Keys that some queries see.
+
+    Attributes:
+        first: first key of each query, [rows].
+        end: one past the last, [rows].
+        bits: [rows, bytes], which of them, eight to a byte, the lowest bit first; empty where all.
+        some: [keys], those that some query sees.
+    """
+
+    first: NDArray[np.int64]
+    end: NDArray[np.int64]
+    bits: NDArray[np.uint8]
+    some: NDArray[np.bool_]
+
+
+def sight(
+    trace: AttentionTrace, index: int, own: Layer, positions: NDArray[np.int64], context: int
+) -> Sight:
+    """Keys that queries of a layer see among the first ``context``.
+
+    Args:
+        trace: that holds the bits of a stored mask.
+        index: of the layer.
+        own: the layer.
+        positions: of the queries, ascending.
+        context: keys that there are when they ask.
+
+    Raises:
+        TraceError: a query that sees no key.
+    """
+    if own.mask.kind == "stored":
+        first, end = np.zeros_like(positions), np.full_like(positions, context)
+        bits = np.ascontiguousarray(trace.mask_bits(index)[positions])
+        some = np.bitwise_or.reduce(bits, axis=0) if len(bits) else np.zeros(0, dtype=np.uint8)
+        seen = np.unpackbits(some, count=context, bitorder="little").astype(np.bool_)
+        head, rest = bits[:, : context // 8], bits[:, context // 8 : -(-context // 8)]
+        rest = rest & np.uint8((1 << context % 8) - 1)
+        if not (head.any(axis=1) | rest.any(axis=1)).all():
+            raise TraceError(f"{trace.path}: layer {index}: a query sees no key; expected one")
+        return Sight(first, end, bits, seen)
+    first = own.mask.first(positions)
+    end = np.minimum(own.mask.end(positions, own.keys), context)
+    steps = np.zeros(context + 1, dtype=np.int64)
+    np.add.at(steps, first, 1)
+    np.add.at(steps, end, -1)
+    return Sight(first, end, NO_BITS, np.cumsum(steps)[:context] > 0)
+
+
+def score_biases(layers: Sequence[Layer]) -> list[NDArray[np.float64]]:
+    """What each layer adds to its capped scores, [query_heads, distances] each.
+
+    The middle one is for a key at the query's own position, the next for the key after it. Empty
+    where nothing is added; layers that add the same share one array.
+    """
+    made: dict[tuple[float, ...], NDArray[np.float64]] = {}
+    found = []
+    for own in layers:
+        if own.slopes is None:
+            found.append(NO_BIAS)
+            continue
+        key = tuple(own.slopes.tolist())
+        if key not in made:
+            made[key] = own.slopes[:, None] * np.arange(1 - own.tokens, own.tokens)
+        found.append(made[key])
+    return found

@@ -1,0 +1,321 @@
+"""Every kind of layer under every kind of policy: outputs, what is fetched, what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from accelsim import exploration
+from accelsim.attention import reference
+from accelsim.attention.quantization import progressive_planes, quantize_dequantize
+from accelsim.baselines import AttentionShape
+from accelsim.configs import load
+from accelsim.errors import AccelsimError, TraceError, WorkloadError
+from accelsim.functional import fixed_point as fp
+from accelsim.functional import run_policy, verify_fixed_point
+from accelsim.hardware import load_accelerator, simulate
+from accelsim.hardware.config import MemoryConfig
+from accelsim.policies import Policy, load_policy
+from accelsim.traces import (
+    AttentionTrace,
+    Bias,
+    LayerEntry,
+    Mask,
+    MemoryTensors,
+    synthetic_trace,
+)
+from accelsim.workloads import read_parquet, write_csv, write_parquet
+
+KINDS = ("window", "chunk", "prefix", "stored", "alibi", "cross", "softcap", "sinks", "scale")
+
+
+def stored_bits(rng: np.random.Generator, causal: bool, tokens: int, keys: int) -> Any:
+    """A mask that shows each query about half of the keys that it may see, at least one."""
+    seen = rng.random((tokens, keys)) < 0.5
+    if causal:
+        seen &= np.tri(tokens, keys, dtype=bool)
+    shown = rng.integers(0, np.arange(tokens) + 1 if causal else keys, size=tokens)
+    seen[np.arange(tokens), shown] = True
+    return np.packbits(seen, axis=1, bitorder="little")
+
+
+def make(
+    seed: int,
+    kinds: list[set[str]],
+    *,
+    prefill: int,
+    decode: int,
+    causal: bool = True,
+    value_dim: int | None = None,
+    latent: bool = False,
+    heads: tuple[int, int] = (4, 2),
+    dim: int = 8,
+) -> AttentionTrace:
+    """A trace with one layer for each set of kinds."""
+    rng = np.random.default_rng(seed)
+    plain = synthetic_trace(
+        seed=seed, num_layers=len(kinds), num_query_heads=heads[0], num_kv_heads=heads[1],
+        head_dim=dim, prefill_tokens=prefill, decode_tokens=decode, causal=causal,
+    )  # fmt: skip
+    tokens, entries = prefill + decode, []
+    tensors: dict[str, Any] = {name: plain.tensors.read(name) for name in plain.tensors.names()}
+    for layer, has in enumerate(kinds):
+        fields: dict[str, Any] = {}
+        name, keys = f"layer.{layer}", tokens
+        if "cross" in has:
+            keys = int(rng.integers(1, 2 * tokens))
+            fields |= {"kind": "cross", "key_tokens": keys}
+            for tensor in ("key", "value"):
+                shape = (heads[1], keys, dim)
+                tensors[f"{name}.{tensor}"] = rng.normal(size=shape).astype(np.float32)
+        elif "window" in has:
+            fields["mask"] = Mask(kind="window", size=int(rng.integers(1, tokens + 2)), side="left")
+        elif "chunk" in has:
+            fields["mask"] = Mask(kind="chunk", size=int(rng.integers(1, tokens + 2)))
+        elif "prefix" in has and prefill and not causal:
+            fields["mask"] = Mask(kind="prefix", length=int(rng.integers(1, prefill + 1)))
+        elif decode and not causal:
+            fields["mask"] = Mask(kind="causal")
+        if "stored" in has:
+            fields["mask"] = Mask(kind="stored")
+            back = "cross" not in has and (causal or decode > 0)
+            tensors[f"{name}.mask"] = stored_bits(rng, back, tokens, keys)
+        if "alibi" in has and "cross" not in has:
+            fields["bias"] = Bias(kind="alibi", slopes=tuple(rng.normal(size=heads[0]).tolist()))
+        if "softcap" in has:
+            fields["softcap"] = float(rng.uniform(0.5, 3.0))
+        if "sinks" in has:
+            fields["sinks"] = tuple(rng.normal(size=heads[0]).tolist())
+        if "scale" in has:
+            fields["scale"] = float(rng.uniform(0.1, 0.6))
+        if latent and "cross" not in has:
+            fields |= {"kind": "latent", "value_dim": value_dim or dim}
+            del tensors[f"{name}.value"]
+        elif value_dim is not None:
+            fields["value_dim"] = value_dim
+            shape = (heads[1], keys, value_dim)
+            tensors[f"{name}.value"] = rng.normal(size=shape).astype(np.float32)
+        entries.append(LayerEntry(**fields))
+    return dataclasses.replace(plain, layers=tuple(entries), tensors=MemoryTensors(tensors))
+
+
+@st.composite
+def traces(draw: Any, *, allowed: tuple[str, ...] = KINDS, decoder: bool = False) -> AttentionTrace:
+    """Any such trace; of a decoder, one that decodes and sees nothing later."""
+    causal = decoder or draw(st.booleans())
+    prefill = draw(st.integers(0 if causal else 1, 9))
+    decode = draw(st.integers(max(1 - prefill, int(decoder)), 6))
+    latent = draw(st.booleans())
+    kinds = draw(st.lists(st.sets(st.sampled_from(allowed), max_size=3), min_size=1, max_size=3))
+    if latent:
+        kinds = [has - {"cross"} for has in kinds]
+    return make(
+        draw(st.integers(0, 99)), kinds, prefill=prefill, decode=decode, causal=causal,
+        value_dim=draw(st.sampled_from((None, 3, 8) if latent else (None, 3, 12))), latent=latent,
+    )  # fmt: skip
+
+
+POLICIES = (
+    "dense", "static-8", "spatten-tokens", "spatten-heads", "progressive-6-4", "spatten-values",
+    "spatten-full",
+)  # fmt: skip
+
+
+def planes(policy: Policy, trace: AttentionTrace, layer: int) -> tuple[Any, Any, Any, Any]:
+    """Keys and values as the first fetch reads them, and with both planes."""
+    own, key, value = trace.layer(layer), trace.key(layer), trace.value(layer)
+    q: Any = policy.quantization
+    if q.kind == "static":
+        first = both = quantize_dequantize(key, q.key_bits, q.scale)
+        bits = q.value_bits
+    else:
+        first, both = progressive_planes(key, q.msb_bits, q.lsb_bits, q.split, q.scale)
+        bits = q.fetched_value_bits
+    if own.kind == "latent":
+        return first, both, first[..., : own.value_dim], both[..., : own.value_dim]
+    stored = quantize_dequantize(value, bits, q.scale)
+    return first, both, stored, stored
+
+
+def bias_of(trace: AttentionTrace, layer: int, positions: Any) -> Any:
+    """Bias [query_heads, rows, keys] of a layer, or ``None``."""
+    own = trace.layer(layer)
+    if own.slopes is None:
+        return None
+    away = np.arange(own.keys)[None, :] - positions[:, None]
+    return own.slopes[:, None, None] * away
+
+
+def pruned(weights: Any, seen: Any, budgets: Any, value: Any, group: int) -> Any:
+    """Outputs of the largest weights only, as many as the budget of the keys that a row sees."""
+    output = np.zeros((*weights.shape[:2], value.shape[2]))
+    for head, row in np.ndindex(*weights.shape[:2]):
+        keys = np.flatnonzero(seen[row])
+        top = keys[reference.stable_topk(weights[head, row, keys], int(budgets[len(keys)]))]
+        output[head, row] = weights[head, row, top] @ value[head // group, top].astype(float)
+    return output
+
+
+@given(trace=traces(), name=st.sampled_from(POLICIES))
+@settings(max_examples=150, deadline=None)
+def test_outputs_are_those_of_the_reference(trace: AttentionTrace, name: str) -> None:
+    policy, steps = load_policy(name), []
+    run = run_policy(trace, policy, observe=steps.append)
+    rows = {}
+    work = run.workload
+    for row in range(work.rows):
+        rows[int(work["step"][row]), int(work["layer"][row]), int(work["head"][row])] = row
+    for at in steps:
+        own = trace.layer(at.layer)
+        here = policy.at_stage("decode" if at.step else "prefill").at_layer(
+            at.layer, trace.num_layers
+        )
+        first, both, value, value_both = planes(here, trace, at.layer)
+        threshold = getattr(here.quantization, "threshold", 0.0)
+        seen = trace.seen(at.layer, at.positions)
+        kept = np.zeros(own.keys, dtype=bool)
+        kept[at.kept] = True
+        seen = seen & kept
+        blind = ~seen.any(axis=1)
+        asked = seen | blind[:, None]  # softmax needs a key; such rows are zero below
+        given = {
+            "scale": own.scale, "softcap": own.softcap, "sinks": own.sinks,
+            "bias": bias_of(trace, at.layer, at.positions),
+        }  # fmt: skip
+        query = trace.query(at.layer)[:, at.positions]
+        weights, output = reference.dense(query, first, value, asked, **given)
+        again, precise = reference.dense(query, both, value_both, asked, **given)
+        low = weights.max(axis=2) < threshold
+        if here.values is not None:
+            budgets = np.array([here.values.budget(n) for n in range(own.keys + 1)])
+            output = pruned(weights, asked, budgets, value, own.group)
+            precise = pruned(again, asked, budgets, value_both, own.group)
+        output = np.where(low[..., None], precise, output)
+        output[~at.alive] = 0.0
+        output[:, blind] = 0.0
+        np.testing.assert_allclose(at.outputs, output, atol=1e-10)
+        for head in range(trace.num_kv_heads):
+            living = at.alive[head * trace.group : (head + 1) * trace.group]
+            row = rows.get((at.step, at.layer, head))
+            if not living.any() or blind.all():
+                assert row is None
+                continue
+            read = work.key_indices[row]
+            assert read.tolist() == np.flatnonzero(seen.any(axis=0)).tolist()
+            assert work["query_keys"][row] == seen.sum() * living.sum()
+            assert work["context_tokens"][row] == at.context
+            scored = work["query_keys"][row] + work["refetch_query_keys"][row]
+            assert work["biased_scores"][row] == scored * (own.slopes is not None)
+            assert work["capped_scores"][row] == scored * (own.softcap is not None)
+    read = work.policy_bytes()
+    bits = {name: work[name].astype(int) for name in work.columns}
+    moved = 0 if work.latent else trace.layer(0).value_dim
+    assert read["key_msb"] == (bits["keys"] * bits["key_bits"]).sum() * trace.head_dim // 8
+    assert read["value"] == (bits["values"] * bits["value_bits"]).sum() * moved // 8
+
+
+@given(trace=traces(), name=st.sampled_from(("dense", "spatten-full", "spatten-tokens")))
+@settings(max_examples=40, deadline=None)
+def test_fixed_point_stays_near_the_same_policy(trace: AttentionTrace, name: str) -> None:
+    beyond = {"soft-capped scores", "sinks", "ALiBi"} & set(trace.beyond())
+    if beyond:
+        with pytest.raises(AccelsimError, match="which the fixed-point datapath does not compute"):
+            verify_fixed_point(trace, load_policy(name), fp.DATAPATHS["published"])
+        return
+    found = verify_fixed_point(trace, load_policy(name), fp.DATAPATHS["published"])
+    run = run_policy(trace, load_policy(name))
+    assert found.policy == run.accuracy
+    rows = run.workload["queries"].sum()
+    assert found.summary["rows"] == rows
+    if name == "dense":
+        assert found.summary["relative_error_to_policy"] < 0.02
+        assert abs(found.summary["kept_mass"] - run.accuracy["kept_mass"]) < 1e-9
+
+
+def test_layers_of_one_trace_have_vectors_of_one_shape() -> None:
+    trace = make(1, [set(), set()], prefill=4, decode=2, value_dim=3)
+    mixed = dataclasses.replace(trace, layers=(trace.layers[0], LayerEntry()))
+    with pytest.raises(TraceError, match="layer 1 has heads of another shape, which a policy"):
+        run_policy(mixed, load_policy("dense"))
+
+
+def test_a_latent_is_fetched_once() -> None:
+    """Absorbed MLA: one KV head for all, values in the keys, in the width of the keys."""
+    trace = make(
+        3, [set()] * 2, prefill=6, decode=3, heads=(4, 1), dim=16, value_dim=12, latent=True
+    )
+    work = run_policy(trace, load_policy("dense")).workload
+    assert (work.head_dim, work.value_dim, work.latent) == (16, 12, True)
+    assert work.policy_bytes()["value"] == 0
+    assert work.policy_bytes()["key_msb"] == (6 + 7 + 8 + 9) * 2 * 16 * 12 // 8
+    static = run_policy(trace, load_policy("static-8", {"quantization.value_bits": 4})).workload
+    assert set(static["value_bits"]) == {8}
+
+
+@pytest.mark.parametrize("policy", ["dense", "spatten-full"])
+def test_machines_move_narrow_values_and_other_sequences(policy: str) -> None:
+    kinds: list[set[str]] = [set(), {"cross"}, {"stored"}, {"alibi"}]
+    trace = make(5, kinds, prefill=40, decode=6, dim=64, value_dim=32)
+    decided = run_policy(trace, load_policy(policy)).workload
+    asked = decided.policy_bytes()
+    machine = load_accelerator("spatten-paper")
+    memory = load(MemoryConfig, machine.memory, "memories")
+    event, cycle = (simulate(decided, machine, memory, engine) for engine in ("event", "cycle"))
+    assert abs(event.cycles / cycle.cycles - 1) < 0.05
+    for activity in (event, cycle):
+        for tensor in ("key_msb", "key_lsb", "value"):
+            # Gaps between kept vectors cost a burst at either end.
+            moved = activity.dram_read_bytes[tensor]
+            assert asked[tensor] <= moved <= asked[tensor] * 1.6 + 64
+        assert activity.counters["pv_macs"] == decided["query_values"].sum() * 32
+        assert activity.dram_write_bytes == -(-decided["queries"].sum() * 32 * 12 // 8 // 32) * 32
+        assert activity.not_served["biases"] == decided["biased_scores"].sum() > 0
+    for tensor, moved in event.dram_read_bytes.items():
+        assert moved == cycle.dram_read_bytes[tensor]
+    found = exploration.replay(trace, policy=policy, baselines=["a100"])
+    assert found.metrics["latency_cycles"] == event.cycles
+    wide = simulate(dataclasses.replace(decided, value_dim=None), machine, memory)
+    assert wide.dram_read_bytes["value"] > event.dram_read_bytes["value"]
+
+
+@pytest.mark.parametrize("machine", ["spatten-paper", "spatten-e2e", "spatten-rtl", "mnnfast"])
+def test_machines_refuse_vectors_that_they_do_not_take(machine: str) -> None:
+    decoder = make(5, [set()], prefill=4, decode=2, dim=64, value_dim=12, latent=True)
+    latent = run_policy(decoder, load_policy("static-12")).workload
+    wide = dataclasses.replace(latent, latent=False, value_dim=128)
+    config, memory = load_accelerator(machine), load(MemoryConfig, "hbm2-nominal", "memories")
+    for work, what in ((latent, "64 elements .a latent."), (wide, "128 elements beside keys of")):
+        with pytest.raises(WorkloadError, match=f"{what}.*which an accelerator of kind"):
+            simulate(work, config, memory)
+
+
+def test_baselines_are_given_what_is_seen() -> None:
+    kinds: list[set[str]] = [{"stored"}, {"cross"}, {"prefix"}]
+    trace = make(8, kinds, prefill=7, decode=2, causal=False, value_dim=4)
+    shape = AttentionShape.from_trace(trace)
+    pairs = sum(int(trace.seen(layer, np.arange(9)).sum()) for layer in range(3))
+    assert sum(call.count * call.pairs for call in shape.calls) == pairs
+    assert shape.flops == 2 * pairs * 4 * (8 + 4)
+    assert {call.context for call in shape.calls if call.queries > 1} == {7, trace.layer(1).keys}
+    latent = make(8, [set()], prefill=3, decode=0, value_dim=4, latent=True)
+    shape = AttentionShape.from_trace(latent)
+    assert shape.bytes_moved(1.0) == 3 * 2 * 8 + 3 * 4 * (8 + 4)
+
+
+def test_parquet_keeps_the_widths(tmp_path: Any) -> None:
+    trace = make(3, [set()], prefill=5, decode=2, value_dim=3, latent=True, heads=(2, 2))
+    work = run_policy(trace, load_policy("dense")).workload
+    write_parquet(work, tmp_path / "w.parquet")
+    back = read_parquet(tmp_path / "w.parquet")
+    assert (back.head_dim, back.value_dim, back.latent) == (8, 3, True)
+    assert back.policy_bytes() == work.policy_bytes()
+    assert work.rows_at(np.array([0])).latent
+    with pytest.raises(WorkloadError, match="17-column schema holds"):
+        write_csv(work.select(work["queries"] == 1), tmp_path / "w.csv")
+    with pytest.raises(WorkloadError, match="value_dim = 9; expected 1 to head_dim, of a latent"):
+        dataclasses.replace(work, value_dim=9)

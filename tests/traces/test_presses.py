@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -306,6 +307,24 @@ def test_capture_writes_decisions_beside_the_trace(tiny: str, tmp_path: Path) ->
     )
     with pytest.raises(TraceError, match="another trace"):
         run_policy(load_trace(out), policy)
+
+
+@with_kvpress
+def test_verify_scores_presses_beside_policies(tiny: str, tmp_path: Path) -> None:
+    tokens, out = tmp_path / "ids.json", tmp_path / "out"
+    tokens.write_text(json.dumps({"windows": {"a": IDS, "b": IDS[::-1]}}))
+    main(
+        ["verify", "--closed-loop", "--model", tiny, "--tokens", str(tokens), "--skip", str(PROMPT),
+         "--prompt-tokens", str(PROMPT), "--press", "knorm:0.5", "--press", "knorm:0",
+         "--out", str(out)]
+    )  # fmt: skip
+    results = json.loads((out / "closed-loop.json").read_text())["results"]
+    dense, half, none = (results[name] for name in ("dense", "knorm:0.5", "knorm:0"))
+    assert none["perplexity"] == dense["perplexity"]
+    assert half["perplexity"] != dense["perplexity"]
+    assert half["dram_bytes"] < 0.7 * dense["dram_bytes"]
+    # A press a window, for each its own decisions.
+    assert len(list(out.glob("window*.knorm-0.5.safetensors"))) == 2
 
 
 BOTH = [

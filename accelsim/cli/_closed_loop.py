@@ -89,7 +89,8 @@ def closed_loop_options(function: F) -> F:
         ),
         click.option(
             "--windows", type=click.IntRange(1),
-            help="Windows to run (default: 4 of a text file, all of token ids; 2 that ship).",
+            help="Windows of each text to run (default: 4 of a text file, all of token ids; 2 of "
+            "the 6 that ship).",
         ),
         click.option(
             "--tokens", "tokens_file", metavar="FILE",
@@ -130,14 +131,13 @@ class Text:
     """One text: read at once, tokenized when the model is there.
 
     Args:
-        name: a file, or ``shipped``.
-        held_out: of the shipped ones, those too that nothing is tuned on.
+        name: a file, or ``shipped``: two windows, and behind them four that nothing is tuned on.
 
     Raises:
         TraceError: a file that cannot be read.
     """
 
-    def __init__(self, name: str, *, held_out: bool = False) -> None:
+    def __init__(self, name: str) -> None:
         from accelsim.errors import TraceError
         from accelsim.files import read_text
         from accelsim.functional.closed_loop import read_windows, shipped_windows
@@ -145,21 +145,23 @@ class Text:
         self.name, self._text = name, ""
         self._known: dict[str, list[int]] | None = None
         if name == SHIPPED:
-            self._known = shipped_windows(held_out=held_out)
+            self._known = shipped_windows(held_out=True)
         elif name.endswith(".json"):
             self._known = read_windows(name)
         else:
             self._text = read_text(name, TraceError)
 
     def windows(self, model: Any, count: int | None, tokens: int) -> dict[str, list[int]]:
-        """Windows by name; all of token ids, and four of a text file, if no count is given.
+        """Windows by name; if no count is given all of token ids, four of a text, two shipped ones.
 
         Raises:
             TraceError: too little text.
         """
         from accelsim.errors import TraceError
-        from accelsim.functional.closed_loop import cut_windows
+        from accelsim.functional.closed_loop import cut_windows, shipped_windows
 
+        if self.name == SHIPPED and count is None:
+            count = len(shipped_windows())
         if self._known is None:
             try:
                 known = cut_windows(model.encode(self._text), count or 4, tokens)
@@ -332,7 +334,7 @@ def task_texts(
     """
     from accelsim.functional.closed_loop import load_model, task_examples
 
-    texts = [Text(name, held_out=True) for name in options["texts"] or [SHIPPED]]
+    texts = [Text(name) for name in options["texts"] or [SHIPPED]]
     loaded = load_model(model)
     words = "\n".join(text.words(loaded) for text in texts)
     count, context = options["examples"], options["context"]

@@ -23,9 +23,16 @@ if TYPE_CHECKING:
 @click.argument("model")
 @click.option("--text", help="The prompt.")
 @click.option("--text-file", metavar="FILE", help="A file with the prompt, UTF-8.")
+@click.option("--image", multiple=True, metavar="FILE", help="What the model sees (repeatable).")
+@click.option("--audio", metavar="FILE", help="What the model hears, WAV.")
 @click.option("--prefill", type=int, help="Tokens of the prompt to use (default: all).")
 @click.option("--decode", type=int, default=0, show_default=True, help="Greedy decoding steps.")
 @click.option("--layers", metavar="LIST", help="Layers to record, as in 0,3-5 (default: all).")
+@click.option(
+    "--group",
+    type=click.Choice(["encoder", "decoder", "vision", "language"]),
+    help="The only stack to record, of a model that has several (default: all).",
+)
 @click.option(
     "--dtype",
     type=click.Choice(["float16", "float32"]),
@@ -46,15 +53,18 @@ def command(
     model: str,
     text: str | None,
     text_file: str | None,
+    image: tuple[str, ...],
+    audio: str | None,
     prefill: int | None,
     decode: int,
     layers: str | None,
+    group: str | None,
     dtype: str,
     backend: str,
     presses: tuple[str, ...],
     out: str,
 ) -> None:
-    """Run MODEL on a text and record its queries, keys and values.
+    """Run MODEL on a text, images or sound and record its queries, keys and values.
 
     MODEL is smollm2 or minilm (weights from a Python package, no torch needed), a .gguf file, or a
     Hugging Face folder or id.
@@ -69,13 +79,18 @@ def command(
       accelsim capture smollm2 --text-file book.txt --prefill 256 --decode 32 --press snapkv:0.5 \\
         --press 'adakv(snapkv):0.5' --out runs/t.safetensors
       accelsim capture ./my-model --text "Once upon a time" --layers 0,3-5 --out t.safetensors
+      accelsim capture ./my-vlm --image cat.png --text "What is it?" --decode 8 --out t.safetensors
     """
     from accelsim.traces import check_target, digest_of_file, save_trace
     from accelsim.traces.capture import capture
 
     check_target(out)
+    if presses and (image or audio or group):
+        raise TraceError(
+            "--press: decides over text alone; expected no --image, --audio or --group"
+        )
     recorded = _presses(presses, out, decode, layers)
-    prompt, name = _text(text, text_file)
+    prompt, name = _text(text, text_file, optional=bool(image or audio))
     chosen = None if layers is None else _layers(layers)
     with _bar(model) as progress:
         trace = capture(
@@ -86,6 +101,9 @@ def command(
             layers=chosen,
             backend=backend,
             text_name=name,
+            images=image,
+            audio=audio,
+            group=group,
             progress=progress,
         )
     found = _record(model, recorded, trace)
@@ -161,11 +179,12 @@ def _save(spec: PressSpec, decisions: Decisions, out: str) -> None:
     remark(f"wrote {path}: {spec} keeps {kept}; --policy {path.with_suffix('.yaml')} replays it")
 
 
-def _text(text: str | None, text_file: str | None) -> tuple[str, str]:
+def _text(text: str | None, text_file: str | None, optional: bool) -> tuple[str, str]:
     from accelsim.files import read_text
 
-    if (text is None) == (text_file is None):
-        raise TraceError("expected one of --text and --text-file")
+    both = text is not None and text_file is not None
+    if both or (text is None and text_file is None and not optional):
+        raise TraceError("expected one of --text and --text-file, or --image or --audio")
     if text_file is None:
         return text or "", "given on the command line"
     return read_text(text_file, TraceError), Path(text_file).name

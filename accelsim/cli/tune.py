@@ -253,7 +253,7 @@ def _loop(model: str, options: dict[str, Any]) -> Any:
             loaded, model, made[task][:count], made[task][count:], points=options["points"],
             question_in_prompt=options["question_in_prompt"],
         )  # fmt: skip
-    read = [Text(text, held_out=True) for text in texts or [SHIPPED]]
+    read = [Text(text) for text in texts or [SHIPPED]]
     loaded = load_model(model)
     tuned: dict[str, list[int]] = {}
     others: dict[str, list[int]] = {}

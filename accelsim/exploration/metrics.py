@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from accelsim.workloads import read_bits
-
 if TYPE_CHECKING:
     from accelsim.baselines import AttentionShape
     from accelsim.energy import EnergyReport
@@ -107,8 +105,7 @@ def _decode_policy_read_bytes(run: Run) -> int | None:
     prompt, steps = run.workload.stages()
     if run.workload.extra or not steps:
         return None
-    bits = read_bits(run.workload.columns, run.workload.head_dim)
-    return sum(int(column[~prompt].sum()) // 8 for column in bits.values())
+    return sum(int(bits[~prompt].sum()) // 8 for bits in run.workload.read_bits().values())
 
 
 def _where_area(of: Callable[[EnergyReport], float | None]) -> Callable[[Run], float | None]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.attention.quantization import (
+    GrowingReadBack,
     kivi_keys,
     kivi_values,
     progressive_planes,
@@ -36,6 +37,7 @@ class Stored:
         value: likewise.
         prompt_tokens: rows of the prompt read a KIVI cache in full precision.
         dtype: of the products; float32 inside a running model, float64 over a trace.
+        before: the same of the tokens so far, where more have come since.
     """
 
     def __init__(
@@ -45,11 +47,13 @@ class Stored:
         value: NDArray[Any],
         prompt_tokens: int,
         dtype: type[np.floating[Any]] = np.float64,
+        before: Stored | None = None,
     ) -> None:
         q = policy.quantization
         self._dtype, self._prompt = dtype, prompt_tokens
         self._kivi = q if isinstance(q, KiviQuantization) else None
         self.threshold = 0.0
+        self._growing: tuple[GrowingReadBack, GrowingReadBack] | None = None
         if isinstance(q, ProgressiveQuantization):
             first, both = progressive_planes(key, q.msb_bits, q.lsb_bits, q.split, q.scale)
             stored = quantize_dequantize(value, q.fetched_value_bits, q.scale)
@@ -61,8 +65,15 @@ class Stored:
             stored = kivi_values(value, q.value_bits, q.group_channels)
             self._value_full = quantize_dequantize(value, q.full_bits, "per_token").astype(dtype)
         else:
-            first = both = quantize_dequantize(key, q.key_bits, q.key_scale or q.scale)
-            stored = quantize_dequantize(value, q.value_bits, q.scale)
+            if before is None or before._growing is None:
+                self._growing = (
+                    GrowingReadBack(q.key_bits, q.key_scale or q.scale, dtype),
+                    GrowingReadBack(q.value_bits, q.scale, dtype),
+                )
+            else:
+                self._growing = before._growing
+            first = both = self._growing[0].of(key)
+            stored = self._growing[1].of(value)
         self.key_first = first.astype(dtype, copy=False)
         self.key_both = self.key_first if both is first else both.astype(dtype, copy=False)
         self.value = stored.astype(dtype, copy=False)

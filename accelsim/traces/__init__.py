@@ -25,13 +25,28 @@ from accelsim.traces._schema import header_schema
 from accelsim.traces._shipped import trace_names, trace_path
 from accelsim.traces._skew import LayerSkew, layer_skew
 from accelsim.traces._synthetic import synthetic_trace
-from accelsim.traces._trace import OWN_SCALE, SCHEMA, SCHEMA_2, AttentionTrace
+from accelsim.traces._trace import (
+    IMAGE,
+    OWN_SCALE,
+    SCHEMA,
+    SCHEMA_2,
+    SYSTEM,
+    TEXT,
+    TOKEN_TYPES,
+    VIDEO,
+    AttentionTrace,
+)
 
 __all__ = [
     "DECISIONS_SCHEMA",
+    "IMAGE",
     "OWN_SCALE",
     "SCHEMA",
     "SCHEMA_2",
+    "SYSTEM",
+    "TEXT",
+    "TOKEN_TYPES",
+    "VIDEO",
     "AttentionTrace",
     "Bias",
     "Decisions",

@@ -22,7 +22,7 @@ from accelsim import files
 from accelsim.errors import TraceError, did_you_mean
 from accelsim.traces._layers import LayerEntry, check_layer, read_layers, write_layers
 from accelsim.traces._shipped import trace_names, trace_path
-from accelsim.traces._trace import SCHEMA, SCHEMA_2, AttentionTrace
+from accelsim.traces._trace import IMAGE, SCHEMA, SCHEMA_2, TOKEN_TYPES, AttentionTrace
 
 FLOAT_TYPES = ("F16", "BF16", "F32")
 _MAX_HEADER_BYTES = 100_000_000
@@ -46,9 +46,12 @@ REQUIRED = (
 )
 """Metadata that every trace has."""
 _NUMPY = {
-    "F16": np.float16, "F32": np.float32, "BF16": np.uint16, "I32": np.int32, "U8": np.uint8
+    "F16": np.float16, "F32": np.float32, "BF16": np.uint16, "I32": np.int32, "I16": np.int16,
+    "I8": np.int8, "U8": np.uint8,
 }  # fmt: skip
-_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "I32": 4, "U8": 1}
+_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "I32": 4, "I16": 2, "I8": 1, "U8": 1}
+_OF_TOKENS = {"token_ids": "I32", "token_type": "I8", "frame": "I16"}
+"""Tensors [tokens] that a trace may have, and their types."""
 
 
 class MappedTensors:
@@ -70,7 +73,7 @@ class MappedTensors:
         return self._place[name][2]
 
     def dtype(self, name: str) -> str:
-        """Safetensors name of the element type: F16, BF16, F32, I32, U8."""
+        """Safetensors name of the element type: F16, BF16, F32, I32, I16, I8, U8."""
         return self._place[name][1]
 
     def read(self, name: str) -> NDArray[Any]:
@@ -171,9 +174,32 @@ def validate_trace(trace: AttentionTrace, on_layer: Callable[[int], None] = lamb
                 )
         _check_rows(trace, layer)
         on_layer(layer)
+    _check_types(trace)
     ids = trace.token_ids
     if ids is not None and trace.tokens_sha256 not in ("", tokens_sha256(ids)):
         raise TraceError(f"{trace.path}: metadata 'tokens_sha256' does not match 'token_ids'")
+
+
+def _check_types(trace: AttentionTrace) -> None:
+    """Check what the tokens are said to be."""
+    kinds, frame = trace.token_type, trace.frame
+    if kinds is None:
+        if frame is not None:
+            raise TraceError(f"{trace.path}: tensor 'frame': expected 'token_type' beside it")
+        return
+    wrong = (kinds < 0) | (kinds >= len(TOKEN_TYPES))
+    if wrong.any():
+        named = ", ".join(f"{i} {name}" for i, name in enumerate(TOKEN_TYPES))
+        raise TraceError(
+            f"{trace.path}: tensor 'token_type' holds {kinds[wrong][0]} at {int(wrong.argmax())}; "
+            f"expected {named}"
+        )
+    if frame is not None and ((frame < 0) != (kinds < IMAGE)).any():
+        at = int(((frame < 0) != (kinds < IMAGE)).argmax())
+        raise TraceError(
+            f"{trace.path}: tensor 'frame' holds {frame[at]} at {at}, a token of "
+            f"{TOKEN_TYPES[kinds[at]]}; expected -1 of text, and 0 or more of images and videos"
+        )
 
 
 def _check_rows(trace: AttentionTrace, layer: int) -> None:
@@ -204,7 +230,8 @@ def tokens_sha256(token_ids: NDArray[Any]) -> str:
 def save_trace(trace: AttentionTrace, path: str | Path, dtype: Any = np.float16) -> None:
     """Write a trace; the file appears whole or not at all, and its bytes depend only on the trace.
 
-    It is ``attention-trace/1`` where that says how each layer attends, else ``/2``.
+    It is ``attention-trace/1`` where that says how each layer attends and what tokens are, else
+    ``/2``.
 
     Args:
         trace: what to write.
@@ -217,8 +244,9 @@ def save_trace(trace: AttentionTrace, path: str | Path, dtype: Any = np.float16)
     from safetensors.numpy import save
 
     path = Path(path)
+    first = trace.plain and trace.token_type is None
     metadata = {
-        "accelsim.schema": SCHEMA if trace.plain else SCHEMA_2,
+        "accelsim.schema": SCHEMA if first else SCHEMA_2,
         "model": trace.model,
         "source": trace.source,
         "tokens_sha256": trace.tokens_sha256,
@@ -246,9 +274,10 @@ def save_trace(trace: AttentionTrace, path: str | Path, dtype: Any = np.float16)
         if stored.shape != shape or not np.isfinite(stored).all():
             raise TraceError(f"{path}: tensor '{name}': expected finite {np.dtype(kind)} {shape}")
         tensors[name] = stored
-    ids = trace.token_ids
-    if ids is not None:
-        tensors["token_ids"] = np.ascontiguousarray(ids, dtype=np.int32)
+    for name in _OF_TOKENS:
+        own = getattr(trace, name)
+        if own is not None:
+            tensors[name] = np.ascontiguousarray(own)
     payload = canonical(save(tensors, metadata))
     with files.whole_file(path, TraceError) as stream:
         stream.write(payload)
@@ -330,7 +359,7 @@ def _check_entry(
     if kind not in _BYTES:
         raise TraceError(
             f"{path}: tensor '{name[:80]}' has type {ascii(kind)[:20]}; "
-            f"expected {', '.join(FLOAT_TYPES)} (or I32 for token_ids)"
+            f"expected {', '.join(FLOAT_TYPES)} (or those of the optional tensors)"
         )
     if not 0 <= begin <= end or end - begin != math.prod(shape) * _BYTES[kind]:
         raise TraceError(f"{path}: tensor '{name[:80]}': its size does not fit its shape {shape}")
@@ -475,12 +504,10 @@ def _check_tensors(path: Path, trace: AttentionTrace, tensors: MappedTensors) ->
         kinds = ("U8",) if bits else FLOAT_TYPES
         if tensors.dtype(name) not in kinds:
             raise TraceError(f"{path}: tensor '{name}': expected {', '.join(kinds)}")
-    if "token_ids" in names:
-        right = tensors.dtype("token_ids") == "I32" and tensors.shape("token_ids") == (
-            trace.tokens,
-        )
-        if not right:
-            raise TraceError(f"{path}: tensor 'token_ids': expected int32 [{trace.tokens}]")
+    for name, kind in _OF_TOKENS.items():
+        if name in names and (tensors.dtype(name), tensors.shape(name)) != (kind, (trace.tokens,)):
+            width = 8 * _BYTES[kind]
+            raise TraceError(f"{path}: tensor '{name}': expected int{width} [{trace.tokens}]")
 
 
 def _proof_error(path: Path, meta: dict[str, str]) -> float | None:

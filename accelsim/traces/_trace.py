@@ -16,6 +16,12 @@ SCHEMA = "attention-trace/1"
 SCHEMA_2 = "attention-trace/2"
 """Written only where the first cannot say how a layer attends."""
 
+SYSTEM, TEXT, IMAGE, VIDEO = range(4)
+"""What a token is, in the tensor ``token_type``."""
+
+TOKEN_TYPES = ("system", "text", "image", "video")
+"""Their names."""
+
 OWN_SCALE = "a scale of its own"
 """Of the layers whose scale is not that of the first; see :meth:`AttentionTrace.beyond`."""
 
@@ -101,6 +107,20 @@ class AttentionTrace:
         if "token_ids" not in self.tensors.names():
             return None
         return self.tensors.read("token_ids").astype(np.int32)
+
+    @property
+    def token_type(self) -> NDArray[np.int8] | None:
+        """What each token is, :data:`TOKEN_TYPES` [tokens] int8, or ``None`` if not recorded."""
+        if "token_type" not in self.tensors.names():
+            return None
+        return self.tensors.read("token_type").astype(np.int8)
+
+    @property
+    def frame(self) -> NDArray[np.int16] | None:
+        """Image or frame of a video that each token is of, [tokens] int16; -1 of text."""
+        if "frame" not in self.tensors.names():
+            return None
+        return self.tensors.read("frame").astype(np.int16)
 
     def layer(self, layer: int) -> Layer:
         """How a layer attends.

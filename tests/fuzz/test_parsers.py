@@ -189,6 +189,8 @@ def test_traces(tmp_path: Path) -> None:
     tensors = {name: plain.tensors.read(name) for name in plain.tensors.names()}
     tensors |= {name: np.zeros(shape, np.float32) for name, shape in trace.expected_shapes()}
     tensors["layer.2.mask"] = bits
+    tensors["token_type"] = np.array([0, 1, 2, 3, 1], dtype=np.int8)
+    tensors["frame"] = np.array([-1, -1, 0, 1, -1], dtype=np.int16)
     save_trace(replace(trace, tensors=MemoryTensors(tensors)), small)
     parse_trace(small)
     seeds = [(tmp_path / "one.safetensors").read_bytes(), mixed, small.read_bytes()]

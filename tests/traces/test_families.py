@@ -33,7 +33,8 @@ QUICK = (
     "gpt-oss (windows, sinks)", "Qwen3-Next (hybrid)", "GPT-2 (scale by layer)",
     "DeepSeek-V3.2 (indexer)", "DiffLlama", "BERT", "ModernBERT (windows)",
     "EmbeddingGemma (windows on both sides)", "MPT (ALiBi)", "Falcon (grouped heads)", "ViT",
-    "DeBERTa-v3 (stored bias)", "T5 (relative bias)", "BART",
+    "DeBERTa-v3 (stored bias)", "T5 (relative bias)", "BART", "Whisper (audio)",
+    "CLIP (both towers)", "Idefics 3, SmolVLM (image)",
 )  # fmt: skip
 
 
@@ -41,6 +42,8 @@ def present(name):
     family = BY_NAME[name]
     if not (hasattr(transformers, family.model) and hasattr(transformers, family.config)):
         pytest.skip(f"this transformers has no {family.model}")
+    if family.needs:
+        pytest.importorskip(family.needs)
     return family
 
 

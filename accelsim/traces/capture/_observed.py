@@ -18,6 +18,10 @@ _BIAS_BYTES = 1 << 31
 """Most bytes of biases on the scores that a capture holds at once."""
 
 
+STACKS = ("encoder", "decoder", "vision", "language")
+"""Stacks of a model that has several."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where an attention is in a model.
@@ -163,6 +167,8 @@ class Observed:
         num_layers: of the model, of those that run in every pass.
         steps: forward passes.
         progress: called after each attention.
+        stack: the only one to keep, of :data:`STACKS`; all if ``None``. One whose tokens are other
+            than those of the passes is kept as a model of its own.
     """
 
     def __init__(
@@ -172,15 +178,23 @@ class Observed:
         num_layers: int,
         steps: int,
         progress: Progress,
+        stack: str | None = None,
     ) -> None:
         self.model, self.num_layers, self.decodes = model, num_layers, steps > 1
         self.seen_tokens = self._new = self._passes = self._done = self._bias_bytes = 0
         self.called: list[Place] = []
         self._wanted, self._progress, self._total = wanted, progress, num_layers * steps
         self._facts: dict[Place, _Facts] = {}
+        self._stack = stack
+        self.alone = stack in ("encoder", "vision")
+
+    def _kept(self, place: Place) -> bool:
+        """Whether a place is to be recorded."""
+        right = self._stack is None or self._stack == (place.group or "language")
+        return right and (self._wanted is None or place.layer in self._wanted)
 
     def begin(self, new: int) -> None:
-        """Start a forward pass of ``new`` tokens."""
+        """Start a forward pass of ``new`` tokens; 0: of as many as its first attention has."""
         self.called = []
         self.seen_tokens += new
         self._new = new
@@ -229,7 +243,7 @@ class Observed:
                 "one of each a layer"
             )
         self._keep_rules(facts, call, 0 if place.cross else facts.tokens + new - keys)
-        if self._wanted is None or place.layer in self._wanted:
+        if self._kept(place):
             self._keep_rows(place, facts, call)
         facts.tokens += new
         facts.keys = keys if place.cross else facts.tokens
@@ -245,6 +259,8 @@ class Observed:
                 "--decode 0"
             )
         new, keys = call.seen.shape
+        if not self._new:
+            self.seen_tokens = self._new = new
         if new != self._new or keys > self.seen_tokens:
             raise TraceError(
                 f"{where}: {new} queries and {keys} keys after {self.seen_tokens} tokens; expected "
@@ -292,6 +308,8 @@ class Observed:
             TraceError: a layer that was asked for does not attend.
         """
         found = sorted(self._facts, key=lambda place: place.order)
+        if self._stack is not None:
+            found = [p for p in found if self._stack == (p.group or "language")]
         there = sorted({place.layer for place in found})
         for layer in self._wanted or ():
             if layer not in there:
@@ -300,7 +318,7 @@ class Observed:
                     f"{self.model}: layer {layer} has no attention to record; expected some of "
                     f"{shown[:80]}"
                 )
-        return [p for p in found if self._wanted is None or p.layer in self._wanted]
+        return [place for place in found if self._kept(place)]
 
     def labels(self) -> list[str]:
         """Names of what was recorded, for people."""
@@ -308,17 +326,27 @@ class Observed:
 
     def attentions(self) -> int:
         """How many attentions the model has."""
-        grouped = any(place.group for place in self._facts)
-        return len(self._facts) if grouped else self.num_layers
+        return len(self._facts) if self._grouped() else self.num_layers
+
+    def _grouped(self) -> bool:
+        return any(place.group for place in self._facts)
 
     def main(self) -> int:
         """Which layer of the trace is the first of the tokens that it counts."""
-        return next(i for i, place in enumerate(self.places()) if not place.aside)
+        return next(i for i, place in enumerate(self.places()) if not self._beside(place))
+
+    def _beside(self, place: Place) -> bool:
+        """Whether the tokens of a place are other than those that the trace counts."""
+        return place.aside and not self.alone
+
+    def tokens(self) -> int:
+        """Tokens that the trace counts."""
+        return self._facts[self.places()[self.main()]].tokens
 
     def causal(self) -> bool:
         """Whether no query saw a later token."""
-        after = np.arange(self.seen_tokens) + 1
-        own = [self._facts[p] for p in self.places() if not (p.aside or p.cross)]
+        after = np.arange(self.tokens()) + 1
+        own = [self._facts[p] for p in self.places() if not (self._beside(p) or p.cross)]
         # Of one token, the model says what it is.
         return all(
             bool((np.concatenate(one.end) <= after).all()) and (one.causal or len(after) > 1)
@@ -369,15 +397,16 @@ class Observed:
         }
         if own["value_dim"] != own["key_dim"]:
             differs["value_dim"] = own["value_dim"]
-        if place.group or len(self._facts) < self.num_layers:
+        group, beside = None if self.alone else place.group, self._beside(place)
+        if group or (not self._grouped() and len(self._facts) < self.num_layers):
             differs["model_layer"] = place.layer
         if facts.scale != self.scale():
             differs["scale"] = facts.scale
-        if place.aside:
+        if beside:
             differs["query_tokens"] = facts.tokens
         if place.cross:
             differs |= {"kind": "cross", "key_tokens": facts.keys}
-        mask = facts.mask(causal and not place.aside, place.cross)
-        if mask.kind != ("causal" if causal and not (place.aside or place.cross) else "full"):
+        mask = facts.mask(causal and not beside, place.cross)
+        if mask.kind != ("causal" if causal and not (beside or place.cross) else "full"):
             differs["mask"] = mask
-        return LayerEntry(group=place.group, softcap=facts.softcap, sinks=facts.sinks, **differs)
+        return LayerEntry(group=group, softcap=facts.softcap, sinks=facts.sinks, **differs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ class Run:
         model: name of the model.
         weights: one line on where the weights come from.
         forward: one line on what computed the forward pass.
-        token_ids: prompt, then the tokens that were decoded.
+        token_ids: prompt, then the tokens that were decoded; none of a model without a text.
         prefill_tokens: tokens of the prompt.
         causal: whether a query saw only earlier tokens.
         scale: factor of the scores before the softmax.
@@ -46,6 +46,8 @@ class Run:
         entries: what is particular to each recorded layer; empty where nothing is.
         causes: for each recorded layer, what may make it more than a trace holds.
         main: which recorded layer gives the trace its shape.
+        files: images and sound, one line of provenance each.
+        of_tokens: more tensors of one number a token.
     """
 
     model: str
@@ -62,6 +64,8 @@ class Run:
     entries: tuple[LayerEntry, ...] = ()
     causes: tuple[str, ...] = ()
     main: int = 0
+    files: tuple[str, ...] = ()
+    of_tokens: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def trace(self, text: str, text_name: str) -> AttentionTrace:
         """Return the trace, proven, with a line of provenance for each fact in ``source``.
@@ -74,7 +78,8 @@ class Run:
         ids = np.asarray(self.token_ids, dtype=np.int32)
         source = [
             f"weights: {self.weights}",
-            f"text: {text_name}, sha256 {hashlib.sha256(text.encode()).hexdigest()}",
+            *((f"text: {text_name}, sha256 {_sha256(text)}",) if text else ()),
+            *self.files,
             f"forward: {self.forward}",
         ]
         if len(self.layers) < self.model_layers:
@@ -89,11 +94,13 @@ class Run:
             head_dim=query.shape[2],
             causal=self.causal,
             prefill_tokens=self.prefill_tokens,
-            decode_tokens=len(ids) - self.prefill_tokens,
+            decode_tokens=max(len(ids) - self.prefill_tokens, 0),
             scale=self.scale,
-            tensors=MemoryTensors({**self.tensors, "token_ids": ids}),
+            tensors=MemoryTensors(
+                self.tensors | self.of_tokens | ({"token_ids": ids} if len(ids) else {})
+            ),
             text=text if len(text) <= _TEXT_CHARACTERS else text[:_TEXT_CHARACTERS] + "…",
-            tokens_sha256=tokens_sha256(ids),
+            tokens_sha256=tokens_sha256(ids) if len(ids) else "",
             layers=self.entries,
             path=f"({self.model})",
         )
@@ -125,6 +132,10 @@ class Run:
                 )
             worst = max(worst, float(errors[head]))
         return worst
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def proof_errors(

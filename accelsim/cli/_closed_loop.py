@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from accelsim.cli._options import emit_json, remaining, stages
+from accelsim.cli._presses import for_closed_loop, press_option, recorded
 
 if TYPE_CHECKING:
     from accelsim.exploration import Retrieval
@@ -75,6 +76,7 @@ def closed_loop_options(function: F) -> F:
     """Add ``--closed-loop`` and what it takes."""
     function = task_options(text_options(function))
     for option in (
+        press_option("to run after the prompt of each window, beside the policies"),
         click.option(
             "--store", metavar="DIR",
             help="Where answers of --task are kept, so that a stopped run goes on.",
@@ -224,10 +226,11 @@ def run(
     tasks = task_names(options["tasks"])
     if tasks and (lee is not None or tokens_file is not None):
         raise AccelsimError("--task: is made of sentences; expected --text, not --lee or --tokens")
+    presses = for_closed_loop(options, tasks)
     every = tuple(specs) == ("all",)
     policies = {} if every else {spec: load_policy_spec(spec) for spec in dict.fromkeys(specs)}
     folder = None if out is None else prepare_folder(out)
-    named = options | {"texts": texts}
+    named = options | {"texts": texts, "presses": presses}
     if tasks:
         _tasks(model, tasks, policies if not every else None, named, json_file, folder)
     else:
@@ -246,13 +249,21 @@ def _scores(
 
     lee, skip, prompt = options["lee"], options["skip"], options["prompt_tokens"]
     with stages(model) as on_stage:
-        score, layers = _lee(lee) if lee is not None else _perplexity(model, options)
+        windows: list[list[int]] = []
+        if lee is not None:
+            score, layers = _lee(lee)
+        else:
+            score, layers, windows = _perplexity(model, options)
         if policies is None:
             policies = _every(layers, causal=lee is None, prompt_tokens=prompt, skip=skip)
         results = {}
         for spec, policy in policies.items():
             results[spec] = score(
                 policy, lambda done, total, s=spec: on_stage(f"{s} {done}/{total}")
+            ).to_dict()
+        for name, own in recorded(model, options["presses"], windows, prompt, folder, on_stage):
+            results[name] = score(
+                own, lambda done, total, s=name: on_stage(f"{s} {done}/{total}")
             ).to_dict()
     document = {
         "schema": "accelsim.closed-loop/1",
@@ -368,8 +379,8 @@ def _figure(model: str, results: dict[str, dict[str, Any]]) -> str:
     return policy_figure(points, f"{metric} (closed loop)", title=title, log=metric == "perplexity")
 
 
-def _perplexity(name: str, options: dict[str, Any]) -> tuple[Any, int]:
-    """What scores a policy, and the layers of the model."""
+def _perplexity(name: str, options: dict[str, Any]) -> tuple[Any, int, list[list[int]]]:
+    """What scores a policy (or one for each window), the layers of the model, and the windows."""
     from accelsim.functional.closed_loop import load_model, perplexity
 
     texts = [Text(text) for text in options["texts"] or [SHIPPED]]
@@ -377,12 +388,14 @@ def _perplexity(name: str, options: dict[str, Any]) -> tuple[Any, int]:
     chosen: dict[str, list[int]] = {}
     for text in texts:
         chosen |= text.windows(model, options["windows"], options["window_tokens"])
+    windows = list(chosen.values())
     return (
         lambda policy, tell: perplexity(
-            model, list(chosen.values()), policy, skip=options["skip"],
+            model, windows, policy, skip=options["skip"],
             prompt_tokens=options["prompt_tokens"], on_window=tell,
         ),
         model.shape.num_layers,
+        windows,
     )  # fmt: skip
 
 

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from accelsim.cli._options import progress_bar, remark, shows_bars
+from accelsim.cli._presses import parsed, press_option
 from accelsim.errors import TraceError
+
+if TYPE_CHECKING:
+    from accelsim.traces import AttentionTrace, Decisions
+    from accelsim.traces.capture.presses import PressSpec
 
 
 @click.command("capture")
@@ -39,6 +47,7 @@ from accelsim.errors import TraceError
     show_default=True,
     help="What runs the model; auto: NumPy where it can.",
 )
+@press_option("whose decisions to record beside the trace")
 @click.option("--out", required=True, metavar="FILE", help="The trace, .safetensors.")
 def command(
     model: str,
@@ -52,6 +61,7 @@ def command(
     group: str | None,
     dtype: str,
     backend: str,
+    presses: tuple[str, ...],
     out: str,
 ) -> None:
     """Run MODEL on a text, images or sound and record its queries, keys and values.
@@ -59,17 +69,27 @@ def command(
     MODEL is smollm2 or minilm (weights from a Python package, no torch needed), a .gguf file, or a
     Hugging Face folder or id.
 
+    With --press, a file of decisions and a policy that replays them lie beside the trace, for each:
+    FILE.snapkv-0.5.safetensors and FILE.snapkv-0.5.yaml.
+
     \b
     Examples:
       accelsim capture smollm2 --text-file traces/texts/lighthouse.txt --prefill 64 --decode 32 \\
         --out runs/smollm2.safetensors
+      accelsim capture smollm2 --text-file book.txt --prefill 256 --decode 32 --press snapkv:0.5 \\
+        --press 'adakv(snapkv):0.5' --out runs/t.safetensors
       accelsim capture ./my-model --text "Once upon a time" --layers 0,3-5 --out t.safetensors
       accelsim capture ./my-vlm --image cat.png --text "What is it?" --decode 8 --out t.safetensors
     """
-    from accelsim.traces import check_target, save_trace
+    from accelsim.traces import check_target, digest_of_file, save_trace
     from accelsim.traces.capture import capture
 
     check_target(out)
+    if presses and (image or audio or group):
+        raise TraceError(
+            "--press: decides over text alone; expected no --image, --audio or --group"
+        )
+    recorded = _presses(presses, out, decode, layers)
     prompt, name = _text(text, text_file, optional=bool(image or audio))
     chosen = None if layers is None else _layers(layers)
     with _bar(model) as progress:
@@ -86,16 +106,80 @@ def command(
             group=group,
             progress=progress,
         )
+    found = _record(model, recorded, trace)
     save_trace(trace, out, dtype)
+    for spec, decisions in found:
+        _save(spec, replace(decisions, trace_sha256=digest_of_file(Path(out))), out)
     remark(
         f"wrote {out}: {trace.num_layers} layers, {trace.prefill_tokens} + {trace.decode_tokens} "
         "tokens"
     )
 
 
-def _text(text: str | None, text_file: str | None, optional: bool) -> tuple[str, str]:
-    from pathlib import Path
+def _beside(out: str, spec: PressSpec) -> Path:
+    return Path(out).with_suffix(f".{spec.slug}.safetensors")
 
+
+def _presses(texts: tuple[str, ...], out: str, decode: int, layers: str | None) -> list[PressSpec]:
+    """Presses by their texts, each made once before a model is loaded."""
+    if not texts:
+        return []
+    from accelsim.traces import check_target
+
+    if layers is not None:
+        raise TraceError("--press: decides in every layer; expected no --layers")
+    if decode < 1:
+        raise TraceError("--press: acts on the cache after the prompt; expected --decode 1 or more")
+    specs = parsed(texts)
+    for spec in specs:
+        check_target(_beside(out, spec))
+    return specs
+
+
+def _record(
+    model: str, specs: list[PressSpec], trace: AttentionTrace
+) -> list[tuple[PressSpec, Decisions]]:
+    """Decisions of each press over the tokens of a trace."""
+    if not specs:
+        return []
+    from accelsim.traces.capture.presses import PressRecorder
+
+    ids = trace.token_ids
+    assert ids is not None
+    with _bar(model) as progress:
+        recorder = PressRecorder(model, progress)
+        found = []
+        for number, spec in enumerate(specs):
+            progress(str(spec), number, len(specs))
+            prompt = trace.prefill_tokens
+            decisions = recorder.record(spec, ids.tolist(), prompt, model=trace.model)
+            explain = decisions.why_not(trace)
+            if explain:
+                raise TraceError(f"--press '{spec}': {explain}")
+            found.append((spec, decisions))
+    return found
+
+
+def _save(spec: PressSpec, decisions: Decisions, out: str) -> None:
+    """Write decisions, and a policy that replays them, beside the trace."""
+    import yaml
+
+    from accelsim.reports import write_text
+    from accelsim.traces import save_decisions
+
+    path = _beside(out, spec)
+    save_decisions(decisions, path)
+    policy = {
+        "description": f"{spec} of kvpress over {Path(out).name}",
+        "source": decisions.source,
+        "selection": {"kind": "recorded", "decisions": path.name},
+    }
+    write_text(path.with_suffix(".yaml"), yaml.safe_dump(policy, sort_keys=False))
+    kept = f"{100 * decisions.kept_fraction():.1f} % of the prompt"
+    remark(f"wrote {path}: {spec} keeps {kept}; --policy {path.with_suffix('.yaml')} replays it")
+
+
+def _text(text: str | None, text_file: str | None, optional: bool) -> tuple[str, str]:
     from accelsim.files import read_text
 
     both = text is not None and text_file is not None

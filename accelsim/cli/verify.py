@@ -85,6 +85,8 @@ def command(
       accelsim verify --closed-loop --policy dense --policy h2o:selection.budget_fraction=0.5
       accelsim verify --closed-loop --text book.txt --windows 8 --policy dense --policy snapkv
         --prompt-tokens 256
+      accelsim verify --closed-loop --prompt-tokens 256 --skip 256 --press snapkv:0.5 --press
+        'adakv(snapkv):0.5'
       accelsim verify --closed-loop --task needle --examples 20 --context 1024 --policy h2o
         --store runs/needle
       accelsim verify --closed-loop --model minilm --lee gensim.whl --policy dense --policy
@@ -95,6 +97,8 @@ def command(
 
         run(policies, options, json_file, out)
         return
+    if options["presses"]:
+        raise click.UsageError("--press runs inside a model; expected --closed-loop")
     if source is None or len(policies) != 1:
         raise click.UsageError("expected one SOURCE and one --policy (or --closed-loop)")
     policy = policies[0]

@@ -18,6 +18,7 @@ from accelsim.functional.closed_loop._perplexity import (
     read_windows,
     shipped_windows,
 )
+from accelsim.functional.closed_loop._presses import recorded_policies
 from accelsim.functional.closed_loop._retrieval import Answer, Asked, TaskScore, retrieval
 from accelsim.functional.closed_loop._tasks import TASKS, Example, task_examples
 
@@ -45,6 +46,7 @@ __all__ = [
     "policy_attention",
     "read_lee",
     "read_windows",
+    "recorded_policies",
     "retrieval",
     "shipped_windows",
     "task_examples",

@@ -19,14 +19,20 @@ class KeyDiff(Budgeted):
 
     Score: minus the cosine of a key with the anchor, the mean of the keys in the cache, each of
     unit length; averaged over the KV heads that decide together. Budget: a cache of fixed size; the
-    key most like the anchor leaves for good. The query's own key stays, and counts in the anchor.
+    key most like the anchor leaves for good. The query's own key stays.
 
     Asks of the hardware: a sum per KV head, one product of the anchor with each key in the cache
     and one arg-min per KV head and step.
+
+    Attributes:
+        anchor: ``cache``: the query's own key counts in the mean, as where the paper adds a block
+            of tokens to the cache before it evicts; ``older``: it does not, which at the first
+            query after a prompt is a selection over the prompt alone, as kvpress's.
     """
 
     kind: Literal["keydiff"]
     share: Sharing = "kv_head"
+    anchor: Literal["cache", "older"] = "cache"
     needs: ClassVar[Needs] = Needs(selection="one_per_step", updates=True)
 
     def selector(self, shape: Shape, seed: int = 0) -> Selector:
@@ -36,6 +42,10 @@ class KeyDiff(Budgeted):
 
 class KeyDiffSelector(EvictingSelector):
     """A score that changes with what is in the cache."""
+
+    def __init__(self, rule: KeyDiff, shape: Shape, seed: int = 0) -> None:
+        super().__init__(rule, shape, seed)
+        self.spared = int(rule.anchor == "older")
 
     @property
     def prompt_rows(self) -> int:
@@ -50,7 +60,7 @@ class KeyDiffSelector(EvictingSelector):
         unit = np.ascontiguousarray(block.key / np.where(lengths > 0, lengths, 1.0))
         _keep_different(
             unit, block.positions, self.shape.prompt_tokens, self.budgets, self.heads,
-            self.shape.group, self.seed, alive, score, decision.kept, work,
+            self.shape.group, self.seed, self.spared, alive, score, decision.kept, work,
         )  # fmt: skip
         self.attend(block, decision)
         return self.finished(decision, work)
@@ -65,6 +75,7 @@ def _keep_different(
     heads: int,
     group: int,
     seed: int,
+    spared: int,
     alive: NDArray[np.bool_],
     score: NDArray[np.float64],
     kept: NDArray[np.bool_],
@@ -81,7 +92,7 @@ def _keep_different(
             score[g, :seen] = 0.0
             for kv in range(first, last):
                 anchor[:] = 0.0
-                for j in range(seen):
+                for j in range(seen - spared):
                     if alive[g, j]:
                         for d in range(dim):
                             anchor[d] += unit[kv, j, d]

@@ -110,6 +110,11 @@ class RecordedSelector(Selector):
         cost = self.decisions.cost
         self._sorts = cost is None or cost.sorted > 0
 
+    @property
+    def prompt_rows(self) -> int:
+        """None: the file decides."""
+        return 0
+
     def run(self, block: Block) -> Decision:
         """Mark the keys of each row, and turn its scores into probabilities."""
         shape = self.shape

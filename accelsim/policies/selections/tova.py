@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from accelsim.attention.rows import admit, softmax_kept
 from accelsim.jit import kernel
+from accelsim.policies._base import Count
 from accelsim.policies._selection import Budgeted, Needs, Sharing
 from accelsim.policies.selections._eviction import EvictingSelector
 from accelsim.policies.selector import Block, Decision, Selector, Shape
@@ -23,10 +24,15 @@ class TOVA(Budgeted):
 
     Asks of the hardware: a mean over heads, one arg-min per layer and step, one list of indexes per
     layer.
+
+    Attributes:
+        recent_tokens: newest keys beside the query's own that never leave. The paper protects none;
+            kvpress, which selects once, keeps the last token of the prompt (1).
     """
 
     kind: Literal["tova"]
     share: Sharing = "layer"
+    recent_tokens: Count = 0
     needs: ClassVar[Needs] = Needs(selection="one_per_step", updates=True)
 
     def selector(self, shape: Shape, seed: int = 0) -> Selector:
@@ -36,6 +42,10 @@ class TOVA(Budgeted):
 
 class TOVASelector(EvictingSelector):
     """Probabilities of the latest query."""
+
+    def __init__(self, rule: TOVA, shape: Shape, seed: int = 0) -> None:
+        super().__init__(rule, shape, seed)
+        self.recent = 1 + rule.recent_tokens
 
     @property
     def prompt_rows(self) -> int:
@@ -48,7 +58,7 @@ class TOVASelector(EvictingSelector):
         alive, score = self.state(block.layer)
         _last_row(
             block.scores, block.both, block.threshold, block.positions, self.shape.prompt_tokens,
-            self.budgets, self.heads, self.seed, alive, score,
+            self.recent, self.budgets, self.heads, self.seed, alive, score,
             decision.kept, decision.refetched, work,
         )  # fmt: skip
         return self.finished(decision, work)
@@ -61,6 +71,7 @@ def _last_row(
     threshold: float,
     positions: NDArray[np.int64],
     prompt: int,
+    recent: int,
     budgets: NDArray[np.int64],
     heads: int,
     seed: int,
@@ -74,7 +85,7 @@ def _last_row(
         for r in range(len(positions)):
             seen = positions[r] + 1
             admit(
-                alive[g], score[g], seen, prompt, 1, budgets[seen], 1, seed + seen * 31 + g,
+                alive[g], score[g], seen, prompt, recent, budgets[seen], 1, seed + seen * 31 + g,
                 work[g, r],
             )  # fmt: skip
             score[g, :seen] = 0.0

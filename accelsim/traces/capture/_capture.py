@@ -68,7 +68,7 @@ def capture(
         raise TraceError(f"text {text_name}: is empty")
     if backend not in BACKENDS:
         raise TraceError(f"backend '{backend}': expected {', '.join(BACKENDS)}")
-    path, origin = _locate(model)
+    path, origin = locate(model)
     gguf = path is not None and path.suffix == ".gguf"
     own = gguf or model in WEIGHT_PACKAGES
     if backend == "numpy" and not own:
@@ -122,7 +122,7 @@ def _by_transformers(
     return run_transformers(folder, text, prefill, decode, layers, progress, name, media, stack)
 
 
-def _locate(model: str) -> tuple[Path | None, str]:
+def locate(model: str) -> tuple[Path | None, str]:
     """Return the file or folder of a model (``None``: an id), and where it comes from.
 
     Raises:

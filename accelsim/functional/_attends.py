@@ -54,6 +54,10 @@ def sight(
         if not (head.any(axis=1) | rest.any(axis=1)).all():
             raise TraceError(f"{trace.path}: layer {index}: a query sees no key; expected one")
         return Sight(first, end, bits, seen)
+    if own.mask.kind == "causal":
+        end = positions + 1
+        some = np.arange(context) < (end[-1] if len(end) else 0)
+        return Sight(np.zeros_like(end), end, NO_BITS, some)
     first = own.mask.first(positions)
     end = np.minimum(own.mask.end(positions, own.keys), context)
     steps = np.zeros(context + 1, dtype=np.int64)

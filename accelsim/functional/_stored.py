@@ -35,6 +35,7 @@ class Stored:
         key: [kv_heads, tokens, head_dim], as the model computed them.
         value: likewise.
         prompt_tokens: rows of the prompt read a KIVI cache in full precision.
+        latent: values are the first elements of the keys, as they are stored.
         dtype: of the products; float32 inside a running model, float64 over a trace.
     """
 
@@ -45,14 +46,16 @@ class Stored:
         value: NDArray[Any],
         prompt_tokens: int,
         dtype: type[np.floating[Any]] = np.float64,
+        latent: bool = False,
     ) -> None:
         q = policy.quantization
         self._dtype, self._prompt = dtype, prompt_tokens
         self._kivi = q if isinstance(q, KiviQuantization) else None
+        self._value_both: NDArray[Any] | None = None
         self.threshold = 0.0
         if isinstance(q, ProgressiveQuantization):
             first, both = progressive_planes(key, q.msb_bits, q.lsb_bits, q.split, q.scale)
-            stored = quantize_dequantize(value, q.fetched_value_bits, q.scale)
+            value_bits = q.fetched_value_bits
             self.threshold = q.threshold
         elif isinstance(q, KiviQuantization):
             # The residual is 12 bit with a scale of its own per token; see KiviQuantization.
@@ -62,7 +65,14 @@ class Stored:
             self._value_full = quantize_dequantize(value, q.full_bits, "per_token").astype(dtype)
         else:
             first = both = quantize_dequantize(key, q.key_bits, q.key_scale or q.scale)
-            stored = quantize_dequantize(value, q.value_bits, q.scale)
+            value_bits = q.value_bits
+        if not isinstance(q, KiviQuantization):
+            width = value.shape[2]
+            stored = first[..., :width]
+            if not latent:
+                stored = quantize_dequantize(value, value_bits, q.scale)
+            elif both is not first:
+                self._value_both = both[..., :width].astype(dtype, copy=False)
         self.key_first = first.astype(dtype, copy=False)
         self.key_both = self.key_first if both is first else both.astype(dtype, copy=False)
         self.value = stored.astype(dtype, copy=False)
@@ -86,12 +96,25 @@ class Stored:
         return mixed, mixed
 
     def output(
-        self, weights: NDArray[np.float64], positions: NDArray[np.int64]
+        self,
+        weights: NDArray[np.float64],
+        positions: NDArray[np.int64],
+        refetched: NDArray[np.bool_],
     ) -> NDArray[np.float64]:
-        """Multiply weights [query_heads, rows, context] with the values."""
+        """Multiply weights [query_heads, rows, context] with the values.
+
+        Args:
+            weights: zero where a value is not used.
+            positions: [rows].
+            refetched: [query_heads, rows], rows that fetched both planes.
+        """
         context = weights.shape[2]
         if self._kivi is None:
-            return self._weighted(weights, self.value)
+            output = self._weighted(weights, self.value)
+            if self._value_both is not None and refetched.any():
+                both = self._weighted(weights, self._value_both)
+                output = np.where(refetched[..., None], both, output)
+            return output
         quantized = self._quantized(positions, self._kivi.quantized_values)
         old = np.arange(context)[None, :] < quantized[:, None]
         recent = self._weighted(np.where(old, 0.0, weights), self._value_full)

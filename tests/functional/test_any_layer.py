@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,12 @@ from accelsim.attention.quantization import progressive_planes, quantize_dequant
 from accelsim.baselines import AttentionShape
 from accelsim.configs import load
 from accelsim.errors import AccelsimError, TraceError, WorkloadError
+from accelsim.functional import _selected, run_policy, verify_fixed_point
 from accelsim.functional import fixed_point as fp
-from accelsim.functional import run_policy, verify_fixed_point
 from accelsim.hardware import load_accelerator, simulate
 from accelsim.hardware.config import MemoryConfig
-from accelsim.policies import Policy, load_policy
+from accelsim.policies import Policy, applicable, load_policy, load_policy_spec
+from accelsim.policies.cascade import LayerCascade
 from accelsim.traces import (
     AttentionTrace,
     Bias,
@@ -319,3 +321,100 @@ def test_parquet_keeps_the_widths(tmp_path: Any) -> None:
         write_csv(work.select(work["queries"] == 1), tmp_path / "w.csv")
     with pytest.raises(WorkloadError, match="value_dim = 9; expected 1 to head_dim, of a latent"):
         dataclasses.replace(work, value_dim=9)
+
+
+TOKENS_BY_LAYER = "spatten-tokens:tokens.accumulate=layers"
+ALL_BY_LAYER = "spatten-full:tokens.accumulate=layers,heads.accumulate=layers"
+SELECTING = (
+    "h2o", "tova", "streaming-llm", "scissorhands", "snapkv", "knorm", "keydiff", "quest", "dhsa",
+    "ems", "kivi-4", TOKENS_BY_LAYER, ALL_BY_LAYER,
+)  # fmt: skip
+FOLLOWED = ("window", "chunk", "stored", "alibi", "softcap", "scale")
+
+
+@given(
+    trace=traces(allowed=FOLLOWED, decoder=True),
+    name=st.sampled_from(SELECTING),
+)
+@settings(max_examples=120, deadline=None)
+def test_selections_attend_to_what_is_seen_and_kept(trace: AttentionTrace, name: str) -> None:
+    policy = load_policy_spec(name)
+    if name not in ("quest", "dhsa", "ems", "kivi-4") or not trace.beyond():
+        assert applicable(policy, trace) or set(trace.beyond()) & {"latent attention"}
+    if not applicable(policy, trace):
+        with pytest.raises(TraceError, match=r"layer \d has .*, which policy '"):
+            run_policy(trace, policy)
+        return
+    work = run_policy(trace, policy).workload
+    table = work.query_table
+    for row in range(work.rows):
+        layer, own = int(work["layer"][row]), slice(table.start[row], table.start[row + 1])
+        position, keys = table.position[own], table.keys[own]
+        seen = trace.seen(layer, np.unique(position))
+        assert set(work.key_indices[row]) <= set(np.flatnonzero(seen.any(axis=0)))
+        shown = seen.sum(axis=1)[np.searchsorted(np.unique(position), position)]
+        assert (keys <= shown).all()
+        if work["step"][row] == 0 and name != "dhsa" and "accumulate" not in name:
+            assert (keys == shown).all()  # a prompt is dense
+        scored = work["query_keys"][row] + work["refetch_query_keys"][row]
+        assert work["biased_scores"][row] == scored * (trace.layer(layer).slopes is not None)
+        assert work["capped_scores"][row] == scored * (trace.layer(layer).softcap is not None)
+
+
+@given(trace=traces(allowed=FOLLOWED, decoder=True), wide=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_a_selection_that_keeps_everything_is_dense(trace: AttentionTrace, wide: bool) -> None:
+    """The two ways of computing a trace agree where they decide alike."""
+    dense = load_policy("dense")
+    if wide:
+        dense = Policy.model_validate(
+            {"quantization": {"kind": "progressive", "msb_bits": 6, "threshold": 0.4}}
+        )
+    every = Policy.model_validate(
+        dense.model_dump(exclude_defaults=True, exclude={"description", "source"})
+        | {"selection": {"kind": "streaming_llm", "budget_tokens": 1000}}
+    )
+    left, right = run_policy(trace, dense), run_policy(trace, every)
+    for name, figure in left.accuracy.items():
+        assert right.accuracy[name] == pytest.approx(figure, abs=1e-9), name
+    for name in ("keys", "values", "query_keys", "refetch_queries", "biased_scores", "key_runs"):
+        assert left.workload[name].tolist() == right.workload[name].tolist()
+    assert left.workload.policy_bytes() == right.workload.policy_bytes()
+
+
+@given(
+    trace=traces(allowed=FOLLOWED, decoder=True), name=st.sampled_from(SELECTING),
+    rows=st.integers(1, 5), tile=st.integers(1, 5),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_tiles_change_no_decision(trace: AttentionTrace, name: str, rows: int, tile: int) -> None:
+    policy = load_policy_spec(name)
+    if not applicable(policy, trace):
+        return
+    whole = run_policy(trace, policy)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_selected, "_ROWS_PER_BLOCK", rows)
+        patch.setattr(_selected, "_TILE_BYTES", tile * LayerCascade.STATE_BYTES * trace.tokens)
+        tiled = run_policy(trace, policy)
+        patch.setattr(_selected, "_SCORES_PER_BLOCK", 1)
+        one_by_one = run_policy(trace, policy)
+    for cut in (tiled, one_by_one):
+        for column in whole.workload.columns:
+            assert cut.workload[column].tolist() == whole.workload[column].tolist(), column
+        for name, figure in whole.accuracy.items():
+            assert cut.accuracy[name] == pytest.approx(figure, abs=1e-9), name
+
+
+def test_memory_does_not_grow_with_the_square_of_the_context() -> None:
+    """A prompt of 1,536 tokens holds 2.4 million pairs a head; what is kept of them is far less."""
+    trace = make(1, [set(), set()], prefill=1536, decode=1, heads=(4, 2), dim=16)
+    for name in ("h2o", ALL_BY_LAYER):
+        policy = load_policy_spec(name)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_selected, "_SCORES_PER_BLOCK", 1 << 15)
+            patch.setattr(_selected, "_TILE_BYTES", 1 << 18)
+            tracemalloc.start()
+            run_policy(trace, policy, indices=False)
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+        assert peak < 1536**2 * 4, name

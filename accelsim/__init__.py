@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         tune,
     )
     from accelsim.functional import verify
+    from accelsim.reports import demo
     from accelsim.reports.interactive import report
     from accelsim.reproduction import reproduce
     from accelsim.traces import layer_skew, load_trace, save_trace
@@ -36,6 +37,7 @@ __all__ = [
     "ablate",
     "capture",
     "compare",
+    "demo",
     "diff",
     "layer_skew",
     "load_results",
@@ -53,6 +55,7 @@ __all__ = [
 _ROOMS = {
     "AccelsimError": "errors",
     "capture": "traces.capture",
+    "demo": "reports",
     "layer_skew": "traces",
     "load_trace": "traces",
     "report": "reports.interactive",

@@ -235,6 +235,8 @@ def _beside(data: dict[str, Any], folder: Path, family: str) -> dict[str, Any]:
         return located(value, source=key == "source") if refers else value
 
     result = {key: walk(key, value) for key, value in data.items()}
+    if family == "policies":
+        result = _decisions_beside(result, folder)
     if "extends" in data:
         result["extends"] = located(data["extends"])
     if family != "sweeps":
@@ -247,6 +249,18 @@ def _beside(data: dict[str, Any], folder: Path, family: str) -> dict[str, Any]:
     if isinstance(data.get("axes"), list):
         result["axes"] = [_axis_beside(axis, walk) for axis in data["axes"]]
     return result
+
+
+def _decisions_beside(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Name a file of recorded decisions that lies beside the policy by its path."""
+    changed = {
+        key: _decisions_beside(value, folder) if isinstance(value, dict) else value
+        for key, value in data.items()
+    }
+    name = data.get("decisions")
+    if isinstance(name, str) and name and os.path.isfile(folder / name):
+        changed["decisions"] = str(folder / name)
+    return changed
 
 
 def _axis_beside(axis: Any, walk: Callable[[Any, Any], Any]) -> Any:

@@ -133,7 +133,7 @@ ROOMS = {
     ),
     "store": Room(
         ("accelsim/exploration/_store.py",),
-        ("tests/cli/test_sweep.py", "tests/exploration/test_sweep.py -m 'not slow'"),
+        ("tests/exploration/test_store.py", "tests/exploration/test_sweep.py -m 'not slow'"),
     ),
 }
 

@@ -27,17 +27,78 @@ def quantize(
         broadcast against them; 1 where everything is zero.
     """
     wide = np.asarray(tensor, dtype=np.float64)
-    axis = {"per_tensor": None, "per_token": -1, "per_channel": 1}[scale]
-    peak = np.abs(wide).max(axis=axis, keepdims=True)
-    step = np.where(peak > 0, peak / largest_code, 1.0)
+    step = _steps(_peaks(wide, scale), largest_code)
     codes = np.clip(np.rint(wide / step), -largest_code, largest_code)
     return codes.astype(np.int64), step
 
 
+def _peaks(tensor: NDArray[Any], scale: ScaleOf) -> Float:
+    """Largest magnitudes that share a scale; they broadcast against the tensor."""
+    axis = {"per_tensor": None, "per_token": -1, "per_channel": 1}[scale]
+    top, bottom = tensor.max(axis=axis, keepdims=True), tensor.min(axis=axis, keepdims=True)
+    return np.asarray(np.maximum(top, -bottom), dtype=np.float64)
+
+
+def _steps(peaks: Float, largest_code: int) -> Float:
+    """Scales; 1 where everything is zero."""
+    return np.where(peaks > 0, peaks / largest_code, 1.0)
+
+
+def _read_back(tensor: NDArray[Any], largest_code: int, steps: Float) -> Float:
+    # Codes as whole floats: a running model reads keys back at every step.
+    codes = np.rint(np.divide(tensor, steps, dtype=np.float64))
+    np.clip(codes, -largest_code, largest_code, out=codes)
+    return np.asarray(np.multiply(codes, steps, out=codes))
+
+
 def quantize_dequantize(tensor: NDArray[Any], bits: int, scale: ScaleOf) -> Float:
     """Return ``tensor`` as it reads back after static quantization to ``bits`` (float64)."""
-    codes, step = quantize(tensor, 2 ** (bits - 1) - 1, scale)
-    return codes * step
+    largest = 2 ** (bits - 1) - 1
+    return _read_back(tensor, largest, _steps(_peaks(tensor, scale), largest))
+
+
+class GrowingReadBack:
+    """A tensor as it reads back after static quantization, while tokens are added to it.
+
+    Equal to :func:`quantize_dequantize` of the whole; only what is new, or what a larger peak
+    changes, is computed.
+
+    Args:
+        bits: width.
+        scale: as of :func:`quantize`.
+        dtype: of what is returned.
+    """
+
+    def __init__(self, bits: int, scale: ScaleOf, dtype: type[np.floating[Any]]) -> None:
+        self._largest, self._scale, self._dtype = 2 ** (bits - 1) - 1, scale, dtype
+        self._tokens = 0
+        self._peaks: Float = np.zeros(())
+        self._back: NDArray[Any] = np.empty((0, 0, 0), dtype=dtype)
+
+    def of(self, tensor: NDArray[Any]) -> NDArray[Any]:
+        """Return it [heads, tokens, head_dim]; tokens of the last call come first, unchanged."""
+        heads, tokens, dim = tensor.shape
+        start = self._tokens
+        if start == tokens:
+            return self._back[:, :tokens]
+        peaks = _peaks(tensor[:, start:], self._scale)
+        if self._scale != "per_token":
+            if start and (peaks <= self._peaks).all():
+                peaks = self._peaks
+            else:
+                peaks = np.maximum(peaks, self._peaks) if start else peaks
+                start = 0
+            self._peaks = peaks
+        if tokens > self._back.shape[1]:
+            room = tokens + tokens // 4 if self._tokens else tokens
+            grown = np.empty((heads, room, dim), dtype=self._dtype)
+            if start:
+                grown[:, :start] = self._back[:, :start]
+            self._back = grown
+        steps = _steps(peaks, self._largest)
+        self._back[:, start:tokens] = _read_back(tensor[:, start:], self._largest, steps)
+        self._tokens = tokens
+        return self._back[:, :tokens]
 
 
 def largest_progressive_code(msb_bits: int, lsb_bits: int, split: str) -> int:

@@ -178,9 +178,10 @@ def evaluate_baselines(
     Raises:
         ConfigError: an unknown platform.
     """
-    known = configs.preset_names("baselines")
     rows: dict[str, dict[str, Any]] = {}
-    for name in default_baselines() if names is None else names:
+    wanted = default_baselines() if names is None else names
+    known = configs.preset_names("baselines") if wanted else []
+    for name in wanted:
         if name == MEASURED:
             rows |= measure_all(shape)
             continue

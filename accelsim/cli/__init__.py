@@ -16,6 +16,7 @@ from accelsim import __version__
 from accelsim.errors import AccelsimError, did_you_mean, shorten
 
 VERBS: dict[str, str] = {
+    "demo": "The first visit: what a tuned policy buys on a real trace, and what it loses.",
     "replay": "Run one source through one accelerator under one policy.",
     "compare": "Several policies side by side, with an HTML report.",
     "verify": "Error of the fixed-point datapath, per layer and head.",
@@ -93,7 +94,7 @@ class _LazyGroup(click.Group):
 def cli(quiet: bool) -> None:
     """Simulate attention accelerators on traces of real models.
 
-    Start with:  accelsim compare smollm2-64p-32d
+    Start with:  accelsim demo
     """
 
 

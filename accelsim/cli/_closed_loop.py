@@ -1,24 +1,27 @@
-"""``accelsim verify --closed-loop``: a policy inside a running model."""
+"""Policies inside a model: options and texts of ``verify --closed-loop`` and ``tune``."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from accelsim.cli._options import emit_json, stages
+from accelsim.cli._options import emit_json, remaining, stages
 
 if TYPE_CHECKING:
+    from accelsim.exploration import Retrieval
     from accelsim.policies import Policy
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+SHIPPED = "shipped"
 
-def closed_loop_options(function: F) -> F:
-    """Add ``--closed-loop`` and what it takes."""
+
+def text_options(function: F) -> F:
+    """Add the texts that a model is scored on."""
     for option in (
         click.option(
             "--prompt-tokens", default=0, show_default=True, type=click.IntRange(0),
@@ -30,11 +33,7 @@ def closed_loop_options(function: F) -> F:
         ),
         click.option(
             "--window-tokens", default=512, show_default=True, type=click.IntRange(2),
-            help="Tokens of a window of --text.",
-        ),
-        click.option(
-            "--windows", type=click.IntRange(1),
-            help="Windows to run (default: 4 of --text, all of --tokens or of the package).",
+            help="Tokens of a window of a text file.",
         ),
         click.option(
             "--lee", metavar="WHEEL|DIR",
@@ -42,8 +41,54 @@ def closed_loop_options(function: F) -> F:
             "or a folder with its lee.cor and similarities0-1.txt.",
         ),
         click.option(
-            "--text", "text_file", metavar="FILE",
-            help="Text to score; without it two windows of Wikipedia.",
+            "--text", "texts", metavar="FILE", multiple=True,
+            help="Text (repeatable): a text file, a .json file of token ids {\"windows\": {\"name\""
+            f": [ids, ...]}}}}, or '{SHIPPED}' for windows of Wikipedia (default for smollm2).",
+        ),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def task_options(function: F) -> F:
+    """Add the retrieval tasks."""
+    for option in (
+        click.option(
+            "--question-in-prompt", is_flag=True,
+            help="The question is read before anything is pruned; else the policy chooses what "
+            "stays without knowing what will be asked.",
+        ),
+        click.option(
+            "--context", default=1024, show_default=True, type=click.IntRange(1), metavar="TOKENS",
+            help="Tokens of an example of a task, question and answer included.",
+        ),
+        click.option(
+            "--examples", default=20, show_default=True, type=click.IntRange(1),
+            help="Examples of a task.",
+        ),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def closed_loop_options(function: F) -> F:
+    """Add ``--closed-loop`` and what it takes."""
+    function = task_options(text_options(function))
+    for option in (
+        click.option(
+            "--store", metavar="DIR",
+            help="Where answers of --task are kept, so that a stopped run goes on.",
+        ),
+        click.option(
+            "--task", "tasks", multiple=True, metavar="NAME",
+            help="Retrieval task instead of perplexity (repeatable; 'all'): needle, "
+            "needle-multikey, needle-multivalue, variable-tracking, common-words, "
+            "frequent-words. Made of sentences of --text.",
+        ),
+        click.option(
+            "--windows", type=click.IntRange(1),
+            help="Windows of each text to run (default: 4 of a text file, all of token ids; 2 of "
+            "the 6 that ship).",
         ),
         click.option(
             "--tokens", "tokens_file", metavar="FILE",
@@ -62,46 +107,148 @@ def closed_loop_options(function: F) -> F:
     return function
 
 
+def check_texts(model: str, texts: Sequence[str], lee: str | None) -> None:
+    """Refuse texts that do not go with a model.
+
+    Raises:
+        AccelsimError: naming both.
+    """
+    from accelsim.errors import AccelsimError
+
+    if (model == "minilm") != (lee is not None) or (lee is not None and texts):
+        raise AccelsimError(
+            f"{model}: minilm is scored on the Lee task (--lee WHEEL), others on --text"
+        )
+    if model not in ("smollm2", "minilm") and (not texts or SHIPPED in texts):
+        raise AccelsimError(
+            f"{model}: the shipped windows hold token ids of smollm2; expected --text FILE"
+        )
+
+
+class Text:
+    """One text: read at once, tokenized when the model is there.
+
+    Args:
+        name: a file, or ``shipped``: two windows, and behind them four that nothing is tuned on.
+
+    Raises:
+        TraceError: a file that cannot be read.
+    """
+
+    def __init__(self, name: str) -> None:
+        from accelsim.errors import TraceError
+        from accelsim.files import read_text
+        from accelsim.functional.closed_loop import read_windows, shipped_windows
+
+        self.name, self._text = name, ""
+        self._known: dict[str, list[int]] | None = None
+        if name == SHIPPED:
+            self._known = shipped_windows(held_out=True)
+        elif name.endswith(".json"):
+            self._known = read_windows(name)
+        else:
+            self._text = read_text(name, TraceError)
+
+    def windows(self, model: Any, count: int | None, tokens: int) -> dict[str, list[int]]:
+        """Windows by name; if no count is given all of token ids, four of a text, two shipped ones.
+
+        Raises:
+            TraceError: too little text.
+        """
+        from accelsim.errors import TraceError
+        from accelsim.functional.closed_loop import cut_windows, shipped_windows
+
+        if self.name == SHIPPED and count is None:
+            count = len(shipped_windows())
+        if self._known is None:
+            try:
+                known = cut_windows(model.encode(self._text), count or 4, tokens)
+            except TraceError as error:
+                raise TraceError(f"--text {self.name}: {error}") from None
+        else:
+            known = self._known
+            if count is not None and len(known) < count:
+                raise TraceError(
+                    f"--text {self.name}: holds {len(known)} windows; expected at least {count}"
+                )
+        return {f"{self.name}:{title}": ids for title, ids in list(known.items())[:count]}
+
+    def words(self, model: Any) -> str:
+        """The text itself."""
+        if self._known is None:
+            return self._text
+        return " ".join(model.decode(ids) for ids in self._known.values())
+
+
+def task_names(names: Sequence[str]) -> list[str]:
+    """Tasks by name, ``all`` for every one.
+
+    Raises:
+        AccelsimError: an unknown one.
+    """
+    from accelsim.errors import AccelsimError, did_you_mean
+    from accelsim.functional.closed_loop import TASKS
+
+    if "all" in names:
+        return list(TASKS)
+    for name in names:
+        if name not in TASKS:
+            raise AccelsimError(
+                f"--task {name}{did_you_mean(name, TASKS)}: expected {', '.join(TASKS)}"
+            )
+    return list(dict.fromkeys(names))
+
+
 def run(
-    specs: tuple[str, ...],
-    model: str,
-    text_file: str | None,
-    tokens_file: str | None,
-    lee: str | None,
-    windows: int | None,
-    window_tokens: int,
-    skip: int,
-    prompt_tokens: int,
-    json_file: str | None,
-    out: str | None,
+    specs: Sequence[str], options: dict[str, Any], json_file: str | None, out: str | None
 ) -> None:
-    """Run every policy and print one line for each."""
+    """Run every policy and print one line for each.
+
+    Args:
+        specs: policies, or ``all``.
+        options: of :func:`closed_loop_options`.
+        json_file: where the document goes.
+        out: folder for the document and a figure.
+    """
     from accelsim.errors import AccelsimError
     from accelsim.policies import load_policy_spec
-    from accelsim.reports import prepare_folder, write_text
+    from accelsim.reports import prepare_folder
 
-    if (model == "minilm") != (lee is not None):
-        raise AccelsimError(
-            f"--model {model}: minilm is scored on the Lee task (--lee WHEEL), others on text"
-        )
-    if text_file is not None and tokens_file is not None:
+    model, lee = options["model"], options["lee"]
+    texts, tokens_file = list(options["texts"]), options["tokens_file"]
+    if texts and tokens_file is not None:
         raise AccelsimError("expected one of --text and --tokens")
-    if model != "smollm2" and lee is None and text_file is None and tokens_file is None:
-        raise AccelsimError(
-            f"--model {model}: the shipped windows hold token ids of smollm2; expected --text"
-        )
-    every = specs == ("all",)
+    if tokens_file is not None:
+        texts = [tokens_file]
+    check_texts(model, texts, lee)
+    tasks = task_names(options["tasks"])
+    if tasks and (lee is not None or tokens_file is not None):
+        raise AccelsimError("--task: is made of sentences; expected --text, not --lee or --tokens")
+    every = tuple(specs) == ("all",)
     policies = {} if every else {spec: load_policy_spec(spec) for spec in dict.fromkeys(specs)}
     folder = None if out is None else prepare_folder(out)
+    named = options | {"texts": texts}
+    if tasks:
+        _tasks(model, tasks, policies if not every else None, named, json_file, folder)
+    else:
+        _scores(model, policies if not every else None, named, json_file, folder)
+
+
+def _scores(
+    model: str,
+    policies: Mapping[str, Policy] | None,
+    options: dict[str, Any],
+    json_file: str | None,
+    folder: Path | None,
+) -> None:
+    """Perplexity, or the Lee task."""
+    from accelsim.reports import write_text
+
+    lee, skip, prompt = options["lee"], options["skip"], options["prompt_tokens"]
     with stages(model) as on_stage:
-        if lee is not None:
-            score, layers = _lee(lee)
-        else:
-            score, layers = _perplexity(
-                model, text_file, tokens_file, windows, window_tokens, skip, prompt_tokens
-            )
-        if every:
-            policies = _every(layers, causal=lee is None, prompt_tokens=prompt_tokens, skip=skip)
+        score, layers = _lee(lee) if lee is not None else _perplexity(model, options)
+        if policies is None:
+            policies = _every(layers, causal=lee is None, prompt_tokens=prompt, skip=skip)
         results = {}
         for spec, policy in policies.items():
             results[spec] = score(
@@ -111,19 +258,90 @@ def run(
         "schema": "accelsim.closed-loop/1",
         "mode": "closed-loop",
         "model": model,
-        "text": text_file or tokens_file or ("lee" if lee else "shipped windows"),
+        "text": _named(options, lee),
         "skip": skip,
-        "prompt_tokens": prompt_tokens,
+        "prompt_tokens": prompt,
         "results": results,
     }
-    text = json.dumps(document, indent=2, allow_nan=False)
     if json_file != "-":
         _print(model, results)
+    _write(document, json_file, folder)
+    if folder is not None:
+        write_text(folder / "policies.svg", _figure(model, results))
+
+
+def _tasks(
+    model: str,
+    tasks: Sequence[str],
+    policies: Mapping[str, Policy] | None,
+    options: dict[str, Any],
+    json_file: str | None,
+    folder: Path | None,
+) -> None:
+    """Retrieval tasks."""
+    from accelsim.exploration import run_retrieval
+
+    context, asked = options["context"], options["question_in_prompt"]
+    loaded, examples = task_texts(model, tasks, options)
+    if policies is None:
+        policies = _every(
+            loaded.shape.num_layers, causal=True, prompt_tokens=context // 2, skip=context
+        )
+    with remaining(model) as tell:
+        found = run_retrieval(
+            loaded,
+            model,
+            examples,
+            policies,
+            question_in_prompt=asked,
+            store=options["store"],
+            on_progress=tell,
+        )
+    document = {
+        "schema": "accelsim.closed-loop/1",
+        "mode": "closed-loop",
+        "model": model,
+        "text": _named(options, None),
+        "context_tokens": context,
+        "examples": options["examples"],
+        "question_in_prompt": asked,
+    } | found.to_dict()
+    if json_file != "-":
+        _print_tasks(model, context, found)
+    _write(document, json_file, folder)
+
+
+def task_texts(
+    model: str, tasks: Sequence[str], options: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """Return a model, and examples of each task.
+
+    Args:
+        model: name.
+        tasks: names.
+        options: of :func:`task_options` and :func:`text_options`.
+    """
+    from accelsim.functional.closed_loop import load_model, task_examples
+
+    texts = [Text(name) for name in options["texts"] or [SHIPPED]]
+    loaded = load_model(model)
+    words = "\n".join(text.words(loaded) for text in texts)
+    count, context = options["examples"], options["context"]
+    return loaded, {task: task_examples(loaded, task, count, context, words) for task in tasks}
+
+
+def _named(options: dict[str, Any], lee: str | None) -> str:
+    return ", ".join(options["texts"]) or ("lee" if lee else "shipped windows")
+
+
+def _write(document: dict[str, Any], json_file: str | None, folder: Path | None) -> None:
+    from accelsim.reports import write_text
+
+    text = json.dumps(document, indent=2, allow_nan=False)
     if json_file:
         emit_json(text, json_file)
     if folder is not None:
         write_text(folder / "closed-loop.json", text + "\n")
-        write_text(folder / "policies.svg", _figure(model, results))
 
 
 def _every(num_layers: int, *, causal: bool, prompt_tokens: int, skip: int) -> dict[str, Policy]:
@@ -150,37 +368,19 @@ def _figure(model: str, results: dict[str, dict[str, Any]]) -> str:
     return policy_figure(points, f"{metric} (closed loop)", title=title, log=metric == "perplexity")
 
 
-def _perplexity(
-    name: str,
-    text_file: str | None,
-    tokens_file: str | None,
-    windows: int | None,
-    window_tokens: int,
-    skip: int,
-    prompt_tokens: int,
-) -> tuple[Any, int]:
+def _perplexity(name: str, options: dict[str, Any]) -> tuple[Any, int]:
     """What scores a policy, and the layers of the model."""
-    from accelsim.errors import TraceError
-    from accelsim.files import read_text
-    from accelsim.functional.closed_loop import (
-        cut_windows,
-        load_model,
-        perplexity,
-        read_windows,
-        shipped_windows,
-    )
+    from accelsim.functional.closed_loop import load_model, perplexity
 
-    text = "" if text_file is None else read_text(text_file, TraceError)
-    known = shipped_windows() if tokens_file is None else read_windows(tokens_file)
+    texts = [Text(text) for text in options["texts"] or [SHIPPED]]
     model = load_model(name)
-    if text_file is None:
-        chosen = dict(list(known.items())[:windows])
-    else:
-        chosen = cut_windows(model.encode(text), windows or 4, window_tokens)
+    chosen: dict[str, list[int]] = {}
+    for text in texts:
+        chosen |= text.windows(model, options["windows"], options["window_tokens"])
     return (
         lambda policy, tell: perplexity(
-            model, list(chosen.values()), policy, skip=skip, prompt_tokens=prompt_tokens,
-            on_window=tell,
+            model, list(chosen.values()), policy, skip=options["skip"],
+            prompt_tokens=options["prompt_tokens"], on_window=tell,
         ),
         model.shape.num_layers,
     )  # fmt: skip
@@ -232,3 +432,37 @@ def _print(model: str, results: dict[str, dict[str, Any]]) -> None:
             detail,
         )
     plain_console().print(table)
+
+
+def _print_tasks(model: str, context: int, found: Retrieval) -> None:
+    from rich.table import Table
+
+    from accelsim.reports import plain_console
+
+    count = next(iter(found.dense.values())).examples
+    table = Table(
+        title=f"{model}, closed loop, {context} tokens, {count} examples of a task: answers found, "
+        "% (95 %, Wilson); KB of DRAM a token",
+        title_justify="left",
+        show_edge=False,
+    )
+    table.add_column("policy")
+    passed = [task for task in found.dense if task not in found.dropped]
+    for task in passed:
+        table.add_column(task, justify="right")
+    table.add_column("DRAM, KB", justify="right")
+    rows = {"12-bit dense": found.dense} | found.scores
+    for name, scores in rows.items() if passed else ():
+        moved = [scores[task].dram_bytes_per_token / 1e3 for task in passed]
+        cells = [share_of(scores[task]) for task in passed]
+        table.add_row(name, *cells, " ".join(f"{kb:.1f}" for kb in moved))
+    console = plain_console(width=120, soft_wrap=True)
+    if passed:
+        console.print(table)
+    for task in found.dropped:
+        console.print(f"{task}: dropped, dense attention finds {share_of(found.dense[task])} %")
+
+
+def share_of(score: Any) -> str:
+    """A score with its interval, in percent."""
+    return f"{100 * score.score:.0f} ({100 * score.low:.0f} to {100 * score.high:.0f})"

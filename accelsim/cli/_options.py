@@ -208,6 +208,36 @@ def stages(label: str) -> Iterator[Callable[[str], None]]:
         yield lambda stage: status.update(Text(f"{label}: {stage}"))
 
 
+@contextmanager
+def remaining(label: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Say on standard error what is done and how long the rest takes; a bar on a terminal.
+
+    Yields:
+        To be told a stage, how much of it is done, and how much there is.
+    """
+    if not shows_bars():
+        began: dict[str, tuple[float, int]] = {}
+        with stages(label) as on_stage:
+
+            def log(stage: str, done: int, total: int) -> None:
+                start, before = began.setdefault(stage, (time.monotonic(), done))
+                spent, more = time.monotonic() - start, done - before
+                left = f", {spent / more * (total - done):.0f} s left" if more else ""
+                on_stage(f"{stage} {done} of {total}{left}")
+
+            yield log
+        return
+    with progress_bar(transient=True) as progress:
+        tasks: dict[str, Any] = {}
+
+        def tell(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage)
+            progress.update(tasks[stage], completed=done, total=total)
+
+        yield tell
+
+
 def progress_bar(*more: Any, transient: bool = False) -> Progress:
     """Return a bar on standard error that shows names as they are given.
 

@@ -15,9 +15,16 @@ from accelsim.errors import TraceError
 @click.argument("model")
 @click.option("--text", help="The prompt.")
 @click.option("--text-file", metavar="FILE", help="A file with the prompt, UTF-8.")
+@click.option("--image", multiple=True, metavar="FILE", help="What the model sees (repeatable).")
+@click.option("--audio", metavar="FILE", help="What the model hears, WAV.")
 @click.option("--prefill", type=int, help="Tokens of the prompt to use (default: all).")
 @click.option("--decode", type=int, default=0, show_default=True, help="Greedy decoding steps.")
 @click.option("--layers", metavar="LIST", help="Layers to record, as in 0,3-5 (default: all).")
+@click.option(
+    "--group",
+    type=click.Choice(["encoder", "decoder", "vision", "language"]),
+    help="The only stack to record, of a model that has several (default: all).",
+)
 @click.option(
     "--dtype",
     type=click.Choice(["float16", "float32"]),
@@ -37,14 +44,17 @@ def command(
     model: str,
     text: str | None,
     text_file: str | None,
+    image: tuple[str, ...],
+    audio: str | None,
     prefill: int | None,
     decode: int,
     layers: str | None,
+    group: str | None,
     dtype: str,
     backend: str,
     out: str,
 ) -> None:
-    """Run MODEL on a text and record its queries, keys and values.
+    """Run MODEL on a text, images or sound and record its queries, keys and values.
 
     MODEL is smollm2 or minilm (weights from a Python package, no torch needed), a .gguf file, or a
     Hugging Face folder or id.
@@ -54,12 +64,13 @@ def command(
       accelsim capture smollm2 --text-file traces/texts/lighthouse.txt --prefill 64 --decode 32 \\
         --out runs/smollm2.safetensors
       accelsim capture ./my-model --text "Once upon a time" --layers 0,3-5 --out t.safetensors
+      accelsim capture ./my-vlm --image cat.png --text "What is it?" --decode 8 --out t.safetensors
     """
     from accelsim.traces import check_target, save_trace
     from accelsim.traces.capture import capture
 
     check_target(out)
-    prompt, name = _text(text, text_file)
+    prompt, name = _text(text, text_file, optional=bool(image or audio))
     chosen = None if layers is None else _layers(layers)
     with _bar(model) as progress:
         trace = capture(
@@ -70,6 +81,9 @@ def command(
             layers=chosen,
             backend=backend,
             text_name=name,
+            images=image,
+            audio=audio,
+            group=group,
             progress=progress,
         )
     save_trace(trace, out, dtype)
@@ -79,13 +93,14 @@ def command(
     )
 
 
-def _text(text: str | None, text_file: str | None) -> tuple[str, str]:
+def _text(text: str | None, text_file: str | None, optional: bool) -> tuple[str, str]:
     from pathlib import Path
 
     from accelsim.files import read_text
 
-    if (text is None) == (text_file is None):
-        raise TraceError("expected one of --text and --text-file")
+    both = text is not None and text_file is not None
+    if both or (text is None and text_file is None and not optional):
+        raise TraceError("expected one of --text and --text-file, or --image or --audio")
     if text_file is None:
         return text or "", "given on the command line"
     return read_text(text_file, TraceError), Path(text_file).name

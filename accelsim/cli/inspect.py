@@ -59,11 +59,19 @@ def command(file: str, plot: str | None, json_file: str | None) -> None:
 
 
 def _facts(trace: AttentionTrace) -> dict[str, Any]:
+    from accelsim.traces import TOKEN_TYPES
+
     names = (
         "path model source recorded_under num_layers num_query_heads num_kv_heads head_dim causal "
         "prefill_tokens decode_tokens scale proof_error tokens_sha256 text"
     )
     facts = {name: getattr(trace, name) for name in names.split()}
+    kinds, frame = trace.token_type, trace.frame
+    if kinds is not None:
+        found = {name: int((kinds == i).sum()) for i, name in enumerate(TOKEN_TYPES)}
+        facts["token_type"] = {name: count for name, count in found.items() if count}
+    if frame is not None:
+        facts["frames"] = len(set(frame[frame >= 0].tolist()))
     if trace.layers:
         facts["layers"] = [
             entry.model_dump(exclude_none=True, exclude_defaults=True) for entry in trace.layers
@@ -77,6 +85,8 @@ def _lines(name: str, value: Any) -> list[str]:
         for index, entry in enumerate(value):
             alike.setdefault(json.dumps(entry)[:_ENTRY_CHARACTERS], []).append(str(index))
         return [f"{', '.join(indexes)}: {text}" for text, indexes in alike.items()]
+    if name == "token_type":
+        return [", ".join(f"{count} {kind}" for kind, count in value.items())]
     if name == "text":
         return [ascii(value)[:100]]
     return str(value).splitlines() or [""]

@@ -36,6 +36,13 @@ from accelsim.cli._options import (
     "--streamed", is_flag=True, help="Also run it streamed, and report the cycles beside."
 )
 @click.option(
+    "--by-stage",
+    "by_stage",
+    is_flag=True,
+    help="Also tell energy and power of prompt and decoding apart (simulates the prompt alone "
+    "beside the whole run; causal runs only).",
+)
+@click.option(
     "--export-ramulator",
     "ramulator",
     metavar="DIR",
@@ -66,6 +73,7 @@ def command(
     json_file: str | None,
     out: str | None,
     streamed: bool,
+    by_stage: bool,
     ramulator: str | None,
     timeline: str | None,
     window: str | None,
@@ -119,6 +127,7 @@ def command(
             timeline=cycles,
             dependencies=dependencies,
             streamed=streamed,
+            stages=by_stage,
             **keys,
         )
     if json_file != "-":

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from accelsim.cli._options import (
-    emit_json,
-    file_option,
-    json_option,
-    progress_bar,
-    remark,
-    shows_bars,
-    stages,
+from accelsim.cli._closed_loop import (
+    SHIPPED,
+    Text,
+    check_texts,
+    task_names,
+    task_options,
+    task_texts,
+    text_options,
 )
+from accelsim.cli._options import emit_json, file_option, json_option, remaining, remark
 
 if TYPE_CHECKING:
     from accelsim.exploration import TuneResult, Tuning
-
-_SHIPPED = "shipped"
 
 
 @click.command("tune")
@@ -34,7 +31,8 @@ _SHIPPED = "shipped"
     required=True,
     metavar="N%",
     help="Largest loss allowed: increase of the perplexity over 12-bit dense attention (of an "
-    "encoder: decrease of its correlation); over a trace, relative output error.",
+    "encoder: decrease of its correlation; of a task: of its score, relative as 2%, or in points "
+    "as 2pt); over a trace, relative output error.",
 )
 @click.option(
     "--minimize",
@@ -51,13 +49,15 @@ _SHIPPED = "shipped"
     help="What must be within the limit: the upper end of the loss's 95 % interval, or the loss.",
 )
 @click.option(
-    "--text",
-    "texts",
-    multiple=True,
-    metavar="FILE",
-    help="Text to tune on (repeatable): a text file, a .json file of token ids as of 'verify "
-    f"--tokens', or '{_SHIPPED}' for the windows of Wikipedia that ship (default for smollm2).",
+    "--score",
+    default="perplexity",
+    show_default=True,
+    metavar="NAME",
+    help="What may be lost: perplexity, or the score of a retrieval task (needle, needle-multikey, "
+    "needle-multivalue, variable-tracking, common-words, frequent-words).",
 )
+@task_options
+@text_options
 @click.option(
     "--windows",
     default=2,
@@ -71,25 +71,6 @@ _SHIPPED = "shipped"
     show_default=True,
     type=click.IntRange(0),
     help="Windows of each text behind those, on which the loss is stated.",
-)
-@click.option(
-    "--window-tokens",
-    default=512,
-    show_default=True,
-    type=click.IntRange(2),
-    help="Tokens of a window of a text file.",
-)
-@click.option(
-    "--skip",
-    default=64,
-    show_default=True,
-    type=click.IntRange(0),
-    help="First positions of a window that are not scored.",
-)
-@click.option(
-    "--lee",
-    metavar="WHEEL|DIR",
-    help="For minilm: a gensim wheel, or a folder with its lee.cor and similarities0-1.txt.",
 )
 @click.option(
     "--rule",
@@ -144,35 +125,41 @@ def command(context: click.Context, /, **options: Any) -> None:
     Examples:
       accelsim tune smollm2 --max-loss 1% --out tuned.yaml
       accelsim tune smollm2 --text shipped --text news.txt --max-loss 1% --bound estimate
+      accelsim tune smollm2 --score needle --max-loss 5pt --examples 20 --context 1024
       accelsim tune minilm --lee gensim.whl --max-loss 1% --minimize energy
       accelsim tune traces/smollm2-64p-32d.safetensors --max-loss 5% --out tuned.yaml
     """  # fmt: skip
-    source, limit = options.pop("source"), _limit(options.pop("max_loss"))
+    source, given = options.pop("source"), options.pop("max_loss")
+    limit, options["points"] = _limit(given)
+    if options["points"] and options["score"] == "perplexity":
+        raise click.UsageError(f"--max-loss {given}: points go with --score TASK; expected N%")
     out, json_file = options.pop("out"), options.pop("json_file")
     if _is_model(source):
         _inside(source, limit, options, out, json_file)
         return
     for name in options:
-        given = context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
-        if given and name not in ("layers_per_group", "accelerator"):
+        typed = context.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
+        if typed and name not in ("layers_per_group", "accelerator"):
             flag = next(p.opts[0] for p in context.command.params if p.name == name)
             raise click.UsageError(f"{flag} goes with a model; {source} is read as a trace")
     _over_trace(source, limit, options, out, json_file)
 
 
-def _limit(text: str) -> float:
+def _limit(text: str) -> tuple[float, bool]:
+    """The limit as a fraction, and whether it is in points."""
     from accelsim.errors import AccelsimError
 
+    points = text.endswith("pt")
     try:
-        value = float(text.removesuffix("%"))
+        value = float(text.removesuffix("%").removesuffix("pt"))
     except ValueError:
-        raise AccelsimError(f"--max-loss {text}: expected a number, as 1% or 0.01") from None
-    value = value / 100 if text.endswith("%") else value
+        raise AccelsimError(f"--max-loss {text}: expected a number, as 1%, 0.01 or 1pt") from None
+    value = value / 100 if points or text.endswith("%") else value
     if not 0 < value < 1:
         raise AccelsimError(
-            f"--max-loss {text}: expected more than 0 and less than 1 (100 %), as 1% or 0.01"
+            f"--max-loss {text}: expected more than 0 and less than 1 (100 %), as 1%, 0.01 or 1pt"
         )
-    return value
+    return value, points
 
 
 def _is_model(source: str) -> bool:
@@ -206,7 +193,7 @@ def _inside(
 
     store = Path(options.pop("store") or f"runs/tune-{Path(model).stem}")
     loop = _loop(model, options)
-    with _bar() as tell:
+    with remaining("tune") as tell:
         found = tune_model(
             loop,
             limit,
@@ -242,72 +229,42 @@ def _loop(model: str, options: dict[str, Any]) -> Any:
         AccelsimError: texts and model that do not go together, or too little text.
     """
     from accelsim.errors import AccelsimError
-    from accelsim.functional.closed_loop import LeeLoss, PerplexityLoss, load_model, read_lee
+    from accelsim.functional.closed_loop import (
+        LeeLoss,
+        PerplexityLoss,
+        TaskLoss,
+        load_model,
+        read_lee,
+    )
     from accelsim.traces.capture import load_minilm
 
     lee, texts = options.pop("lee"), list(options.pop("texts"))
-    if (model == "minilm") != (lee is not None) or (lee is not None and texts):
-        raise AccelsimError(
-            f"{model}: minilm is scored on the Lee task (--lee WHEEL), others on --text"
-        )
+    check_texts(model, texts, lee)
+    if lee is not None and options["score"] != "perplexity":
+        raise AccelsimError(f"--score {options['score']}: goes with a model that generates")
     if lee is not None:
         stories, judged = read_lee(lee)
         return LeeLoss(load_minilm(), model, stories, judged)
-    if model != "smollm2" and (not texts or _SHIPPED in texts):
-        raise AccelsimError(
-            f"{model}: the shipped windows hold token ids of smollm2; expected --text FILE"
-        )
-    read = [_Text(text) for text in texts or [_SHIPPED]]
+    if options["score"] != "perplexity":
+        task = task_names([options["score"]])[0]
+        count = options["examples"]
+        loaded, made = task_texts(model, [task], options | {"texts": texts, "examples": 2 * count})
+        return TaskLoss(
+            loaded, model, made[task][:count], made[task][count:], points=options["points"],
+            question_in_prompt=options["question_in_prompt"],
+        )  # fmt: skip
+    read = [Text(text) for text in texts or [SHIPPED]]
     loaded = load_model(model)
     tuned: dict[str, list[int]] = {}
     others: dict[str, list[int]] = {}
+    count = options["windows"]
     for text in read:
-        own = text.windows(
-            loaded, options["windows"], options["held_out"], options["window_tokens"]
-        )
-        tuned |= own[0]
-        others |= own[1]
-    return PerplexityLoss(loaded, model, tuned, others, skip=options["skip"])
-
-
-class _Text:
-    """One text: read at once, tokenized when the model is there."""
-
-    def __init__(self, name: str) -> None:
-        from accelsim.errors import TraceError
-        from accelsim.files import read_text
-        from accelsim.functional.closed_loop import read_windows, shipped_windows
-
-        self.name, self._text = name, ""
-        self._known: dict[str, list[int]] | None = None
-        if name == _SHIPPED:
-            self._known = shipped_windows(held_out=True)
-        elif name.endswith(".json"):
-            self._known = read_windows(name)
-        else:
-            self._text = read_text(name, TraceError)
-
-    def windows(
-        self, model: Any, count: int, held_out: int, tokens: int
-    ) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
-        """Windows to tune on, and those behind them."""
-        from accelsim.errors import TraceError
-        from accelsim.functional.closed_loop import cut_windows
-
-        if self._known is None:
-            try:
-                known = cut_windows(model.encode(self._text), count + held_out, tokens)
-            except TraceError as error:
-                raise TraceError(f"--text {self.name}: {error}") from None
-        else:
-            known = self._known
-            if len(known) < count + held_out:
-                raise TraceError(
-                    f"--text {self.name}: holds {len(known)} windows; expected at least "
-                    f"{count + held_out} (--windows {count} and --held-out {held_out})"
-                )
-        named = [(f"{self.name}:{title}", ids) for title, ids in known.items()]
-        return dict(named[:count]), dict(named[count : count + held_out])
+        own = text.windows(loaded, count + options["held_out"], options["window_tokens"])
+        tuned |= dict(list(own.items())[:count])
+        others |= dict(list(own.items())[count:])
+    return PerplexityLoss(
+        loaded, model, tuned, others, skip=options["skip"], prompt_tokens=options["prompt_tokens"]
+    )
 
 
 def _over_trace(
@@ -317,7 +274,7 @@ def _over_trace(
     from accelsim.exploration import tune
     from accelsim.reports import write_text
 
-    with _bar() as tell:
+    with remaining("tune") as tell:
         result = tune(
             source,
             limit,
@@ -334,31 +291,6 @@ def _over_trace(
         remark(f"wrote {out}")
     elif json_file != "-":
         click.echo(result.to_yaml())
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Say on standard error what is done and how long the rest takes; a bar on a terminal."""
-    if not shows_bars():
-        began: dict[str, float] = {}
-        with stages("tune") as on_stage:
-
-            def log(stage: str, done: int, total: int) -> None:
-                spent = time.monotonic() - began.setdefault(stage, time.monotonic())
-                left = f", {spent / done * (total - done):.0f} s left" if done else ""
-                on_stage(f"{stage} {done} of {total}{left}")
-
-            yield log
-        return
-    with progress_bar(transient=True) as progress:
-        tasks: dict[str, Any] = {}
-
-        def tell(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = progress.add_task(stage)
-            progress.update(tasks[stage], completed=done, total=total)
-
-        yield tell
 
 
 def _ratios(rows: Sequence[tuple[str, float, float]], title: str, first: str) -> None:
@@ -403,7 +335,10 @@ def _print_tuning(model: str, found: Tuning) -> None:
     from accelsim.reports import plain_console
 
     best = found.best
-    lines = [f"{model}: {found.metric} {_percent(best.loss)} on {best.loss.samples} samples"]
+    lines = [
+        f"{model}: loss of {found.metric}, {found.unit}: {_percent(best.loss)} on "
+        f"{best.loss.samples} samples"
+    ]
     if best.held_out is not None:
         lines.append(f"{_percent(best.held_out)} on {best.held_out.samples} held out")
     rows = [
@@ -419,7 +354,14 @@ def _print_tuning(model: str, found: Tuning) -> None:
         title_justify="left",
         show_edge=False,
     )
-    for name in ("policy", "loss, % (95 %)", "held out, % (95 %)", "DRAM", "cycles", "energy"):
+    for name in (
+        "policy",
+        f"loss, {found.unit} (95 %)",
+        f"held out, {found.unit} (95 %)",
+        "DRAM",
+        "cycles",
+        "energy",
+    ):
         table.add_column(name, justify="left" if name == "policy" else "right")
     for point in found.front():
         held = "–" if point.held_out is None else _percent(point.held_out)

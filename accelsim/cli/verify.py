@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -61,24 +61,18 @@ def command(
     source: str | None,
     policies: tuple[str, ...],
     closed_loop: bool,
-    model: str,
-    text_file: str | None,
-    tokens_file: str | None,
-    lee: str | None,
-    windows: int | None,
-    window_tokens: int,
-    skip: int,
-    prompt_tokens: int,
     datapath: str,
     rounding: str,
     all_heads: bool,
     json_file: str | None,
     out: str | None,
+    **options: Any,
 ) -> None:
     """Run SOURCE through SpAtten's fixed-point datapath and compare with dense float64 attention.
 
-    With --closed-loop the policy runs inside a model instead, and perplexity (or, with --lee, the
-    correlation with human similarity judgements) is printed.
+    With --closed-loop the policy runs inside a model instead, and perplexity (with --lee the
+    correlation with human similarity judgements, with --task the part of the answers found) is
+    printed.
 
     SOURCE is an attention trace (.safetensors). Open loop: the recorded tensors are those of the
     unpruned model, so errors are optimistic in depth. Prints relative error, cosine, KL of the
@@ -91,16 +85,15 @@ def command(
       accelsim verify --closed-loop --policy dense --policy h2o:selection.budget_fraction=0.5
       accelsim verify --closed-loop --text book.txt --windows 8 --policy dense --policy snapkv
         --prompt-tokens 256
+      accelsim verify --closed-loop --task needle --examples 20 --context 1024 --policy h2o
+        --store runs/needle
       accelsim verify --closed-loop --model minilm --lee gensim.whl --policy dense --policy
         spatten-encoder
     """
     if closed_loop:
         from accelsim.cli._closed_loop import run
 
-        run(
-            policies, model, text_file, tokens_file, lee, windows, window_tokens, skip,
-            prompt_tokens, json_file, out,
-        )  # fmt: skip
+        run(policies, options, json_file, out)
         return
     if source is None or len(policies) != 1:
         raise click.UsageError("expected one SOURCE and one --policy (or --closed-loop)")

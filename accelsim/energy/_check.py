@@ -11,7 +11,7 @@ from accelsim.energy._table import EnergyTable, ModuleArea, Static
 from accelsim.errors import ConfigError, did_you_mean
 from accelsim.hardware import accelerator_kinds, accelerator_of
 from accelsim.hardware.config import AcceleratorConfig
-from accelsim.hardware.counters import Counter, by_name
+from accelsim.hardware.counters import Counter
 
 
 def check_table(table: EnergyTable, machine: AcceleratorConfig, name: str) -> None:
@@ -30,7 +30,7 @@ def check_table(table: EnergyTable, machine: AcceleratorConfig, name: str) -> No
             that this machine does not have.
     """
     kind = machine.kind
-    declared = by_name(accelerator_of(kind).declared)
+    declared = accelerator_of(kind).counters_by_name
     for number, entry in enumerate(table.dynamic):
         counter = declared.get(entry.counter) or _elsewhere(entry.counter)
         if counter is None:
@@ -89,7 +89,7 @@ def _is(text: str, unit: str) -> bool:
 def _elsewhere(name: str) -> Counter | None:
     """A counter that some other kind of machine declares."""
     for kind in accelerator_kinds():
-        found = by_name(accelerator_of(kind).declared).get(name)
+        found = accelerator_of(kind).counters_by_name.get(name)
         if found is not None:
             return found
     return None

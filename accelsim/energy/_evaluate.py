@@ -27,6 +27,7 @@ drawn as long as the run lasts."""
 _SAMPLES = 4096
 _SEED = 20210225
 _QUANTILES = (0.05, 0.95)
+_OF_MEMORY = by_name(DRAM)
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,16 @@ class EnergyReport:
     def area_mm2(self) -> float | None:
         """Sum over the modules, mm²; ``None`` where the table has no areas."""
         return sum(self.area_mm2_by_module.values()) if self.area_mm2_by_module else None
+
+    def stage(self) -> dict[str, Any]:
+        """Return what is told of one stage of a run: its time, both totals, power."""
+        return {
+            "latency_s": self.seconds,
+            "energy_accesses_j": self.accesses_j,
+            "energy_j": self.total_j,
+            "average_power_w": self.average_power_w,
+            "power_w_by_part": self.power_w_by_part,
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Return reading, totals, what is left out, and power as plain JSON values."""
@@ -157,9 +168,9 @@ def evaluate(
     counts["dram_write_bits"] = 8 * activity.dram_write_bytes
     counts["dram_io_bits"] = counts["dram_read_bits"] + counts["dram_write_bits"]
     sizes = {} if machine is None else {n: size.amount for n, size in machine.sizes.items()}
-    declared: tuple[Counter, ...] = DRAM
+    declared = _OF_MEMORY
     if machine is not None:
-        declared = accelerator_of(machine.kind).declared
+        declared = accelerator_of(machine.kind).counters_by_name
         for each in tables:
             name = machine.energy if each is table or memory is None else _dram(memory)
             check_table(each, machine, name)
@@ -181,7 +192,7 @@ def evaluate(
     return EnergyReport(
         parts,
         entries,
-        _warnings(assumed, tables, activity, by_name(declared)),
+        _warnings(assumed, tables, activity, declared),
         activity.seconds,
         low_j,
         high_j,
@@ -213,16 +224,16 @@ def _price(
     lines: list[_Line],
     assumed: list[str],
 ) -> None:
-    for entry in table.dynamic:
+    for entry, ends in zip(table.dynamic, table.dynamic_ranges, strict=True):
         scale = counts.get(entry.counter, 0) * 1e-12
-        low, value, high = (scale * pj for pj in table.dynamic_pj(entry))
+        low, value, high = (scale * pj for pj in ends)
         group = entry.group or entry.counter
         lines.append(_Line(entry.counter, entry.part, group, low, value, high))
         if entry.assumed and value:
             assumed.append(entry.counter)
-    for static in table.static:
+    for static, ends in zip(table.static, table.static_ranges, strict=True):
         scale = sizes.get(static.per, static.sized_for) / static.sized_for * seconds * 1e-3
-        low, value, high = (scale * mw for mw in table.static_mw(static))
+        low, value, high = (scale * mw for mw in ends)
         lines.append(_Line(static.name, static.part, static.group or static.name, low, value, high))
         if static.assumed and value:
             assumed.append(static.name)
@@ -230,9 +241,9 @@ def _price(
 
 def _areas(table: EnergyTable, sizes: dict[str, float]) -> list[_Line]:
     lines = []
-    for entry in table.area:
+    for entry, ends in zip(table.area, table.area_ranges, strict=True):
         scale = sizes.get(entry.per, entry.sized_for) / entry.sized_for
-        low, value, high = (scale * mm2 for mm2 in table.module_mm2(entry))
+        low, value, high = (scale * mm2 for mm2 in ends)
         lines.append(_Line(entry.name, "area", entry.group or entry.name, low, value, high))
     merged: dict[str, list[_Line]] = {}
     for line in lines:
@@ -259,37 +270,36 @@ def intervals(*parts: list[_Line], printed: Sequence[float]) -> list[tuple[float
         parts: entries.
         printed: sum of the values of a part and all before it, as it is printed.
     """
-    lines = [line for part in parts for line in part]
-    groups = {name: index for index, name in enumerate(dict.fromkeys(x.group for x in lines))}
-    places = _places(len(groups))
-    total, found = np.zeros(_SAMPLES), []
+    groups = {line.group: None for part in parts for line in part}
+    places = {group: index for index, group in enumerate(groups)}
+    # How far the entries of a group reach below and above what is printed.
+    reach, found = np.zeros((2, len(groups))), []
     for part, value in zip(parts, printed, strict=True):
         for line in part:
-            total += _drawn(line, places[groups[line.group]])
+            reach[0, places[line.group]] += line.value - line.low
+            reach[1, places[line.group]] += line.high - line.value
+        total = value + np.tensordot(reach, _drawn(len(groups)), 2)
         low, high = np.quantile(total, _QUANTILES)
         found.append((min(float(low), value), max(float(high), value)))
     return found
 
 
 @lru_cache(maxsize=8)
-def _places(groups: int) -> NDArray[np.float64]:
-    """Where in its range each group is, in each sample: [groups, samples], in [0, 1)."""
-    drawn = np.random.default_rng(_SEED).random((_SAMPLES, groups))
-    return np.ascontiguousarray(drawn.T)
+def _drawn(groups: int) -> NDArray[np.float64]:
+    """Where in its range each group is, in each sample: [2, groups, samples].
 
-
-def _drawn(line: _Line, place: NDArray[np.float64]) -> NDArray[np.float64] | float:
-    """Inverse distribution function from low over value to high.
-
-    Half of the mass is on either side of the printed value, which is so the median, and falls
-    linearly to the end of the range there.
+    The first of the two is the part of the lower reach, in [-1, 0], the second that of the upper,
+    in [0, 1]; one of them is 0. Half of the mass is on either side of the printed value, which is
+    so the median, and falls linearly to the end of the range there.
     """
-    left, right = line.value - line.low, line.high - line.value
-    if left <= 0 and right <= 0:
-        return line.value
-    below = line.low + left * np.sqrt(2 * np.minimum(place, 0.5))
-    above = line.high - right * np.sqrt(2 * np.minimum(1 - place, 0.5))
-    return np.asarray(np.where(place < 0.5, below, above))
+    return _parts_of_reach(np.random.default_rng(_SEED).random((_SAMPLES, groups)).T)
+
+
+def _parts_of_reach(place: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Inverse distribution function of a range: which part of each reach a place in it is."""
+    below = np.sqrt(2 * np.minimum(place, 0.5)) - 1
+    above = 1 - np.sqrt(2 * np.minimum(1 - place, 0.5))
+    return np.ascontiguousarray([below, above])
 
 
 def _warnings(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
@@ -21,6 +22,8 @@ Bytes = Annotated[float, Field(gt=0, le=1e12), Unit("bytes")]
 Text = Annotated[str, Field(min_length=1)]
 Reading = Literal["cacti", "foundry"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+Ends = tuple[float, float, float]
+"""Low end, printed value and high end of a range."""
 
 
 class Library(NamedTuple):
@@ -202,12 +205,7 @@ class EnergyTable(Config):
         try:
             if self.target_node_nm is not None:
                 library.energy_factor(self.node_nm, self.target_node_nm)
-            for entry in self.dynamic:
-                self.dynamic_pj(entry)
-            for static in self.static:
-                self.static_mw(static)
-            for module in self.area:
-                self.module_mm2(module)
+            _ = self.dynamic_ranges, self.static_ranges, self.area_ranges
         except ConfigError as error:
             raise ValueError(str(error)) from None
         return self
@@ -233,19 +231,35 @@ class EnergyTable(Config):
         """The same table under a reading; itself where it has none but its own."""
         if self.reading_name == OWN:
             return self
-        return self.model_copy(update={"reading": reading, "arithmetic": "horowitz"})
+        changed = {"reading": reading, "arithmetic": "horowitz"}
+        return self.model_validate(self.model_dump() | changed)
 
-    def dynamic_pj(self, entry: Dynamic) -> tuple[float, float, float]:
+    @cached_property
+    def dynamic_ranges(self) -> tuple[Ends, ...]:
+        """:meth:`dynamic_pj` of each entry."""
+        return tuple(map(self.dynamic_pj, self.dynamic))
+
+    @cached_property
+    def static_ranges(self) -> tuple[Ends, ...]:
+        """:meth:`static_mw` of each entry."""
+        return tuple(map(self.static_mw, self.static))
+
+    @cached_property
+    def area_ranges(self) -> tuple[Ends, ...]:
+        """:meth:`module_mm2` of each entry."""
+        return tuple(map(self.module_mm2, self.area))
+
+    def dynamic_pj(self, entry: Dynamic) -> Ends:
         """Low, value and high of an entry at the target node, picojoules."""
         factor = 1.0 if entry.part == "dram" else self._factor()
         return self._range(entry, entry.pj, Term.pj, factor)
 
-    def static_mw(self, entry: Static) -> tuple[float, float, float]:
+    def static_mw(self, entry: Static) -> Ends:
         """Low, value and high of an entry at the target node, milliwatts."""
         factor = 1.0 if entry.part == "dram_background" else self._factor()
         return self._range(entry, entry.mw, Term.leak_mw, factor)
 
-    def module_mm2(self, entry: ModuleArea) -> tuple[float, float, float]:
+    def module_mm2(self, entry: ModuleArea) -> Ends:
         """Low, value and high of an entry at the target node, mm²."""
         factor = library.area_factor(self.node_nm, self._node())
         return self._range(entry, entry.mm2, Term.area_mm2, factor)
@@ -256,7 +270,7 @@ class EnergyTable(Config):
         number: float | None,
         of_term: Callable[[Term, float, Library], float],
         factor: float,
-    ) -> tuple[float, float, float]:
+    ) -> Ends:
         """Value under the table's reading; its ends under all of them, and as given.
 
         What is printed in a table is at the table's node, and scales by ``factor``; units of the

@@ -6,6 +6,7 @@ from accelsim.exploration._diff import diff
 from accelsim.exploration._many import Request, replay_many
 from accelsim.exploration._resolve import DEFAULT_ACCELERATOR, DEFAULT_POLICY
 from accelsim.exploration._result import Comparison, RunResult
+from accelsim.exploration._retrieval import Retrieval, run_retrieval
 from accelsim.exploration._run import Runner, compare, replay
 from accelsim.exploration._search import goals, search
 from accelsim.exploration._stored_points import Front, Results, load_results, pareto_front
@@ -22,6 +23,7 @@ __all__ = [
     "Front",
     "Request",
     "Results",
+    "Retrieval",
     "RunResult",
     "Runner",
     "TuneResult",
@@ -35,6 +37,7 @@ __all__ = [
     "pareto_front",
     "replay",
     "replay_many",
+    "run_retrieval",
     "search",
     "sweep",
     "sweep_summary",

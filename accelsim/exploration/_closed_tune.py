@@ -52,7 +52,7 @@ _GROUPS = 10
 _REGIONS = 3
 """Parts of the depth in which a knob is probed: front, middle and back (ours)."""
 _AIMS = 4
-"""Evaluations of each family before the best ones share the rest (ours)."""
+"""Evaluations of a family by layer, and half as many in each round before (ours)."""
 _COSTS = {"dram": "dram_bytes", "latency": "cycles", "energy": "energy_j"}
 
 
@@ -103,7 +103,8 @@ class Tuning:
         bound: what had to be within it: the ``upper`` end of the 95 % interval, or the
             ``estimate``.
         minimize: what was minimized.
-        metric: ``perplexity`` or ``pearson``.
+        metric: ``perplexity``, ``pearson`` or the name of a task.
+        unit: of a hundred times a loss, ``%`` or ``points``.
         probes: evaluations that set the weights.
     """
 
@@ -114,6 +115,7 @@ class Tuning:
     bound: Bound
     minimize: Minimize
     metric: str
+    unit: str
     probes: int
 
     def front(self) -> list[TunedPoint]:
@@ -145,7 +147,7 @@ class Tuning:
                     "speedup": self.dense.cycles / point.cost.cycles,
                     "energy_ratio": self.dense.energy_j / point.cost.energy_j,
                     "front": id(point) in front,
-                    "policy": _text(point.policy),
+                    "policy": policy_text(point.policy),
                 }
             )
         return rows
@@ -166,9 +168,12 @@ class Tuning:
         Args:
             model: what it was tuned for.
         """
-        best, words = self.best, [f"Tuned for {model}, {self.metric}: {_stated(self.best.loss)}"]
+        best, words = (
+            self.best,
+            [f"Tuned for {model}, {self.metric}: {self._stated(self.best.loss)}"],
+        )
         if best.held_out is not None:
-            words.append(f"held out {_stated(best.held_out)}")
+            words.append(f"held out {self._stated(best.held_out)}")
         saved = f"{best.loss.reduction:.2f} times less DRAM traffic"
         time = f"{best.cost.cycles / self.dense.cycles:.2f} times the cycles"
         energy = f"{best.cost.energy_j / self.dense.energy_j:.2f} times the energy"
@@ -176,6 +181,14 @@ class Tuning:
         source = command_line()
         return policy_yaml(
             best.policy.model_copy(update={"description": description, "source": source})
+        )
+
+    def _stated(self, loss: Loss) -> str:
+        """A loss with its interval and what it was measured on."""
+        low, high = 100 * loss.low, 100 * loss.high
+        return (
+            f"loss {100 * loss.loss:.2f} {self.unit} (95 %: {low:.2f} to {high:.2f}) over "
+            f"{loss.samples} samples"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -191,6 +204,7 @@ class Tuning:
             "bound": self.bound,
             "minimize": self.minimize,
             "metric": self.metric,
+            "unit": self.unit,
             "probes": self.probes,
             "tuned_on": best.loss.to_dict(),
             "held_out": None if best.held_out is None else best.held_out.to_dict(),
@@ -240,7 +254,7 @@ def tune_model(
         raise AccelsimError(f"max loss {max_loss:g}: expected more than 0 and less than 1 (100 %)")
     if evaluations < 1:
         raise AccelsimError(f"evaluations {evaluations}: expected at least 1")
-    chosen = families(rules, causal=loop.causal, tokens=loop.tokens)
+    chosen = families(rules, causal=loop.causal, tokens=loop.tokens, prompt=loop.prompt_tokens > 0)
     known = {spec: load_policy_spec(spec) for spec in dict.fromkeys(beside)}
     with Store(store) as opened:
         bench = _Bench(loop, opened, accelerator)
@@ -277,7 +291,10 @@ class _Bench:
     def why_not(self, policy: Policy) -> str:
         """Say why a policy cannot be measured, or return an empty string."""
         return why_closed_loop_not(
-            policy, causal=self.loop.causal, skip=0, num_layers=self.layers
+            policy,
+            causal=self.loop.causal,
+            prompt_tokens=self.loop.prompt_tokens,
+            num_layers=self.layers,
         ) or why_not(policy, self.trace)
 
     def loss(self, policy: Policy) -> Loss:
@@ -344,10 +361,16 @@ class _Bench:
     def _once(
         self, what: str, policy: Policy, measured: Callable[[], Mapping[str, Any]], *more: Any
     ) -> dict[str, Any]:
-        facts = [code_sha256(), self.loop.identity, what, _text(policy), *more]
+        facts = [code_sha256(), self.loop.identity, what, policy_text(policy), *more]
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         if key not in self._known:
-            row = {"key": key, "status": "ok", "what": what, "policy": _text(policy), **measured()}
+            row = {
+                "key": key,
+                "status": "ok",
+                "what": what,
+                "policy": policy_text(policy),
+                **measured(),
+            }
             self._store.append(row)
             self._known[key] = row
         beside = ("key", "status", "what", "policy")
@@ -413,6 +436,13 @@ class _Table:
             settings.append(chosen | ({"keep": keep} if "keep" in self.cost else {}))
         return settings
 
+    def promise(self, aim: float) -> float:
+        """Predicted cost of the cheapest settings, layers alike, of what nothing costs."""
+        tied = self.tied()
+        steps = tied.solve(aim, {})[0]
+        extra = sum(self.cost[knob][step] - 1 for knob, step in steps.items() if knob != "keep")
+        return float((self.cost["keep"][steps["keep"]] if "keep" in steps else 1.0) * (1 + extra))
+
     def tied(self) -> _Table:
         """Return the same with all layers alike: what a few numbers can say is less luck."""
         whole = {knob: rows.sum(axis=0, keepdims=True) for knob, rows in self.damage.items()}
@@ -459,8 +489,9 @@ class _Search:
     def run(self, beside: Mapping[str, Policy]) -> Tuning:
         """Measure what stands beside, then search."""
         dense = self.bench.cost(Policy())
-        tables = self.tables()
+        # Before all else: where dense attention fails a task, there is nothing to lose.
         self.add("dense", Policy())
+        tables = self.tables()
         for number, (name, policy) in enumerate(beside.items()):
             self.tell("beside", number, len(beside))
             if not self.bench.why_not(policy):
@@ -471,7 +502,7 @@ class _Search:
         best = min(within, key=lambda p: _cost_of(p, self.minimize))
         found = Tuning(
             best, list(self.points.values()), dense, self.limit, self.bound, self.minimize,
-            self.bench.loop.metric, self.probes,
+            self.bench.loop.metric, self.bench.loop.unit, self.probes,
         )  # fmt: skip
         return self.with_others(found)
 
@@ -545,12 +576,28 @@ class _Search:
         return {knob: (steps.get(knob, 0),) * self.bench.layers for knob in family.ladders}
 
     def search(self, tables: list[_Table]) -> None:
-        """Stage 3: every family, layers alike and not; then the weights of the best ones."""
-        aims: dict[str, float] = {}
-        for table in tables:
-            start = self.aim(table.tied(), {}, self.limit, _AIMS)
-            aims[table.family.name] = self.aim(table, {}, start, _AIMS)
-        ranked = sorted(tables, key=lambda t: self.cheapest(t.family.name))
+        """Stage 3: families by what they promise, layers alike; then the best ones by layer."""
+        tied = {table.family.name: table.tied() for table in tables}
+        promised = {t.family.name: t.promise(self.limit) for t in tables}
+        aims = dict.fromkeys(tied, self.limit)
+
+        def rank(table: _Table) -> tuple[float, float]:
+            return self.cheapest(table.family.name), promised[table.family.name]
+
+        # Halving: where families are many, each is tried less often, and the better ones go on.
+        ranked = sorted(tables, key=rank)[: max(self.evaluations // (2 * _AIMS), 2) * 2]
+        while True:
+            for table in ranked:
+                name = table.family.name
+                aims[name] = self.aim(tied[name], {}, aims[name], _AIMS // 2)
+            ranked.sort(key=rank)
+            if len(ranked) <= 2:
+                break
+            ranked = ranked[: max(len(ranked) // 2, 2)]
+        for table in ranked:
+            name = table.family.name
+            aims[name] = self.aim(table, {}, aims[name], _AIMS)
+        ranked.sort(key=rank)
         weights: dict[str, dict[str, float]] = {t.family.name: {} for t in ranked}
         factor = 2.0
         while self.left() and factor > 1.1:
@@ -601,7 +648,7 @@ class _Search:
 
     def add(self, name: str, policy: Policy, *, search: bool = False) -> TunedPoint:
         """Measure a policy, once."""
-        key = _text(policy)
+        key = policy_text(policy)
         if key not in self.points:
             if search:
                 self.tell("search", self.searched, self.evaluations)
@@ -640,14 +687,6 @@ def _cost_of(point: TunedPoint, minimize: Minimize) -> float:
     return float(getattr(point.cost, _COSTS[minimize]))
 
 
-def _stated(loss: Loss) -> str:
-    """A loss with its interval and what it was measured on."""
-    low, high = 100 * loss.low, 100 * loss.high
-    return (
-        f"loss {100 * loss.loss:.2f} % (95 %: {low:.2f} to {high:.2f}) over {loss.samples} samples"
-    )
-
-
 def _short(value: Any) -> Any:
     """Six digits, as many as anything here is known to."""
     return f"{value:.6g}" if isinstance(value, float) else value
@@ -664,7 +703,7 @@ def _frozen(steps: Mapping[str, Sequence[int]]) -> Settings:
     return {knob: tuple(row) for knob, row in steps.items()}
 
 
-def _text(policy: Policy) -> str:
+def policy_text(policy: Policy) -> str:
     """A policy as JSON, without words; equal policies give equal texts."""
     words = {"description", "source", "assumptions"}
     data = policy.model_dump(mode="json", exclude=words, exclude_none=True, exclude_defaults=True)

@@ -59,6 +59,7 @@ def replay(
     like: str | None = None,
     seed: int | None = None,
     sample: str | float = AUTO,
+    stages: bool = False,
 ) -> RunResult:
     """Run one source through one accelerator.
 
@@ -86,25 +87,25 @@ def replay(
             (:class:`accelsim.workloads.shapes.ShapeSource`).
         sample: fraction of the rows that a sampled simulation runs, ``off``, or ``auto``: where
             running all takes minutes. The manifest says which, with the intervals.
+        stages: also tell energy and power of prompt and decoding apart
+            (``result.energy["stages"]``); simulates the prompt alone beside the whole run.
 
     Raises:
         AccelsimError: bad input, explained.
     """
+    from accelsim.hardware.timeline import Recorder
+
+    if record_dram and timeline is not None:
+        raise AccelsimError("ask for the timeline and for the Ramulator files in two runs")
+    recorder = None if timeline is None else Recorder(timeline)
     source = _with_keys(source, context=context, decode=decode, batch=batch, like=like, seed=seed)
-    return Runner().replay(
-        source,
-        accelerator,
-        policy,
-        engine,
-        overrides,
-        baselines,
-        on_stage,
-        record_dram,
-        timeline,
-        dependencies,
-        streamed,
-        sample,
-    )
+    runner = Runner()
+    with _as_file(source) as file:
+        setup = runner.setup(file, accelerator, policy, engine, overrides, dependencies, sample)
+        result = run(
+            setup, runner.session, baselines, on_stage, record_dram, recorder, streamed, stages
+        )
+    return _named(result, source)
 
 
 @checked
@@ -188,30 +189,10 @@ class Runner:
         )
 
     def replay(
-        self,
-        source: str | Path | Workload | AttentionTrace,
-        accelerator: str | AcceleratorConfig = DEFAULT_ACCELERATOR,
-        policy: str | None = None,
-        engine: str = "event",
-        overrides: Mapping[str, Any] | None = None,
-        baselines: Sequence[str] | None = None,
-        on_stage: Callable[[str], None] = lambda stage: None,
-        record_dram: bool = False,
-        timeline: tuple[int | None, int | None] | None = None,
-        dependencies: str | None = None,
-        streamed: bool = False,
-        sample: str | float = AUTO,
+        self, workload: Workload, accelerator: str | AcceleratorConfig, engine: str
     ) -> RunResult:
-        """Run one source; see :func:`replay`."""
-        from accelsim.hardware.timeline import Recorder
-
-        if record_dram and timeline is not None:
-            raise AccelsimError("ask for the timeline and for the Ramulator files in two runs")
-        recorder = None if timeline is None else Recorder(timeline)
-        with _as_file(source) as file:
-            setup = self.setup(file, accelerator, policy, engine, overrides, dependencies, sample)
-            result = run(setup, self.session, baselines, on_stage, record_dram, recorder, streamed)
-        return _named(result, source)
+        """Run one workload, without baselines; see :func:`replay`."""
+        return run(self.setup(workload, accelerator, engine=engine), self.session)
 
 
 @contextmanager
@@ -250,6 +231,7 @@ def run(
     record_dram: bool = False,
     recorder: Recorder | None = None,
     streamed: bool = False,
+    stages: bool = False,
 ) -> RunResult:
     """Run what :func:`resolve` prepared.
 
@@ -298,9 +280,13 @@ def run(
             freely = partial(simulation, dependencies="streamed")
             part = None if fraction is None else sample(workload, freely, fraction)
             streamed_cycles = (freely(workload) if part is None else part.activity).cycles
+    priced = partial(evaluate, table=table, machine=machine, memory=memory)
+    by_stage = None
+    if stages:
+        on_stage("prompt")
+        by_stage = _by_stage(workload, activity, simulation, priced, fraction)
     said, warnings = None, list(prepared.warnings)
     if sampled is not None:
-        priced = partial(evaluate, table=table, machine=machine, memory=memory)
         said = _said(sampled, priced)
         warnings.insert(
             0,
@@ -313,7 +299,7 @@ def run(
         energy_j_by_part=energy.energy_j_by_part,
         energy_j_by_entry=energy.energy_j_by_entry,
         area_mm2_by_module=energy.area_mm2_by_module,
-        energy=energy.to_dict(),
+        energy=energy.to_dict() | {"stages": by_stage},
         accuracy=prepared.accuracy,
         modules={name: _module(module) for name, module in activity.modules.items()},
         queues={
@@ -356,6 +342,43 @@ def _fraction(asked: str, workload: Workload, whole: bool) -> float | None:
             f"sample: {float(asked):.3g} of the rows leaves nothing whole to record; expected off"
         )
     return DEFAULT_FRACTION if asked == AUTO else float(asked)
+
+
+def _by_stage(
+    workload: Workload,
+    whole: Activity,
+    simulation: Callable[[Workload], Activity],
+    priced: Callable[[Activity], EnergyReport],
+    fraction: float | None,
+) -> dict[str, dict[str, Any]]:
+    """Energy and power of prompt and decoding, of those that the run has.
+
+    In a causal run decoding begins after the last output of the prompt, so that the prompt alone
+    does what it does in the whole run, and decoding the rest.
+
+    Args:
+        workload, whole: what ran, and its activity.
+        simulation: of a workload.
+        priced: energy of an activity.
+        fraction: of the rows, in a sampled run.
+
+    Raises:
+        AccelsimError: the run was streamed.
+    """
+    prompt, steps = workload.stages()
+    if not steps or not prompt.any():
+        return {"decode" if steps else "prefill": priced(whole).stage()}
+    if whole.dependencies != "causal":
+        raise AccelsimError(
+            "stages: prompt and decoding overlap in a streamed run; expected dependencies 'causal'"
+        )
+    alone = workload.select(prompt)
+    part = None if fraction is None else sample(alone, simulation, fraction)
+    first = simulation(alone) if part is None else part.activity
+    return {
+        "prefill": priced(first).stage(),
+        "decode": priced(whole.after(first)).stage(),
+    }
 
 
 def _said(sampled: Sampled, priced: Callable[[Activity], EnergyReport]) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from typing import Any
 from accelsim.errors import AccelsimError, did_you_mean
 from accelsim.policies import Budgeted, Policy, SelectionPart
 
-CAUSAL_RULES = ("widths", "spatten", "tova", "h2o", "streaming_llm")
-"""Rules that are tried for a model that generates, if none are named (ours)."""
+CAUSAL_RULES = ("widths", "spatten", "tova", "h2o", "streaming_llm", "knorm", "keydiff", "snapkv")
+"""Rules that are tried for a model that generates, if none are named (ours); those that select once
+after a prompt only where there is one."""
 ENCODER_RULES = ("widths", "spatten")
 
 _SHARES = (1.0, 0.75, 0.5, *(n / 32 for n in range(15, 4, -1)), 0.125)
@@ -129,19 +130,23 @@ class Family:
         }
 
 
-def families(rules: Sequence[str], *, causal: bool, tokens: int) -> list[Family]:
+def families(
+    rules: Sequence[str], *, causal: bool, tokens: int, prompt: bool = False
+) -> list[Family]:
     """Return the families of some rules.
 
     Args:
         rules: names; the default ones if empty.
         causal: whether the model generates.
         tokens: tokens of a sample.
+        prompt: whether the first tokens of a sample attend densely, as a prompt.
 
     Raises:
         AccelsimError: a rule that is not known, or does not go with the model.
     """
-    default = CAUSAL_RULES if causal else ENCODER_RULES
-    known = default if not causal else tuple(dict.fromkeys([*default, *_budgeted()]))
+    acting = _budgeted(prompt=prompt)
+    known = ("widths", "spatten", *acting) if causal else ENCODER_RULES
+    default = [rule for rule in CAUSAL_RULES if rule in known] if causal else ENCODER_RULES
     found = []
     for rule in rules or default:
         if rule not in known:
@@ -154,12 +159,14 @@ def families(rules: Sequence[str], *, causal: bool, tokens: int) -> list[Family]
     return found
 
 
-def _budgeted() -> list[str]:
-    """Kinds of the selections with a budget that act without a prompt."""
+def _budgeted(*, prompt: bool) -> list[str]:
+    """Kinds of the selections with a budget that act; some need a prompt."""
     from typing import get_args
 
     return [
         get_args(part.model_fields["kind"].annotation)[0]
         for part in SelectionPart.every_kind()
-        if issubclass(part, Budgeted) and not part.encoder and part.needs.selection != "once"
+        if issubclass(part, Budgeted)
+        and not part.encoder
+        and (prompt or part.needs.selection != "once")
     ]

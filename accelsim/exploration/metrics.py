@@ -43,12 +43,13 @@ class Run:
     @cached_property
     def stages(self) -> tuple[int, int, int]:
         """Cycles of the prompt and of decoding, and decoded tokens."""
+        import numpy as np
+
         activity = self.activity
         prefill, steps = self.workload.stages()
         # A machine that tells no completions tells no end of the prompt either.
-        told = activity.completion_cycles or [0] * self.workload.rows
-        outputs = zip(told, prefill.tolist(), strict=True)
-        prompt = min(max((cycle for cycle, early in outputs if early), default=0), activity.cycles)
+        told = np.asarray(activity.completion_cycles or np.zeros(self.workload.rows))
+        prompt = min(int(told.max(where=prefill, initial=0)), activity.cycles)
         decode = activity.cycles - prompt if steps else 0
         return activity.cycles - decode, decode, steps
 
@@ -98,6 +99,13 @@ def _row_hit_rate(run: Run) -> float | None:
 
 def _policy_read_bytes(run: Run) -> int | None:
     return None if run.workload.extra else sum(run.workload.policy_bytes().values())
+
+
+def _decode_policy_read_bytes(run: Run) -> int | None:
+    prompt, steps = run.workload.stages()
+    if run.workload.extra or not steps:
+        return None
+    return sum(int(bits[~prompt].sum()) // 8 for bits in run.workload.read_bits().values())
 
 
 def _where_area(of: Callable[[EnergyReport], float | None]) -> Callable[[Run], float | None]:
@@ -183,6 +191,7 @@ METRICS: dict[str, Metric] = {
         ),
         Metric("row_hit_rate", "fraction", "row hits", "dram", "higher", _row_hit_rate),
         Metric("policy_read_bytes", "B", "", "dram", "lower", _policy_read_bytes),
+        Metric("decode_policy_read_bytes", "B", "", "dram", "lower", _decode_policy_read_bytes),
         Metric("energy_j", "J", "everything", "energy", "lower", lambda run: run.energy.total_j),
         Metric("energy_j_low", "J", "", "energy", "neither", lambda run: run.energy.low_j),
         Metric("energy_j_high", "J", "", "energy", "neither", lambda run: run.energy.high_j),

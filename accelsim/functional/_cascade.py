@@ -150,7 +150,7 @@ class CascadeRule(OpenLoopRule):
             stage: _StageRule(trace, policy.at_stage(stage)) for stage in stages_of(trace)
         }
         self._own = [trace.layer(i) for i in range(trace.num_layers)]
-        self._bias = score_biases(self._own)
+        self._bias = score_biases(trace, self._own)
         self._value_dim = moved_value_dim(trace)
         self._layers: dict[int, kernels.Tensors] = {}
         self._held_bytes = 0
@@ -250,7 +250,7 @@ class CascadeRule(OpenLoopRule):
             | {n: mine[n] for n in ("topk_size", "topk_target", "topk_elements")}
             | {
                 "capped_scores": scored * (own.softcap is not None),
-                "biased_scores": scored * (own.slopes is not None),
+                "biased_scores": scored * (own.bias is not None),
                 "score_updates": mine["query_keys"] * (not cross and cascade.accumulates(name)),
             },
             [per_query[i:j] for i, j in itertools.pairwise([0, *ends])],

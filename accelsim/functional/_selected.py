@@ -49,7 +49,7 @@ class SelectedRule(OpenLoopRule):
             for stage, own in policy.by_stage().items()
         }
         self._own = [trace.layer(index) for index in range(trace.num_layers)]
-        self._bias = score_biases(self._own)
+        self._bias = score_biases(trace, self._own)
         self._layer = -1
         self._stored: Stored | None = None
         self._quantization = policy.quantization
@@ -181,7 +181,7 @@ class _Requests:
             [int((q["keys"] * (1 + (q["refetch"] > 0))).sum()) for q in queries], dtype=np.int64
         )
         found["capped_scores"] = scored * (self._own.softcap is not None)
-        found["biased_scores"] = scored * (self._own.slopes is not None)
+        found["biased_scores"] = scored * (self._own.bias is not None)
         context = place[2]
         record.add(
             place, heads, found, queries,

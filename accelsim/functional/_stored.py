@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.attention.quantization import (
+    GrowingReadBack,
     kivi_keys,
     kivi_values,
     progressive_planes,
@@ -35,8 +36,9 @@ class Stored:
         key: [kv_heads, tokens, head_dim], as the model computed them.
         value: likewise.
         prompt_tokens: rows of the prompt read a KIVI cache in full precision.
-        latent: values are the first elements of the keys, as they are stored.
         dtype: of the products; float32 inside a running model, float64 over a trace.
+        before: the same of the tokens so far, where more have come since.
+        latent: values are the first elements of the keys, as they are stored; not for KIVI.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Stored:
         value: NDArray[Any],
         prompt_tokens: int,
         dtype: type[np.floating[Any]] = np.float64,
+        before: Stored | None = None,
         latent: bool = False,
     ) -> None:
         q = policy.quantization
@@ -53,9 +56,11 @@ class Stored:
         self._kivi = q if isinstance(q, KiviQuantization) else None
         self._value_both: NDArray[Any] | None = None
         self.threshold = 0.0
+        self._growing: tuple[GrowingReadBack, GrowingReadBack] | None = None
         if isinstance(q, ProgressiveQuantization):
             first, both = progressive_planes(key, q.msb_bits, q.lsb_bits, q.split, q.scale)
-            value_bits = q.fetched_value_bits
+            if not latent:
+                stored = quantize_dequantize(value, q.fetched_value_bits, q.scale)
             self.threshold = q.threshold
         elif isinstance(q, KiviQuantization):
             # The residual is 12 bit with a scale of its own per token; see KiviQuantization.
@@ -64,14 +69,20 @@ class Stored:
             stored = kivi_values(value, q.value_bits, q.group_channels)
             self._value_full = quantize_dequantize(value, q.full_bits, "per_token").astype(dtype)
         else:
-            first = both = quantize_dequantize(key, q.key_bits, q.key_scale or q.scale)
-            value_bits = q.value_bits
-        if not isinstance(q, KiviQuantization):
+            if before is None or before._growing is None:
+                self._growing = (
+                    GrowingReadBack(q.key_bits, q.key_scale or q.scale, dtype),
+                    GrowingReadBack(q.value_bits, q.scale, dtype),
+                )
+            else:
+                self._growing = before._growing
+            first = both = self._growing[0].of(key)
+            if not latent:
+                stored = self._growing[1].of(value)
+        if latent:
             width = value.shape[2]
             stored = first[..., :width]
-            if not latent:
-                stored = quantize_dequantize(value, value_bits, q.scale)
-            elif both is not first:
+            if both is not first:
                 self._value_both = both[..., :width].astype(dtype, copy=False)
         self.key_first = first.astype(dtype, copy=False)
         self.key_both = self.key_first if both is first else both.astype(dtype, copy=False)

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from accelsim.attention.topk import PARALLELISM
 from accelsim.errors import ConfigError, did_you_mean
 from accelsim.functional._record import PolicyRun
 from accelsim.functional._stored import value_budgets
-from accelsim.policies import KiviQuantization, Policy, ProgressiveQuantization, Stage
+from accelsim.policies import Budgeted, KiviQuantization, Policy, ProgressiveQuantization, Stage
 from accelsim.policies.tokens import CascadeTokens
 from accelsim.traces import trace_names, trace_path
 from accelsim.workloads import QueryTable, Workload, quick_select_work
@@ -54,11 +55,17 @@ def why_not_without_tensors(policy: Policy, shape: ModelShape, source: ShapeSour
     """Say why a policy cannot decide on a shape, or return an empty string."""
     stage = policy.at_stage("decode" if source.decode else "prefill")
     rule = stage.selection
-    if rule is not None and rule.kind != "streaming_llm":
+    known = ("streaming_llm", "tova")
+    if rule is not None and rule.kind not in known:
         return (
             f"policy '{rule.kind}' ranks tokens by their queries and keys, which a shape does not "
-            "have; expected a trace (accelsim capture), or a policy of ratios, widths or windows "
-            "(dense, spatten-*, static-*, per-token-*, progressive-*, kivi-4, streaming-llm)"
+            "have; expected a trace (accelsim capture), or a policy of ratios, widths, windows or "
+            "TOVA (dense, spatten-*, static-*, progressive-*, kivi-4, streaming-llm, tova*)"
+        )
+    if rule is not None and getattr(rule, "share", "layer") != "layer":
+        return (
+            f"policy '{rule.kind}': key 'selection.share': expected layer on a shape, where which "
+            "heads would agree is not known"
         )
     on_cache = rule is not None or isinstance(stage.quantization, KiviQuantization)
     if on_cache and not source.decode:
@@ -81,7 +88,13 @@ def draws(policy: Policy, source: ShapeSource) -> bool:
     stage = policy.at_stage("decode" if source.decode else "prefill")
     q = stage.quantization
     planes = isinstance(q, ProgressiveQuantization) and q.threshold > 0
-    return planes or stage.tokens is not None or stage.values is not None
+    return planes or _gathers(stage) or stage.values is not None
+
+
+def _gathers(policy: Policy) -> bool:
+    """Whether the tokens that stay lie where the data puts them."""
+    rule = policy.selection
+    return policy.tokens is not None or (rule is not None and rule.kind == "tova")
 
 
 @dataclass(frozen=True)
@@ -117,8 +130,9 @@ class Habits:
         if not len(here):
             stage = "decode steps" if decoding else "prompt"
             raise ConfigError(f"trace '{work.name}' has no {stage} to draw from; expected some")
-        rule = policy.at_stage("decode" if decoding else "prefill").tokens
-        first, recent = _protected(rule, decoding)
+        rules = policy.at_stage("decode" if decoding else "prefill")
+        first, recent = _protected(rules.tokens, decoding)
+        gathers = _gathers(rules)
         layers = len(run.per_layer)
         refetch, runs, others, below = (_lists(layers) for _ in range(4))
         kept = {}
@@ -126,7 +140,7 @@ class Habits:
             layer = int(work["layer"][row])
             mine = slice(table.start[row], table.start[row + 1])
             refetch[layer].append(float(table.refetch[mine].mean()))
-            if rule is not None:
+            if gathers:
                 ratio = _clustering(lists[row], int(work["context_tokens"][row]), first, recent)
                 runs[layer] += ratio
                 kept[int(work["step"][row]), layer] = lists[row]
@@ -317,6 +331,28 @@ class _Cascade:
         return int(self._rng.binomial(dropped, share))
 
 
+class _Eviction:
+    """How many tokens of each layer are left where one budget holds for all its heads (TOVA).
+
+    The prompt stays whole until it is over; the query's own token has no score yet, and stays.
+    """
+
+    def __init__(self, shape: ModelShape, source: ShapeSource, rule: Budgeted) -> None:
+        layers = range(shape.layers)
+        self._budgets = [rule.at_layer(layer, shape.layers).budget for layer in layers]
+        self._heads = [shape.query_heads] * shape.layers
+        self.tokens = [source.context] * shape.layers
+        self.selects: list[tuple[int, int]] = []
+
+    def step(self, stage: Stage, context: int, new: int) -> tuple[list[int], list[int]]:
+        """As of :class:`_Cascade`."""
+        targets = [max(budget(context), 1) for budget in self._budgets]
+        pairs = list(zip(self.tokens, targets, strict=True))
+        self.selects = [(held, most - 1) if held + new > most else (0, 0) for held, most in pairs]
+        self.tokens = [min(held + new, most) for held, most in pairs]
+        return list(self.tokens), self._heads
+
+
 class _Synthesis:
     """Walks steps and layers; all rows of a layer at once."""
 
@@ -328,7 +364,13 @@ class _Synthesis:
         self.policy = policy.at_stage(self.stage)
         layers = range(shape.layers)
         self.policies = [self.policy.at_layer(i, shape.layers) for i in layers]
-        self.cascade = _Cascade(shape, source, policy, habits)
+        rule = self.policy.selection
+        self.evicts = rule is not None and _gathers(self.policy)
+        self.cascade: _Cascade | _Eviction = (
+            _Eviction(shape, source, rule)
+            if self.evicts and isinstance(rule, Budgeted)
+            else _Cascade(shape, source, policy, habits)
+        )
         self.budgets: Ints | None = None
         if self.policy.values is not None:
             tokens = source.context + source.decode
@@ -374,9 +416,10 @@ class _Synthesis:
         """Tokens that the last query of a layer scores, or that all queries of a prompt do."""
         rule, cascade = self.policy.selection, self.policy.tokens
         seed = (self.source.seed, 2, step, layer)
-        if rule is not None:
+        if rule is not None and not self.evicts:
             sinks = int(getattr(rule, "sinks", 0))
-            newest = max(rule.budget(context) - sinks, 1)  # type: ignore[attr-defined]
+            own = rule.at_layer(layer, self.shape.layers)  # type: ignore[attr-defined]
+            newest = max(own.budget(context) - sinks, 1)
             newest = min(newest, max(context - sinks, 1))
             return _Set(context, min(sinks, context - newest), newest, 0, 1, seed)
         if tokens == context:
@@ -430,8 +473,7 @@ class _Synthesis:
         select = np.zeros((5, len(rows)), np.int64)
         size, target = self.cascade.selects[layer]
         if size:
-            work = quick_select_work(size, target, 1, rng)
-            select[:, 0] = [size, target, *(int(number[0]) for number in work)]
+            select[:, 0] = [size, target, *_selection_work(size, target, self.evicts, rng)]
         names = ("size", "target", "passes", "elements", "beats")
         self.columns.append(
             {
@@ -448,7 +490,7 @@ class _Synthesis:
                 "topk_size": largest,
                 "topk_target": np.where(largest > 0, stay, 0),
                 "topk_elements": sums["topk_elements"],
-                "score_updates": sums["query_keys"] * int(self.policy.tokens is not None),
+                "score_updates": sums["query_keys"] * int(_gathers(self.policy)),
                 "metadata_bytes": metadata,
                 "residual_bytes": residual,
                 "key_runs": np.full(len(rows), _run_count(kept)),
@@ -517,6 +559,17 @@ class _Synthesis:
             )
             metadata[values == used], residual[values == used] = (int(part[0, 0]) for part in got)
         return metadata, residual
+
+
+def _selection_work(
+    size: int, target: int, evicts: bool, rng: np.random.Generator
+) -> tuple[int, ...]:
+    """Passes, elements and beats of a selection; one key that leaves is found in one pass."""
+    if evicts and target == size - 1:
+        return 1, size, -(-size // PARALLELISM)
+    if not target:
+        return 0, 0, 0
+    return tuple(int(number[0]) for number in quick_select_work(size, target, 1, rng))
 
 
 def _run_count(kept: _Set) -> int:

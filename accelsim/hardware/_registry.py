@@ -14,6 +14,7 @@ import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pydantic
@@ -88,12 +89,17 @@ class Accelerator:
                 f"accelerator of {self.config.__name__}: unknown service '{name}'"
                 f"{did_you_mean(name, list(SERVICES))} (known: {', '.join(SERVICES)})"
             )
-        by_name(self.declared)
+        _ = self.counters_by_name
 
     @property
     def declared(self) -> tuple[Counter, ...]:
         """All its counters, those of the memory first."""
         return DRAM + self.counters
+
+    @cached_property
+    def counters_by_name(self) -> dict[str, Counter]:
+        """All its counters by name."""
+        return by_name(self.declared)
 
 
 _REGISTERED: dict[str, Accelerator] = {}

@@ -77,6 +77,31 @@ class Activity:
         """Latency in seconds."""
         return self.cycles / self.frequency_hz
 
+    def after(self, first: Activity) -> Activity:
+        """Cycles and counted work of what follows on a run that is the first part of this one.
+
+        Counters, bytes and cycles are differences. Modules, queues and completions are left out.
+
+        Args:
+            first: the part that ran alone; nothing of this run may have begun before its end.
+        """
+        counters, read = (
+            {name: amount - before.get(name, 0) for name, amount in whole.items()}
+            for whole, before in (
+                (self.counters, first.counters),
+                (self.dram_read_bytes, first.dram_read_bytes),
+            )
+        )
+        return Activity(
+            self.cycles - first.cycles,
+            self.frequency_hz,
+            read,
+            self.dram_write_bytes - first.dram_write_bytes,
+            counters,
+            decode_steps=self.decode_steps - first.decode_steps,
+            dependencies=self.dependencies,
+        )
+
     def count(self, name: str, amount: int) -> None:
         """Add ``amount`` to the counter ``name``, one that the machine declares."""
         self.counters[name] = self.counters.get(name, 0) + int(amount)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pydantic
@@ -197,8 +197,8 @@ def _check_together(prefill: Policy, decode: Policy) -> None:
 _IN_THE_CASCADE = frozenset(
     (
         OWN_SCALE, "sliding windows", "sliding windows on both sides", "chunks", "a prefix",
-        "stored masks", "soft-capped scores", "sinks", "ALiBi", "cross attention",
-        "latent attention", "values of another width than keys",
+        "stored masks", "soft-capped scores", "sinks", "ALiBi", "a relative bias",
+        "cross attention", "latent attention", "values of another width than keys",
         "causal and full layers side by side",
     )
 )  # fmt: skip
@@ -239,13 +239,13 @@ def why_not(policy: Policy, trace: AttentionTrace) -> str:
     if rule is not None and rule.encoder:
         if trace.causal or trace.decode_tokens:
             return f"policy '{rule.kind}' prunes encoders; expected a trace with causal = false"
-        return ""
+        return rule.why_not(trace)
     if (rule is not None or kivi) and not (trace.causal and trace.decode_tokens):
         name = "kivi" if rule is None else rule.kind
         return f"policy '{name}' acts on the cache of a decoder; expected decode tokens"
     if not trace.has_values:
         return "tensor 'layer.0.value' is missing; expected values, which every policy reads"
-    return ""
+    return "" if rule is None else rule.why_not(trace)
 
 
 def _by_selector(rule: Selection | None, kivi: bool) -> frozenset[str]:
@@ -283,6 +283,7 @@ def why_closed_loop_not(
     prompt_tokens: int = 0,
     skip: int | None = None,
     num_layers: int | None = None,
+    token_ids: Sequence[int] | None = None,
 ) -> str:
     """Say why a policy cannot run inside a model, or return an empty string.
 
@@ -292,6 +293,7 @@ def why_closed_loop_not(
         prompt_tokens: first tokens that are read as a prompt.
         skip: first position whose prediction is scored, if any is.
         num_layers: layers of the model, if known.
+        token_ids: the text, if known.
     """
     explain = "" if num_layers is None else _other_depth(policy, num_layers)
     if explain:
@@ -304,6 +306,10 @@ def why_closed_loop_not(
         return f"policy '{kind}' acts on the cache of a decoder; expected a causal model"
     if rule is not None and rule.needs.selection == "once" and not prompt_tokens:
         return f"policy '{rule.kind}' selects once after the prompt; expected a prompt length"
+    if rule is not None and token_ids is not None:
+        explain = rule.why_not_text(token_ids, prompt_tokens)
+        if explain:
+            return explain
     early = causal and skip is not None and skip + 1 < prompt_tokens
     prefill = policy.at_stage("prefill")
     if early and (prefill.tokens or prefill.heads) and "steps" in _readings([prefill]):

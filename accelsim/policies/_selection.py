@@ -20,7 +20,10 @@ from accelsim.policies._base import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from accelsim.policies.selector import Selector, Shape
+    from accelsim.traces import AttentionTrace
 
 Stage = Literal["prefill", "decode"]
 """``prefill``: all queries of a prompt, or of an encoder, at once; ``decode``: one query a step."""
@@ -33,7 +36,7 @@ probabilities, or all heads of a layer do."""
 
 
 FROM_PROBABILITIES = frozenset(
-    ("sliding windows", "chunks", "stored masks", "soft-capped scores", "ALiBi")
+    ("sliding windows", "chunks", "stored masks", "soft-capped scores", "ALiBi", "a relative bias")
 )
 """How layers may attend (:meth:`accelsim.traces.AttentionTrace.beyond`) under a rule that decides
 from probabilities, positions or keys alone: a token that a query does not see has probability 0."""
@@ -101,6 +104,19 @@ class SelectionPart(PolicyPart):
             seed: of the pivots of the top-k engine; changes pass counts, never decisions.
         """
         raise NotImplementedError(f"{type(self).__name__}: expected a method selector()")
+
+    def why_not(self, trace: AttentionTrace) -> str:
+        """Say why the rule is not for a trace, or return an empty string."""
+        return ""
+
+    def why_not_text(self, token_ids: Sequence[int], prompt_tokens: int) -> str:
+        """Say why the rule is not for a text inside a model, or return an empty string.
+
+        Args:
+            token_ids: the text.
+            prompt_tokens: first tokens that are read as a prompt.
+        """
+        return ""
 
 
 class Budgeted(SelectionPart):

@@ -148,6 +148,11 @@ class Selector(ABC):
     def run(self, block: Block) -> Decision:
         """Decide for a block and turn its scores into probabilities."""
 
+    @property
+    def prompt_rows(self) -> int:
+        """Last rows of a dense prompt that the rule must see; fewer than all save time."""
+        return self.shape.prompt_tokens
+
     def stage(self, block: Block) -> Stage:
         """Stage of the queries of a block; no block mixes them. An encoder is prefill."""
         return stage_of(block.positions, self.shape)
@@ -176,6 +181,11 @@ class Selector(ABC):
 
 class KeepAll(Selector):
     """Dense attention."""
+
+    @property
+    def prompt_rows(self) -> int:
+        """None: nothing is remembered."""
+        return 0
 
     def run(self, block: Block) -> Decision:
         """Keep every visible key."""
@@ -219,6 +229,11 @@ class ByLayer(Selector):
                 f"selection '{rule.kind}' decides over all layers of a token together; expected "
                 "one budget, without lists by layer and without 'taper'"
             )
+
+    @property
+    def prompt_rows(self) -> int:
+        """Most that a layer must see."""
+        return max(selector.prompt_rows for selector in self._selectors)
 
     def run(self, block: Block) -> Decision:
         """Let the selector of the block's layer decide."""

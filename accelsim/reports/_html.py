@@ -1,15 +1,16 @@
-"""One self-contained HTML file: tables, plots, manifest. No network, no script."""
+"""One self-contained HTML file: tables, plots, manifest. No network; its script copies tables."""
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from accelsim.errors import AccelsimError
 from accelsim.exploration import RunResult
 from accelsim.files import whole_file
+from accelsim.reports._page_table import TABLE_SCRIPT, TABLE_STYLE, Table, table_html
 from accelsim.reports._plots import figures
 from accelsim.reports._style import STYLE, VIEWPORT
 from accelsim.reports._tables import comparison
@@ -19,7 +20,7 @@ _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">{{ viewport }}<title>{{ title }}</title>
 <style>
 {{ style }}
-tr.section td { font-weight: 600; padding-top: 1rem; border-bottom: 1px solid var(--rule) }
+td.text { text-align: right } td:first-child { text-align: left }
 .figures { display: grid; gap: 1rem;
            grid-template-columns: repeat(auto-fit, minmax(min(28rem, 100%), 1fr)) }
 @media (prefers-color-scheme: dark) {
@@ -30,25 +31,25 @@ tr.section td { font-weight: 600; padding-top: 1rem; border-bottom: 1px solid va
 <h1>{{ title }}</h1>
 {% for text in words %}<p>{{ text }}</p>{% endfor %}
 {% for text in warnings %}<p class="note">{{ text }}</p>{% endfor %}
-<div class="scroll"><table><thead><tr><th></th>
-{% for name in names %}<th>{{ name }}</th>{% endfor %}</tr></thead><tbody>
-{% for section in sections %}<tr class="section">
-<td colspan="{{ names|length + 1 }}">{{ section.title }}</td></tr>
-{% for label, cells in section.rows %}<tr><td>{{ label }}</td>
-{% for cell in cells %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}{% endfor %}
-</tbody></table></div>
+{% for table in tables %}{{ table }}{% endfor %}
 <div class="figures">{% for title, svg in plots.items() %}<figure>
 <figcaption>{{ title }}</figcaption>
 {{ svg|safe }}</figure>{% endfor %}</div>
 <h2>Manifest</h2>
 {% for name, text in manifests.items() %}<details><summary>{{ name }}</summary><pre>{{ text }}</pre>
 </details>{% endfor %}
+<script>{{ script }}</script>
 </body></html>
 """
 
 
 def render(
-    results: Mapping[str, RunResult], title: str, extra_plots: Mapping[str, str] | None = None
+    results: Mapping[str, RunResult],
+    title: str,
+    extra_plots: Mapping[str, str] | None = None,
+    *,
+    words: Sequence[str] | None = None,
+    tables: Sequence[Table] = (),
 ) -> str:
     """Return the report as HTML text; everything that came from a file is escaped.
 
@@ -56,6 +57,8 @@ def render(
         results: name to result, one column each.
         title: heading of the page.
         extra_plots: title to SVG of plots to put before the standard ones.
+        words: what it says, instead of a sentence for each result.
+        tables: to put before the standard ones.
     """
     import jinja2
     import markupsafe
@@ -63,15 +66,24 @@ def render(
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(_PAGE).render(
         title=title,
-        style=markupsafe.Markup(STYLE),
+        style=markupsafe.Markup(STYLE + TABLE_STYLE),
+        script=markupsafe.Markup(TABLE_SCRIPT),
         viewport=markupsafe.Markup(VIEWPORT),
-        names=list(results),
-        words=in_words(results),
-        sections=comparison(results),
+        words=in_words(results) if words is None else words,
+        tables=[table_html(table) for table in (*tables, *_tables(results))],
         plots={**(extra_plots or {}), **figures(results)},
         warnings=list(dict.fromkeys(text for r in results.values() for text in r.warnings)),
         manifests={name: json.dumps(r.manifest, indent=2) for name, r in results.items()},
     )
+
+
+def _tables(results: Mapping[str, RunResult]) -> list[Table]:
+    """The sections of a comparison, one table each; units stand in the cells."""
+    columns = ["", *results]
+    return [
+        Table(section.title, columns, [[label, *cells] for label, cells in section.rows], False)
+        for section in comparison(results)
+    ]
 
 
 def prepare_folder(folder: str | Path) -> Path:

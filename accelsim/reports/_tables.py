@@ -20,6 +20,7 @@ TENSOR_LABELS = {
     "key_lsb": "keys, LSB plane",
     "value": "values",
 }
+STAGES = {"prefill": "prompt", "decode": "decoding"}
 _ACCURACY_ROWS = (
     ("relative_output_error", "relative output error", percent),
     ("mean_cosine", "mean cosine of outputs", lambda value: f"{value:.5f}"),
@@ -44,6 +45,7 @@ def comparison(results: Mapping[str, RunResult]) -> list[Section]:
         Section("Time", _time(runs)),
         Section("DRAM", _dram(runs)),
         Section("Energy", _energy(runs)),
+        *([Section("Energy by stage", _stages(runs))] if any(map(_stages_of, runs)) else []),
         *(
             [Section("Accuracy (open loop)", _accuracy(runs))]
             if any(r.accuracy for r in runs)
@@ -97,6 +99,32 @@ def _energy(runs: Sequence[RunResult]) -> Rows:
     missing = list(dict.fromkeys(name for r in runs for name in r.energy.get("left_out", ())))
     if missing:
         rows.append((f"in neither total: {', '.join(missing)}", ["" for _ in runs]))
+    return rows
+
+
+def _stages_of(run: RunResult) -> dict[str, Any]:
+    found: dict[str, Any] = run.energy.get("stages") or {}
+    return found
+
+
+def _stages(runs: Sequence[RunResult]) -> Rows:
+    """Time, energy and power of prompt and decoding, and the power of each part."""
+    known = [_stages_of(run) for run in runs]
+    rows: Rows = []
+    for stage in dict.fromkeys(name for each in known for name in each):
+        told = [each.get(stage) for each in known]
+        for name, unit, label in (
+            ("latency_s", "s", STAGES.get(stage, stage)),
+            ("energy_j", "J", "  everything"),
+            ("energy_accesses_j", "J", "  accesses"),
+            ("average_power_w", "W", "  average power"),
+        ):
+            rows.append((label, ["–" if each is None else si(each[name], unit) for each in told]))
+        for part in dict.fromkeys(p for each in told if each for p in each["power_w_by_part"]):
+            cells = [
+                "–" if not each else si(each["power_w_by_part"].get(part), "W") for each in told
+            ]
+            rows.append((f"  {part}", cells))
     return rows
 
 

@@ -42,7 +42,7 @@ def in_words(results: Mapping[str, Told]) -> list[str]:
     """Return one sentence for each result, the first being what the others are compared with."""
     first = next(iter(results.values()))
     return [
-        f"{name}: {_cost(result, first)}{_loss(result)}; {_bound(result)}."
+        f"{name}: {_cost(result, first)}{_loss(result)}; {bound_of(result)}."
         for name, result in results.items()
     ]
 
@@ -53,12 +53,10 @@ def _cost(result: Told, first: Told) -> str:
         return cost
     time = result.metrics["latency_cycles"] / first.metrics["latency_cycles"]
     reads = max(result.metrics["dram_read_bytes"], 1) / max(first.metrics["dram_read_bytes"], 1)
-    return (
-        f"{cost}, {_times(time, 'faster', 'slower')}, {_times(reads, 'fewer', 'more')} DRAM reads"
-    )
+    return f"{cost}, {times(time, 'faster', 'slower')}, {times(reads, 'fewer', 'more')} DRAM reads"
 
 
-def _times(ratio: float, less: str, more: str) -> str:
+def times(ratio: float, less: str, more: str) -> str:
     """How a cost compares: ``1.66 times slower``."""
     if 1 / _SLOWER < ratio < _SLOWER:
         return "as fast" if less == "faster" else "as many"
@@ -72,7 +70,7 @@ def _loss(result: Told) -> str:
     return f", output error {percent(error)} (open loop)"
 
 
-def _bound(result: Told) -> str:
+def bound_of(result: Told) -> str:
     """The busiest block, and what the block behind it waits for."""
     cycles = result.metrics["latency_cycles"]
     modules = result.modules

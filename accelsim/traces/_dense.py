@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,10 +59,7 @@ def dense_rows(
             raise TraceError(f"{trace.path}: layer {layer}: a query sees no key")
         first, end = int(columns[0]), int(columns[-1]) + 1
         seen = seen[:, first:end]
-        bias: Any = None
-        if own.slopes is not None:
-            away = np.arange(first, end)[None, :] - part[:, None]
-            bias = own.slopes[:, None, None] * away
+        bias = trace.bias(layer, part, first, end)
         probabilities, output = reference.dense(
             query[:, part], key[:, first:end], value[:, first:end], seen,
             scale=own.scale, softcap=own.softcap, bias=bias, sinks=own.sinks,

@@ -6,6 +6,7 @@ file can get wrong is reported with its path, the tensor or metadata key, and wh
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -21,7 +22,7 @@ from accelsim import files
 from accelsim.errors import TraceError, did_you_mean
 from accelsim.traces._layers import LayerEntry, check_layer, read_layers, write_layers
 from accelsim.traces._shipped import trace_names, trace_path
-from accelsim.traces._trace import SCHEMA, SCHEMA_2, AttentionTrace
+from accelsim.traces._trace import IMAGE, SCHEMA, SCHEMA_2, TOKEN_TYPES, AttentionTrace
 
 FLOAT_TYPES = ("F16", "BF16", "F32")
 _MAX_HEADER_BYTES = 100_000_000
@@ -45,9 +46,12 @@ REQUIRED = (
 )
 """Metadata that every trace has."""
 _NUMPY = {
-    "F16": np.float16, "F32": np.float32, "BF16": np.uint16, "I32": np.int32, "U8": np.uint8
+    "F16": np.float16, "F32": np.float32, "BF16": np.uint16, "I32": np.int32, "I16": np.int16,
+    "I8": np.int8, "U8": np.uint8,
 }  # fmt: skip
-_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "I32": 4, "U8": 1}
+_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "I32": 4, "I16": 2, "I8": 1, "U8": 1}
+_OF_TOKENS = {"token_ids": "I32", "token_type": "I8", "frame": "I16"}
+"""Tensors [tokens] that a trace may have, and their types."""
 
 
 class MappedTensors:
@@ -69,7 +73,7 @@ class MappedTensors:
         return self._place[name][2]
 
     def dtype(self, name: str) -> str:
-        """Safetensors name of the element type: F16, BF16, F32, I32, U8."""
+        """Safetensors name of the element type: F16, BF16, F32, I32, I16, I8, U8."""
         return self._place[name][1]
 
     def read(self, name: str) -> NDArray[Any]:
@@ -158,7 +162,8 @@ def validate_trace(trace: AttentionTrace, on_layer: Callable[[int], None] = lamb
         TraceError: names the first tensor with NaN or infinity, and where.
     """
     for layer in range(trace.num_layers):
-        for kind in trace.layer(layer).tensors():
+        own = trace.layer(layer)
+        for kind in (*own.tensors(), *(("bias",) if own.bias_shape() else ())):
             name = f"layer.{layer}.{kind}"
             finite = np.isfinite(trace.tensors.read(name))
             if not finite.all():
@@ -169,23 +174,48 @@ def validate_trace(trace: AttentionTrace, on_layer: Callable[[int], None] = lamb
                 )
         _check_rows(trace, layer)
         on_layer(layer)
+    _check_types(trace)
     ids = trace.token_ids
     if ids is not None and trace.tokens_sha256 not in ("", tokens_sha256(ids)):
         raise TraceError(f"{trace.path}: metadata 'tokens_sha256' does not match 'token_ids'")
 
 
+def _check_types(trace: AttentionTrace) -> None:
+    """Check what the tokens are said to be."""
+    kinds, frame = trace.token_type, trace.frame
+    if kinds is None:
+        if frame is not None:
+            raise TraceError(f"{trace.path}: tensor 'frame': expected 'token_type' beside it")
+        return
+    wrong = (kinds < 0) | (kinds >= len(TOKEN_TYPES))
+    if wrong.any():
+        named = ", ".join(f"{i} {name}" for i, name in enumerate(TOKEN_TYPES))
+        raise TraceError(
+            f"{trace.path}: tensor 'token_type' holds {kinds[wrong][0]} at {int(wrong.argmax())}; "
+            f"expected {named}"
+        )
+    if frame is not None and ((frame < 0) != (kinds < IMAGE)).any():
+        at = int(((frame < 0) != (kinds < IMAGE)).argmax())
+        raise TraceError(
+            f"{trace.path}: tensor 'frame' holds {frame[at]} at {at}, a token of "
+            f"{TOKEN_TYPES[kinds[at]]}; expected -1 of text, and 0 or more of images and videos"
+        )
+
+
 def _check_rows(trace: AttentionTrace, layer: int) -> None:
     """Check stored bits: each query sees a key, and none a later one where the trace is causal."""
-    if trace.layer(layer).mask.kind != "stored":
+    own = trace.layer(layer)
+    if own.mask.kind != "stored":
         return
-    for start in range(0, trace.tokens, _ROWS):
-        rows = np.arange(start, min(start + _ROWS, trace.tokens))
+    for start in range(0, own.tokens, _ROWS):
+        rows = np.arange(start, min(start + _ROWS, own.tokens))
         seen = trace.seen(layer, rows)
         if not seen.any(axis=1).all():
             row = int(rows[~seen.any(axis=1)][0])
             raise TraceError(f"{trace.path}: tensor 'layer.{layer}.mask': token {row} sees no key")
         later = np.arange(seen.shape[1])[None, :] > rows[:, None]
-        if trace.causal and trace.layer(layer).kind != "cross" and (seen & later).any():
+        forward = trace.causal and own.kind != "cross" and not own.aside
+        if forward and (seen & later).any():
             raise TraceError(
                 f"{trace.path}: tensor 'layer.{layer}.mask' shows later tokens; metadata 'causal' "
                 "is true"
@@ -200,7 +230,8 @@ def tokens_sha256(token_ids: NDArray[Any]) -> str:
 def save_trace(trace: AttentionTrace, path: str | Path, dtype: Any = np.float16) -> None:
     """Write a trace; the file appears whole or not at all, and its bytes depend only on the trace.
 
-    It is ``attention-trace/1`` where that says how each layer attends, else ``/2``.
+    It is ``attention-trace/1`` where that says how each layer attends and what tokens are, else
+    ``/2``.
 
     Args:
         trace: what to write.
@@ -213,8 +244,9 @@ def save_trace(trace: AttentionTrace, path: str | Path, dtype: Any = np.float16)
     from safetensors.numpy import save
 
     path = Path(path)
+    first = trace.plain and trace.token_type is None
     metadata = {
-        "accelsim.schema": SCHEMA if trace.plain else SCHEMA_2,
+        "accelsim.schema": SCHEMA if first else SCHEMA_2,
         "model": trace.model,
         "source": trace.source,
         "tokens_sha256": trace.tokens_sha256,
@@ -242,12 +274,32 @@ def save_trace(trace: AttentionTrace, path: str | Path, dtype: Any = np.float16)
         if stored.shape != shape or not np.isfinite(stored).all():
             raise TraceError(f"{path}: tensor '{name}': expected finite {np.dtype(kind)} {shape}")
         tensors[name] = stored
-    ids = trace.token_ids
-    if ids is not None:
-        tensors["token_ids"] = np.ascontiguousarray(ids, dtype=np.int32)
-    payload = _canonical(save(tensors, metadata))
+    for name in _OF_TOKENS:
+        own = getattr(trace, name)
+        if own is not None:
+            tensors[name] = np.ascontiguousarray(own)
+    payload = canonical(save(tensors, metadata))
     with files.whole_file(path, TraceError) as stream:
         stream.write(payload)
+
+
+def digest_of_file(path: Path) -> str:
+    """SHA-256 of the contents of a file; one that did not change since is not read again.
+
+    Raises:
+        TraceError: it cannot be read.
+    """
+    try:
+        status = path.stat()
+        return _digest(path, (status.st_ino, status.st_mtime_ns, status.st_size))
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(path: Path, stamp: tuple[int, int, int]) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def check_target(path: str | Path) -> None:
@@ -262,7 +314,7 @@ def check_target(path: str | Path) -> None:
     files.check_target(path, TraceError)
 
 
-def _canonical(payload: bytes) -> bytes:
+def canonical(payload: bytes) -> bytes:
     """Sort the metadata in a safetensors header: the library writes it in hash order."""
     length = int.from_bytes(payload[:8], "little")
     header = json.loads(payload[8 : 8 + length])
@@ -307,7 +359,7 @@ def _check_entry(
     if kind not in _BYTES:
         raise TraceError(
             f"{path}: tensor '{name[:80]}' has type {ascii(kind)[:20]}; "
-            f"expected {', '.join(FLOAT_TYPES)} (or I32 for token_ids)"
+            f"expected {', '.join(FLOAT_TYPES)} (or those of the optional tensors)"
         )
     if not 0 <= begin <= end or end - begin != math.prod(shape) * _BYTES[kind]:
         raise TraceError(f"{path}: tensor '{name[:80]}': its size does not fit its shape {shape}")
@@ -444,6 +496,7 @@ def _check_tensors(path: Path, trace: AttentionTrace, tensors: MappedTensors) ->
         bits = name.endswith(".mask")
         if tensors.shape(name) != shape:
             axes = "[tokens, bytes]" if bits else "[heads, tokens, head_dim]"
+            axes = "[heads, …]" if name.endswith(".bias") else axes
             raise TraceError(
                 f"{path}: tensor '{name}' has shape {list(tensors.shape(name))}; "
                 f"expected {list(shape)} {axes}"
@@ -451,12 +504,10 @@ def _check_tensors(path: Path, trace: AttentionTrace, tensors: MappedTensors) ->
         kinds = ("U8",) if bits else FLOAT_TYPES
         if tensors.dtype(name) not in kinds:
             raise TraceError(f"{path}: tensor '{name}': expected {', '.join(kinds)}")
-    if "token_ids" in names:
-        right = tensors.dtype("token_ids") == "I32" and tensors.shape("token_ids") == (
-            trace.tokens,
-        )
-        if not right:
-            raise TraceError(f"{path}: tensor 'token_ids': expected int32 [{trace.tokens}]")
+    for name, kind in _OF_TOKENS.items():
+        if name in names and (tensors.dtype(name), tensors.shape(name)) != (kind, (trace.tokens,)):
+            width = 8 * _BYTES[kind]
+            raise TraceError(f"{path}: tensor '{name}': expected int{width} [{trace.tokens}]")
 
 
 def _proof_error(path: Path, meta: dict[str, str]) -> float | None:

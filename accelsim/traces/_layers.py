@@ -15,14 +15,21 @@ from accelsim.configs import Config, Unit, validate
 from accelsim.errors import ConfigError, TraceError, shorten
 
 Kind = Literal["self", "cross", "latent"]
+Group = Literal["encoder", "decoder", "vision"]
+ASIDE = frozenset(("encoder", "vision"))
+"""Groups whose tokens are other than the prompt and decoded tokens that a trace counts."""
 Count = Annotated[int, pydantic.Field(ge=1, le=(1 << 31) - 1), Unit("(a number)")]
 # A thousand times beyond any model's, and far from where a product of two numbers overflows.
 Positive = Annotated[float, pydantic.Field(ge=1e-9, le=1e9), Unit("(a factor or score)")]
 Bounded = Annotated[float, pydantic.Field(ge=-1e9, le=1e9), Unit("a token")]
 
+Distance = Annotated[int, pydantic.Field(ge=-(1 << 31), le=1 << 31), Unit("tokens")]
+Bucket = Annotated[int, pydantic.Field(ge=0, le=(1 << 16) - 1), Unit("(a number)")]
+
 MAX_LAYERS_TEXT = 16_000_000
 """Characters of the metadata key ``layers``: a thousand layers of a thousand heads."""
 _MESSAGE = 200
+_BIAS_NEEDS = {"alibi": {"slopes"}, "relative": {"first", "buckets"}}
 _NEEDS = {"window": {"size", "side"}, "chunk": {"size"}, "prefix": {"length"}}
 BACKWARD = frozenset(("causal", "window", "chunk"))
 """Kinds of masks under which no query sees a later token; a window on both sides is none."""
@@ -89,18 +96,43 @@ class Bias(Config):
     """What is added to the scaled scores.
 
     Attributes:
-        kind: ``alibi``: slope times (key position minus query position).
-        slopes: of each query head.
+        kind: ``alibi``: slope times (key position minus query position); ``relative``: a number of
+            the table ``layer.{i}.bias`` [query_heads, buckets], by that distance; ``stored``: the
+            numbers of ``layer.{i}.bias`` [query_heads, queries, keys].
+        slopes: of ALiBi, of each query head.
+        first: of a relative bias, the distance that the first of ``buckets`` is for.
+        buckets: of a relative bias, the bucket of each distance from ``first`` on; smaller and
+            larger distances are in the first and last of them.
     """
 
-    kind: Literal["alibi"]
-    slopes: tuple[Bounded, ...]
+    kind: Literal["alibi", "relative", "stored"]
+    slopes: tuple[Bounded, ...] | None = None
+    first: Distance | None = None
+    buckets: tuple[Bucket, ...] | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _says_what_it_needs(self) -> Bias:
+        needed = _BIAS_NEEDS.get(self.kind, set())
+        given = {name for name in ("slopes", "first", "buckets") if getattr(self, name) is not None}
+        if given != needed:
+            wanted = " and ".join(sorted(needed)) or "nothing more"
+            raise ValueError(f"bias '{self.kind}': expected {wanted} beside 'kind'")
+        if self.buckets == ():
+            raise ValueError("bias 'relative': expected at least one of 'buckets'")
+        return self
+
+    def by_distance(self, away: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Bucket of each distance of a relative bias: key position minus query position."""
+        buckets = np.array(self.buckets or (0,), dtype=np.int64)
+        return np.asarray(buckets[np.clip(away - (self.first or 0), 0, len(buckets) - 1)])
 
 
 class LayerEntry(Config):
     """One layer in the metadata key ``layers``; what is left out is as the other keys say.
 
     Attributes:
+        group: stack of a model that has several: ``encoder``, ``decoder``, or ``vision``, a tower
+            beside a language model.
         model_layer: number of the layer in the model; that in the trace if left out.
         kind: ``self``; ``cross``: keys and values of ``key_tokens`` tokens of another sequence;
             ``latent``: the values are the first ``value_dim`` elements of the keys.
@@ -108,14 +140,18 @@ class LayerEntry(Config):
         kv_heads: key/value heads; divides ``query_heads``.
         key_dim: elements of a query and of a key.
         value_dim: elements of a value; those of a key if left out.
+        query_tokens: tokens of an ``encoder`` or ``vision`` layer beside the stack whose prompt and
+            decoded tokens the trace counts.
         key_tokens: keys of a cross layer.
         scale: factor of the scores before the softmax.
         softcap: c of ``c * tanh(score / c)``, after scaling.
         sinks: of each query head, a score that takes part in the softmax and has no value.
         bias: added after scaling and soft cap.
-        mask: keys that a query may see; ``causal`` or ``full`` as the key ``causal`` says.
+        mask: keys that a query may see; ``causal`` or ``full`` as the key ``causal`` says, ``full``
+            in a cross layer and with ``query_tokens``.
     """
 
+    group: Group | None = None
     model_layer: (
         Annotated[int, pydantic.Field(ge=0, le=(1 << 31) - 1), Unit("(a number)")] | None
     ) = None
@@ -124,6 +160,7 @@ class LayerEntry(Config):
     kv_heads: Count | None = None
     key_dim: Count | None = None
     value_dim: Count | None = None
+    query_tokens: Count | None = None
     key_tokens: Count | None = None
     scale: Positive | None = None
     softcap: Positive | None = None
@@ -137,15 +174,16 @@ class Layer:
     """How one layer attends, nothing left open.
 
     Attributes:
-        model_layer, kind, query_heads, kv_heads, key_dim, value_dim, scale, softcap, mask: of
+        model_layer, kind, query_heads, kv_heads, key_dim, value_dim, scale, softcap, bias, mask: of
             :class:`LayerEntry`.
+        stack: ``group`` of :class:`LayerEntry`.
         tokens: queries.
         keys: keys; other than ``tokens`` in a cross layer only.
         sinks: [query_heads] float64, or ``None``.
-        slopes: of ALiBi, [query_heads] float64, or ``None``.
     """
 
     model_layer: int
+    stack: Group | None
     kind: Kind
     query_heads: int
     kv_heads: int
@@ -156,8 +194,18 @@ class Layer:
     scale: float
     softcap: float | None
     sinks: NDArray[np.float64] | None
-    slopes: NDArray[np.float64] | None
+    bias: Bias | None
     mask: Mask
+
+    @property
+    def slopes(self) -> NDArray[np.float64] | None:
+        """Of ALiBi, [query_heads] float64, or ``None``."""
+        return None if self.bias is None or self.bias.slopes is None else np.array(self.bias.slopes)
+
+    @property
+    def aside(self) -> bool:
+        """Whether its tokens are other than those that the trace counts."""
+        return self.stack in ASIDE
 
     @property
     def group(self) -> int:
@@ -174,9 +222,21 @@ class Layer:
             shapes["value"] = (self.kv_heads, self.keys, self.value_dim)
         return shapes
 
+    def bias_shape(self) -> tuple[int, ...] | None:
+        """Shape of the tensor of its bias, if it has one."""
+        if self.bias is None or self.bias.kind == "alibi":
+            return None
+        if self.bias.kind == "stored":
+            return (self.query_heads, self.tokens, self.keys)
+        return (self.query_heads, max(self.bias.buckets or (0,)) + 1)
+
     def beyond(self) -> list[str]:
         """What this layer has that plain causal or full attention has not, in words."""
         mask, found = self.mask, []
+        if self.aside:
+            beside = {"encoder": "its decoder", "vision": "a language model"}
+            name = "an encoder" if self.stack == "encoder" else "a vision tower"
+            found.append(f"{name} beside {beside[str(self.stack)]}")
         if self.kind != "self":
             found.append(f"{self.kind} attention")
         if mask.kind not in ("causal", "full"):
@@ -187,8 +247,9 @@ class Layer:
             found.append("soft-capped scores")
         if self.sinks is not None:
             found.append("sinks")
-        if self.slopes is not None:
-            found.append("ALiBi")
+        if self.bias is not None:
+            kinds = {"alibi": "ALiBi", "relative": "a relative bias", "stored": "a stored bias"}
+            found.append(kinds[self.bias.kind])
         if self.value_dim != self.key_dim and self.kind != "latent":
             found.append("values of another width than keys")
         return found
@@ -251,17 +312,26 @@ def check_layer(layer: Layer, entry: LayerEntry, causal: bool, prompt: int, plac
     for name, values in (("sinks", layer.sinks), ("bias.slopes", layer.slopes)):
         if values is not None and len(values) != layer.query_heads:
             refuse(f"{name} has {len(values)} numbers; expected {layer.query_heads} (query heads)")
-    if (layer.kind == "cross") != (entry.key_tokens is not None):
+    if layer.aside != (entry.query_tokens is not None):
+        refuse("'query_tokens' belongs to groups 'encoder' and 'vision'; expected both or neither")
+    cross = layer.kind == "cross"
+    if cross != (entry.key_tokens is not None):
         refuse("'key_tokens' belongs to kind 'cross'; expected both or neither")
-    if layer.kind == "cross" and (layer.mask.kind not in ("full", "stored") or entry.bias):
-        refuse("kind 'cross': expected mask 'full' or 'stored', and no bias")
+    if cross and layer.aside:
+        refuse(f"kind 'cross' in group '{entry.group}'; expected it in the decoder")
+    stored = entry.bias is None or entry.bias.kind == "stored"
+    if cross and (layer.mask.kind not in ("full", "stored") or not stored):
+        refuse("kind 'cross': expected mask 'full' or 'stored', and no bias or a stored one")
     if layer.kind == "latent" and (entry.value_dim is None or layer.value_dim > layer.key_dim):
         refuse("kind 'latent': expected value_dim (the latent's width), at most key_dim")
-    if layer.kind != "cross" and entry.mask is not None and not _may_be(layer.mask, causal):
-        refuse(f"mask '{layer.mask.kind}' shows later tokens; metadata 'causal' is true")
-    looks_ahead = layer.mask.kind == "full" or layer.mask.side == "both"
-    if layer.kind != "cross" and entry.mask is not None and looks_ahead and prompt < layer.tokens:
-        refuse(f"mask '{layer.mask.kind}' shows later tokens; expected decode_tokens of 0")
+    if layer.aside:
+        prompt = layer.tokens
+    elif entry.mask is not None and not cross:
+        kind = layer.mask.kind
+        if not _may_be(layer.mask, causal):
+            refuse(f"mask '{kind}' shows later tokens; metadata 'causal' is true")
+        if (kind == "full" or layer.mask.side == "both") and prompt < layer.tokens:
+            refuse(f"mask '{kind}' shows later tokens; expected decode_tokens of 0")
     if (layer.mask.length or 0) > prompt:
         refuse(f"mask 'prefix' of {layer.mask.length} tokens; expected at most {prompt} (prefill)")
 
@@ -278,19 +348,22 @@ def resolved(index: int, entry: LayerEntry, defaults: Layer, causal: bool) -> La
         return default if value is None else value
 
     key_dim = own("key_dim", defaults.key_dim)
-    plain = Mask(kind="causal" if causal and entry.kind != "cross" else "full")
+    forward = causal and entry.kind != "cross" and entry.group not in ASIDE
+    plain = Mask(kind="causal" if forward else "full")
+    tokens = own("query_tokens", defaults.tokens)
     return Layer(
         model_layer=own("model_layer", index),
+        stack=entry.group,
         kind=entry.kind,
         query_heads=own("query_heads", defaults.query_heads),
         kv_heads=own("kv_heads", defaults.kv_heads),
         key_dim=key_dim,
         value_dim=own("value_dim", key_dim),
-        tokens=defaults.tokens,
-        keys=own("key_tokens", defaults.tokens),
+        tokens=tokens,
+        keys=own("key_tokens", tokens),
         scale=own("scale", defaults.scale),
         softcap=entry.softcap,
         sinks=None if entry.sinks is None else np.array(entry.sinks),
-        slopes=None if entry.bias is None else np.array(entry.bias.slopes),
+        bias=entry.bias,
         mask=own("mask", plain),
     )

@@ -16,6 +16,12 @@ SCHEMA = "attention-trace/1"
 SCHEMA_2 = "attention-trace/2"
 """Written only where the first cannot say how a layer attends."""
 
+SYSTEM, TEXT, IMAGE, VIDEO = range(4)
+"""What a token is, in the tensor ``token_type``."""
+
+TOKEN_TYPES = ("system", "text", "image", "video")
+"""Their names."""
+
 OWN_SCALE = "a scale of its own"
 """Of the layers whose scale is not that of the first; see :meth:`AttentionTrace.beyond`."""
 
@@ -102,6 +108,20 @@ class AttentionTrace:
             return None
         return self.tensors.read("token_ids").astype(np.int32)
 
+    @property
+    def token_type(self) -> NDArray[np.int8] | None:
+        """What each token is, :data:`TOKEN_TYPES` [tokens] int8, or ``None`` if not recorded."""
+        if "token_type" not in self.tensors.names():
+            return None
+        return self.tensors.read("token_type").astype(np.int8)
+
+    @property
+    def frame(self) -> NDArray[np.int16] | None:
+        """Image or frame of a video that each token is of, [tokens] int16; -1 of text."""
+        if "frame" not in self.tensors.names():
+            return None
+        return self.tensors.read("frame").astype(np.int16)
+
     def layer(self, layer: int) -> Layer:
         """How a layer attends.
 
@@ -131,7 +151,7 @@ class AttentionTrace:
                 words.append("heads of another shape")
             if own.scale != first.scale:
                 words.append(OWN_SCALE)
-            plain = own.kind != "cross" and own.mask.kind in ("causal", "full")
+            plain = not own.aside and own.kind != "cross" and own.mask.kind in ("causal", "full")
             if plain and self.causal != (own.mask.kind == "causal"):
                 words.append("causal and full layers side by side")
             for word in words:
@@ -157,6 +177,31 @@ class AttentionTrace:
     def mask_bits(self, layer: int) -> NDArray[np.uint8]:
         """Bits of a stored mask, [tokens, bytes]: bit j mod 8 of byte j // 8 is key j."""
         return self.tensors.read(f"layer.{layer}.mask")
+
+    def bias(
+        self, layer: int, positions: NDArray[np.int64], first: int, end: int
+    ) -> NDArray[np.float64] | None:
+        """What is added to the scaled scores of queries, [query_heads, rows, end - first].
+
+        Args:
+            layer: where.
+            positions: of the queries, [rows].
+            first: key that the first column stands for.
+            end: one past that of the last.
+
+        Returns:
+            ``None`` where the layer adds nothing.
+        """
+        bias = self.layer(layer).bias
+        if bias is None:
+            return None
+        away = np.arange(first, end)[None, :] - positions[:, None]
+        if bias.slopes is not None:
+            return np.asarray(np.array(bias.slopes)[:, None, None] * away)
+        table = self._read(layer, "bias")
+        if bias.kind == "stored":
+            return table[:, positions, first:end].astype(np.float64)
+        return table.astype(np.float64)[:, bias.by_distance(away)]
 
     def query(self, layer: int) -> NDArray[np.float32]:
         """Queries of a layer, [query_heads, tokens, key_dim] float32, after rotation."""
@@ -189,7 +234,7 @@ class AttentionTrace:
             model_layer=0, kind="self", query_heads=self.num_query_heads,
             kv_heads=self.num_kv_heads, key_dim=self.head_dim, value_dim=self.head_dim,
             tokens=self.tokens, keys=self.tokens, scale=self.scale, softcap=None, sinks=None,
-            slopes=None, mask=Mask(kind="causal" if self.causal else "full"),
+            stack=None, bias=None, mask=Mask(kind="causal" if self.causal else "full"),
         )  # fmt: skip
 
     def expected_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -198,5 +243,8 @@ class AttentionTrace:
             own = self.layer(layer)
             for kind, shape in own.tensors().items():
                 yield f"layer.{layer}.{kind}", shape
+            bias = own.bias_shape()
+            if bias is not None:
+                yield f"layer.{layer}.bias", bias
             if own.mask.kind == "stored":
                 yield f"layer.{layer}.mask", (own.tokens, -(-own.keys // 8))

@@ -110,7 +110,7 @@ def run_cases(
     for number, case in enumerate(cases, start=1):
         on_case(number, len(cases), case.id)
         try:
-            run = runner.replay(case.workload, case.config, engine=engine, baselines=[])
+            run = runner.replay(case.workload, case.config, engine)
             activity = run.activity
         except (WorkloadError, ConfigError) as error:
             raise type(error)(f"{case.where}: {error}") from None

@@ -78,7 +78,7 @@ def _simulated(
     memory = configs.load(MemoryConfig, config.memory, "memories")
     workload = read_csv(folder / line["file"])
     try:
-        run = Runner().replay(workload, config, engine=engine, baselines=[])
+        run = Runner().replay(workload, config, engine)
     except Exception as error:  # A model that breaks on a case has failed that case.
         failed.append(Failure(f"{name}/run", f"{type(error).__name__}: {error}"))
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -260,6 +261,10 @@ class Workload:
         A step is one of a prompt or encoder if a row of it has queries at several positions;
         without a query table, if it has several queries and is the first.
         """
+        return self._stages
+
+    @cached_property
+    def _stages(self) -> tuple[NDArray[np.bool_], int]:
         step = self["step"]
         if self.query_table is not None:
             position, start = self.query_table.position, self.query_table.start[:-1]

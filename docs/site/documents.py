@@ -83,6 +83,21 @@ def result() -> dict[str, Any]:
                 ),
                 "left_out": {"type": "array", "items": {"type": "string"}},
                 "power_w_by_part": mapping(NUMBER),
+                "stages": {
+                    **mapping(
+                        {
+                            "type": "object",
+                            "properties": {
+                                "latency_s": NUMBER,
+                                "energy_j": NUMBER,
+                                "energy_accesses_j": NUMBER,
+                                "average_power_w": NUMBER,
+                                "power_w_by_part": mapping(NUMBER),
+                            },
+                        }
+                    ),
+                    "type": ["object", "null"],
+                },
             },
             "required": ["reading", "totals", "left_out", "power_w_by_part"],
         },

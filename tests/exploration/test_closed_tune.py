@@ -56,9 +56,11 @@ class TinyModel:
     def encode(self, text: str) -> list[int]:
         return [ord(character) % VOCABULARY for character in text]
 
-    def forward(self, token_ids: Any, attend: Any, cache: Any = None) -> Any:
+    def forward(
+        self, token_ids: Any, attend: Any, cache: Any = None, last_only: bool = False
+    ) -> Any:
         self.calls += 1
-        return self._llama.forward(token_ids, cache or KVCache(), attend, last_only=False)
+        return self._llama.forward(token_ids, cache or KVCache(), attend, last_only)
 
 
 def windows(count: int, seed: int = 0) -> dict[str, list[int]]:

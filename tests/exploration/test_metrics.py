@@ -10,8 +10,10 @@ from accelsim.cli import main
 from accelsim.errors import ConfigError
 from accelsim.exploration import replay, sweep
 from accelsim.exploration.metrics import METRICS, Metric, Run, goal
+from accelsim.hardware.activity import Activity
 from accelsim.reports import render
 from accelsim.traces import save_trace, synthetic_trace
+from accelsim.workloads import Workload
 
 
 @pytest.fixture
@@ -38,6 +40,46 @@ def test_a_run_has_every_metric_in_order(trace: Path) -> None:
     # Attention alone has no fully connected layers.
     assert list(metrics) == [name for name in METRICS if name != "fc_macs"]
     assert all(value is not None for value in metrics.values())
+
+
+def test_metrics_follow_from_one_another(trace: Path) -> None:
+    result = replay(trace, policy="spatten-full", baselines=[])
+    metrics, activity = result.metrics, result.activity
+    seconds, steps = metrics["latency_s"], 2
+    assert seconds == pytest.approx(metrics["latency_cycles"] / activity.frequency_hz)
+    read = sum(result.dram_read_bytes_by_tensor.values())
+    assert metrics["dram_read_bytes"] == read
+    assert metrics["dram_read_bytes_per_s"] == pytest.approx(read / seconds)
+    stages = metrics["prefill_latency_cycles"], metrics["decode_latency_cycles"]
+    assert sum(stages) == metrics["latency_cycles"]
+    assert min(stages) > 0
+    assert metrics["decode_cycles_per_token"] == pytest.approx(stages[1] / steps)
+    assert metrics["average_power_w"] == pytest.approx(metrics["energy_j"] / seconds)
+    assert metrics["energy_j"] == pytest.approx(sum(result.energy_j_by_part.values()))
+    counted = activity.counters
+    assert metrics["macs"] == counted["qk_macs"] + counted["pv_macs"]
+    looked = sum(counted[name] for name in ("row_hits", "row_misses", "row_conflicts"))
+    assert metrics["row_hit_rate"] == pytest.approx(counted["row_hits"] / looked)
+    for name in ("energy_j", "energy_accesses_j", "area_mm2"):
+        assert metrics[f"{name}_low"] <= metrics[name] <= metrics[f"{name}_high"]
+    assert metrics["energy_accesses_j"] < metrics["energy_j"]
+    # Two multiply-accumulates, Q x K and probability x value, for each pair that a head sees.
+    pairs = 4 * (sum(range(1, 9)) + 9 + 10)
+    assert metrics["dense_equivalent_op_per_s"] == pytest.approx(2 * 2 * 16 * pairs / seconds)
+
+
+@pytest.mark.parametrize("value_dim", [16, 8])
+def test_bytes_of_decoding_are_those_of_its_rows(value_dim: int) -> None:
+    rows = Workload.from_columns(
+        {
+            "step": [0, 0, 1], "layer": [0, 1, 0], "head": [0, 0, 0], "queries": [4, 4, 1],
+            "keys": [4, 4, 5], "values": [4, 4, 3], "key_bits": [8, 8, 8], "value_bits": [8, 8, 8],
+        },
+        head_dim=16, value_dim=value_dim, name="drawn",
+    )  # fmt: skip
+    run = Run(rows, Activity(1, 1e9), None, None)  # type: ignore[arg-type]
+    metric = METRICS["decode_policy_read_bytes"]
+    assert metric.of(run) == 5 * 16 + 3 * value_dim
 
 
 def test_what_a_run_does_not_have_is_left_out_or_null(trace: Path) -> None:

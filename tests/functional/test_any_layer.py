@@ -33,7 +33,18 @@ from accelsim.traces import (
 )
 from accelsim.workloads import read_parquet, write_csv, write_parquet
 
-KINDS = ("window", "chunk", "prefix", "stored", "alibi", "cross", "softcap", "sinks", "scale")
+KINDS = (
+    "window",
+    "chunk",
+    "prefix",
+    "stored",
+    "alibi",
+    "relative",
+    "cross",
+    "softcap",
+    "sinks",
+    "scale",
+)
 
 
 def stored_bits(rng: np.random.Generator, causal: bool, tokens: int, keys: int) -> Any:
@@ -89,6 +100,11 @@ def make(
             tensors[f"{name}.mask"] = stored_bits(rng, back, tokens, keys)
         if "alibi" in has and "cross" not in has:
             fields["bias"] = Bias(kind="alibi", slopes=tuple(rng.normal(size=heads[0]).tolist()))
+        elif "relative" in has and "cross" not in has:
+            buckets = tuple(rng.integers(0, 4, size=int(rng.integers(1, 9))).tolist())
+            fields["bias"] = Bias(kind="relative", first=int(rng.integers(-6, 3)), buckets=buckets)
+            table = rng.normal(size=(heads[0], max(buckets) + 1))
+            tensors[f"{name}.bias"] = table.astype(np.float32)
         if "softcap" in has:
             fields["softcap"] = float(rng.uniform(0.5, 3.0))
         if "sinks" in has:
@@ -145,12 +161,16 @@ def planes(policy: Policy, trace: AttentionTrace, layer: int) -> tuple[Any, Any,
 
 
 def bias_of(trace: AttentionTrace, layer: int, positions: Any) -> Any:
-    """Bias [query_heads, rows, keys] of a layer, or ``None``."""
+    """Bias [query_heads, rows, keys] of a layer, or ``None``; by the words of the schema."""
     own = trace.layer(layer)
-    if own.slopes is None:
+    if own.bias is None:
         return None
     away = np.arange(own.keys)[None, :] - positions[:, None]
-    return own.slopes[:, None, None] * away
+    if own.bias.kind == "alibi":
+        return np.array(own.bias.slopes)[:, None, None] * away
+    last = len(own.bias.buckets) - 1
+    place = np.vectorize(lambda d: own.bias.buckets[min(max(d - own.bias.first, 0), last)])(away)
+    return trace.tensors.read(f"layer.{layer}.bias").astype(float)[:, place]
 
 
 def pruned(weights: Any, seen: Any, budgets: Any, value: Any, group: int) -> Any:
@@ -212,7 +232,7 @@ def test_outputs_are_those_of_the_reference(trace: AttentionTrace, name: str) ->
             assert work["query_keys"][row] == seen.sum() * living.sum()
             assert work["context_tokens"][row] == at.context
             scored = work["query_keys"][row] + work["refetch_query_keys"][row]
-            assert work["biased_scores"][row] == scored * (own.slopes is not None)
+            assert work["biased_scores"][row] == scored * (own.bias is not None)
             assert work["capped_scores"][row] == scored * (own.softcap is not None)
     read = work.policy_bytes()
     bits = {name: work[name].astype(int) for name in work.columns}
@@ -224,7 +244,7 @@ def test_outputs_are_those_of_the_reference(trace: AttentionTrace, name: str) ->
 @given(trace=traces(), name=st.sampled_from(("dense", "spatten-full", "spatten-tokens")))
 @settings(max_examples=40, deadline=None)
 def test_fixed_point_stays_near_the_same_policy(trace: AttentionTrace, name: str) -> None:
-    beyond = {"soft-capped scores", "sinks", "ALiBi"} & set(trace.beyond())
+    beyond = {"soft-capped scores", "sinks", "ALiBi", "a relative bias"} & set(trace.beyond())
     if beyond:
         with pytest.raises(AccelsimError, match="which the fixed-point datapath does not compute"):
             verify_fixed_point(trace, load_policy(name), fp.DATAPATHS["published"])
@@ -329,7 +349,7 @@ SELECTING = (
     "h2o", "tova", "streaming-llm", "scissorhands", "snapkv", "knorm", "keydiff", "quest", "dhsa",
     "ems", "kivi-4", TOKENS_BY_LAYER, ALL_BY_LAYER,
 )  # fmt: skip
-FOLLOWED = ("window", "chunk", "stored", "alibi", "softcap", "scale")
+FOLLOWED = ("window", "chunk", "stored", "alibi", "relative", "softcap", "scale")
 
 
 @given(
@@ -357,7 +377,7 @@ def test_selections_attend_to_what_is_seen_and_kept(trace: AttentionTrace, name:
         if work["step"][row] == 0 and name != "dhsa" and "accumulate" not in name:
             assert (keys == shown).all()  # a prompt is dense
         scored = work["query_keys"][row] + work["refetch_query_keys"][row]
-        assert work["biased_scores"][row] == scored * (trace.layer(layer).slopes is not None)
+        assert work["biased_scores"][row] == scored * (trace.layer(layer).bias is not None)
         assert work["capped_scores"][row] == scored * (trace.layer(layer).softcap is not None)
 
 

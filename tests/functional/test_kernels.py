@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from accelsim.attention import kernels, reference
 from accelsim.attention.quantization import (
+    GrowingReadBack,
     largest_progressive_code,
     progressive_planes,
     quantize,
@@ -162,6 +163,22 @@ def test_planes_give_every_code_back(msb: int, split: str, data: st.DataObject) 
     assert -(2 ** (msb - 1)) <= high[0] <= 2 ** (msb - 1) - 1
     bounds = (-8, 7) if split == "round" else (0, 15)
     assert bounds[0] <= low[0] <= bounds[1]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    tensor=hnp.arrays(np.float32, (2, 9, 3), elements=st.floats(-8, 8, width=32)),
+    calls=st.lists(st.integers(1, 4), min_size=1, max_size=9),
+    bits=st.sampled_from([4, 12]),
+    scale=st.sampled_from(["per_tensor", "per_token", "per_channel"]),
+)
+def test_what_grows_reads_back_as_the_whole(
+    tensor: np.ndarray, calls: list[int], bits: int, scale: str
+) -> None:
+    growing = GrowingReadBack(bits, scale, np.float64)
+    for tokens in np.minimum(np.cumsum(calls), 9):
+        seen = tensor[:, :tokens]
+        np.testing.assert_array_equal(growing.of(seen), quantize_dequantize(seen, bits, scale))
 
 
 @settings(deadline=None)

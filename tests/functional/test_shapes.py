@@ -67,6 +67,44 @@ def test_streaming_and_kivi_are_the_traces_to_the_byte() -> None:
                 assert shape.key_indices[row].tolist() == trace.key_indices[row].tolist()
 
 
+@pytest.mark.parametrize(
+    "budget",
+    [
+        {"budget_tokens": 40},
+        {"budget_fraction": 0.5},
+        {"budget_tokens": 80},
+        {"budget_tokens": 40, "taper": 0.5},
+    ],
+)
+def test_tova_keeps_as_many_tokens_as_on_the_trace(budget: dict[str, float]) -> None:
+    rule = Policy.model_validate(
+        load_policy("tova-smollm2-1pct").model_dump() | {"selection": {"kind": "tova", **budget}}
+    )
+    run = run_policy(load_trace(TRACE), rule)
+    trace = run.workload.select(run.workload["step"] > 0)
+    source = read_shape("shape:smollm2-135m:context=64,decode=32")
+    habits = Habits.of(run, rule, decoding=True)
+    shape = shape_workload(source.load(), source, rule, habits)
+    # Passes of the one selection of many tokens, and where the kept ones lie, are drawn.
+    drawn = ("select_passes", "select_elements", "select_beats", "key_runs")
+    for name in set(COLUMNS) - set(drawn):
+        assert (shape[name] == trace[name]).all(), name
+    several = trace["select_size"] - trace["select_target"] > 1
+    for name in drawn[:3]:
+        assert (shape[name] == trace[name])[~several].all(), name
+        assert (shape[name][several] > 0).all(), name
+    assert shape["key_runs"].sum() == pytest.approx(trace["key_runs"].sum(), rel=0.12)
+
+
+def test_tova_of_each_head_is_refused() -> None:
+    source = read_shape("shape:smollm2-135m:context=64,decode=1")
+    rule = Policy.model_validate(
+        {"selection": {"kind": "tova", "budget_tokens": 8, "share": "kv_head"}}
+    )
+    with pytest.raises(ConfigError, match="share': expected layer"):
+        shape_workload(source.load(), source, rule)
+
+
 def test_dense_is_the_dense_workload() -> None:
     for decode in (0, 3):
         shape = on_shape(f"shape:smollm2-135m:context=40,decode={decode}", "dense")
@@ -137,7 +175,7 @@ def test_copies_are_interleaved_layer_by_layer() -> None:
 
 def test_what_needs_tensors_is_refused_by_name() -> None:
     source, model = read_shape("shape:llama-3-8b:context=64,decode=1"), load_model("llama-3-8b")
-    for name in ("h2o", "snapkv", "tova", "quest", "dhsa", "ems", "scissorhands"):
+    for name in ("h2o", "snapkv", "quest", "dhsa", "ems", "scissorhands"):
         rule = load_policy(name)
         kind = rule.at_stage("decode").selection
         assert kind is not None

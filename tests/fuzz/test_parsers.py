@@ -35,10 +35,15 @@ from accelsim.hardware.config import MemoryConfig
 from accelsim.policies import load_policy
 from accelsim.traces import (
     Bias,
+    Decisions,
     LayerEntry,
     Mask,
     MemoryTensors,
+    SelectionCost,
+    layer_decisions,
+    load_decisions,
     load_trace,
+    save_decisions,
     save_trace,
     synthetic_trace,
     validate_trace,
@@ -49,7 +54,14 @@ from accelsim.workloads.models import load_model
 ROOT = Path(__file__).parents[2]
 LIMIT_BYTES = 2 << 30
 LIMIT_S = 2.0
-INPUTS = {"trace": 4200, "header": 150, "csv": 3200, "parquet": 1500, "yaml": 1400}
+INPUTS = {
+    "trace": 4200,
+    "header": 150,
+    "decisions": 1500,
+    "csv": 3200,
+    "parquet": 1500,
+    "yaml": 1400,
+}
 """Mutated files; hypothesis adds 450."""
 
 WORDS = [
@@ -96,22 +108,22 @@ def _too_slow(*_: object) -> None:
 
 @pytest.fixture(autouse=True)
 def _limits() -> Iterator[None]:
-    """Stop an input at two seconds, and an allocation that goes 2 GB beyond what is mapped now."""
+    """Stop an input at two seconds of processor time, and an allocation at 2 GB more than now."""
     old = resource.getrlimit(resource.RLIMIT_AS)
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    previous = signal.signal(signal.SIGALRM, _too_slow)
+    previous = signal.signal(signal.SIGPROF, _too_slow)
     resource.setrlimit(resource.RLIMIT_AS, (mapped + LIMIT_BYTES, old[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, old)
-        signal.signal(signal.SIGALRM, previous)
+        signal.signal(signal.SIGPROF, previous)
 
 
 def check(path: Path, payload: bytes, parse: Callable[[Path], object]) -> None:
     """Write a file and parse it; anything but success or one explained line fails."""
     path.write_bytes(payload)
-    signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
+    signal.setitimer(signal.ITIMER_PROF, LIMIT_S)
     try:
         parse(path)
     except AccelsimError as error:
@@ -123,7 +135,7 @@ def check(path: Path, payload: bytes, parse: Callable[[Path], object]) -> None:
             f"{type(error).__name__}: {error} from {len(payload)} bytes: {payload[:3000]!r}"
         ) from error
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def fuzz(path: Path, seeds: list[bytes], count: int, parse: Callable[[Path], object]) -> None:
@@ -165,12 +177,21 @@ def test_traces(tmp_path: Path) -> None:
             sinks=(0.5, 1.0, -1.0, 0.0), bias=Bias(kind="alibi", slopes=(1.0, 0.5, 0.2, 0.1))
         ),
         LayerEntry(mask=Mask(kind="stored"), model_layer=7),
+        LayerEntry(group="encoder", query_tokens=2, bias=Bias(kind="stored")),
+        LayerEntry(
+            group="decoder", bias=Bias(kind="relative", first=-2, buckets=(1, 0, 0)), scale=1.0
+        ),
+        LayerEntry(group="decoder", kind="cross", key_tokens=2),
     ]
-    plain = synthetic_trace(num_layers=3, head_dim=4, prefill_tokens=3, decode_tokens=2)
+    plain = synthetic_trace(num_layers=6, head_dim=4, prefill_tokens=3, decode_tokens=2)
+    trace = replace(plain, layers=tuple(own))
     bits = np.packbits(np.tri(5, dtype=bool), axis=1, bitorder="little")
     tensors = {name: plain.tensors.read(name) for name in plain.tensors.names()}
+    tensors |= {name: np.zeros(shape, np.float32) for name, shape in trace.expected_shapes()}
     tensors["layer.2.mask"] = bits
-    save_trace(replace(plain, layers=tuple(own), tensors=MemoryTensors(tensors)), small)
+    tensors["token_type"] = np.array([0, 1, 2, 3, 1], dtype=np.int8)
+    tensors["frame"] = np.array([-1, -1, 0, 1, -1], dtype=np.int16)
+    save_trace(replace(trace, tensors=MemoryTensors(tensors)), small)
     parse_trace(small)
     seeds = [(tmp_path / "one.safetensors").read_bytes(), mixed, small.read_bytes()]
     fuzz(tmp_path / "t.safetensors", seeds, INPUTS["trace"], parse_trace)
@@ -185,6 +206,24 @@ def test_headers_of_a_real_trace(tmp_path: Path) -> None:
         header = mutate(payload[8 : 8 + length], source)
         changed = len(header).to_bytes(8, "little") + header + payload[8 + length :]
         check(tmp_path / "t.safetensors", changed, parse_trace)
+
+
+@pytest.mark.slow
+def test_decisions(tmp_path: Path) -> None:
+    seed = tmp_path / "seed.safetensors"
+    sets = [(0, [np.arange(5), np.array([0, 3])]), (2, [np.array([1, 6]), np.array([], dtype=int)])]
+    layers = (layer_decisions([]), layer_decisions(sets), layer_decisions(sets[:1]))
+    save_decisions(
+        Decisions(
+            "snapkv:0.5", "by hand", "synthetic", "0" * 64, "1" * 64, 2, 6, 3, layers, ratio=0.5,
+            cost=SelectionCost(24, 384, 12),
+        ),
+        seed,
+    )  # fmt: skip
+    fuzz(
+        tmp_path / "d.safetensors", [seed.read_bytes()], INPUTS["decisions"],
+        lambda path: load_decisions(path).kept_fraction(),
+    )  # fmt: skip
 
 
 @pytest.mark.slow

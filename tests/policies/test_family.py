@@ -131,6 +131,24 @@ def test_snapkv_votes_once_and_evicts_nothing_later() -> None:
         assert kept[head, 19, :20].all()
 
 
+def test_snapkv_may_share_the_budget_of_a_layer_among_its_heads() -> None:
+    rule = {"kind": "snapkv", "budget_tokens": 10, "window": 4, "kernel": 1, "head_floor": 0.6}
+    kept = decide(rule, prompt=20)[:, 20, :16]
+    votes = np.zeros((HEADS, 16))
+    for head in range(HEADS):
+        for i in range(16, 20):
+            votes[head] += list(probabilities(head, i, list(range(i + 1))).values())[:16]
+    # Six keys a head beside the window; at least two (0.6 of 10 less the window) of each.
+    floor = {(h, j) for h in range(HEADS) for j in np.argsort(-votes[h])[:2].tolist()}
+    every = {(h, j) for h in range(HEADS) for j in range(16)}
+    rest = sorted(every - floor, key=lambda at: -votes[at])[: 6 * HEADS - len(floor)]
+    assert set(zip(*(a.tolist() for a in np.nonzero(kept)), strict=True)) == floor | set(rest)
+    assert len(set(kept.sum(axis=1).tolist())) > 1
+    own = decide({**rule, "head_floor": 1.0}, prompt=20)
+    del rule["head_floor"]
+    np.testing.assert_array_equal(own, decide(rule, prompt=20))
+
+
 def test_pooling() -> None:
     votes = np.array([[0.0, 3.0, 0.0, 0.0]])
     assert pool(votes, 3, "mean").tolist() == [[1.0, 1.0, 1.0, 0.0]]

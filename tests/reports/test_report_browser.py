@@ -50,7 +50,7 @@ def opened(browser: Any, path: Path) -> Any:
 def rows_of(page: Any, title: str) -> list[list[str]]:
     script = """title => {
       const heading = [...document.querySelectorAll('h2')].find(h => h.textContent === title);
-      return [...heading.nextElementSibling.querySelectorAll('tbody tr')].map(
+      return [...heading.nextElementSibling.nextElementSibling.querySelectorAll('tbody tr')].map(
         row => [...row.cells].map(c => c.dataset.n ?? c.textContent)); }"""
     found: list[list[str]] = page.evaluate(script, title)
     return found

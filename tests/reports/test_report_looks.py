@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import json
 import re
@@ -13,7 +14,9 @@ from typing import Any
 import pytest
 
 from accelsim.cli import main
+from accelsim.reports._page_table import Table, table_html
 from accelsim.traces import save_trace, synthetic_trace
+from accelsim.units import si
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -113,3 +116,52 @@ def test_pages_fit_and_can_be_read(
         assert len(shot) > 20_000
     assert said == []
     page.close()
+
+
+def copied(page: Any, title: str, kind: str) -> list[str]:
+    """Press the button of a table; return the lines of the clipboard."""
+    page.locator(f"h2:text-is('{title}') + .copy button[data-as={kind}]").click()
+    page.wait_for_selector(f"h2:text-is('{title}') + .copy button:text-is('copied')")
+    return str(page.evaluate("navigator.clipboard.readText()")).splitlines()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "title", "label"),
+    [("static", "DRAM", "all reads"), ("interactive", "Metrics", "dram_read_bytes (B)")],
+)
+def test_tables_are_copied_as_csv_markdown_and_latex(
+    browser: Any, pages: dict[str, Path], kind: str, title: str, label: str
+) -> None:
+    results = json.loads(pages["data"].read_text())["results"]
+    reads = [run["metrics"]["dram_read_bytes"] for run in results.values()]
+    if kind == "static":  # as people read it; in full where a cell is a number
+        reads = [si(number, "B") for number in reads]
+    context = browser.new_context()
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.goto(pages[kind].as_uri())
+    head, *rows = csv.reader(copied(page, title, "CSV"))
+    assert head[1:] == list(results)
+    (row,) = [row for row in rows if row[0] == label]
+    assert row[1:] == [str(number) for number in reads]
+
+    markdown = copied(page, title, "Markdown")
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in markdown}) == 1
+    name = label.replace("_", r"\_")
+    assert f"| {name} | {' | '.join(map(str, reads))} |" in markdown
+
+    latex = copied(page, title, "LaTeX")
+    columns = "r" * len(results)
+    assert (latex[0], latex[-1]) == (rf"\begin{{tabular}}{{l{columns}}}", r"\end{tabular}")
+    assert rf"{name} & {' & '.join(map(str, reads))} \\" in latex
+    context.close()
+
+
+def test_both_pages_have_their_tables_from_one_builder() -> None:
+    evil = "<b>|&"
+    table = table_html(Table(evil, ["", evil], [[evil, 0.1234567], [None, True]], sorts=False))
+    assert "<b>" not in table
+    assert '<td data-n="0.1234567">0.123457</td>' in table
+    assert '<td class="text">–</td><td class="text">True</td>' in table
+    assert "class=sorts" not in table

@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import tempfile
+import wave
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from accelsim.errors import TraceError
 from accelsim.traces import AttentionTrace, header_schema
@@ -33,8 +37,16 @@ GQA = SMALL | {"num_key_value_heads": 2}
 WINDOW = GQA | {"sliding_window": 12}
 HEAD = {"head_dim": 8}
 OLD = {"vocab_size": 20, "pad_token_id": 0}
-PROJECTIONS = ("o_proj", "c_proj", "out_proj", "dense", "out_lin", "Wo")
+PROJECTIONS = ("o_proj", "c_proj", "out_proj", "dense", "out_lin", "Wo", "o", "proj")
 """Names that models give the projection of their attention's output."""
+PARENTS = (
+    "self_attn",
+    "attn",
+    "self_attention",
+    "encoder_attn",
+    "SelfAttention",
+    "EncDecAttention",
+)
 EXPERTS = {
     "num_local_experts": 2, "num_experts": 2, "num_experts_per_tok": 1,
     "moe_intermediate_size": 16,
@@ -53,6 +65,41 @@ SEES = {
     "text_config": GQA | {"model_type": "llama"},
     "vision_config": SIGHT | {"model_type": "clip_vision_model"},
 }
+
+
+DISENTANGLED = {
+    "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8,
+    "share_att_key": True, "norm_rel_ebd": "layer_norm", "max_relative_positions": -1,
+}  # fmt: skip
+TOWERS = {
+    "text_config": SMALL | {"eos_token_id": 2, "bos_token_id": 1, "projection_dim": 16},
+    "vision_config": SIGHT | {"projection_dim": 16},
+    "projection_dim": 16,
+}
+CROP = {"size": {"shortest_edge": 16}, "crop_size": 16}
+SQUARE = {"size": {"height": 16, "width": 16}}
+QWEN = {
+    "text_config": GQA
+    | {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}},
+    "vision_config": {
+        "depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "patch_size": 8,
+    },
+    "image_token_id": 5,
+    "video_token_id": 6,
+    "vision_start_token_id": 7,
+    "vision_end_token_id": 8,
+}  # fmt: skip
+FALCON = OLD | {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+T5 = OLD | {
+    "d_model": 32, "d_kv": 8, "num_heads": 4, "num_layers": 2, "num_decoder_layers": 3, "d_ff": 32,
+    "relative_attention_num_buckets": 8, "relative_attention_max_distance": 16,
+    "decoder_start_token_id": 0,
+}  # fmt: skip
+STACKS = OLD | {
+    "d_model": 32, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32,
+    "bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 2, "forced_eos_token_id": 2,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,6 +123,18 @@ class Family:
     decodes: bool = True
     gated: bool = False
     """Whether a gate comes between the attention and its output projection."""
+    check: str = "eager"
+    """Attention of transformers that the trace is compared with; Falcon's ``eager`` adds ALiBi
+    twice, once in the mask."""
+    text: bool = True
+    """Whether it reads a text."""
+    processor: tuple[Any, ...] = field(default=(), hash=False)
+    """Of a model that sees or hears: class of its processor, if its text is read with it, class of
+    what reads the file, and the settings of both."""
+    nested: bool = False
+    """Whether that takes a list of images for each text."""
+    needs: str = ""
+    """Package that its processor needs."""
 
 
 def causal(
@@ -84,7 +143,7 @@ def causal(
     fields: dict[str, Any],
     refused: str = "",
     config: str = "",
-    **more: bool,
+    **more: Any,
 ) -> Family:
     """A family that generates."""
     return Family(
@@ -97,7 +156,6 @@ def encoder(name: str, prefix: str, fields: dict[str, Any], refused: str = "") -
     return Family(name, f"{prefix}Model", f"{prefix}Config", fields, refused, decodes=False)
 
 
-NONE_CALL = "0 of"
 FAMILIES = [
     causal("Llama 2, 3", "Llama", GQA),
     causal(
@@ -185,7 +243,7 @@ FAMILIES = [
     causal("DeepSeek-V3 (MLA)", "DeepseekV3", LATENT),
     causal("DeepSeek-V3.2 (indexer)", "DeepseekV32", INDEXED),
     causal("GLM-5 (indexer)", "GlmMoeDsa", INDEXED),
-    causal("Doge (dynamic mask)", "Doge", GQA | {"keep_window_size": 6}, "a bias on the scores"),
+    causal("Doge (dynamic mask)", "Doge", GQA | {"keep_window_size": 6}, "see different keys"),
     causal("DiffLlama", "DiffLlama", GQA, "calls its attention twice"),
     causal(
         "GPT-Neo",
@@ -199,24 +257,18 @@ FAMILIES = [
             "window_size": 12,
             "max_position_embeddings": 64,
         },
-        NONE_CALL,
+    ),
+    causal("BLOOM (ALiBi)", "Bloom", OLD | {"hidden_size": 32, "n_layer": 2, "n_head": 4}),
+    causal("Falcon (one KV head)", "Falcon", FALCON),
+    causal(
+        "Falcon (grouped heads)",
+        "Falcon",
+        FALCON | {"new_decoder_architecture": True, "num_kv_heads": 2},
     ),
     causal(
-        "BLOOM (ALiBi)", "Bloom", OLD | {"hidden_size": 32, "n_layer": 2, "n_head": 4}, NONE_CALL
+        "Falcon (ALiBi)", "Falcon", FALCON | {"alibi": True, "multi_query": False}, check="sdpa"
     ),
-    causal(
-        "Falcon",
-        "Falcon",
-        OLD | {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4},
-        NONE_CALL,
-    ),
-    causal(
-        "Falcon (ALiBi)",
-        "Falcon",
-        OLD | {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "alibi": True},
-        NONE_CALL,
-    ),
-    causal("MPT (ALiBi)", "Mpt", OLD | {"d_model": 32, "n_heads": 4, "n_layers": 3}, NONE_CALL),
+    causal("MPT (ALiBi)", "Mpt", OLD | {"d_model": 32, "n_heads": 4, "n_layers": 3}),
     encoder("BERT", "Bert", SMALL),
     encoder("RoBERTa", "Roberta", SMALL),
     encoder(
@@ -227,8 +279,8 @@ FAMILIES = [
     ),
     encoder("ALBERT", "Albert", SMALL | {"embedding_size": 16}),
     encoder("ELECTRA", "Electra", SMALL | {"embedding_size": 16}),
-    encoder("MPNet (relative bias)", "MPNet", SMALL, NONE_CALL),
-    encoder("DeBERTa-v3 (relative bias)", "DebertaV2", SMALL, NONE_CALL),
+    encoder("MPNet (relative bias)", "MPNet", SMALL),
+    encoder("DeBERTa-v3 (stored bias)", "DebertaV2", SMALL | DISENTANGLED),
     encoder(
         "ModernBERT (windows)",
         "ModernBert",
@@ -248,71 +300,122 @@ FAMILIES = [
         WINDOW | HEAD | {"use_bidirectional_attention": True},
         decodes=False,
     ),
-    Family(
-        "T5",
-        "T5ForConditionalGeneration",
-        "T5Config",
-        OLD | {"d_model": 32, "d_kv": 8, "num_heads": 4, "num_layers": 2, "d_ff": 32},
-        "is an encoder-decoder",
-    ),
+    Family("T5 (relative bias)", "T5ForConditionalGeneration", "T5Config", T5),
+    Family("T5 (encoder alone)", "T5EncoderModel", "T5Config", T5, decodes=False),
     Family(
         "BART",
         "BartForConditionalGeneration",
         "BartConfig",
-        OLD | {"d_model": 32},
-        "is an encoder-decoder",
-    ),
-    Family(
-        "Whisper",
-        "WhisperForConditionalGeneration",
-        "WhisperConfig",
-        OLD
-        | {
-            "d_model": 32,
-            "encoder_attention_heads": 4,
-            "decoder_attention_heads": 4,
-            "bos_token_id": 0,
-            "eos_token_id": 0,
-            "decoder_start_token_id": 0,
-        },
-        "is an encoder-decoder",
+        STACKS | {"max_position_embeddings": 64},
     ),
     encoder("CLIP (text)", "CLIPText", SMALL | {"eos_token_id": 2, "bos_token_id": 1}),
+    Family(
+        "CLIP (both towers)",
+        "CLIPModel",
+        "CLIPConfig",
+        TOWERS,
+        decodes=False,
+        text=True,
+        processor=("CLIPProcessor", "CLIPImageProcessor", CROP),
+    ),
+    Family(
+        "SigLIP (both towers)",
+        "SiglipModel",
+        "SiglipConfig",
+        TOWERS,
+        decodes=False,
+        text=True,
+        processor=("SiglipProcessor", "SiglipImageProcessor", SQUARE),
+    ),
+    Family(
+        "SigLIP (vision)",
+        "SiglipVisionModel",
+        "SiglipVisionConfig",
+        SIGHT,
+        decodes=False,
+        text=False,
+        processor=("", "SiglipImageProcessor", SQUARE),
+    ),
+    Family(
+        "ViT",
+        "ViTModel",
+        "ViTConfig",
+        SIGHT,
+        decodes=False,
+        text=False,
+        processor=("", "ViTImageProcessor", SQUARE),
+    ),
+    Family(
+        "DeiT",
+        "DeiTModel",
+        "DeiTConfig",
+        SIGHT,
+        decodes=False,
+        text=False,
+        processor=("", "DeiTImageProcessor", SQUARE | {"do_center_crop": False}),
+    ),
+    Family(
+        "Whisper (audio)",
+        "WhisperForConditionalGeneration",
+        "WhisperConfig",
+        STACKS | {"num_mel_bins": 8, "max_source_positions": 50, "max_target_positions": 32},
+        text=False,
+        processor=("", "WhisperFeatureExtractor", {"feature_size": 8, "chunk_length": 1}),
+    ),
     Family(
         "LLaVA (text only)",
         "LlavaForConditionalGeneration",
         "LlavaConfig",
-        SEES | {"image_token_index": 19},
+        SEES | {"image_token_index": 4},
     ),
     Family(
-        "Idefics 3, SmolVLM (text only)",
+        "LLaVA (image)",
+        "LlavaForConditionalGeneration",
+        "LlavaConfig",
+        SEES | {"image_token_index": 4},
+        processor=(
+            "LlavaProcessor",
+            "CLIPImageProcessor",
+            CROP,
+            {
+                "patch_size": 8,
+                "vision_feature_select_strategy": "default",
+                "num_additional_image_tokens": 1,
+            },
+        ),
+    ),
+    Family(
+        "Idefics 3, SmolVLM (image)",
         "Idefics3ForConditionalGeneration",
         "Idefics3Config",
         {
             "text_config": GQA | {"model_type": "llama"},
             "vision_config": SIGHT,
-            "image_token_id": 19,
+            "image_token_id": 4,
             "pad_token_id": 0,
+            "scale_factor": 2,
         },
+        processor=(
+            "Idefics3Processor",
+            "Idefics3ImageProcessor",
+            {"size": {"longest_edge": 32}, "max_image_size": {"longest_edge": 16}},
+            {"image_seq_len": 1},
+        ),
+        nested=True,
     ),
+    Family("Qwen2-VL (text only)", "Qwen2VLForConditionalGeneration", "Qwen2VLConfig", QWEN),
     Family(
-        "Qwen2-VL (text only)",
+        "Qwen2-VL (image)",
         "Qwen2VLForConditionalGeneration",
         "Qwen2VLConfig",
-        {
-            "text_config": GQA
-            | {
-                "rope_parameters": {
-                    "rope_type": "default",
-                    "mrope_section": [1, 1, 2],
-                    "rope_theta": 1e4,
-                }
-            },
-            "vision_config": {"depth": 1, "embed_dim": 32, "hidden_size": 32, "num_heads": 4},
-            "image_token_id": 19,
-            "video_token_id": 18,
-            "vision_start_token_id": 17,
-        },
+        QWEN,
+        processor=(
+            "Qwen2VLProcessor",
+            "Qwen2VLImageProcessor",
+            {"patch_size": 8, "min_pixels": 256, "max_pixels": 1024},
+            {"video": "Qwen2VLVideoProcessor"},
+        ),
+        needs="torchvision",
     ),
     Family(
         "MiniMax-M3 (indexer of blocks)",
@@ -330,13 +433,17 @@ FAMILIES = [
         },
         "its heads see different keys",
     ),
-    encoder("ViT", "ViT", SIGHT, "its forward pass on token ids alone fails"),
-    encoder("SigLIP", "SiglipVision", SIGHT, "its forward pass on token ids alone fails"),
 ]
 
 
+WORDS = (
+    "a", "b", "c", "?", "<image>", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>",
+    "<|vision_end|>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>",
+)  # fmt: skip
+
+
 def save(family: Family, folder: Path) -> str:
-    """Save a family's model, with small random weights and a tokenizer of three words."""
+    """Save a family's model, with small random weights, a tokenizer of three words, an image."""
     import torch
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -348,24 +455,64 @@ def save(family: Family, folder: Path) -> str:
         for name, weight in model.named_parameters():
             if weight.dim() > 1:  # sharper than a fresh model, whose attention is nearly uniform
                 weight.mul_(4.0)
-            if name.endswith("sinks"):
+            if name.endswith(("sinks", "self_attn.A")):
                 weight.normal_()
     model.save_pretrained(folder)
-    words = Tokenizer(models.WordLevel({"a": 0, "b": 1, "c": 2, "?": 3}, unk_token="?"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?")
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="?"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="?", additional_special_tokens=list(WORDS[4:])
+    )
     fast.save_pretrained(folder)
+    if family.processor:
+        both, reads, settings, *more = family.processor
+        reader = getattr(transformers, reads)(**settings)
+        if both:
+            own = dict(more[0]) if more else {}
+            if video := own.pop("video", None):
+                own["video_processor"] = getattr(transformers, video)(**settings)
+            reader = getattr(transformers, both)(reader, fast, **own)
+        reader.save_pretrained(folder)
+        _image(folder / "image.png")
+        _sound(folder / "sound.wav")
     return str(folder)
+
+
+def _image(path: Path) -> None:
+    from PIL import Image
+
+    colours = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    Image.fromarray(colours).save(path)
+
+
+def _sound(path: Path) -> None:
+    with wave.open(str(path), "wb") as stream:
+        stream.setnchannels(1)
+        stream.setsampwidth(2)
+        stream.setframerate(16000)
+        tone = np.sin(np.arange(16000) / 20) * 8000
+        stream.writeframes(tone.astype("<i2").tobytes())
+
+
+def run(family: Family, model: str, prefill: int | None, decode: int) -> AttentionTrace:
+    """Capture a family once."""
+    folder = Path(model)
+    if not family.processor:
+        return capture(model, TEXT, prefill=prefill, decode=decode)
+    if "Feature" in family.processor[1]:
+        return capture(model, audio=folder / "sound.wav", decode=decode)
+    text = TEXT[: 2 * (prefill or 0)] if family.text else ""
+    return capture(model, text, images=[folder / "image.png"], decode=decode)
 
 
 def traces(family: Family, folder: Path) -> Iterator[AttentionTrace]:
     """Capture a family in every one of :data:`RUNS` that it has."""
     model = save(family, folder)
     for prefill, decode in RUNS if family.decodes else RUNS[:1]:
-        yield capture(model, TEXT, prefill=prefill, decode=decode)
+        yield run(family, model, prefill, decode)
 
 
-def eager_outputs(model: str, trace: AttentionTrace) -> list[Any]:
+def eager_outputs(family: Family, model: str, trace: AttentionTrace) -> list[Any]:
     """What the model's attention gives to its output projection, under transformers' own ``eager``.
 
     Returns:
@@ -374,20 +521,53 @@ def eager_outputs(model: str, trace: AttentionTrace) -> list[Any]:
     import torch
     import transformers
 
-    config = transformers.AutoConfig.from_pretrained(model)
-    kinds = transformers.AutoModelForCausalLM, transformers.AutoModel
-    kind = kinds[type(config) not in kinds[0]._model_mapping or not trace.causal]
-    network = kind.from_pretrained(model, attn_implementation="eager").eval()
-    seen: list[Any] = []
+    kind = getattr(transformers, family.model)
+    network = kind.from_pretrained(model, attn_implementation=family.check).eval()
+    seen: list[tuple[bool, Any]] = []
+
+    def keep(name: str) -> Any:
+        beside = "vis" in name and trace.layer(0).stack == "vision"
+        return lambda _, given: seen.append((not beside, given[0].flatten(0, -2)))
+
     for name, module in network.named_modules():
         *_, parent, own = ("", "", *name.split("."))
         # BERT's attention.output.dense; ALBERT's layers are one module, called again and again.
-        attends = parent in ("self_attn", "attn", "attention", "output") and "attention" in name
-        if own in PROJECTIONS and (attends or parent in ("self_attn", "attn")):
-            module.register_forward_pre_hook(lambda _, given: seen.append(given[0][0]))
+        attends = parent in PARENTS or (parent in ("attention", "output") and "attention" in name)
+        if own in PROJECTIONS and attends:
+            module.register_forward_pre_hook(keep(name))
     with torch.no_grad():
-        network(input_ids=torch.tensor([trace.token_ids.tolist()]))
-    return seen
+        network(**_whole(family, Path(model), trace))
+    return [rows for _, rows in sorted(seen, key=lambda one: one[0])]
+
+
+def _whole(family: Family, folder: Path, trace: AttentionTrace) -> dict[str, Any]:
+    """What the model is given to see all tokens of a trace at once."""
+    import torch
+    import transformers
+    from PIL import Image
+
+    ids = trace.token_ids
+    tokens = {} if ids is None else {"input_ids": torch.tensor([ids.tolist()])}
+    if family.processor:
+        if "Feature" in family.processor[1]:
+            reader = transformers.AutoFeatureExtractor.from_pretrained(folder)
+            with wave.open(str(folder / "sound.wav")) as stream:
+                sound = np.frombuffer(stream.readframes(1 << 20), "<i2") / np.float32(32768)
+            made = reader(sound, sampling_rate=16000, return_tensors="pt")
+            return {**made, "decoder_input_ids": tokens["input_ids"]}
+        with Image.open(folder / "image.png") as picture:
+            reader = transformers.AutoImageProcessor.from_pretrained(folder)
+            made = reader(images=[[picture]] if family.nested else picture, return_tensors="pt")
+        if "image_grid_thw" in made:  # what its processor makes of the tokens
+            made["mm_token_type_ids"] = (tokens["input_ids"] == 5).int()
+        return {**made, **tokens}
+    if trace.layer(0).stack == "encoder":
+        read = transformers.AutoTokenizer.from_pretrained(folder)(TEXT)["input_ids"]
+        return {
+            "input_ids": torch.tensor([read[: trace.layer(0).tokens]]),
+            "decoder_input_ids": tokens["input_ids"],
+        }
+    return tokens
 
 
 def how(trace: AttentionTrace) -> str:
@@ -398,7 +578,7 @@ def how(trace: AttentionTrace) -> str:
     scales = {trace.layer(layer).scale for layer in range(trace.num_layers)}
     if len(scales) > 1:
         found["a scale a layer"] = None
-    if any(entry.model_layer is not None for entry in trace.layers):
+    if any(entry.model_layer is not None and not entry.group for entry in trace.layers):
         found["attention layers only"] = None
     return ", ".join(found) or "plain"
 
@@ -424,6 +604,8 @@ def rows() -> Iterator[str]:
 
 def write() -> None:
     """Write the table between its marks in the page, and the schema beside it."""
+    for package in {family.needs for family in FAMILIES} - {""}:
+        importlib.import_module(package)
     text = PAGE.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
     after = rest.partition(END)[2]

@@ -14,6 +14,7 @@ from accelsim.traces.capture import capture, dense_attention, load_minilm, load_
 TRACES = Path(__file__).parents[2] / "traces"
 SHIPPED = {
     "smollm2-64p-32d.safetensors": ("smollm2", "lighthouse.txt", 64, 32),
+    "smollm2-512p-32d.safetensors": ("smollm2", "lighthouse.txt", 512, 32),
     "minilm-128.safetensors": ("minilm", "market.txt", 128, 0),
 }
 KINDS = ("query", "key", "value")

@@ -36,7 +36,13 @@ ENTRIES = (
     LayerEntry(query_heads=2, kv_heads=1, key_dim=4),
     LayerEntry(mask=Mask(kind="stored")),
     LayerEntry(kind="latent", kv_heads=1, value_dim=12),
-    LayerEntry(kind="cross", key_tokens=7),
+    LayerEntry(kind="cross", key_tokens=7, group="decoder"),
+    LayerEntry(bias=Bias(kind="relative", first=-3, buckets=(2, 1, 1, 0))),
+    LayerEntry(bias=Bias(kind="stored")),
+    LayerEntry(
+        group="encoder", query_tokens=9, bias=Bias(kind="relative", first=0, buckets=(0, 1))
+    ),
+    LayerEntry(group="vision", query_tokens=5, query_heads=2, kv_heads=2, key_dim=4),
 )
 
 
@@ -63,13 +69,14 @@ def by_hand(trace, layer):
     query, key, value = (
         t.astype(float) for t in (trace.query(layer), trace.key(layer), trace.value(layer))
     )
-    output = np.zeros((own.query_heads, trace.tokens, value.shape[2]))
+    output = np.zeros((own.query_heads, query.shape[1], value.shape[2]))
+    forward = own.kind != "cross" and entry.query_tokens is None
     for head in range(own.query_heads):
         kv = head // (own.query_heads // own.kv_heads)
-        for i in range(trace.tokens):
+        for i in range(query.shape[1]):
             total = 0.0 if entry.sinks is None else np.exp(entry.sinks[head])
             for j in range(key.shape[1]):
-                kind = "causal" if entry.mask is None and own.kind != "cross" else own.mask.kind
+                kind = "causal" if entry.mask is None and forward else own.mask.kind
                 stored = kind == "stored" and trace.seen(layer, np.array([i]))[0, j]
                 sees = {"causal": j <= i, "window": i - 5 < j <= i, "stored": stored, "full": True}
                 sees["chunk"] = i // 6 == j // 6 and j <= i
@@ -78,8 +85,14 @@ def by_hand(trace, layer):
                 score = query[head, i] @ key[kv, j] * own.scale
                 if entry.softcap:
                     score = entry.softcap * np.tanh(score / entry.softcap)
-                if entry.bias:
+                if entry.bias and entry.bias.kind == "alibi":
                     score += entry.bias.slopes[head] * (j - i)
+                if entry.bias and entry.bias.kind == "stored":
+                    score += float(trace.tensors.read(f"layer.{layer}.bias")[head, i, j])
+                if entry.bias and entry.bias.kind == "relative":
+                    at = min(max(j - i - entry.bias.first, 0), len(entry.bias.buckets) - 1)
+                    table = trace.tensors.read(f"layer.{layer}.bias")
+                    score += float(table[head, entry.bias.buckets[at]])
                 total += np.exp(score)
                 output[head, i] += np.exp(score) * value[kv, j]
             output[head, i] /= total
@@ -126,7 +139,7 @@ def metadata(path):
     ],
 )  # fmt: skip
 def test_masks(mask, causal, expected):
-    from accelsim.traces.capture._interface import fitting_mask
+    from accelsim.traces.capture._fitting import fitting_mask
 
     trace = made([LayerEntry(mask=mask)], prefill_tokens=5, decode_tokens=0, causal=causal)
     rows = trace.seen(0, np.arange(5))
@@ -149,6 +162,23 @@ BAD = [
     ([{"sinks": [1.0, 2.0]}], "sinks has 2 numbers; expected 4"),
     ([{"bias": {"kind": "alibi", "slopes": [1.0]}}], "bias.slopes has 1 numbers; expected 4"),
     ([{"bias": {"kind": "t5"}}], "bias"),
+    ([{"bias": {"kind": "alibi"}}], "expected slopes beside"),
+    ([{"bias": {"kind": "relative", "first": 0}}], "expected buckets and first beside"),
+    ([{"bias": {"kind": "relative", "first": 0, "buckets": []}}], "at least one of 'buckets'"),
+    ([{"bias": {"kind": "relative", "first": 0, "buckets": [-1]}}], "bias.buckets"),
+    ([{"bias": {"kind": "relative", "first": 0, "buckets": [0]}}], "layer.0.bias' is missing"),
+    ([{"bias": {"kind": "stored"}}], "layer.0.bias' is missing"),
+    ([{"bias": {"kind": "stored", "slopes": [1.0]}}], "expected nothing more beside"),
+    ([{"group": "decodr"}], "group"),
+    ([{"group": "encoder"}], "'query_tokens' belongs to groups"),
+    ([{"group": "decoder", "query_tokens": 4}], "'query_tokens' belongs to groups"),
+    ([{"query_tokens": 4}], "'query_tokens' belongs to groups"),
+    ([{"group": "vision", "query_tokens": 0}], "query_tokens"),
+    ([{"group": "vision", "query_tokens": 4, "kind": "cross", "key_tokens": 4}], "in the decoder"),
+    (
+        [{"group": "encoder", "query_tokens": 4, "mask": {"kind": "prefix", "length": 5}}],
+        "expected at most 4",
+    ),
     ([{"kind": "latent"}], "expected value_dim"),
     ([{"kind": "latent", "value_dim": 99}], "at most key_dim"),
     ([{"kind": "cross"}], "'key_tokens' belongs to kind 'cross'"),
@@ -259,7 +289,7 @@ def test_the_schema_file_is_that_of_the_reader(tmp_path):
     validator.validate(as_document(metadata(tmp_path / "t.safetensors")))
     save_trace(synthetic_trace(), tmp_path / "t.safetensors")
     validator.validate(as_document(metadata(tmp_path / "t.safetensors")))
-    for layers in (BAD[0][0], BAD[3][0], BAD[6][0], BAD[8][0], BAD[22][0]):
+    for layers in (BAD[0][0], BAD[3][0], BAD[6][0], BAD[8][0], [{"windw": 4}]):
         wrong = as_document(metadata(tmp_path / "t.safetensors")) | {"layers": layers}
         assert not validator.is_valid(wrong)
 

@@ -2,7 +2,14 @@
 
 from accelsim.functional.closed_loop._attend import PolicyAttention, forward, policy_attention
 from accelsim.functional.closed_loop._lee import LeeScore, lee_score, read_lee
-from accelsim.functional.closed_loop._loss import ClosedLoop, LeeLoss, Loss, PerplexityLoss
+from accelsim.functional.closed_loop._loss import (
+    PASSES,
+    ClosedLoop,
+    LeeLoss,
+    Loss,
+    PerplexityLoss,
+    TaskLoss,
+)
 from accelsim.functional.closed_loop._models import TransformersModel, load_model
 from accelsim.functional.closed_loop._perplexity import (
     Perplexity,
@@ -11,15 +18,24 @@ from accelsim.functional.closed_loop._perplexity import (
     read_windows,
     shipped_windows,
 )
+from accelsim.functional.closed_loop._retrieval import Answer, Asked, TaskScore, retrieval
+from accelsim.functional.closed_loop._tasks import TASKS, Example, task_examples
 
 __all__ = [
+    "PASSES",
+    "TASKS",
+    "Answer",
+    "Asked",
     "ClosedLoop",
+    "Example",
     "LeeLoss",
     "LeeScore",
     "Loss",
     "Perplexity",
     "PerplexityLoss",
     "PolicyAttention",
+    "TaskLoss",
+    "TaskScore",
     "TransformersModel",
     "cut_windows",
     "forward",
@@ -29,5 +45,7 @@ __all__ = [
     "policy_attention",
     "read_lee",
     "read_windows",
+    "retrieval",
     "shipped_windows",
+    "task_examples",
 ]

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from accelsim.errors import TraceError
 from accelsim.functional._block import attend_block, cut, fetches_of
 from accelsim.functional._stored import Stored, value_budgets
-from accelsim.policies import Policy
-from accelsim.policies.selector import Shape, selector_for, stage_of
+from accelsim.policies import Policy, Quantization
+from accelsim.policies.selector import Block, Decision, Selector, Shape, selector_for, stage_of
 from accelsim.traces.capture import Attend, Floats
 from accelsim.workloads import read_bits
 
@@ -31,6 +32,8 @@ class PolicyAttention:
         shape: of the model and the sequence.
         scale: of the scores.
         seed: of the pivots of the top-k engine.
+        windows: newest keys that a query of each layer sees, or none. In layers with a window
+            nothing is selected: their cache is bounded already.
 
     Attributes:
         selector: the rule at work.
@@ -42,9 +45,25 @@ class PolicyAttention:
         alive: [tokens], tokens that have a query in the last layer.
     """
 
-    def __init__(self, policy: Policy, shape: Shape, scale: float, seed: int = 0) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        shape: Shape,
+        scale: float,
+        seed: int = 0,
+        windows: Sequence[int | None] = (),
+    ) -> None:
         self._policies, self._shape, self._scale = policy.by_stage(), shape, scale
+        self._windows = [w if w is not None and w < shape.tokens else None for w in windows]
         self.selector = selector_for(policy, shape, seed)
+        if any(self._windows):
+            if any(part.tokens or part.heads for part in self._policies.values()):
+                raise TraceError(
+                    f"the policy prunes from layer to layer, and {len(windows)} layers have "
+                    f"windows below {shape.tokens} tokens; expected a policy without 'tokens' and "
+                    "'heads'"
+                )
+            self.selector = _Windowed(self.selector, self._windows)
         self._budgets = {
             stage: value_budgets(own, shape.num_layers, shape.tokens)
             for stage, own in self._policies.items()
@@ -52,12 +71,25 @@ class PolicyAttention:
         self.kept_keys = 0
         self.visible_keys = 0
         self.dram_bytes = 0
+        self._stored: dict[int, tuple[Stored, Quantization]] = {}
         self.alive: NDArray[np.bool_] = np.ones(shape.tokens, dtype=np.bool_)
 
     @property
     def by_step(self) -> bool:
         """Whether the model must run the prompt, and token by token after it."""
         return self.selector.by_step
+
+    def read(
+        self, layer: int, query: Floats, key: Floats, value: Floats, positions: NDArray[np.int64]
+    ) -> None:
+        """Show the rule the dense prompt of one layer, whose output is known already.
+
+        Only rows that the rule has to see are computed (:attr:`Selector.prompt_rows`); what is
+        counted of a prompt (:attr:`kept_keys`, :attr:`visible_keys`) is of those rows.
+        """
+        rows = min(self.selector.prompt_rows, len(positions))
+        if rows:
+            self(layer, query[:, -rows:], key, value, positions[-rows:])
 
     def __call__(
         self, layer: int, query: Floats, key: Floats, value: Floats, positions: NDArray[np.int64]
@@ -70,6 +102,8 @@ class PolicyAttention:
         self.alive[positions] = False
         self.alive[rows] = True
         seen = positions + 1 if shape.causal else np.full(len(positions), shape.tokens)
+        window = self._windows[layer] if self._windows else None
+        seen = seen if window is None else np.minimum(seen, window)
         self.visible_keys += int(seen.sum()) * shape.num_query_heads
         output = np.zeros(query.shape, dtype=np.float32)
         for part in cut(rows, shape, _ROWS_PER_BLOCK):
@@ -77,7 +111,7 @@ class PolicyAttention:
             stage = stage_of(part, shape)
             here = self._policies[stage].at_layer(layer, shape.num_layers)
             if stored is None or here.quantization != policy.quantization:
-                stored = Stored(here, key, value, shape.prompt_tokens, np.float32)
+                stored = self._read_back(layer, here, key, value, int(positions[0]))
             policy = here
             got = attend_block(
                 self.selector, here, stored, layer, query[:, place], part, self._scale,
@@ -91,6 +125,54 @@ class PolicyAttention:
                 self.dram_bytes += sum(int(bits.sum()) for bits in read.values()) // 8
                 self.dram_bytes += int(columns["write_back_bytes"].sum())
         return output
+
+    def _read_back(
+        self, layer: int, policy: Policy, key: Floats, value: Floats, known: int
+    ) -> Stored:
+        """Keys and values as they are read back; those of ``known`` tokens may be known already."""
+        before, stored_by = self._stored.pop(layer, None) or (None, None)
+        if before is not None and (
+            stored_by != policy.quantization or before.key_first.shape[1] != known
+        ):
+            before = None
+        stored = Stored(policy, key, value, self._shape.prompt_tokens, np.float32, before)
+        if key.shape[1] < self._shape.tokens:
+            self._stored[layer] = (stored, policy.quantization)
+        return stored
+
+
+class _Windowed(Selector):
+    """A rule in the layers that see everything; in the others, all keys of the window."""
+
+    def __init__(self, rule: Selector, windows: Sequence[int | None]) -> None:
+        super().__init__(rule.shape, rule.seed)
+        self._rule, self._windows = rule, windows
+        self.by_step = rule.by_step  # type: ignore[misc]
+
+    @property
+    def prompt_rows(self) -> int:
+        """Those of the rule; a window remembers nothing."""
+        return self._rule.prompt_rows
+
+    def run(self, block: Block) -> Decision:
+        """Let the rule decide, or keep the window."""
+        window = self._windows[block.layer]
+        if window is None:
+            return self._rule.run(block)
+        decision = Decision.empty(block, self.shape.num_kv_heads)
+        token, seen = np.arange(block.scores.shape[2]), block.visible[:, None]
+        decision.kept[:] = (token < seen) & (token >= seen - window)
+        self.attend(block, decision)
+        return decision
+
+    def rows(self, layer: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Ask the rule."""
+        return self._rule.rows(layer, positions)
+
+    def learn(self, block: Block, output: NDArray[np.float64]) -> None:
+        """Tell the rule what it decided itself."""
+        if self._windows[block.layer] is None:
+            self._rule.learn(block, output)
 
 
 def forward(
@@ -139,6 +221,7 @@ def policy_attention(
             causal,
         ),
         shape.scale,
+        windows=getattr(shape, "windows", ()),
     )
 
 

@@ -20,10 +20,13 @@ from accelsim.errors import TraceError
 from accelsim.functional.closed_loop._attend import forward, policy_attention
 from accelsim.functional.closed_loop._lee import document_pairs, embeddings, pearson_of
 from accelsim.functional.closed_loop._perplexity import (
+    Perplexity,
     block_means,
     log_probabilities,
     perplexity,
 )
+from accelsim.functional.closed_loop._retrieval import Answer, Asked, TaskScore
+from accelsim.functional.closed_loop._tasks import Example
 from accelsim.policies import Policy
 from accelsim.traces import AttentionTrace, MemoryTensors, tokens_sha256
 from accelsim.traces.capture import Floats, dense_attention
@@ -31,6 +34,10 @@ from accelsim.traces.capture import Floats, dense_attention
 _RESAMPLES = 1000
 _TRACE_DECODE = 16
 """Decoded tokens of the trace on which a policy's cycles and joules are counted (our choice)."""
+PASSES = 0.5
+"""Dense attention that scores less fails a task, which then says nothing of a policy (ours)."""
+_PROBE_EXAMPLES = 4
+"""Examples whose answers are compared for the damage (our choice)."""
 _PROBE_STORIES = 8
 """Stories whose embeddings are compared for the damage (our choice)."""
 
@@ -40,11 +47,12 @@ class Loss:
     """What a policy loses on some samples.
 
     Attributes:
-        loss: relative increase of the perplexity, or relative decrease of the correlation.
+        loss: relative increase of the perplexity, or relative decrease of the correlation or task
+            score; decrease of a task score where that is counted in points.
         low, high: its 95 % interval, paired: bootstrap of the difference to dense attention.
-        score: perplexity, or Pearson correlation, under the policy.
+        score: perplexity, Pearson correlation or task score under the policy.
         dense: the same of 12-bit dense attention.
-        samples: predicted tokens, or pairs of documents.
+        samples: predicted tokens, pairs of documents, or examples.
         dram_bytes: traffic of keys, values and metadata of all samples.
         dense_bytes: the same of 12-bit dense attention.
     """
@@ -72,11 +80,15 @@ class ClosedLoop(Protocol):
     """A model with texts to tune on and others to state the loss on."""
 
     metric: str
-    """``perplexity`` or ``pearson``."""
+    """``perplexity``, ``pearson`` or the name of a task."""
+    unit: str
+    """Of a hundred times the loss: ``%`` of the dense score, or ``points``."""
     causal: bool
     """Whether the model generates."""
     tokens: int
     """Tokens of a sample, the longest."""
+    prompt_tokens: int
+    """First tokens of a sample that attend densely, at most; 0 where every query is decoded."""
 
     @property
     def identity(self) -> str:
@@ -113,12 +125,14 @@ class PerplexityLoss:
         windows: token ids to tune on, by name.
         held_out: token ids to state the loss on; there may be none.
         skip: first positions of a window that are not scored.
+        prompt_tokens: first tokens of a window that attend densely.
 
     Raises:
         TraceError: no window, or one that is too short or too long.
     """
 
     metric = "perplexity"
+    unit = "%"
     causal = True
 
     def __init__(
@@ -129,6 +143,7 @@ class PerplexityLoss:
         held_out: Mapping[str, Sequence[int]],
         *,
         skip: int = 64,
+        prompt_tokens: int = 0,
     ) -> None:
         if not windows:
             raise TraceError("no window of text; expected at least one")
@@ -139,13 +154,14 @@ class PerplexityLoss:
                     f"{model.shape.context_tokens} (the model's context)"
                 )
         self._model, self._name, self._skip = model, name, skip
+        self.prompt_tokens = prompt_tokens
         self._windows, self._others = list(windows.values()), list(held_out.values())
         self.tokens = max(map(len, self._windows))
 
     @cached_property
     def identity(self) -> str:
         """SHA-256 of the model's name, the texts and what is scored."""
-        facts = [self._name, self._skip, self._windows, self._others]
+        facts = [self._name, self._skip, self.prompt_tokens, self._windows, self._others]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def measure(self, policy: Policy) -> Loss:
@@ -171,11 +187,11 @@ class PerplexityLoss:
 
     @cached_property
     def _dense(self) -> Any:
-        return perplexity(self._model, self._windows, Policy(), skip=self._skip)
+        return self._measured(Policy(), self._windows)
 
     @cached_property
     def _other_dense(self) -> Any:
-        return perplexity(self._model, self._others, Policy(), skip=self._skip)
+        return self._measured(Policy(), self._others)
 
     @cached_property
     def _probe(self) -> Floats:
@@ -184,11 +200,19 @@ class PerplexityLoss:
     def _predictions(self, policy: Policy) -> Floats:
         """Logarithms of the probabilities [scored, vocabulary] of the first window."""
         ids = self._windows[0]
-        attend = policy_attention(policy, self._model.shape, len(ids), causal=True)
-        return log_probabilities(forward(self._model, ids, attend)[self._skip : -1])
+        prompt = self.prompt_tokens
+        attend = policy_attention(
+            policy, self._model.shape, len(ids), causal=True, prompt_tokens=prompt
+        )
+        return log_probabilities(forward(self._model, ids, attend, prompt)[self._skip : -1])
+
+    def _measured(self, policy: Policy, windows: list[Sequence[int]]) -> Perplexity:
+        return perplexity(
+            self._model, windows, policy, skip=self._skip, prompt_tokens=self.prompt_tokens
+        )
 
     def _loss(self, policy: Policy, windows: list[Sequence[int]], dense: Any) -> Loss:
-        found = perplexity(self._model, windows, policy, skip=self._skip)
+        found = self._measured(policy, windows)
         more = found.nll - dense.nll
         low, high = np.expm1(np.percentile(block_means(more), [2.5, 97.5]))
         return Loss(
@@ -210,7 +234,9 @@ class LeeLoss:
     """
 
     metric = "pearson"
+    unit = "%"
     causal = False
+    prompt_tokens = 0
 
     def __init__(
         self, model: Any, name: str, stories: Sequence[str], judged: NDArray[np.float64]
@@ -271,9 +297,135 @@ class LeeLoss:
         )  # fmt: skip
 
 
+class TaskLoss:
+    """Loss of the score of a retrieval task.
+
+    The damage is the mean divergence (KL, in nats) of what the policy expects of each token of the
+    right answers from what dense attention expects.
+
+    Args:
+        model: a :class:`~accelsim.traces.capture.GgufModel` or
+            :class:`~accelsim.functional.closed_loop.TransformersModel`.
+        name: of the model, for traces and the identity.
+        examples: to tune on, of :func:`~accelsim.functional.closed_loop.task_examples`.
+        held_out: to state the loss on; there may be none.
+        points: whether a loss is the decrease of the score itself, else that relative to dense.
+        question_in_prompt: whether the question is read before anything is pruned.
+
+    Raises:
+        TraceError: no example.
+    """
+
+    causal = True
+
+    def __init__(
+        self,
+        model: Any,
+        name: str,
+        examples: Sequence[Example],
+        held_out: Sequence[Example],
+        *,
+        points: bool = False,
+        question_in_prompt: bool = False,
+    ) -> None:
+        if not examples:
+            raise TraceError("no example of a task; expected at least one")
+        self._model, self._name, self._whole = model, name, question_in_prompt
+        self._examples, self._others = list(examples), list(held_out)
+        self._points = points
+        self.unit = "points" if points else "%"
+        self.metric = examples[0].task
+        self.tokens = max(example.tokens for example in examples)
+        self.prompt_tokens = len(examples[0].text_ids)
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 of the model's name, the examples and how a loss is counted."""
+        examples = [[asdict(e) for e in some] for some in (self._examples, self._others)]
+        facts = json.dumps([self._name, self._whole, self._points, examples])
+        return hashlib.sha256(facts.encode()).hexdigest()
+
+    def measure(self, policy: Policy) -> Loss:
+        """Ask the examples to tune on.
+
+        Raises:
+            TraceError: dense attention fails the task: there is nothing to lose.
+        """
+        dense = TaskScore.of(self._dense)
+        if dense.score < PASSES:
+            raise TraceError(
+                f"task '{self.metric}': dense attention finds {100 * dense.score:.0f} % "
+                f"({100 * dense.low:.0f} to {100 * dense.high:.0f}) of the answers; expected a "
+                f"task that it passes ({100 * PASSES:.0f} %)"
+            )
+        return self._loss(self._answers(policy, self._examples), self._dense)
+
+    def held_out(self, policy: Policy) -> Loss | None:
+        """Ask the other examples."""
+        if not self._others:
+            return None
+        return self._loss(self._answers(policy, self._others), self._other_dense)
+
+    def damage(self, policy: Policy) -> float:
+        """Mean divergence over the answers of the first examples, in nats."""
+        found = []
+        for example in self._examples[:_PROBE_EXAMPLES]:
+            asked = Asked(self._model, example, question_in_prompt=self._whole)
+            ids = self._model.encode(" ".join(["", *example.answers]))
+            dense, moved = (
+                log_probabilities(asked.predictions(p, ids)) for p in (Policy(), policy)
+            )
+            found.append((np.exp(dense) * (dense - moved)).sum(axis=1).mean())
+        return max(float(np.mean(found)), 0.0)
+
+    def trace(self) -> AttentionTrace:
+        """Record the first example, its text as the prompt."""
+        example = self._examples[0]
+        ids = [*example.text_ids, *example.question_ids]
+        return _recorded(self._model, self._name, ids, len(example.text_ids))
+
+    @cached_property
+    def _dense(self) -> list[Answer]:
+        return self._answers(Policy(), self._examples)
+
+    @cached_property
+    def _other_dense(self) -> list[Answer]:
+        return self._answers(Policy(), self._others)
+
+    def _answers(self, policy: Policy, examples: Sequence[Example]) -> list[Answer]:
+        return [
+            Asked(self._model, example, question_in_prompt=self._whole).answer(policy)
+            for example in examples
+        ]
+
+    def _loss(self, found: Sequence[Answer], dense: Sequence[Answer]) -> Loss:
+        scores = np.array([[a.score for a in answers] for answers in (found, dense)])
+        count = len(found)
+        draws = np.random.default_rng(0).integers(0, count, size=(_RESAMPLES, count))
+        low, high = np.percentile(self._lost(*scores[:, draws].mean(axis=2)), [2.5, 97.5])
+        score, before = (float(row.mean()) for row in scores)
+        moved, whole = (TaskScore.of(a).dram_bytes_per_token for a in (found, dense))
+        tokens = sum(a.tokens for a in dense)
+        return Loss(
+            float(self._lost(scores[0].mean(), scores[1].mean())), float(low), float(high), score,
+            before, count, round(moved * tokens), round(whole * tokens),
+        )  # fmt: skip
+
+    def _lost(self, score: Any, dense: Any) -> Any:
+        """Loss of scores against dense ones; a dense score of 0 has nothing to lose."""
+        if self._points:
+            return dense - score
+        return np.where(dense > 0, 1 - score / np.where(dense > 0, dense, 1.0), 0.0)
+
+
 def _recorded(model: Any, name: str, ids: Sequence[int], prefill: int) -> AttentionTrace:
     """Record a text as it is read, all tokens behind ``prefill`` as if they had been decoded."""
     shape, causal = model.shape, prefill < len(ids)
+    if any(window is not None and window < len(ids) for window in getattr(shape, "windows", ())):
+        raise TraceError(
+            f"{name}: layers with windows below {len(ids)} tokens; expected none (verify "
+            "--closed-loop takes them)"
+        )
     dense = dense_attention(shape.scale, causal)
     tensors: dict[str, NDArray[Any]] = {"token_ids": np.asarray(ids, dtype=np.int32)}
 

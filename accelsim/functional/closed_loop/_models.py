@@ -71,9 +71,17 @@ class TransformersModel:
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text, with what the model's tokenizer adds."""
+        return [int(i) for i in self.tokenizer(text)["input_ids"]]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of token ids."""
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=False))
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer, of transformers."""
         with quiet(self._transformers):
-            tokenizer = load_pretrained(self._transformers.AutoTokenizer, self._name, self._where)
-        return [int(i) for i in tokenizer(text)["input_ids"]]
+            return load_pretrained(self._transformers.AutoTokenizer, self._name, self._where)
 
     @cached_property
     def _cache_argument(self) -> str:
@@ -85,13 +93,20 @@ class TransformersModel:
         """Return an empty cache, for :meth:`forward` in several calls."""
         return self._transformers.DynamicCache()
 
-    def forward(self, token_ids: Sequence[int], attend: Attend, cache: Any = None) -> Floats:
-        """Return the logits [new tokens, vocabulary], with ``attend`` in every layer.
+    def forward(
+        self,
+        token_ids: Sequence[int],
+        attend: Attend,
+        cache: Any = None,
+        last_only: bool = False,
+    ) -> Floats:
+        """Return the logits [new (1 if ``last_only``), vocabulary], with ``attend`` in every layer.
 
         Args:
             token_ids: the new tokens.
             attend: attention of one layer.
             cache: what came before them, extended in place; nothing if not given.
+            last_only: return the logits of the last token only.
 
         Raises:
             TraceError: attention that a policy cannot stand for, or token ids the model lacks.
@@ -117,7 +132,8 @@ class TransformersModel:
                 f"{self._name}: {self._calls} of {self.shape.num_layers} layers call transformers' "
                 "attention interface; expected all"
             )
-        return np.asarray(output.logits[0].float().numpy())
+        logits = output.logits[0]
+        return np.asarray((logits[-1:] if last_only else logits).float().numpy())
 
     def _attention(
         self,
@@ -131,28 +147,47 @@ class TransformersModel:
     ) -> tuple[Any, None]:
         """Compute attention as transformers asks for it: [1, heads, tokens, head_dim] in."""
         check_layer(self._name, module, self._calls)
-        check_plain(self._name, options, query.shape[2])
+        check_plain(self._name, options)
         if scaling is not None and not np.isclose(scaling, self.shape.scale):
             raise TraceError(
                 f"{self._name}: scores are scaled by {scaling:g}; expected {self.shape.scale:g} "
                 "(head_dim^-0.5)"
             )
-        if attention_mask is not None:
-            seen = (
-                attention_mask if attention_mask.dtype == self._torch.bool else attention_mask == 0
-            )
-            before = key.shape[2] - query.shape[2]
-            if not bool((seen[0] == self._torch.ones_like(seen[0]).tril(before)).all()):
-                raise TraceError(
-                    f"{self._name}: its attention is masked beyond causality (a sliding window?) "
-                    f"within {query.shape[2]} tokens; expected a shorter text"
-                )
+        window = self.shape.windows[self._calls] if self.shape.windows else None
+        self._check_mask(attention_mask, options.get("sliding_window"), window, key.shape[2])
         assert self._attend is not None
         q, k, v = (tensor[0].float().cpu().numpy() for tensor in (query, key, value))
         output = self._attend(self._calls, q, k, v, np.arange(k.shape[1] - q.shape[1], k.shape[1]))
         self._calls += 1
         back = self._torch.from_numpy(np.ascontiguousarray(output, dtype=np.float32))
         return back.to(query.dtype).transpose(0, 1)[None].contiguous(), None
+
+    def _check_mask(self, mask: Any, told: Any, window: int | None, tokens: int) -> None:
+        """Refuse a mask that is neither causal nor the window of the layer.
+
+        Raises:
+            TraceError: naming what the attention does.
+        """
+        whole = window is None or window >= tokens
+        if isinstance(told, int) and 0 < told < tokens and told != window:
+            raise TraceError(
+                f"{self._name}: a layer has a sliding window of {told} keys, its configuration "
+                f"{'none' if window is None else window}; expected the same"
+            )
+        if mask is None:
+            if whole or told == window:
+                return
+            raise TraceError(f"{self._name}: a window of {window} keys, but no mask; expected one")
+        seen = mask if mask.dtype == self._torch.bool else mask == 0
+        before = tokens - seen.shape[-2]
+        expected = self._torch.ones_like(seen[0]).tril(before)
+        if not whole:
+            expected &= ~self._torch.ones_like(seen[0]).tril(before - int(window or 0))
+        if not bool((seen[0] == expected).all()):
+            raise TraceError(
+                f"{self._name}: its attention is masked beyond causality and a sliding window "
+                f"within {tokens} tokens; expected a shorter text"
+            )
 
 
 def load_model(model: str) -> Any:
@@ -187,4 +222,16 @@ def _shape(config: Any) -> ModelShape:
         context_tokens=int(
             max(getattr(config, "max_position_embeddings", None) or 0, 0) or 1 << 30
         ),
+        windows=_windows(config),
     )
+
+
+def _windows(config: Any) -> tuple[int | None, ...]:
+    """Window of each layer, by transformers' names; empty where there is none."""
+    window = getattr(config, "sliding_window", None)
+    layers = int(config.num_hidden_layers)
+    if not window:
+        return ()
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * layers
+    found = tuple(int(window) if kind == "sliding_attention" else None for kind in kinds)
+    return found if any(found) else ()

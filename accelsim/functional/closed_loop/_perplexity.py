@@ -65,7 +65,7 @@ class Perplexity:
 def perplexity(
     model: Any,
     windows: Sequence[Sequence[int]],
-    policy: Policy,
+    policy: Policy | Sequence[Policy],
     *,
     skip: int = 64,
     prompt_tokens: int = 0,
@@ -81,7 +81,7 @@ def perplexity(
         model: a :class:`~accelsim.traces.capture.GgufModel` or
             :class:`~accelsim.functional.closed_loop.TransformersModel`.
         windows: token ids, each window on its own.
-        policy: what to keep.
+        policy: what to keep; or one for each window, of recorded decisions.
         skip: predictions from positions ``skip`` on are scored (of tokens ``skip + 1`` on).
         prompt_tokens: first tokens that attend densely, as a prompt; 0 streams from the start.
             Policies that select once after the prompt (SnapKV) need one.
@@ -90,23 +90,25 @@ def perplexity(
     Raises:
         TraceError: no window, one too short or too long, or a policy that does not apply.
     """
-    explain = why_closed_loop_not(
-        policy, causal=True, prompt_tokens=prompt_tokens, skip=skip,
-        num_layers=model.shape.num_layers,
-    )  # fmt: skip
-    if explain:
-        raise TraceError(explain)
     if not windows:
         raise TraceError("no window of text; expected at least one")
+    policies = [policy] * len(windows) if isinstance(policy, Policy) else list(policy)
+    for own, ids in zip(policies, windows, strict=True):
+        explain = why_closed_loop_not(
+            own, causal=True, prompt_tokens=prompt_tokens, skip=skip,
+            num_layers=model.shape.num_layers, token_ids=ids,
+        )  # fmt: skip
+        if explain:
+            raise TraceError(explain)
     losses, kept, visible, moved = [], 0, 0, 0
-    for number, ids in enumerate(windows):
+    for number, (own, ids) in enumerate(zip(policies, windows, strict=True)):
         if not skip + 2 <= len(ids) <= model.shape.context_tokens:
             raise TraceError(
                 f"window {number} has {len(ids)} tokens; expected {skip + 2} (skip + 2) to "
                 f"{model.shape.context_tokens} (the model's context)"
             )
         attend = policy_attention(
-            policy, model.shape, len(ids), causal=True, prompt_tokens=prompt_tokens
+            own, model.shape, len(ids), causal=True, prompt_tokens=prompt_tokens
         )
         logits = forward(model, ids, attend, prompt_tokens)
         losses.append(negative_log_likelihood(logits[skip:-1], np.asarray(ids)[skip + 1 :]))

@@ -41,7 +41,10 @@ class EvictingSelector(Selector):
     def state(self, layer: int) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
         """Return (alive, score), each [groups, tokens]."""
         if layer not in self._state:
-            self._state[layer] = (np.zeros(self._size, dtype=np.bool_), np.zeros(self._size))
+            alive = np.zeros(self._size, dtype=np.bool_)
+            # Nothing leaves before the prompt is over, whether its rows are shown or not.
+            alive[:, : self.shape.prompt_tokens] = True
+            self._state[layer] = (alive, np.zeros(self._size))
         return self._state[layer]
 
     def prepared(self, block: Block) -> tuple[Decision, NDArray[Any]]:

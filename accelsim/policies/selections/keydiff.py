@@ -38,6 +38,11 @@ class KeyDiff(Budgeted):
 class KeyDiffSelector(EvictingSelector):
     """A score that changes with what is in the cache."""
 
+    @property
+    def prompt_rows(self) -> int:
+        """None: the keys decide."""
+        return 0
+
     def run(self, block: Block) -> Decision:
         """Score the cache and evict, row by row; attend."""
         decision, work = self.prepared(block)

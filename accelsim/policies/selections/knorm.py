@@ -37,12 +37,24 @@ class KNorm(Budgeted):
 class KNormSelector(EvictingSelector):
     """A score that a key has from its first step on."""
 
+    def __init__(self, rule: KNorm, shape: Shape, seed: int = 0) -> None:
+        super().__init__(rule, shape, seed)
+        self._scored: dict[int, int] = {}
+
+    @property
+    def prompt_rows(self) -> int:
+        """None: the keys decide."""
+        return 0
+
     def run(self, block: Block) -> Decision:
         """Score the new keys, evict, attend."""
         decision, work = self.prepared(block)
         alive, score = self.state(block.layer)
-        norms = np.repeat(np.sqrt((block.key**2).sum(axis=2)), self.shape.group, axis=0)
-        score[:, : norms.shape[1]] = -norms.reshape(len(alive), self.heads, -1).mean(axis=1)
+        known, context = self._scored.get(block.layer, 0), block.key.shape[1]
+        new = np.sqrt((block.key[:, known:] ** 2).sum(axis=2))
+        norms = np.repeat(new, self.shape.group, axis=0)
+        score[:, known:context] = -norms.reshape(len(alive), self.heads, -1).mean(axis=1)
+        self._scored[block.layer] = context
         _keep_best(
             block.positions, self.shape.prompt_tokens, self.budgets, self.heads, self.seed, alive,
             score, decision.kept, work,

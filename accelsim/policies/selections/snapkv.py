@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from accelsim.attention.kernels import WORK
 from accelsim.attention.rows import dense_mask
 from accelsim.attention.topk import topk_engine
-from accelsim.policies._base import Positive
+from accelsim.policies._base import Fraction, Positive
 from accelsim.policies._selection import FROM_PROBABILITIES, Budgeted, Needs
 from accelsim.policies.selector import (
     Block,
@@ -36,12 +36,16 @@ class SnapKV(Budgeted):
         window: queries of the prompt that vote; their keys stay.
         kernel: width of the pooling.
         pooling: mean or maximum over the neighbours.
+        head_floor: lets the heads of a layer share their budgets, as AdaKV does (Feng et al. 2024):
+            of all of them the best keys stay, whose head it be, but each head keeps at least this
+            part of its own budget (0.2 in its code). Each has its own if not given.
     """
 
     kind: Literal["snapkv"]
     window: Positive = 32
     kernel: Positive = 5
     pooling: Literal["mean", "max"] = "mean"
+    head_floor: Fraction | None = None
     needs: ClassVar[Needs] = Needs(selection="once", updates=True)
     follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES
 
@@ -61,6 +65,11 @@ class SnapKVSelector(Selector):
         self._selects = self._target() < older
         self._votes: dict[int, NDArray[np.float64]] = {}
         self._prefix: dict[int, NDArray[np.bool_]] = {}
+
+    @property
+    def prompt_rows(self) -> int:
+        """Those that vote."""
+        return self.rule.window
 
     def run(self, block: Block) -> Decision:
         """Attend densely in the prompt, then to what it left and to all that came after."""
@@ -103,12 +112,35 @@ class SnapKVSelector(Selector):
             votes = self._votes[layer].reshape(groups, self.heads, -1).sum(axis=1)[:, :older]
             pooled = pool(votes, rule.kernel, rule.pooling)
             kept[:, :older] = False
-            for g in range(groups if target else 0):
-                top = topk_engine(pooled[g], target, self.seed + layer * 977 + g)
-                kept[g * self.heads : (g + 1) * self.heads, top.indices] = True
-                work[g, 0] = (older, target, top.passes, top.elements, top.beats)
+            seed = self.seed + layer * 977
+            if rule.head_floor is None:
+                chosen, work[:, 0] = _best(pooled, target, seed)
+            else:
+                # The floor is a part of the whole budget, of which the window is first.
+                floor = max(int(rule.budget(prompt) * rule.head_floor) - window, 0)
+                chosen, work[:, 0] = _best(pooled, min(floor, target), seed)
+                joint = np.where(chosen, np.inf, pooled).reshape(1, -1)
+                best, more = _best(joint, target * groups, seed + groups)
+                chosen = best.reshape(groups, older)
+                for name in ("passes", "elements", "beats"):
+                    work[name][0, 0] += more[name][0]
+                work["size"][0, 0], work["target"][0, 0] = more["size"][0], more["target"][0]
+            kept[:, :older] = np.repeat(chosen, self.heads, axis=0)
         self._prefix[layer] = kept
         return work
+
+
+def _best(
+    values: NDArray[np.float64], count: int, seed: int
+) -> tuple[NDArray[np.bool_], NDArray[Any]]:
+    """Mark the ``count`` largest of each row [rows, values]; also work [rows]."""
+    marked = np.zeros(values.shape, dtype=np.bool_)
+    work = np.zeros(len(values), dtype=WORK)
+    for row in range(len(values) if count else 0):
+        top = topk_engine(values[row], count, seed + row)
+        marked[row, top.indices] = True
+        work[row] = (values.shape[1], count, top.passes, top.elements, top.beats)
+    return marked, work
 
 
 def pool(votes: NDArray[np.float64], kernel: int, pooling: str) -> NDArray[np.float64]:

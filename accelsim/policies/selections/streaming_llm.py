@@ -42,6 +42,11 @@ class StreamingLLMSelector(Selector):
         super().__init__(shape, seed)
         self.rule = rule
 
+    @property
+    def prompt_rows(self) -> int:
+        """None: the position decides."""
+        return 0
+
     def run(self, block: Block) -> Decision:
         """Keep the first tokens and the newest."""
         decision = Decision.empty(block, self.shape.num_kv_heads)

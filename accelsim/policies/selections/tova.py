@@ -38,6 +38,11 @@ class TOVA(Budgeted):
 class TOVASelector(EvictingSelector):
     """Probabilities of the latest query."""
 
+    @property
+    def prompt_rows(self) -> int:
+        """The last one: it replaces the scores of those before."""
+        return 1
+
     def run(self, block: Block) -> Decision:
         """Evict, attend, remember the row."""
         decision, work = self.prepared(block)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from accelsim.reports._page_table import TABLE_SCRIPT, TABLE_STYLE, table_html
 from accelsim.reports._style import STYLE, VIEWPORT
 from accelsim.reports.interactive._page import Page
 from accelsim.reports.interactive._vega import CONFIG, DARK
-from accelsim.units import in_full
 
 _CSP = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; "
@@ -19,11 +19,8 @@ _PAGE = """<!doctype html>
 <meta http-equiv="Content-Security-Policy" content="{{ csp }}">
 <title>{{ page.title }}</title>
 <style>
-{{ style }}.scroll { max-height: 36rem }
-th, td { max-width: 40rem }
+{{ style }}th, td { max-width: 40rem }
 td:first-child { text-align: right } td.text { text-align: left }
-th { position: sticky; top: 0; background: var(--paper); cursor: pointer; user-select: none }
-th[aria-sort=ascending]::after { content: " ▲" } th[aria-sort=descending]::after { content: " ▼" }
 .chart svg { max-width: none }
 </style></head><body>
 <h1>{{ page.title }}</h1>
@@ -32,11 +29,7 @@ th[aria-sort=ascending]::after { content: " ▲" } th[aria-sort=descending]::aft
 {% for chart in page.charts %}<figure><figcaption>{{ chart.title }}</figcaption>
 <p>{{ chart.note }}</p><div class="chart" id="chart-{{ loop.index0 }}"></div></figure>
 {% endfor %}
-{% for table in page.tables %}<h2>{{ table.title }}</h2><div class="scroll"><table><thead><tr>
-{% for name in table.columns %}<th>{{ name }}</th>{% endfor %}</tr></thead><tbody>
-{% for row in table.rows %}<tr>{% for value in row %}<td{{ cell(value) }}</td>{% endfor %}</tr>
-{% endfor %}</tbody></table></div>
-{% endfor %}
+{% for table in tables %}{{ table }}{% endfor %}
 <h2>Manifest</h2>
 {% for name, text in manifest.items() %}<details><summary>{{ name }}</summary><pre>{{ text }}</pre>
 </details>{% endfor %}
@@ -51,17 +44,8 @@ const specs = JSON.parse(document.getElementById("charts").textContent);
 window.rendered = Promise.all(
   specs.map((spec, index) => vegaEmbed("#chart-" + index, spec, options)));
 window.rendered.then(() => { document.body.dataset.rendered = specs.length; });
-const compare = (a, b) => a.dataset.n !== undefined && b.dataset.n !== undefined
-  ? a.dataset.n - b.dataset.n : a.textContent.localeCompare(b.textContent);
-document.querySelectorAll("th").forEach(th => th.addEventListener("click", () => {
-  const up = th.getAttribute("aria-sort") !== "ascending";
-  th.parentNode.querySelectorAll("th").forEach(other => other.removeAttribute("aria-sort"));
-  th.setAttribute("aria-sort", up ? "ascending" : "descending");
-  const body = th.closest("table").tBodies[0];
-  [...body.rows].sort((a, b) => (up ? 1 : -1) *
-    compare(a.cells[th.cellIndex], b.cells[th.cellIndex])).forEach(row => body.append(row));
-}));
 </script>
+<script>{{ script }}</script>
 </body></html>
 """
 
@@ -78,9 +62,10 @@ def to_html(page: Page, library: str) -> str:
     return environment.from_string(_PAGE).render(
         page=page,
         csp=_CSP,
-        style=Markup(STYLE),
+        style=Markup(STYLE + TABLE_STYLE),
+        script=Markup(TABLE_SCRIPT),
+        tables=[table_html(table) for table in page.tables],
         viewport=Markup(VIEWPORT),
-        cell=_cell,
         manifest={name: json.dumps(item, indent=2) for name, item in page.manifest.items()},
         charts=Markup(_script_json([chart.spec for chart in page.charts])),
         config=Markup(_script_json(CONFIG)),
@@ -96,12 +81,3 @@ def _script_json(value: Any) -> str:
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
-
-
-def _cell(value: Any) -> Any:
-    """Return the rest of a cell's opening tag, and its text."""
-    from markupsafe import Markup
-
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return Markup(' class="text">{}').format("–" if value is None else value)
-    return Markup(' data-n="{}">{}').format(repr(value), in_full(value))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from accelsim.reports._page_table import Table
+
 Spec = dict[str, Any]
 """A Vega-Lite specification without data sources other than its own values."""
 
@@ -22,21 +24,6 @@ class Chart:
     title: str
     note: str
     spec: Spec
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of plain values; every column's unit is in its heading.
-
-    Attributes:
-        title: what a row is.
-        columns: headings.
-        rows: numbers stay numbers, so that they sort and show in full precision.
-    """
-
-    title: str
-    columns: list[str]
-    rows: list[list[Any]]
 
 
 @dataclass(frozen=True)

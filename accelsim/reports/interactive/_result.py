@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 from accelsim.energy import across_readings
 from accelsim.errors import AccelsimError
+from accelsim.reports._page_table import Table
 from accelsim.reports._words import in_words
 from accelsim.reports.interactive._documents import Result
 from accelsim.reports.interactive._names import heading
-from accelsim.reports.interactive._page import Chart, Page, Table
+from accelsim.reports.interactive._page import Chart, Page
 from accelsim.reports.interactive._sources import sources
 from accelsim.reports.interactive._vega import (
     HEIGHT,

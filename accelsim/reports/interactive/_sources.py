@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from accelsim.reports.interactive._page import Table
+from accelsim.reports._page_table import Table
 
 _COLUMNS = ["configuration", "item", "value", "source", "our assumption"]
 _NOT_VALUES = ("source", "description", "assumed", "name", "counter", "terms")

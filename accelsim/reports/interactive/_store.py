@@ -10,8 +10,9 @@ from typing import Any
 
 from accelsim.errors import AccelsimError, did_you_mean
 from accelsim.exploration import Results
+from accelsim.reports._page_table import Table
 from accelsim.reports.interactive._names import heading, unit_of
-from accelsim.reports.interactive._page import Chart, Page, Table
+from accelsim.reports.interactive._page import Chart, Page
 from accelsim.reports.interactive._sensitivity import explained
 from accelsim.reports.interactive._sources import sources
 from accelsim.reports.interactive._vega import (

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from accelsim.errors import TraceError, did_you_mean
+from accelsim.traces.capture._inputs import Media
 from accelsim.traces.capture._recorder import Progress, no_progress
 from accelsim.traces.capture.packages import WEIGHT_PACKAGES, weights_of
 
@@ -21,26 +22,34 @@ BACKENDS = ("auto", "numpy", "transformers")
 
 def capture(
     model: str,
-    text: str,
+    text: str = "",
     *,
     prefill: int | None = None,
     decode: int = 0,
     layers: Sequence[int] | None = None,
     backend: str = "auto",
     text_name: str = "given as an argument",
+    images: Sequence[str | Path] = (),
+    audio: str | Path | None = None,
+    group: str | None = None,
     progress: Progress = no_progress,
 ) -> AttentionTrace:
     """Run a model on a text and record its queries, keys and values.
 
     Args:
         model: ``smollm2``, ``minilm``, a ``.gguf`` file, or a Hugging Face folder or id.
-        text: the prompt.
+        text: the prompt; of an encoder-decoder, what its encoder reads.
         prefill: tokens of the prompt to use, special tokens included; all if ``None``.
         decode: greedy decoding steps after the prompt, each of which adds a token.
         layers: which layers to record, which become layer 0, 1, … of the trace; all if ``None``.
         backend: ``numpy`` (float64; short names and .gguf files), ``transformers`` (torch,
             float32), or ``auto``: NumPy where it can.
         text_name: what the text is called in the trace's provenance.
+        images: files that the model sees, before the text.
+        audio: a WAV file that the model hears.
+        group: the only stack to record, of a model that has several: ``encoder``, ``decoder``,
+            ``vision``, ``language``; all if ``None``. An encoder or vision tower is then a trace
+            like that of any encoder.
         progress: ``progress(stage, done, total)``, called as the model runs; total is 0 while
             weights are loaded.
 
@@ -53,7 +62,9 @@ def capture(
     """
     if decode < 0 or (prefill is not None and prefill < 1):
         raise TraceError(f"prefill {prefill}, decode {decode}: expected at least 1 and 0 tokens")
-    if not text.strip():
+    media = Media(tuple(Path(path) for path in images), None if audio is None else Path(audio))
+    media.check()
+    if not media.files and not text.strip():
         raise TraceError(f"text {text_name}: is empty")
     if backend not in BACKENDS:
         raise TraceError(f"backend '{backend}': expected {', '.join(BACKENDS)}")
@@ -64,8 +75,10 @@ def capture(
         raise TraceError(
             f"model '{model}': the NumPy backend runs {', '.join(WEIGHT_PACKAGES)} and .gguf files"
         )
-    if path is None or not own or backend == "transformers":
-        run = _by_transformers(model, path, text, prefill, decode, layers, progress)
+    if path is None or not own or backend == "transformers" or media.files:
+        run = _by_transformers(model, path, text, prefill, decode, layers, progress, media, group)
+    elif group is not None:
+        raise TraceError(f"{model}: group '{group}': expected none, as this is one stack")
     elif gguf:
         from accelsim.traces.capture._numpy import run_gguf
         from accelsim.traces.capture._smollm2 import OtherModelError
@@ -75,7 +88,9 @@ def capture(
         except OtherModelError:
             if backend == "numpy" or importlib.util.find_spec("transformers") is None:
                 raise
-            run = _by_transformers(model, path, text, prefill, decode, layers, progress)
+            run = _by_transformers(
+                model, path, text, prefill, decode, layers, progress, media, group
+            )
     elif decode:
         raise TraceError(f"{model}: is an encoder, which does not decode; expected --decode 0")
     else:
@@ -96,13 +111,15 @@ def _by_transformers(
     decode: int,
     layers: Sequence[int] | None,
     progress: Progress,
+    media: Media,
+    stack: str | None,
 ) -> Run:
     from accelsim.traces.capture.huggingface import run_transformers
 
     gguf = path is not None and path.suffix == ".gguf"
     folder = str(path.parent if path and gguf else path or model)
     name = path.name if path and gguf else None
-    return run_transformers(folder, text, prefill, decode, layers, progress, name)
+    return run_transformers(folder, text, prefill, decode, layers, progress, name, media, stack)
 
 
 def _locate(model: str) -> tuple[Path | None, str]:

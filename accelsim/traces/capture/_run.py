@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -33,17 +33,21 @@ class Run:
         model: name of the model.
         weights: one line on where the weights come from.
         forward: one line on what computed the forward pass.
-        token_ids: prompt, then the tokens that were decoded.
+        token_ids: prompt, then the tokens that were decoded; none of a model without a text.
         prefill_tokens: tokens of the prompt.
         causal: whether a query saw only earlier tokens.
         scale: factor of the scores before the softmax.
-        layers: which layers of the model were recorded.
-        model_layers: how many layers the model has.
+        layers: names of the layers of the model that were recorded: their numbers, and of which
+            stack.
+        model_layers: how many layers the model has that attend.
         tensors: ``layer.{i}.query`` and so on, [heads, tokens, head_dim] float32.
         outputs: what the model's own attention returned, before its output projection,
             [query_heads, tokens, value_dim] for each recorded layer.
         entries: what is particular to each recorded layer; empty where nothing is.
         causes: for each recorded layer, what may make it more than a trace holds.
+        main: which recorded layer gives the trace its shape.
+        files: images and sound, one line of provenance each.
+        of_tokens: more tensors of one number a token.
     """
 
     model: str
@@ -53,12 +57,15 @@ class Run:
     prefill_tokens: int
     causal: bool
     scale: float
-    layers: Sequence[int]
+    layers: Sequence[int | str]
     model_layers: int
     tensors: dict[str, NDArray[Any]]
     outputs: dict[int, NDArray[np.float32]]
     entries: tuple[LayerEntry, ...] = ()
     causes: tuple[str, ...] = ()
+    main: int = 0
+    files: tuple[str, ...] = ()
+    of_tokens: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def trace(self, text: str, text_name: str) -> AttentionTrace:
         """Return the trace, proven, with a line of provenance for each fact in ``source``.
@@ -67,11 +74,12 @@ class Run:
             TraceError: queries, keys and values whose shapes do not make a trace, or from which
                 the model's attention does not follow.
         """
-        query, key = (self.tensors[f"layer.0.{kind}"] for kind in ("query", "key"))
+        query, key = (self.tensors[f"layer.{self.main}.{kind}"] for kind in ("query", "key"))
         ids = np.asarray(self.token_ids, dtype=np.int32)
         source = [
             f"weights: {self.weights}",
-            f"text: {text_name}, sha256 {hashlib.sha256(text.encode()).hexdigest()}",
+            *((f"text: {text_name}, sha256 {_sha256(text)}",) if text else ()),
+            *self.files,
             f"forward: {self.forward}",
         ]
         if len(self.layers) < self.model_layers:
@@ -86,11 +94,13 @@ class Run:
             head_dim=query.shape[2],
             causal=self.causal,
             prefill_tokens=self.prefill_tokens,
-            decode_tokens=len(ids) - self.prefill_tokens,
+            decode_tokens=max(len(ids) - self.prefill_tokens, 0),
             scale=self.scale,
-            tensors=MemoryTensors({**self.tensors, "token_ids": ids}),
+            tensors=MemoryTensors(
+                self.tensors | self.of_tokens | ({"token_ids": ids} if len(ids) else {})
+            ),
             text=text if len(text) <= _TEXT_CHARACTERS else text[:_TEXT_CHARACTERS] + "…",
-            tokens_sha256=tokens_sha256(ids),
+            tokens_sha256=tokens_sha256(ids) if len(ids) else "",
             layers=self.entries,
             path=f"({self.model})",
         )
@@ -122,6 +132,10 @@ class Run:
                 )
             worst = max(worst, float(errors[head]))
         return worst
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def proof_errors(

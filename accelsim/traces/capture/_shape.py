@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ class ModelShape:
         num_kv_heads: key/value heads of a layer; divides ``num_query_heads``.
         head_dim: elements of one query, key or value vector.
         context_tokens: most tokens that the model has positions for.
+        windows: newest keys that a query of each layer sees, its own included; ``None`` for all.
+            Empty where no layer has a window.
     """
 
     num_layers: int
@@ -28,6 +30,7 @@ class ModelShape:
     num_kv_heads: int
     head_dim: int
     context_tokens: int
+    windows: tuple[int | None, ...] = field(default=(), kw_only=True)
 
     @property
     def scale(self) -> float:

@@ -5,44 +5,45 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from accelsim.errors import AccelsimError, TraceError
+from accelsim.traces import TEXT
+from accelsim.traces.capture._inputs import Inputs, Media, Reader
 from accelsim.traces.capture._interface import (
     PLAIN,
     InterfaceRecorder,
+    Stacks,
     check_known,
     standing_in,
 )
-from accelsim.traces.capture._numpy import check_context, cut_prompt
+from accelsim.traces.capture._modules import hooked
+from accelsim.traces.capture._numpy import check_context
+from accelsim.traces.capture._observed import STACKS, Observed
 from accelsim.traces.capture._recorder import Progress, choose_layers
 from accelsim.traces.capture._run import Run
 from accelsim.traces.capture.gguf import check_for_transformers
 from accelsim.traces.capture.packages import file_sha256, require
 
 _LM_HEADS = ("ForCausalLM", "LMHeadModel")
+_NOTHING = Media()
 _NAMES = ("sdpa", "eager")
 """Implementations to stand in for: models without the first have the second."""
 
 
-def check_plain(model: str, options: dict[str, Any], tokens: int) -> None:
-    """Refuse attention that is more than softmax(scale * Q K^T) V over all keys so far.
+def check_plain(model: str, options: dict[str, Any]) -> None:
+    """Refuse attention that is more than softmax(scale * Q K^T) V over the keys of its mask.
 
     Args:
         model: for errors.
         options: what the model gives its attention function beside queries, keys and values.
-        tokens: tokens so far.
 
     Raises:
         TraceError: naming what the attention does, or the argument that is not known.
     """
     check_known(model, options, PLAIN)
-    window = options.get("sliding_window")
-    if isinstance(window, int) and 0 < window < tokens:
-        raise TraceError(
-            f"{model}: its attention is masked beyond causality (a sliding window of {window}) "
-            f"within {tokens} tokens; expected a shorter text"
-        )
 
 
 def check_layer(model: str, module: Any, call: int) -> None:
@@ -85,6 +86,8 @@ def run_transformers(
     layers: Sequence[int] | None,
     progress: Progress,
     gguf_file: str | None = None,
+    media: Media = _NOTHING,
+    stack: str | None = None,
 ) -> Run:
     """Record a model that transformers can load.
 
@@ -96,6 +99,8 @@ def run_transformers(
         layers: which layers to record; all if ``None``.
         progress: called as the model runs.
         gguf_file: weights inside the folder ``model``, for GGUF.
+        media: images and sound.
+        stack: the only one to record, of a model that has several; all if ``None``.
 
     Raises:
         TraceError: a model that cannot be loaded, or whose attention a trace cannot hold.
@@ -106,45 +111,157 @@ def run_transformers(
         if gguf_file:
             check_for_transformers(Path(model) / gguf_file)
         config = load_pretrained(transformers.AutoConfig, model, where)
-        reads_images = type(config) in transformers.AutoModelForImageTextToText._model_mapping
-        generates = generates_text(transformers, config, model) or reads_images
-        if decode and not generates:
+        kind = _kind(transformers, config, model)
+        if decode and not kind.decodes:
             raise TraceError(f"{model}: {_why_not_decode(config)}; expected --decode 0")
-        num_layers = int(config.get_text_config().num_hidden_layers)
-        chosen = choose_layers(layers, num_layers, model)
-        ids = _prompt(transformers, model, text, prefill, where)
-        limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-        # XLNet says -1: any number.
-        tokens = len(ids) + decode
-        check_context(tokens, limit if isinstance(limit, int) and limit > 0 else tokens, model)
+        depth = _depth(config)
+        chosen = choose_layers(layers, depth, model)
+        reader = Reader(model, kind.network, config, where, load_pretrained)
+        reader.check(bool(text), media, kind.decodes)
+        sees = {"image", "text"} <= set(reader.takes) and bool(media.images)
+        _check_stack(model, stack, kind.pair, sees, decode)
+        read = reader.read(text, media, prefill)
+        prompt = [_first_token(config, model)] if kind.pair else read.ids
+        _check_context(config, kind, len(read.ids), len(prompt) + decode, model)
         progress("weights", 0, 0)
         options = {"dtype": torch.float32, **where}
         if not gguf_file:
             options["use_safetensors"] = True  # the alternative is a pickle
-        recorder = InterfaceRecorder(
-            model, None if layers is None else chosen, num_layers, (len(ids), decode), progress
-        )
-        kind = _class_of(transformers, config, generates)
-        name, network = _load(kind, model, options)
-        with standing_in(transformers, name, recorder):
-            ids = _decode(torch, network, ids, decode, recorder)
+        name, network = _load(kind.loader, model, options)
+        attending = 2 * _depth(config, decoder=True) if kind.pair else depth
+        wanted = None if layers is None else chosen
+        observed = Observed(model, wanted, attending, 1 + decode, progress, stack)
+        recorder = InterfaceRecorder(observed)
+        recorder.stacks = stacks = Stacks(network, kind.pair, sees)
+        with standing_in(transformers, name, recorder), hooked(network, observed, stacks):
+            ids = _decode(torch, network, read.given, prompt, decode, observed, kind.pair)
+        if observed.alone:
+            ids = read.ids if stack == "encoder" else []
         del network
+    labels, causes, main = observed.labels(), observed.causes(), observed.main()
+    recorded = observed.finish()
     return Run(
         model=Path(model).name if Path(model).exists() else model,
         weights=_provenance(config, model, gguf_file),
         forward=f"transformers {transformers.__version__}, torch {torch.__version__} float32"
         + (", greedy decoding" if decode else ""),
         token_ids=ids,
-        prefill_tokens=len(ids) - decode,
-        causal=recorder.causal(),
-        scale=recorder.scale(),
-        layers=recorder.layers(),
-        model_layers=num_layers,
-        tensors=recorder.tensors(),
-        outputs=recorder.outputs(),
-        entries=recorder.entries(),
-        causes=recorder.causes(),
+        prefill_tokens=observed.tokens() - decode,
+        causal=observed.causal(),
+        scale=observed.scale(),
+        layers=labels,
+        model_layers=observed.attentions(),
+        tensors=recorded.tensors,
+        outputs=recorded.outputs,
+        entries=recorded.entries,
+        causes=causes,
+        main=main,
+        files=tuple(f"file: {path.name}, sha256 {file_sha256(path)}" for path in media.files),
+        of_tokens={} if observed.alone else _of_tokens(read, decode),
     )
+
+
+def _check_stack(model: str, stack: str | None, pair: bool, sees: bool, decode: int) -> None:
+    """Refuse a stack that a model does not have.
+
+    Args:
+        model: for errors.
+        stack: the one to record.
+        pair: whether the model is an encoder with a decoder.
+        sees: whether it is given images beside its text.
+        decode: decoding steps.
+    """
+    there = STACKS[:2] if pair else STACKS[2:] if sees else ()
+    if stack is not None and stack not in there:
+        names = " or ".join(there) or "none, as this is one stack"
+        raise TraceError(f"{model}: group '{stack}': expected {names}")
+    if stack in ("encoder", "vision") and decode:
+        raise TraceError(f"{model}: its {stack} does not decode; expected --decode 0")
+
+
+def _of_tokens(read: Inputs, decode: int) -> dict[str, Any]:
+    """What each token is, decoded ones included, which are text."""
+    if read.token_type is None or read.frame is None:
+        return {}
+    return {
+        "token_type": np.concatenate([read.token_type, np.full(decode, TEXT, dtype=np.int8)]),
+        "frame": np.concatenate([read.frame, np.full(decode, -1, dtype=np.int16)]),
+    }
+
+
+class _Kind(NamedTuple):
+    """What sort of model it is.
+
+    Attributes:
+        loader: class of transformers that loads it.
+        decodes: whether it generates text.
+        pair: whether it is an encoder with a decoder.
+        network: class of the model itself.
+    """
+
+    loader: Any
+    decodes: bool
+    pair: bool = False
+    network: Any = None
+
+
+def _kind(transformers: Any, config: Any, model: str) -> _Kind:
+    """What sort of model a configuration describes."""
+    lone = [n for n in config.architectures or () if n.endswith("EncoderModel")]
+    if lone and hasattr(transformers, lone[0]):
+        network = getattr(transformers, lone[0])
+        return _Kind(network, decodes=False, network=network)
+
+    def first(*loaders: Any, decodes: bool = True, pair: bool = False) -> _Kind | None:
+        for loader in loaders:
+            if type(config) in loader._model_mapping:
+                network = loader._model_mapping[type(config)]
+                # One of several, by the configuration.
+                network = network[0] if isinstance(network, tuple) else network
+                return _Kind(loader, decodes, pair, network)
+        return None
+
+    found = None
+    if config.is_encoder_decoder:
+        found = first(
+            transformers.AutoModelForSeq2SeqLM, transformers.AutoModelForSpeechSeq2Seq, pair=True
+        )
+    sees = transformers.AutoModelForImageTextToText
+    if not found and (
+        type(config) in sees._model_mapping or generates_text(transformers, config, model)
+    ):
+        found = first(transformers.AutoModelForCausalLM, sees)
+    found = found or first(transformers.AutoModel, decodes=False)
+    return found or _Kind(transformers.AutoModel, decodes=False)
+
+
+def _depth(config: Any, decoder: bool = False) -> int:
+    """Layers of a model, of the deeper stack where it has two; or of its decoder."""
+    own = config.get_text_config()
+    both = int(own.num_hidden_layers)
+    decoders = [getattr(own, name, None) for name in ("decoder_layers", "num_decoder_layers")]
+    deep = next((int(n) for n in decoders if n and config.is_encoder_decoder), both)
+    return deep if decoder else max(both, deep)
+
+
+def _first_token(config: Any, model: str) -> int:
+    """The token that a decoder starts with."""
+    first = getattr(config, "decoder_start_token_id", None)
+    if first is None:
+        first = getattr(config, "bos_token_id", None)
+    if first is None:
+        raise TraceError(f"{model}: config.json: key 'decoder_start_token_id': expected a token id")
+    return int(first)
+
+
+def _check_context(config: Any, kind: _Kind, read: int, tokens: int, model: str) -> None:
+    """Refuse more tokens than a model has positions for."""
+    own = config.get_text_config()
+    limits = [getattr(own, n, None) for n in ("max_position_embeddings", "max_target_positions")]
+    # XLNet says -1: any number.
+    known = [n for n in limits if isinstance(n, int) and n > 0]
+    most = max(read, tokens) if kind.pair else tokens
+    check_context(most, known[0] if known else most, model)
 
 
 def _load(kind: Any, model: str, options: dict[str, Any]) -> tuple[str, Any]:
@@ -160,51 +277,45 @@ def _load(kind: Any, model: str, options: dict[str, Any]) -> tuple[str, Any]:
     raise AssertionError("the last name either loads or raises")
 
 
-def _class_of(transformers: Any, config: Any, generates: bool) -> Any:
-    if not generates:
-        return transformers.AutoModel
-    if type(config) in transformers.AutoModelForCausalLM._model_mapping:
-        return transformers.AutoModelForCausalLM
-    return transformers.AutoModelForImageTextToText
-
-
 def _decode(
-    torch: Any, network: Any, prompt: list[int], steps: int, attention: InterfaceRecorder
+    torch: Any,
+    network: Any,
+    given: dict[str, Any],
+    prompt: list[int],
+    steps: int,
+    observed: Observed,
+    pair: bool,
 ) -> list[int]:
-    """Run the prompt, then greedy decoding steps over the model's own cache."""
+    """Run the prompt, then greedy decoding steps over the model's own cache.
+
+    Args:
+        torch: the library.
+        network: the model.
+        given: what its first pass is called with.
+        prompt: token ids that its layers see in the first pass; of a decoder, its first.
+        steps: of decoding.
+        observed: told when a pass begins and ends.
+        pair: whether it is an encoder with a decoder.
+    """
     ids = list(prompt)
-    cache: dict[str, Any] = {}
+    tokens = "decoder_input_ids" if pair else "input_ids"
+    if pair:
+        given = {**given, tokens: torch.tensor([ids])}
     with torch.inference_mode():
         for step in range(steps + 1):
-            new = ids if step == 0 else ids[-1:]
-            cached = {"use_cache": True, **cache} if steps else {}
-            attention.begin(len(new))
-            with foreign_code(attention.model):
-                output = network(input_ids=torch.tensor([new]), **cached)
-            attention.end()
+            cached = {"use_cache": True} if steps else {}
+            observed.begin(len(ids) if step == 0 else 1)
+            with foreign_code(observed.model):
+                output = network(**given, **cached)
+            observed.end()
             if step < steps:
                 # Renamed in transformers 5.
                 name = "cache" if "cache" in output else "past_key_values"
-                cache = {name: output[name]}
                 ids.append(int(output.logits[0, -1].argmax()))
+                given = {name: output[name], tokens: torch.tensor([ids[-1:]])}
+                if pair:
+                    given["encoder_outputs"] = (output.encoder_last_hidden_state,)
     return ids
-
-
-def _prompt(
-    transformers: Any,
-    model: str,
-    text: str | Sequence[int],
-    prefill: int | None,
-    where: dict[str, str],
-) -> list[int]:
-    """Token ids, with the special tokens that the model's tokenizer adds."""
-    if not isinstance(text, str):
-        return cut_prompt(text, None, model)
-    tokenizer = load_pretrained(
-        transformers.AutoTokenizer, model, {"truncation_side": "right", **where}
-    )
-    cut = {} if prefill is None else {"truncation": True, "max_length": prefill}
-    return cut_prompt(tokenizer(text, **cut)["input_ids"], prefill, model)
 
 
 def load_pretrained(kind: Any, model: str, options: dict[str, Any]) -> Any:

@@ -1,0 +1,123 @@
+"""What a policy does where its YAML is silent: a default that moves, moves the results of others.
+
+The settings of the papers, as in the docstrings of the rules and in docs/policies.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any
+
+import pydantic
+import pytest
+
+from accelsim.policies import heads, kivi, quantization, selector, tokens, values
+from accelsim.policies._registry import every_selection
+from accelsim.policies.a3 import A3Rule
+from accelsim.policies.mnnfast import MnnFastRule
+
+CACHE: dict[str, Any] = {"min_keys": 0, "taper": 0.0, "floor_tokens": 0}
+SELECTIONS: dict[str, dict[str, Any]] = {
+    "dhsa": {**CACHE, "share": "query_head", "chunk_tokens": 8, "sinks": 4, "local": 8},
+    "ems": {**CACHE, "share": "kv_head", "recent_fraction": 0.25, "history": 32, "similarity": 0.6},
+    "h2o": {**CACHE, "share": "query_head", "recent_fraction": 0.5},
+    "keydiff": {**CACHE, "share": "kv_head"},
+    "knorm": {**CACHE, "share": "kv_head"},
+    "quest": {**CACHE, "share": "query_head", "page_tokens": 16, "dense_layers": 2},
+    "scissorhands": {
+        **CACHE, "share": "query_head", "recent_fraction": 0.5, "history": 32, "drop": 8
+    },
+    "snapkv": {**CACHE, "share": "query_head", "window": 32, "kernel": 5, "pooling": "mean"},
+    "streaming_llm": {**CACHE, "share": "layer", "sinks": 4},
+    "tova": {**CACHE, "share": "layer"},
+    "zero_tprune": {
+        "min_keys": 0,
+        "keep_importance": 0.9,
+        "keep_similarity": 0.9,
+        "after_layers": (0.25, 0.5, 0.75),
+        "protect_first": 1,
+        "iterations": 30,
+        "tolerance": 1e-6,
+    },
+}  # fmt: skip
+PARTS: dict[type[pydantic.BaseModel], dict[str, Any]] = {
+    quantization.StaticQuantization: {"key_bits": 12, "value_bits": 12, "scale": "per_tensor"},
+    quantization.ProgressiveQuantization: {
+        "msb_bits": 8, "lsb_bits": 4, "threshold": 0.1, "split": "round", "scale": "per_tensor"
+    },
+    tokens.Protect: {"first": 4, "recent": 32},
+    tokens.CascadeTokens: {
+        "front": 0.15,
+        "importance": "protected",
+        "per_query": False,
+        "permanent": True,
+        "accumulate": "steps",
+        "floor_tokens": 0,
+        "min_keys": 0,
+    },
+    heads.CascadeHeads: {"front": 0.30, "accumulate": "steps", "min_keys": 0},
+    values.LocalValues: {"min_keys": 0},
+    kivi.KiviQuantization: {
+        "key_bits": 4,
+        "value_bits": 4,
+        "group_tokens": 32,
+        "group_channels": 32,
+        "residual_tokens": 128,
+    },
+}  # fmt: skip
+
+
+def defaults(model: type[pydantic.BaseModel]) -> dict[str, Any]:
+    """Defaults of a part of a policy, but for what is absent by default."""
+    found = {
+        name: field.default
+        for name, field in model.model_fields.items()
+        if not field.is_required() and name != "kind"
+    }
+    return {n: v for n, v in found.items() if isinstance(v, (int, float, str, tuple))}
+
+
+@pytest.mark.parametrize("part", every_selection(), ids=lambda part: part.__name__)
+def test_settings_of_selections(part: Any) -> None:
+    (kind,) = part.model_fields["kind"].annotation.__args__
+    if kind in SELECTIONS:
+        assert defaults(part) == SELECTIONS[kind]
+    else:
+        # Nothing but what every selection has: a file of decisions, a rule of another package.
+        assert defaults(part).get("min_keys") == 0
+
+
+def test_every_rule_of_a_paper_is_listed() -> None:
+    here = [part for part in every_selection() if part.__module__.startswith("accelsim.")]
+    kinds = {part.model_fields["kind"].annotation.__args__[0] for part in here}  # type: ignore[union-attr]
+    assert kinds - {"recorded"} == set(SELECTIONS)
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
+def test_settings_of_parts(part: type[pydantic.BaseModel]) -> None:
+    assert defaults(part) == PARTS[part]
+
+
+def test_settings_of_rivals() -> None:
+    # A3: M = half of the keys, T = 5 %, 4 + 4 bits and a sign (HPCA 2020, §III-B, §VI-B).
+    assert dataclasses.asdict(A3Rule()) == {
+        "iterations": 0.5,
+        "threshold": 0.05,
+        "integer_bits": 4,
+        "fraction_bits": 4,
+        "range_fit": "power-of-two",
+    }
+    assert A3Rule().element_bits == 9
+    assert dataclasses.asdict(MnnFastRule()) == {
+        "threshold": 0.1,
+        "chunk_rows": 64,
+        "element_bits": 12,
+        "fetch_skipped": True,
+    }
+
+
+@pytest.mark.parametrize("part", every_selection(), ids=lambda part: part.__name__)
+def test_a_rule_draws_from_seed_0_if_not_told(part: Any) -> None:
+    assert inspect.signature(part.selector).parameters["seed"].default == 0
+    assert inspect.signature(selector.selector_for).parameters["seed"].default == 0

@@ -1,0 +1,222 @@
+"""Images, sound and what the tokens of a trace are."""
+
+from __future__ import annotations
+
+import dataclasses
+import wave
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from accelsim.cli.capture import command
+from accelsim.cli.inspect import command as inspect_command
+from accelsim.errors import TraceError
+from accelsim.policies import load_policy, why_not
+from accelsim.traces import (
+    IMAGE,
+    TEXT,
+    MemoryTensors,
+    load_trace,
+    save_trace,
+    synthetic_trace,
+    validate_trace,
+)
+from accelsim.traces.capture import capture
+from accelsim.traces.capture._inputs import read_image, read_wav
+
+
+def test_image_tokens_are_marked(made, tmp_path):
+    model = made("LLaVA (image)")
+    trace = capture(model, "a b c", images=[f"{model}/image.png"], decode=2)
+    # 16 x 16 pixels in patches of 8, before the text; what is decoded is text.
+    assert trace.token_type.tolist() == [IMAGE] * 4 + [TEXT] * 5
+    assert trace.frame.tolist() == [0] * 4 + [-1] * 5
+    assert trace.token_ids[:4].tolist() == [4] * 4
+    assert "file: image.png, sha256" in trace.source
+    vision = [trace.layer(i) for i in range(trace.num_layers) if trace.layer(i).aside]
+    assert [layer.tokens for layer in vision] == [5, 5]  # the patches and a class token
+    save_trace(trace, tmp_path / "t.safetensors")
+    again = load_trace(tmp_path / "t.safetensors")
+    validate_trace(again)
+    assert again.frame.dtype == np.int16
+    shown = CliRunner().invoke(inspect_command, [str(tmp_path / "t.safetensors")])
+    assert "4 image" in shown.output
+    assert "5 text" in shown.output
+
+
+def test_several_images_are_several_frames(made):
+    model = made("LLaVA (image)")
+    trace = capture(model, "<image> a <image> b", images=[f"{model}/image.png"] * 2)
+    assert trace.frame.tolist() == [0] * 4 + [-1] + [1] * 4 + [-1]
+    tower = trace.layer(0)
+    assert (tower.tokens, tower.mask.kind) == (10, "stored")  # the images do not see each other
+    seen = trace.seen(0, np.arange(10))
+    assert seen[:5, :5].all()
+    assert not seen[:5, 5:].any()
+
+
+def test_a_prefill_does_not_cut_an_image(made):
+    model = made("LLaVA (image)")
+    image = [f"{model}/image.png"]
+    trace = capture(model, "a b c", images=image, prefill=5)
+    assert trace.tokens == 5
+    with pytest.raises(TraceError, match="--prefill 3 cuts an image; expected at least 4"):
+        capture(model, "a b c", images=image, prefill=3)
+
+
+def test_a_vision_model_has_a_trace_without_token_ids(made, tmp_path):
+    model = made("ViT")
+    trace = capture(model, images=[f"{model}/image.png"])
+    assert (trace.tokens, trace.causal, trace.token_ids) == (5, False, None)
+    save_trace(trace, tmp_path / "t.safetensors")
+    validate_trace(load_trace(tmp_path / "t.safetensors"))
+
+
+BAD = [
+    ("ViT", {"text": "a b"}, "takes images; expected --image FILE"),
+    ("ViT", {"text": "a b", "images": ["image.png"]}, "takes images; expected no text"),
+    ("ViT", {"images": ["image.png"], "prefill": 3}, "takes images; expected no --prefill"),
+    ("ViT", {"images": ["image.png"], "decode": 3}, "expected --decode 0"),
+    ("ViT", {"images": ["sound.wav"]}, "expected an image"),
+    ("ViT", {"images": ["none.png"]}, "no such file; expected an image"),
+    ("CLIP (both towers)", {"text": "a b"}, "takes images and text; expected --image FILE"),
+    ("CLIP (both towers)", {"images": ["image.png"]}, "expected --text or --text-file"),
+    ("Llama 2, 3", {"text": "a b", "images": ["image.png"]}, "takes text; expected no --image"),
+    ("Llama 2, 3", {"text": "a b", "audio": "sound.wav"}, "takes text; expected no --audio"),
+    ("Whisper (audio)", {"text": "a b"}, "takes sound and text; expected --audio FILE"),
+    ("Whisper (audio)", {"audio": "image.png"}, "is no PCM WAV file"),
+    ("Whisper (audio)", {"audio": "sound.wav", "text": "a b"}, "expected no text"),
+    ("Whisper (audio)", {"audio": "sound.wav", "decode": 99}, "100 tokens; expected at most 32"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "given", "message"), BAD)
+def test_what_a_model_does_not_take(made, name, given, message):
+    model, files = made(name), made("ViT" if name.startswith("Llama") else name)
+    given = dict(given)
+    if "images" in given:
+        given["images"] = [f"{files}/{path}" for path in given["images"]]
+    if "audio" in given:
+        given["audio"] = f"{files}/{given['audio']}"
+    with pytest.raises(TraceError, match=message) as caught:
+        capture(model, **given)
+    found = str(caught.value)
+    assert "\n" not in found
+    assert len(found) - len(model) - len(files) < 300
+
+
+def test_the_command_takes_files(made, tmp_path):
+    model, target = made("Whisper (audio)"), tmp_path / "t.safetensors"
+    sound = ["--audio", f"{model}/sound.wav", "--decode", "2", "--out", str(target)]
+    done = CliRunner().invoke(command, [model, *sound])
+    assert done.exit_code == 0, done.output
+    trace = load_trace(target)
+    groups = [(trace.layer(i).stack, trace.layer(i).kind) for i in range(trace.num_layers)]
+    decoder = [("decoder", "self"), ("decoder", "cross")]
+    assert groups == [("encoder", "self")] * 2 + decoder * 3
+    assert {trace.layer(i).keys for i in range(3, 8, 2)} == {50}  # one set for all three tokens
+    nothing = CliRunner().invoke(command, [model, "--out", str(target)])
+    assert "or --image or --audio" in str(nothing.exception)
+
+
+@pytest.mark.parametrize(("width", "top"), [(1, 255), (2, 32767), (4, 2**31 - 1)])
+def test_a_wav_file_is_read(tmp_path, width, top):
+    path = tmp_path / "s.wav"
+    kind = {1: "u1", 2: "<i2", 4: "<i4"}[width]
+    low = 0 if width == 1 else -top - 1
+    with wave.open(str(path), "wb") as stream:
+        stream.setnchannels(2)
+        stream.setsampwidth(width)
+        stream.setframerate(100)
+        stream.writeframes(np.array([[low, low], [top, low]], dtype=kind).tobytes())
+    np.testing.assert_allclose(read_wav(path, 100), [-1, 0], atol=1e-2)
+    with pytest.raises(TraceError, match="has 100 samples a second; expected 16000"):
+        read_wav(path, 16000)
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(TraceError, match="no PCM WAV"):
+        read_wav(path, 100)
+
+
+def test_what_is_no_image(tmp_path):
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n junk")
+    for path in (tmp_path / "x.png", tmp_path, tmp_path / "none"):
+        with pytest.raises(TraceError, match="expected an image"):
+            read_image(path)
+
+
+def typed(**tensors):
+    base = synthetic_trace(num_layers=1, prefill_tokens=4, decode_tokens=2)
+    kept = {name: base.tensors.read(name) for name in base.tensors.names()}
+    return dataclasses.replace(base, tensors=MemoryTensors(kept | tensors))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "frame", "message"),
+    [
+        ([0, 1, 2, 4, 1, 1], None, "'token_type' holds 4 at 3; expected 0 system, 1 text, 2 image"),
+        ([0, -1, 2, 2, 1, 1], None, "'token_type' holds -1 at 1"),
+        ([0, 1, 2, 2, 1, 1], [-1, -1, 0, -1, -1, -1], "'frame' holds -1 at 3, a token of image"),
+        ([0, 1, 2, 2, 1, 1], [0, -1, 0, 0, -1, -1], "'frame' holds 0 at 0, a token of system"),
+        (None, [0, 0, 0, 0, 0, 0], "expected 'token_type' beside it"),
+        ([1, 1], None, r"'token_type': expected int8 \[6\]"),
+        ([1] * 6, [0, 0], r"'frame': expected int16 \[6\]"),
+    ],
+)  # fmt: skip
+def test_types_of_tokens_are_checked(tmp_path, kinds, frame, message):
+    tensors = {}
+    if kinds is not None:
+        tensors["token_type"] = np.array(kinds, dtype=np.int8)
+    if frame is not None:
+        tensors["frame"] = np.array(frame, dtype=np.int16)
+    save_trace(typed(**tensors), tmp_path / "t.safetensors")
+    with pytest.raises(TraceError, match=message) as caught:
+        validate_trace(load_trace(tmp_path / "t.safetensors"))
+    assert "\n" not in str(caught.value)
+
+
+def test_types_of_tokens_round_trip(tmp_path):
+    kinds = np.array([0, 1, 3, 3, 3, 1], dtype=np.int8)
+    frame = np.array([-1, -1, 0, 1, 1, -1], dtype=np.int16)
+    save_trace(typed(token_type=kinds, frame=frame), tmp_path / "t.safetensors")
+    assert b'"accelsim.schema":"attention-trace/2"' in (tmp_path / "t.safetensors").read_bytes()
+    trace = load_trace(tmp_path / "t.safetensors")
+    validate_trace(trace)
+    assert trace.token_type.tolist() == kinds.tolist()
+    assert trace.frame.tolist() == frame.tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "layers", "tokens", "causal"),
+    [
+        ("LLaVA (image)", "vision", 2, 5, False),
+        ("LLaVA (image)", "language", 3, 7, True),
+        ("BART", "encoder", 2, 3, False),
+        ("BART", "decoder", 6, 1, True),
+    ],
+)
+def test_one_stack_alone(made, tmp_path, name, group, layers, tokens, causal):
+    model = made(name)
+    images = [f"{model}/image.png"] if name.startswith("LLaVA") else []
+    whole = capture(model, "a b c", images=images)
+    trace = capture(model, "a b c", images=images, group=group)
+    assert (trace.num_layers, trace.tokens, trace.causal) == (layers, tokens, causal)
+    assert not any(trace.layer(i).aside for i in range(layers))
+    same = range(layers) if group in ("vision", "encoder") else range(2, 2 + layers)
+    for i, j in enumerate(same):
+        np.testing.assert_array_equal(trace.query(i), whole.query(j))
+    # All but the decoder, which attends across, is as any model: the first schema says all of it.
+    assert trace.plain == (group != "decoder")
+    save_trace(trace, tmp_path / "t.safetensors")
+    policy = load_policy("dense")
+    assert why_not(policy, load_trace(tmp_path / "t.safetensors")) == ""
+    assert "beside" in why_not(policy, whole)
+
+
+def test_a_stack_that_is_not_there(made):
+    with pytest.raises(TraceError, match="group 'vision': expected encoder or decoder"):
+        capture(made("BART"), "a b c", group="vision")
+    with pytest.raises(TraceError, match="its encoder does not decode; expected --decode 0"):
+        capture(made("BART"), "a b c", group="encoder", decode=2)
+    with pytest.raises(TraceError, match="group 'encoder': expected none, as this is one stack"):
+        capture(made("Llama 2, 3"), "a b c", group="encoder")

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs notebooks check reproduce clean
+.PHONY: demo test lint docs notebooks check gallery first-visit reproduce clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +35,12 @@ notebooks: $(VENV)/.installed-dev  ## run the notebooks and keep their outputs
 	cd notebooks && ../$(BIN)/jupyter execute --inplace *.ipynb
 
 check: lint test
+
+gallery: $(VENV)/.installed-dev  ## pictures of the docs from their data files, and the page of all
+	$(BIN)/python docs/images/make.py --draw
+
+first-visit: $(VENV)/.installed-dev  ## record docs/first-visit.md and what the README shows of it
+	$(BIN)/python docs/first_visit.py
 
 reproduce: $(VENV)/.installed  ## SpAtten's evaluation, into docs/reproduction (pictures as SVG only)
 	$(BIN)/accelsim reproduce --out docs/reproduction

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from accelsim.traces.capture import capture
     from accelsim.validation import validate
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 __all__ = [
     "AccelsimError",
     "__version__",

@@ -133,12 +133,12 @@ def _rendered(figure: Figure, kind: str, **settings: Any) -> bytes:
     buffer = io.BytesIO()
     stamp = {"Date": None} if kind == "svg" else {"Software": None}
     with plain_figures(**settings):
-        _take_names_as_given(figure)
+        take_names_as_given(figure)
         figure.savefig(buffer, format=kind, bbox_inches="tight", dpi=150, metadata=stamp)
     return buffer.getvalue()
 
 
-def _take_names_as_given(figure: Figure) -> None:
+def take_names_as_given(figure: Figure) -> None:
     """Let a dollar in the name of a policy, model or file be no formula.
 
     Labels of logarithmic ticks are formulas of Matplotlib's own.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import venv
@@ -26,9 +27,11 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, *words: object) -> str:
+    environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [str(word) for word in words], cwd=folder, capture_output=True, text=True, check=False
-    )
+        [str(word) for word in words], cwd=folder, env=environment, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -53,3 +56,23 @@ def test_verbs_find_what_ships_with_them(program: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert "latency" in out
     assert (tmp_path / "run/report.html").stat().st_size > 10_000
+
+
+def test_the_demo_runs_without_a_clone(program: Path, tmp_path: Path) -> None:
+    out = run(tmp_path, program, "demo")
+    assert "Good: " in out
+    assert "Lost: " in out
+    assert (tmp_path / "runs/demo/report.html").stat().st_size > 50_000
+
+
+def test_benchmarks_and_a_sweep_run(program: Path, tmp_path: Path) -> None:
+    out = run(tmp_path, program, "replay", "bert-base-cola", "--baseline", "titan-xp")
+    assert "titan-xp" in out
+    (tmp_path / "small.yaml").write_text(
+        "kind: sweep\nsources: [minilm-128]\n"
+        "axes: [{key: accelerator.multipliers, values: [256, 512]}]\n"
+    )
+    out = run(tmp_path, program, "sweep", "small.yaml", "--out", "store", "--executor", "local")
+    assert "256" in out
+    run(tmp_path, program, "report", "store", "--out", "store.md")
+    assert "multipliers" in (tmp_path / "store.md").read_text(encoding="utf-8")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
+
+if TYPE_CHECKING:
+    _Text = click.ParamType[str]
+else:  # at run time older versions of click take no parameter here
+    _Text = click.ParamType
 
 _SOURCES = ("traces", "benchmarks")
 _FAMILIES: dict[tuple[str, str], tuple[str, ...]] = {
@@ -30,7 +35,7 @@ _BY_PARAMETER: dict[str, tuple[str, ...]] = {
 }
 
 
-class _Named(click.ParamType[str]):
+class _Named(_Text):
     """A text that may be the name of a preset, or a file."""
 
     name = "text"

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from accelsim.drawing import COLORS, DARK, GREY, Svg, new_figure, plain_figures, svg_text
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from accelsim.reports._point_names import name_points
 
 _BEST, _OTHER = COLORS[:2]
 _TICKS = (-5, -2, -1, -0.5, 0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -64,7 +60,7 @@ def frontier_figure(rows: Sequence[Mapping[str, Any]], limit: float, *, title: s
     named = [(str(r["name"]), p) for r, p in zip(rows, places, strict=True)]
     corners = [(x, y) for (x, _), (_, y) in pairwise(steps)]
     turns = [place for pair in zip(steps, corners, strict=False) for place in pair] + steps[-1:]
-    _label(axes, _once(named, front), places, turns)
+    name_points(axes, _once(named, front), places, turns)
     return svg_text(figure)
 
 
@@ -85,43 +81,3 @@ def _once(
             found.append((name, max(best or own), bool(best)))
     # The front first: it has the first choice of a place.
     return sorted(found, key=lambda entry: (not entry[2], -entry[1][0]))
-
-
-def _label(
-    axes: Axes,
-    labels: Sequence[tuple[str, tuple[float, float], bool]],
-    places: Sequence[tuple[float, float]],
-    line: Sequence[tuple[float, float]],
-) -> None:
-    """Write names where neither a point nor a name is; one that finds no place is left out."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.transforms import Bbox
-
-    figure: Any = axes.figure
-    canvas: Any = FigureCanvasAgg(figure)
-    canvas.draw()
-    renderer = canvas.get_renderer()
-    legend = axes.get_legend()
-    taken = [] if legend is None else [legend.get_window_extent(renderer)]
-    for place in places:
-        x, y = axes.transData.transform(place)
-        taken.append(Bbox.from_extents(x - 3, y - 3, x + 3, y + 3))
-    for a, b in pairwise(axes.transData.transform(np.array(line)) if len(line) > 1 else []):
-        (x0, x1), (y0, y1) = sorted((a[0], b[0])), sorted((a[1], b[1]))
-        taken.append(Bbox.from_extents(x0 - 1, y0 - 1, x1 + 1, y1 + 1))
-    inside = axes.get_window_extent(renderer)
-    offsets = [(5, 3, "left"), (-5, 3, "right"), (5, -9, "left"), (-5, -9, "right"),
-               (0, 8, "center"), (0, -13, "center"), (12, 10, "left"), (-12, 10, "right"),
-               (12, -16, "left"), (-12, -16, "right")]  # fmt: skip
-    for name, place, best in labels:
-        for dx, dy, side in offsets:
-            text = axes.annotate(
-                name, place, xytext=(dx, dy), textcoords="offset points", fontsize=7, ha=side,
-                color=_BEST if best else DARK,
-            )  # fmt: skip
-            box = text.get_window_extent(renderer)
-            fits = inside.x0 <= box.x0 and box.x1 <= inside.x1 + 40 and inside.y0 <= box.y0
-            if fits and not any(box.overlaps(other) for other in taken):
-                taken.append(box)
-                break
-            text.remove()

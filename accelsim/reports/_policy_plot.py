@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from accelsim.drawing import COLORS, Svg, new_figure, plain_figures, svg_text
+from accelsim.drawing import COLORS, GREY, Svg, new_figure, plain_figures, svg_text
+from accelsim.reports._point_names import name_points
 
 
 @plain_figures()
@@ -17,7 +18,9 @@ def policy_figure(
     cost: str = "DRAM traffic of keys and values, MB",
     scale: float = 1e6,
 ) -> Svg:
-    """Return an SVG of accuracy against a cost, one labelled point for each policy.
+    """Return an SVG of accuracy against a cost, a point for each policy; less is better in both.
+
+    What another policy beats in both is grey. No names overlap; one without a place is left out.
 
     Args:
         points: policy name to its cost (bytes, unless another is named) and its accuracy.
@@ -28,15 +31,31 @@ def policy_figure(
         scale: how much of ``points`` is one of that unit.
     """
     figure, axes = new_figure(8.4, 5.2)
-    for name, (moved, height) in points.items():
-        axes.plot(moved / scale, height, "o", color=COLORS[0], markersize=4)
-        axes.annotate(
-            name, (moved / scale, height), xytext=(4, 3), textcoords="offset points", fontsize=6.5
-        )
+    places = {name: (moved / scale, height) for name, (moved, height) in points.items()}
+    front = [p for p in places.values() if not any(_beats(q, p) for q in places.values())]
+    for best, color, size, told in ((False, GREY, 3.5, "beaten in both"),
+                                    (True, COLORS[0], 5, "not beaten")):  # fmt: skip
+        chosen = [place for place in places.values() if (place in front) == best]
+        if chosen:
+            axes.plot(*zip(*chosen, strict=True), "o", color=color, markersize=size, label=told)
     if log:
         axes.set_yscale("log")
     axes.set_xlim(left=0)
+    axes.margins(0.08)
     axes.set_xlabel(cost)
     axes.set_ylabel(metric)
     axes.set_title(title, fontsize=9)
+    if len(front) < len(places):
+        axes.legend(frameon=False, fontsize=8)
+    # The front has the first choice of a place.
+    named = sorted(
+        ((name, place, place in front) for name, place in places.items()),
+        key=lambda entry: (not entry[2], entry[1]),
+    )
+    name_points(axes, named, list(places.values()), far=True)
     return svg_text(figure)
+
+
+def _beats(a: tuple[float, float], b: tuple[float, float]) -> bool:
+    """Whether a costs no more at no more loss, and less in one."""
+    return a[0] <= b[0] and a[1] <= b[1] and a != b

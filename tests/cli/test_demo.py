@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import html
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,18 @@ def test_a_token_behind_the_long_context_evicts_once(shown: dict[str, Any]) -> N
     # 32 layers, 8 KV heads, 176 keys and values of 128 elements at 6 bit, a scale of 2 bytes each.
     per_token = 32 * 8 * 176 * (2 * 128 * 6 // 8 + 2)
     assert kept["decode_policy_read_bytes"] == 2 * per_token
+
+
+@pytest.mark.slow
+def test_the_readme_shows_what_it_prints(shown: dict[str, Any]) -> None:
+    spec = importlib.util.spec_from_file_location("first_visit", ROOT / "docs/first_visit.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    begin, end = module.MARKS
+    assert readme.partition(begin)[2].partition(end)[0].strip() == module.shown(shown["document"])
 
 
 def test_stated_losses_are_the_measured_ones() -> None:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from accelsim.cli import VERBS
+from accelsim.cli import VERBS, main
 
 HEAVY = (
     "numpy", "numba", "matplotlib", "pyarrow", "pandas", "scipy", "torch", "transformers",
@@ -38,3 +38,29 @@ def test_help_loads_nothing_heavy(verb):
     loaded = set(done.stderr.split())
     assert "accelsim.cli" in loaded
     assert not loaded & set(HEAVY)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--hlep", "; did you mean '--help'?"),
+        ("--polcy", "; did you mean '--policy'?"),
+        ("--acelerator=x", "; did you mean '--accelerator'?"),
+        ("--foo", ""),
+        ("--verbose", ""),
+        ("-q", ""),
+        ("--", ""),
+    ],
+)
+def test_only_an_option_near_by_is_offered(
+    option: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["replay", option])
+    assert end.value.code == 2
+    err = capsys.readouterr().err
+    name = option.partition("=")[0]
+    if option == "--":  # the end of options; what is missing then is the source
+        assert "Missing argument" in err
+    else:
+        assert err == f"error: unknown option '{name}'{said}\n"

@@ -31,7 +31,7 @@ def test_front_of_two_metrics_in_order_and_by_direction() -> None:
 
 def test_every_value_of_the_color_axis_is_in_the_legend_and_files_repeat() -> None:
     svg = pareto_figure(results(), "energy_j", "loss", color="policy.bits", label="energy_j")
-    for text in ("bits = 4", "bits = 8", "energy_j (J)", "loss", "Pareto front"):
+    for text in ("bits = 4", "bits = 8", "energy, J", "loss", "Pareto front"):
         assert text in svg
     again = pareto_figure(results(), "energy_j", "loss", color="policy.bits", label="energy_j")
     assert svg == again

@@ -89,6 +89,11 @@ QWEN = {
     "vision_start_token_id": 7,
     "vision_end_token_id": 8,
 }  # fmt: skip
+PIECES = {"size": {"longest_edge": 32}, "max_image_size": {"longest_edge": 16}}
+IDEFICS = {
+    "text_config": GQA | {"model_type": "llama"}, "vision_config": SIGHT, "image_token_id": 4,
+    "pad_token_id": 0, "scale_factor": 2,
+}  # fmt: skip
 FALCON = OLD | {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 T5 = OLD | {
     "d_model": 32, "d_kv": 8, "num_heads": 4, "num_layers": 2, "num_decoder_layers": 3, "d_ff": 32,
@@ -133,8 +138,8 @@ class Family:
     what reads the file, and the settings of both."""
     nested: bool = False
     """Whether that takes a list of images for each text."""
-    needs: str = ""
-    """Package that its processor needs."""
+    needs: tuple[str, ...] = ()
+    """Packages that its processor needs."""
 
 
 def causal(
@@ -282,6 +287,12 @@ FAMILIES = [
     encoder("MPNet (relative bias)", "MPNet", SMALL),
     encoder("DeBERTa-v3 (stored bias)", "DebertaV2", SMALL | DISENTANGLED),
     encoder(
+        "DeBERTa (first version)",
+        "Deberta",
+        SMALL | {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
+        "0 of 3 layers call",
+    ),
+    encoder(
         "ModernBERT (windows)",
         "ModernBert",
         SMALL
@@ -301,6 +312,13 @@ FAMILIES = [
         decodes=False,
     ),
     Family("T5 (relative bias)", "T5ForConditionalGeneration", "T5Config", T5),
+    Family(
+        "LongT5 (local encoder)",
+        "LongT5ForConditionalGeneration",
+        "LongT5Config",
+        T5 | {"local_radius": 4},
+        "no layer of its encoder",
+    ),
     Family("T5 (encoder alone)", "T5EncoderModel", "T5Config", T5, decodes=False),
     Family(
         "BART",
@@ -385,23 +403,38 @@ FAMILIES = [
         ),
     ),
     Family(
-        "Idefics 3, SmolVLM (image)",
+        "Idefics 3 (image)",
         "Idefics3ForConditionalGeneration",
         "Idefics3Config",
-        {
-            "text_config": GQA | {"model_type": "llama"},
-            "vision_config": SIGHT,
-            "image_token_id": 4,
-            "pad_token_id": 0,
-            "scale_factor": 2,
-        },
+        IDEFICS,
+        processor=("Idefics3Processor", "Idefics3ImageProcessor", PIECES, {"image_seq_len": 1}),
+        nested=True,
+    ),
+    Family(
+        "SmolVLM (image)",
+        "SmolVLMForConditionalGeneration",
+        "SmolVLMConfig",
+        IDEFICS,
         processor=(
-            "Idefics3Processor",
-            "Idefics3ImageProcessor",
-            {"size": {"longest_edge": 32}, "max_image_size": {"longest_edge": 16}},
-            {"image_seq_len": 1},
+            "SmolVLMProcessor",
+            "SmolVLMImageProcessor",
+            PIECES,
+            {"image_seq_len": 1, "video": "SmolVLMVideoProcessor"},
         ),
         nested=True,
+        needs=("torchvision", "num2words"),
+    ),
+    Family(
+        "PaliGemma (image)",
+        "PaliGemmaForConditionalGeneration",
+        "PaliGemmaConfig",
+        {
+            "text_config": GQA | HEAD | {"model_type": "gemma"},
+            "vision_config": SIGHT | {"model_type": "siglip_vision_model", "projection_dim": 32},
+            "image_token_index": 4,
+            "projection_dim": 32,
+        },
+        processor=("PaliGemmaProcessor", "SiglipImageProcessor", SQUARE | {"image_seq_length": 4}),
     ),
     Family("Qwen2-VL (text only)", "Qwen2VLForConditionalGeneration", "Qwen2VLConfig", QWEN),
     Family(
@@ -415,7 +448,7 @@ FAMILIES = [
             {"patch_size": 8, "min_pixels": 256, "max_pixels": 1024},
             {"video": "Qwen2VLVideoProcessor"},
         ),
-        needs="torchvision",
+        needs=("torchvision",),
     ),
     Family(
         "MiniMax-M3 (indexer of blocks)",
@@ -439,6 +472,7 @@ FAMILIES = [
 WORDS = (
     "a", "b", "c", "?", "<image>", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>",
     "<|vision_end|>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>",
+    "<bos>",
 )  # fmt: skip
 
 
@@ -461,7 +495,10 @@ def save(family: Family, folder: Path) -> str:
     words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="?"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words, unk_token="?", additional_special_tokens=list(WORDS[4:])
+        tokenizer_object=words,
+        unk_token="?",
+        bos_token="<bos>",
+        additional_special_tokens=list(WORDS[4:-1]),
     )
     fast.save_pretrained(folder)
     if family.processor:
@@ -558,6 +595,8 @@ def _whole(family: Family, folder: Path, trace: AttentionTrace) -> dict[str, Any
         with Image.open(folder / "image.png") as picture:
             reader = transformers.AutoImageProcessor.from_pretrained(folder)
             made = reader(images=[[picture]] if family.nested else picture, return_tensors="pt")
+        if family.config == "PaliGemmaConfig":  # all of it a prefix
+            made["token_type_ids"] = torch.zeros_like(tokens["input_ids"])
         if "image_grid_thw" in made:  # what its processor makes of the tokens
             made["mm_token_type_ids"] = (tokens["input_ids"] == 5).int()
         return {**made, **tokens}
@@ -604,7 +643,7 @@ def rows() -> Iterator[str]:
 
 def write() -> None:
     """Write the table between its marks in the page, and the schema beside it."""
-    for package in {family.needs for family in FAMILIES} - {""}:
+    for package in {name for family in FAMILIES for name in family.needs}:
         importlib.import_module(package)
     text = PAGE.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)

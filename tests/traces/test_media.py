@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import wave
 
 import numpy as np
@@ -220,3 +221,14 @@ def test_a_stack_that_is_not_there(made):
         capture(made("BART"), "a b c", group="encoder", decode=2)
     with pytest.raises(TraceError, match="group 'encoder': expected none, as this is one stack"):
         capture(made("Llama 2, 3"), "a b c", group="encoder")
+
+
+def test_random_weights_are_not_recorded(made, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    model = shutil.copytree(made("BART"), tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    del weights["model.decoder.layers.1.encoder_attn.k_proj.weight"]
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(TraceError, match=r"lack model.decoder.layers.1.encoder_attn.k_proj.weight"):
+        capture(str(model), "a b c")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from accelsim.exploration.metrics import METRICS
 
@@ -43,3 +44,34 @@ def heading(name: str) -> str:
     """Return a name with its unit: ``heading("latency_s") == "latency_s (s)"``."""
     unit = unit_of(name)
     return f"{name} ({unit})" if unit else name
+
+
+def axis_label(name: str, values: Iterable[float]) -> tuple[str, float]:
+    """Return what an axis says, and what its values are to be divided by.
+
+    Seconds, joules and bytes get the prefix of their largest value, fractions percent:
+    ``axis_label("energy_j", [0.002]) == ("energy, mJ", 0.001)``.
+    """
+    last = name.rpartition(".")[2]
+    unit = unit_of(name)
+    if (name in METRICS and METRICS[name].unit == "fraction") or name in _FRACTIONS:
+        return f"{_plain(last, '')}, %", 0.01
+    words = _plain(last, unit)
+    if unit not in ("s", "J", "B", "W", "B/s", "op/s"):
+        return f"{words}, {unit}" if unit else words, 1.0
+    largest = max(map(abs, values), default=0.0)
+    scales = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"),
+              (1e-6, "µ"), (1e-9, "n"))  # fmt: skip
+    scale, prefix = next((s for s in scales if largest >= s[0]), (1.0, ""))
+    return f"{words}, {prefix}{unit}", scale
+
+
+_FRACTIONS = ("accuracy.relative_output_error", "accuracy.kept_mass", "accuracy.kept_value_mass")
+_ENDINGS = {"s": "_s", "J": "_j", "B": "_bytes", "W": "_w", "B/s": "_bytes_per_s", "mm²": "_mm2",
+            "op/s": "_op_per_s", "cycles": "_cycles"}  # fmt: skip
+
+
+def _plain(name: str, unit: str) -> str:
+    """``dram_read_bytes`` to ``DRAM read``."""
+    words = name.removesuffix(_ENDINGS.get(unit, "")).replace("_", " ")
+    return words.replace("dram", "DRAM")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 import wave
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -196,7 +197,9 @@ class Reader:
     def _made(self, processor: Any, **given: Any) -> Any:
         """What a processor makes of it, as tensors."""
         try:
-            return processor(**given, return_tensors="pt")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the library's own workings
+                return processor(**given, return_tensors="pt")
         except Exception as error:  # a processor raises what its code leads it to
             reason = " ".join(str(error).split())[:140]
             raise TraceError(

@@ -157,7 +157,9 @@ def hooked(network: Any, observed: Observed, stacks: Stacks) -> Iterator[None]:
     """Record the modules that a reader is for, while a model runs."""
     handles = []
     for module in network.modules():
-        if type(module).__name__ in _READERS:
+        found = _READERS.get(type(module).__name__)
+        # A class of the same name may be another (DeBERTa's first version).
+        if found is not None and all(hasattr(module, name) for name in found[1]):
             handles += _hook(module, observed, stacks)
     try:
         yield

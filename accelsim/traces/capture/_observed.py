@@ -169,6 +169,10 @@ class Observed:
         progress: called after each attention.
         stack: the only one to keep, of :data:`STACKS`; all if ``None``. One whose tokens are other
             than those of the passes is kept as a model of its own.
+
+    Attributes:
+        prefix: whether the model may decode although it reads its prompt in both directions.
+        alone: whether what is kept is a stack whose tokens are other than those of the passes.
     """
 
     def __init__(
@@ -186,6 +190,7 @@ class Observed:
         self._wanted, self._progress, self._total = wanted, progress, num_layers * steps
         self._facts: dict[Place, _Facts] = {}
         self._stack = stack
+        self.prefix = False
         self.alone = stack in ("encoder", "vision")
 
     def _kept(self, place: Place) -> bool:
@@ -213,6 +218,24 @@ class Observed:
                 "attention interface, or are of a kind that accelsim knows; expected each that "
                 "attends once a pass"
             )
+
+    def check_stacks(self, there: Sequence[str]) -> None:
+        """Refuse a model one of whose stacks was not seen.
+
+        Args:
+            there: names of those that it has.
+
+        Raises:
+            TraceError: names it, where it is to be recorded.
+        """
+        seen = {place.group or "language" for place in self._facts}
+        for stack in there:
+            if stack not in seen and self._stack in (None, stack):
+                other = next((name for name in there if name in seen), "")
+                raise TraceError(
+                    f"{self.model}: no layer of its {stack} calls transformers' attention "
+                    f"interface; expected --group {other}, to record that alone"
+                )
 
     def add(self, place: Place, call: Call) -> None:
         """Keep an attention.
@@ -253,7 +276,7 @@ class Observed:
         self._progress(stage, min(self._done, self._total), self._total)
 
     def _check_self(self, where: str, call: Call) -> None:
-        if self.decodes and not call.causal:
+        if self.decodes and not (call.causal or self.prefix):
             raise TraceError(
                 f"{self.model}: its attention is bidirectional, which does not decode; expected "
                 "--decode 0"

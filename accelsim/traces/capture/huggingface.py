@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,7 +75,7 @@ def foreign_code(model: str) -> Iterator[None]:
     except Exception as error:  # a forward pass raises what its code leads it to
         reason = " ".join(str(error).split())[:160]
         raise TraceError(
-            f"{model}: its forward pass on token ids alone fails ({type(error).__name__}: {reason})"
+            f"{model}: its forward pass fails ({type(error).__name__}: {reason})"
         ) from error
 
 
@@ -127,14 +128,17 @@ def run_transformers(
         options = {"dtype": torch.float32, **where}
         if not gguf_file:
             options["use_safetensors"] = True  # the alternative is a pickle
-        name, network = _load(kind.loader, model, options)
+        name, network = _load(kind, model, options)
         attending = 2 * _depth(config, decoder=True) if kind.pair else depth
         wanted = None if layers is None else chosen
         observed = Observed(model, wanted, attending, 1 + decode, progress, stack)
+        # PaliGemma reads its prompt in both directions and decodes after it.
+        observed.prefix = type(config) in transformers.AutoModelForImageTextToText._model_mapping
         recorder = InterfaceRecorder(observed)
         recorder.stacks = stacks = Stacks(network, kind.pair, sees)
         with standing_in(transformers, name, recorder), hooked(network, observed, stacks):
             ids = _decode(torch, network, read.given, prompt, decode, observed, kind.pair)
+        observed.check_stacks(STACKS[:2] if kind.pair else STACKS[2:] if sees else ())
         if observed.alone:
             ids = read.ids if stack == "encoder" else []
         del network
@@ -264,16 +268,28 @@ def _check_context(config: Any, kind: _Kind, read: int, tokens: int, model: str)
     check_context(most, known[0] if known else most, model)
 
 
-def _load(kind: Any, model: str, options: dict[str, Any]) -> tuple[str, Any]:
-    """Load a model with the first implementation of :data:`_NAMES` that it supports."""
+def _load(kind: _Kind, model: str, options: dict[str, Any]) -> tuple[str, Any]:
+    """Load a model with the first implementation of :data:`_NAMES` that it supports.
+
+    Raises:
+        TraceError: it cannot be loaded, or its weights lack some of an attention, which would be
+            random.
+    """
     for name in _NAMES:
+        given = {"attn_implementation": name, "output_loading_info": True, **options}
         try:
-            return name, load_pretrained(
-                kind, model, {"attn_implementation": name, **options}
-            ).eval()
+            network, found = load_pretrained(kind.loader, model, given)
         except TraceError as error:
             if name == _NAMES[-1] or "scaled_dot_product_attention" not in str(error):
                 raise
+            continue
+        lost = [key for key in found["missing_keys"] if re.search("att[ne].*weight$", key, re.I)]
+        if lost:
+            raise TraceError(
+                f"{model}: its weights lack {sorted(lost)[0][-80:]} and {len(lost) - 1} more of "
+                f"{type(network).__name__}; expected all"
+            )
+        return name, network.eval()
     raise AssertionError("the last name either loads or raises")
 
 
@@ -297,6 +313,8 @@ def _decode(
         observed: told when a pass begins and ends.
         pair: whether it is an encoder with a decoder.
     """
+    from transformers.modeling_outputs import BaseModelOutput
+
     ids = list(prompt)
     tokens = "decoder_input_ids" if pair else "input_ids"
     if pair:
@@ -314,7 +332,8 @@ def _decode(
                 ids.append(int(output.logits[0, -1].argmax()))
                 given = {name: output[name], tokens: torch.tensor([ids[-1:]])}
                 if pair:
-                    given["encoder_outputs"] = (output.encoder_last_hidden_state,)
+                    hidden = output.encoder_last_hidden_state
+                    given["encoder_outputs"] = BaseModelOutput(last_hidden_state=hidden)
     return ids
 
 

@@ -25,7 +25,8 @@ def softmax_kept(
     """Turn ``row`` into probabilities over the kept ones of the first ``visible`` keys.
 
     Args:
-        row: scores [keys] from the first fetch; overwritten, zero where not kept.
+        row: scores [keys] from the first fetch; overwritten, zero where not kept. A key that the
+            query does not see has -inf.
         both: scores from both bit planes; read only if the row is refetched.
         threshold: a row whose largest probability is below is computed again from ``both``.
         kept: [keys].
@@ -37,13 +38,18 @@ def softmax_kept(
     refetched = False
     source = row
     while True:
-        top = -np.inf  # stays where nothing is kept: a pruned head, whose row is all zero
+        top = -np.inf  # stays where nothing is kept: a pruned head
         for j in range(visible):
             if kept[j] and source[j] > top:
                 top = source[j]
         total = 0.0
+        if top == -np.inf:
+            # Nothing is kept, or nothing of it is seen.
+            for j in range(len(row)):
+                row[j] = 0.0
+            return refetched
         # Below the threshold for sure needs the sum, which a refetch needs again anyway.
-        if threshold > 0.0 and not refetched and top > -np.inf:
+        if threshold > 0.0 and not refetched:
             for j in range(visible):
                 if kept[j]:
                     total += np.exp(source[j] - top)
@@ -58,7 +64,7 @@ def softmax_kept(
                 total += row[j]
             else:
                 row[j] = 0.0
-        for j in range(visible if total > 0.0 else 0):
+        for j in range(visible):
             row[j] /= total
         for j in range(visible, len(row)):
             row[j] = 0.0

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from accelsim.attention.kernels import NO_BIAS, NO_BITS
 from accelsim.errors import TraceError
-from accelsim.traces import AttentionTrace, Layer
+from accelsim.traces import AttentionTrace, Bias, Layer
 
 
 class Sight(NamedTuple):
@@ -54,6 +54,10 @@ def sight(
         if not (head.any(axis=1) | rest.any(axis=1)).all():
             raise TraceError(f"{trace.path}: layer {index}: a query sees no key; expected one")
         return Sight(first, end, bits, seen)
+    if own.mask.kind == "causal":
+        end = positions + 1
+        some = np.arange(context) < (end[-1] if len(end) else 0)
+        return Sight(np.zeros_like(end), end, NO_BITS, some)
     first = own.mask.first(positions)
     end = np.minimum(own.mask.end(positions, own.keys), context)
     steps = np.zeros(context + 1, dtype=np.int64)
@@ -62,20 +66,21 @@ def sight(
     return Sight(first, end, NO_BITS, np.cumsum(steps)[:context] > 0)
 
 
-def score_biases(layers: Sequence[Layer]) -> list[NDArray[np.float64]]:
-    """What each layer adds to its capped scores, [query_heads, distances] each.
+def score_biases(trace: AttentionTrace, layers: Sequence[Layer]) -> list[NDArray[np.float64]]:
+    """What each layer adds to its capped scores by distance, [query_heads, distances] each.
 
     The middle one is for a key at the query's own position, the next for the key after it. Empty
-    where nothing is added; layers that add the same share one array.
+    where nothing is added; layers that add the same slopes share one array.
     """
-    made: dict[tuple[float, ...], NDArray[np.float64]] = {}
+    made: dict[Bias, NDArray[np.float64]] = {}
     found = []
-    for own in layers:
-        if own.slopes is None:
+    for index, own in enumerate(layers):
+        if own.bias is None:
             found.append(NO_BIAS)
             continue
-        key = tuple(own.slopes.tolist())
-        if key not in made:
-            made[key] = own.slopes[:, None] * np.arange(1 - own.tokens, own.tokens)
-        found.append(made[key])
+        # Of the last query; as far behind it as there are tokens before.
+        added = trace.bias(index, np.array([own.tokens - 1]), 0, 2 * own.tokens - 1)
+        assert added is not None
+        row = np.ascontiguousarray(added[:, 0])
+        found.append(made.setdefault(own.bias, row) if own.bias.kind == "alibi" else row)
     return found

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.attention.kernels import WORK
+from accelsim.attention.kernels import NO_BIAS, WORK
 from accelsim.attention.rows import prune_values
 from accelsim.errors import ConfigError
 from accelsim.functional._requests import Mask, requested
@@ -39,57 +39,101 @@ class Attended:
     output: NDArray[np.float64]
 
 
-class Fetches(NamedTuple):
-    """Fetches of one layer.
+class Look(NamedTuple):
+    """How rows attend beyond causal softmax.
 
     Attributes:
-        keys: [kv_heads, fetches, context], tokens whose keys are read.
-        values: likewise.
-        columns: of the workload, each [kv_heads, fetches].
+        hidden: [rows, context], tokens that a row does not see; ``None`` where it sees all up to
+            its own.
+        softcap: c of ``c * tanh(score / c)``; 0 for none.
+        bias: [query_heads, distances], added by the distance of a key from the query, 0 in the
+            middle; empty for none.
     """
 
-    keys: Mask
-    values: Mask
-    columns: dict[str, NDArray[Any]]
+    hidden: NDArray[np.bool_] | None = None
+    softcap: float = 0.0
+    bias: NDArray[np.float64] = NO_BIAS
+
+    def apply(self, scores: NDArray[np.float64], positions: NDArray[np.int64]) -> None:
+        """Cap, add and hide, in place.
+
+        Args:
+            scores: [query_heads, rows, context].
+            positions: of the rows.
+        """
+        if self.softcap > 0.0:
+            scores[...] = self.softcap * np.tanh(scores / self.softcap)
+        if len(self.bias):
+            away = np.arange(scores.shape[2])[None, :] - positions[:, None]
+            scores += self.bias[:, away + self.bias.shape[1] // 2]
+        if self.hidden is not None:
+            scores[:, self.hidden] = -np.inf
 
 
-def fetches_of(parts: list[Attended], shape: Shape) -> Fetches:
-    """What blocks of one layer read.
+PLAIN = Look()
+"""Causal softmax, or full softmax of an encoder."""
+
+
+class Fetches:
+    """What the rows of a layer read, added up block by block.
 
     A row of a decode stage is one fetch of the union over the query heads of each KV head; all rows
     of a prompt or an encoder share one.
 
     Args:
-        parts: the blocks of a prompt or encoder, or one block after it.
         shape: of the model and the run.
+        context: tokens that the last row sees.
+        rows: positions of a decode stage, [rows]; ``None``: a prompt or an encoder.
+
+    Attributes:
+        keys: [kv_heads, fetches, context], tokens whose keys are read.
+        values: likewise.
     """
-    last = parts[-1]
-    decoding = stage_of(last.block.positions, shape) == "decode"
-    context = last.block.scores.shape[2]
-    heads = (shape.num_kv_heads, shape.group)
-    size = (shape.num_kv_heads, len(last.block.positions) if decoding else 1)
-    keys, values = np.zeros((2, *size, context), dtype=np.bool_)
-    refetched = np.zeros(size, dtype=np.bool_)
-    metadata, written = np.zeros((2, *size), dtype=np.int64)
-    for part in parts:
+
+    def __init__(self, shape: Shape, context: int, rows: NDArray[np.int64] | None = None) -> None:
+        self._shape, self._decoding = shape, rows is not None
+        self._contexts = np.array([context]) if rows is None else rows + 1
+        size = (shape.num_kv_heads, len(self._contexts))
+        self.keys: Mask = np.zeros((*size, context), dtype=np.bool_)
+        self.values: Mask = np.zeros((*size, context), dtype=np.bool_)
+        self._refetched = np.zeros(size, dtype=np.bool_)
+        self._metadata, self._written = np.zeros((2, *size), dtype=np.int64)
+        self._policy: Policy | None = None
+
+    def add(self, part: Attended) -> None:
+        """Take in a block: of a prompt one of several, of a decode stage all of its rows."""
+        heads = (self._shape.num_kv_heads, self._shape.group)
         seen, decision = slice(part.block.scores.shape[2]), part.decision
+        self._policy = part.policy
         for whole, mask in (
-            (keys[..., seen], decision.kept),
-            (values[..., seen], part.used),
-            (refetched, decision.refetched),
+            (self.keys[..., seen], decision.kept),
+            (self.values[..., seen], part.used),
+            (self._refetched, decision.refetched),
         ):
             rows = np.asarray(mask.reshape(*heads, *mask.shape[1:]).any(axis=1))
-            whole |= rows if decoding else rows.any(axis=1, keepdims=True)
+            whole |= rows if self._decoding else rows.any(axis=1, keepdims=True)
         for total, count in (
-            (metadata, decision.metadata_vectors),
-            (written, decision.written_vectors),
+            (self._metadata, decision.metadata_vectors),
+            (self._written, decision.written_vectors),
         ):
-            total += count if decoding else count.sum(axis=1, keepdims=True)
-    contexts = last.block.positions + 1 if decoding else np.array([context])
-    columns = requested(
-        last.policy, shape.head_dim, keys, values, contexts, decoding, refetched, metadata, written
-    )
-    return Fetches(keys, values, columns)
+            total += count if self._decoding else count.sum(axis=1, keepdims=True)
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Columns of the workload, each [kv_heads, fetches]."""
+        assert self._policy is not None
+        return requested(
+            self._policy, self._shape.head_dim, self.keys, self.values, self._contexts,
+            self._decoding, self._refetched, self._metadata, self._written, self._shape.value_dim,
+        )  # fmt: skip
+
+
+def fetches_of(part: Attended, shape: Shape) -> Fetches:
+    """What one block reads: rows of a decode stage, or a whole encoder."""
+    positions, context = part.block.positions, part.block.scores.shape[2]
+    decoding = stage_of(positions, shape) == "decode"
+    found = Fetches(shape, context, positions if decoding else None)
+    found.add(part)
+    return found
 
 
 def attend_block(
@@ -102,6 +146,7 @@ def attend_block(
     scale: float,
     budgets: NDArray[np.int64],
     seed: int,
+    look: Look = PLAIN,
 ) -> Attended:
     """Let a selector decide for rows of one layer, and compute what follows.
 
@@ -115,10 +160,13 @@ def attend_block(
         scale: of the scores.
         budgets: values used of n kept keys, indexed by n.
         seed: of the pivots of local value pruning.
+        look: masks of the layer, and what changes its scores.
     """
     shape = selector.shape
     context = int(positions[-1]) + 1 if shape.causal else shape.tokens
     scores, both = stored.scores(query, positions, context, scale)
+    for found in (scores,) if both is scores else (scores, both):
+        look.apply(found, positions)
     block = Block(
         layer,
         positions,
@@ -134,6 +182,8 @@ def attend_block(
     decision = selector.run(block)
     if policy.selection is not None:
         _check_declared(policy.selection, decision)
+    if look.hidden is not None:
+        decision.kept &= ~look.hidden
     kept, weights = decision.kept, block.scores
     used, topk = kept, np.zeros(kept.shape[:2], dtype=WORK)
     if policy.values is not None:
@@ -142,7 +192,7 @@ def attend_block(
         weights = np.where(used, weights, 0.0)
     output = decision.output
     if output is None:
-        output = stored.output(weights, positions)
+        output = stored.output(weights, positions, decision.refetched)
     selector.learn(block, output)
     return Attended(policy, block, decision, used, topk, output)
 
@@ -169,15 +219,29 @@ def _check_declared(rule: SelectionPart, decision: Decision) -> None:
         )
 
 
-def cut(positions: NDArray[np.int64], shape: Shape, rows: int) -> Iterator[NDArray[np.int64]]:
+def cut(
+    positions: NDArray[np.int64], shape: Shape, rows: int, scores: int | None = None
+) -> Iterator[NDArray[np.int64]]:
     """Cut query rows into blocks that do not mix the prompt with what follows it.
 
     An encoder is one block: its rule sees the attention of all queries at once.
+
+    Args:
+        positions: ascending.
+        shape: of the model and the run.
+        rows: most rows of a block.
+        scores: most scores of a block of several rows; any number if ``None``.
     """
     if not shape.causal:
         yield positions
         return
     prompt = positions < shape.prompt_tokens
     for half in (positions[prompt], positions[~prompt]):
-        for start in range(0, len(half), rows):
-            yield half[start : start + rows]
+        start = 0
+        while start < len(half):
+            size = min(rows, len(half) - start)
+            if scores is not None:
+                context = int(half[start + size - 1]) + 1
+                size = min(size, max(scores // (shape.num_query_heads * context), 1))
+            yield half[start : start + size]
+            start += size

@@ -58,6 +58,9 @@ class LayerStep(NamedTuple):
     outputs: NDArray[np.float64]
 
 
+_HELD_BYTES = 2 << 30
+"""Of layers that stay in memory from step to step."""
+
 Observer = Callable[[LayerStep], None]
 
 
@@ -131,7 +134,9 @@ class CascadeRule(OpenLoopRule):
     """Cascade, value pruning and static or progressive quantization.
 
     The kernel computes scores row by row and never stores a matrix of them, so long traces fit; the
-    decisions are those of the selector that a running model asks.
+    decisions are those of the selector that a running model asks. Where no cascade passes anything
+    from layer to layer, one layer is in memory at a time; else as many as fit, and the others are
+    read again in each step.
     """
 
     order: Order = "steps"
@@ -145,10 +150,14 @@ class CascadeRule(OpenLoopRule):
             stage: _StageRule(trace, policy.at_stage(stage)) for stage in stages_of(trace)
         }
         self._own = [trace.layer(i) for i in range(trace.num_layers)]
-        self._bias = score_biases(self._own)
+        self._bias = score_biases(trace, self._own)
         self._value_dim = moved_value_dim(trace)
-        self._layers: list[kernels.Tensors] = []
+        self._layers: dict[int, kernels.Tensors] = {}
+        self._held_bytes = 0
         self._stored: Quantization | None = None
+        parts = [stage.policy for stage in self._stages.values()]
+        if observe is None and all(p.tokens is None and p.heads is None for p in parts):
+            self.order = "layers"
         # The schedule of the last stage; the prompt's may be another one.
         self._tokens = list(self._stages.values())[-1].policy.tokens
 
@@ -160,12 +169,18 @@ class CascadeRule(OpenLoopRule):
         return tokens.keep_ratio(layer, self._trace.num_layers)
 
     def attend(self, layer: int, positions: NDArray[np.int64], record: Record) -> None:
-        """One layer of one step."""
+        """One layer of one step, or of all steps after the prompt."""
+        if positions[0] < self._trace.prefill_tokens:
+            self._attend(layer, positions, record)
+            return
+        for position in positions:
+            self._attend(layer, np.array([position]), record)
+
+    def _attend(self, layer: int, positions: NDArray[np.int64], record: Record) -> None:
         trace, context = self._trace, int(positions[-1]) + 1
         step = max(context - trace.prefill_tokens, 0)
         name: Stage = "decode" if step else "prefill"
         stage = self._stages[name]
-        self._enter(stage.policy)
         own, cascade = self._own[layer], self._cascade
         cross = own.kind == "cross"
         work = cascade.choose(layer, name, context, ranks=not cross)
@@ -182,7 +197,7 @@ class CascadeRule(OpenLoopRule):
             seen.bits,
         )  # fmt: skip
         found = kernels.attend_layer(
-            self._layers[layer],
+            self._tensors(layer, stage.policy),
             rows,
             kernels.Settings(
                 own.scale,
@@ -235,7 +250,7 @@ class CascadeRule(OpenLoopRule):
             | {n: mine[n] for n in ("topk_size", "topk_target", "topk_elements")}
             | {
                 "capped_scores": scored * (own.softcap is not None),
-                "biased_scores": scored * (own.slopes is not None),
+                "biased_scores": scored * (own.bias is not None),
                 "score_updates": mine["query_keys"] * (not cross and cascade.accumulates(name)),
             },
             [per_query[i:j] for i, j in itertools.pairwise([0, *ends])],
@@ -243,10 +258,18 @@ class CascadeRule(OpenLoopRule):
             (kept[used] for used in found.used_values[alive]),
         )
 
-    def _enter(self, policy: Policy) -> None:
-        """Load the layers as a stage reads them, unless they are loaded already."""
+    def _tensors(self, layer: int, policy: Policy) -> kernels.Tensors:
+        """A layer as a stage reads it."""
         if self._stored != policy.quantization:
-            self._layers = []  # never two copies of a long trace
-            every = range(self._trace.num_layers)
-            self._layers = [_load_layer(self._trace, policy, i) for i in every]
+            self._layers, self._held_bytes = {}, 0  # never two copies of a long trace
             self._stored = policy.quantization
+        found = self._layers.get(layer)
+        if found is None:
+            if self.order == "layers":
+                self._layers, self._held_bytes = {}, 0
+            found = _load_layer(self._trace, policy, layer)
+            size = sum({id(tensor): tensor.nbytes for tensor in found}.values())
+            if not self._layers or self._held_bytes + size <= _HELD_BYTES:
+                self._layers[layer] = found
+                self._held_bytes += size
+        return found

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.attention.kernels import METRICS, PER_QUERY, WORK
-from accelsim.functional._block import Attended, attend_block, cut, fetches_of
+from accelsim.errors import TraceError
+from accelsim.functional._attends import score_biases
+from accelsim.functional._block import Attended, Fetches, Look, attend_block, cut
 from accelsim.functional._cascade import shape_of, stages_of
 from accelsim.functional._record import NAMES, Record
 from accelsim.functional._stored import Stored, value_budgets
 from accelsim.functional._walk import OpenLoopRule, Order, finite_tensors
 from accelsim.policies import Policy
-from accelsim.policies.selector import selector_for, stage_of
-from accelsim.traces import AttentionTrace
+from accelsim.policies.cascade import LayerCascade
+from accelsim.policies.selector import Shape, selector_for, stage_of
+from accelsim.traces import AttentionTrace, Layer
 
 _ROWS_PER_BLOCK = 256
+_SCORES_PER_BLOCK = 1 << 22
+"""Some ten arrays of float64 have as many elements: 32 MB each."""
+_TILE_BYTES = 1 << 28
+"""Of what a cascade that accumulates layer by layer keeps of queries and keys between layers."""
 
 
 class SelectedRule(OpenLoopRule):
@@ -32,14 +40,21 @@ class SelectedRule(OpenLoopRule):
         self._trace, self._policy, self._seed = trace, policy, seed
         self._shape = shape_of(trace)
         self._selector = selector_for(policy, self._shape, seed)
+        if isinstance(self._selector, LayerCascade):
+            row = self._selector.STATE_BYTES * trace.tokens
+            self.tile_tokens = max(_TILE_BYTES // row, 1)
+            self.order = "layers" if self.tile_tokens >= trace.tokens else "tiles"
         self._budgets = {
             stage: value_budgets(own, trace.num_layers, trace.tokens)
             for stage, own in policy.by_stage().items()
         }
+        self._own = [trace.layer(index) for index in range(trace.num_layers)]
+        self._bias = score_biases(trace, self._own)
         self._layer = -1
         self._stored: Stored | None = None
         self._quantization = policy.quantization
         self._tokens = policy.at_stage(stages_of(trace)[-1]).tokens
+        self._prompts: dict[int, _Requests] = {}
 
     def keep_ratio(self, layer: int, figures: dict[str, float]) -> float:
         """Of the cascade's schedule; else what was kept."""
@@ -48,8 +63,8 @@ class SelectedRule(OpenLoopRule):
         return figures["kept_token_fraction"]
 
     def attend(self, layer: int, positions: NDArray[np.int64], record: Record) -> None:
-        """The prompt of a layer, or all that follows it."""
-        trace, shape = self._trace, self._shape
+        """The prompt of a layer, or all that follows it; or a tile of either."""
+        trace, shape, own = self._trace, self._shape, self._own[layer]
         if layer != self._layer:
             self._layer = layer
             self._tensors = finite_tensors(trace, layer)
@@ -59,65 +74,143 @@ class SelectedRule(OpenLoopRule):
         here = self._policy.at_stage(stage).at_layer(layer, trace.num_layers)
         query, key, value = self._tensors
         if self._stored is None or here.quantization != self._quantization:
-            self._stored = Stored(here, key, value, trace.prefill_tokens)
+            self._stored = None  # never two copies of a long layer
+            self._stored = Stored(
+                here, key, value, trace.prefill_tokens, latent=own.kind == "latent"
+            )
             self._quantization = here.quantization
-        rows, scale = self._selector.rows(layer, positions), trace.layer(layer).scale
-        parts = []
-        for part in cut(rows, shape, _ROWS_PER_BLOCK):
+        prompt = stage == "prefill"
+        rows = self._selector.rows(layer, positions)
+        last = trace.prefill_tokens if shape.causal else shape.tokens
+        if prompt and layer not in self._prompts:
+            self._prompts[layer] = _Requests(own, Fetches(shape, last), shape)
+        masked = own.mask.kind not in ("causal", "full")
+        for part in cut(rows, shape, _ROWS_PER_BLOCK, _SCORES_PER_BLOCK):
             wide = query[:, part].astype(np.float64)
+            context = int(part[-1]) + 1 if shape.causal else shape.tokens
+            hidden = ~trace.seen(layer, part)[:, :context] if masked else None
+            if hidden is not None and hidden.all(axis=1).any():
+                raise TraceError(f"{trace.path}: layer {layer}: a query sees no key; expected one")
+            look = Look(hidden, own.softcap or 0.0, self._bias[layer])
             got = attend_block(
-                self._selector, here, self._stored, layer, wide, part, scale,
-                self._budgets[stage][layer], self._seed + layer,
+                self._selector, here, self._stored, layer, wide, part, own.scale,
+                self._budgets[stage][layer], self._seed + layer, look,
             )  # fmt: skip
             alive = np.asarray(got.decision.kept.any(axis=2))
             record.compare(
-                layer, _compare(got, self._exact, alive),
+                layer, _compare(got, self._exact, alive, look),
                 (int(np.count_nonzero(alive)), alive.size), (len(part), 0),
             )  # fmt: skip
-            parts.append(got)
-            if stage == "decode":
-                self._note(layer, [got], record)
+            if prompt:
+                self._prompts[layer].add(got)
+            else:
+                found = _Requests(own, Fetches(shape, context, part), shape)
+                found.add(got)
+                for at in range(len(part)):
+                    step = int(part[at]) + 1 - trace.prefill_tokens
+                    found.note((step, layer, int(part[at]) + 1), at, slice(at, at + 1), record)
         record.compare(layer, np.zeros(1, dtype=METRICS), (0, 0), (0, len(positions)))
-        if stage == "prefill" and parts:
-            self._note(layer, parts, record)
+        if prompt and positions[-1] == last - 1:
+            whole = self._prompts.pop(layer)
+            if whole.some:
+                whole.note((0, layer, last), 0, slice(None), record)
 
-    def _note(self, layer: int, parts: list[Attended], record: Record) -> None:
-        """Requests of one prompt, or of each row of one block after it."""
-        shape = self._shape
-        keys, values, columns = fetches_of(parts, shape)
-        decoding = stage_of(parts[0].block.positions, shape) == "decode"
-        rows = [np.concatenate([_queries(p, shape.group, kv) for p in parts], axis=0)
-                for kv in range(shape.num_kv_heads)]  # fmt: skip
-        work = np.concatenate([p.decision.work for p in parts], axis=1)
-        updates = np.concatenate([p.decision.score_updates for p in parts], axis=1)
-        topk = np.concatenate([p.topk for p in parts], axis=1)
-        topk = topk.reshape(shape.num_kv_heads, shape.group, -1)
-        alive = np.concatenate([p.decision.kept.any(axis=2) for p in parts], axis=1)
-        alive = alive.reshape(shape.num_kv_heads, shape.group, -1)
-        for at in range(keys.shape[1]):
-            mine = slice(at, at + 1) if decoding else slice(None)
-            heads = np.flatnonzero(alive[:, :, mine].any(axis=(1, 2)))
-            context = int(parts[0].block.positions[at]) + 1 if decoding else keys.shape[2]
-            step = max(context - self._trace.prefill_tokens, 0)
-            found = {name: column[heads, at] for name, column in columns.items()}
-            for name in WORK.names or ():
-                chosen = work[name][heads, mine]
-                found[f"select_{name}"] = (
-                    chosen.max(axis=1) if name in ("size", "target") else chosen.sum(axis=1)
-                )
-            for name in ("size", "target", "elements"):
-                pruned = topk[name][heads][:, :, mine].reshape(len(heads), -1)
-                found[f"topk_{name}"] = (
-                    pruned.sum(axis=1) if name == "elements" else pruned.max(axis=1)
-                )
-            found["score_updates"] = updates[heads, mine].sum(axis=1)
-            queries = [
-                rows[kv][mine].ravel()[alive[kv, :, mine].T.ravel()] for kv in heads.tolist()
-            ]
-            record.add(
-                (step, layer, context), heads, found, queries,
-                map(_tokens, keys[heads, at, :context]), map(_tokens, values[heads, at, :context]),
-            )  # fmt: skip
+
+class _Requests:
+    """What the rows of a prompt, or of a block after it, ask for; added up block by block.
+
+    Args:
+        own: the layer.
+        fetches: empty.
+        shape: of the model and the run.
+    """
+
+    def __init__(self, own: Layer, fetches: Fetches, shape: Shape) -> None:
+        self._own, self._fetches, self._shape = own, fetches, shape
+        self._parts: list[_Rows] = []
+
+    @property
+    def some(self) -> bool:
+        """Whether there was a block."""
+        return bool(self._parts)
+
+    def add(self, part: Attended) -> None:
+        """Take in a block; nothing of the size of its scores is kept."""
+        self._fetches.add(part)
+        decision, group = part.decision, self._shape.group
+        heads = range(self._shape.num_kv_heads)
+        self._parts.append(
+            _Rows(
+                np.stack([_queries(part, group, kv) for kv in heads]),
+                decision.work, decision.score_updates, part.topk,
+                np.asarray(decision.kept.any(axis=2)),
+            )
+        )  # fmt: skip
+
+    def note(self, place: tuple[int, int, int], at: int, mine: slice, record: Record) -> None:
+        """Note the requests of one fetch.
+
+        Args:
+            place: of :meth:`Record.add`.
+            at: which of the fetches.
+            mine: rows that share it.
+            record: takes them.
+        """
+        if len(self._parts) > 1:
+            arrays = zip(*self._parts, strict=True)
+            self._parts = [_Rows(*(np.concatenate(parts, axis=1) for parts in arrays))]
+        rows, work, updates, topk, alive = self._parts[0]
+        split = (self._shape.num_kv_heads, self._shape.group, -1)
+        topk, alive = topk.reshape(split), alive.reshape(split)
+        fetches = self._fetches
+        heads = np.flatnonzero(alive[:, :, mine].any(axis=(1, 2)))
+        if not len(heads):
+            return  # nothing that the rows see was kept
+        found = {name: column[heads, at] for name, column in self.columns.items()}
+        for name in WORK.names or ():
+            chosen = work[name][heads, mine]
+            found[f"select_{name}"] = (
+                chosen.max(axis=1) if name in ("size", "target") else chosen.sum(axis=1)
+            )
+        for name in ("size", "target", "elements"):
+            pruned = topk[name][heads][:, :, mine].reshape(len(heads), -1)
+            found[f"topk_{name}"] = pruned.sum(axis=1) if name == "elements" else pruned.max(axis=1)
+        found["score_updates"] = updates[heads, mine].sum(axis=1)
+        queries = [rows[kv][mine].ravel()[alive[kv, :, mine].T.ravel()] for kv in heads.tolist()]
+        scored = np.array(
+            [int((q["keys"] * (1 + (q["refetch"] > 0))).sum()) for q in queries], dtype=np.int64
+        )
+        found["capped_scores"] = scored * (self._own.softcap is not None)
+        found["biased_scores"] = scored * (self._own.bias is not None)
+        context = place[2]
+        record.add(
+            place, heads, found, queries,
+            map(_tokens, fetches.keys[heads, at, :context]),
+            map(_tokens, fetches.values[heads, at, :context]),
+        )  # fmt: skip
+
+    @functools.cached_property
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Columns of the workload, each [kv_heads, fetches]."""
+        return self._fetches.columns()
+
+
+class _Rows(NamedTuple):
+    """What is kept of the rows of a block.
+
+    Attributes:
+        queries: of :data:`PER_QUERY`, [kv_heads, rows, group].
+        work: of the selector, [kv_heads, rows].
+        updates: [kv_heads, rows].
+        topk: [query_heads, rows].
+        alive: [query_heads, rows].
+    """
+
+    queries: NDArray[Any]
+    work: NDArray[Any]
+    updates: NDArray[np.int64]
+    topk: NDArray[Any]
+    alive: NDArray[np.bool_]
 
 
 def _tokens(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
@@ -138,20 +231,25 @@ def _queries(part: Attended, group: int, kv_head: int) -> NDArray[Any]:
 
 
 def _compare(
-    got: Attended, exact: tuple[NDArray[np.float64], ...], alive: NDArray[np.bool_]
+    got: Attended,
+    exact: tuple[NDArray[np.float64], ...],
+    alive: NDArray[np.bool_],
+    look: Look,
 ) -> NDArray[Any]:
     """Sums of a block against dense attention; a pruned head counts as zero output only.
 
     Args:
         got: of the policy.
-        exact: keys and values as recorded, [kv_heads, tokens, head_dim].
+        exact: keys and values as recorded, [kv_heads, tokens, key_dim or value_dim].
         alive: [query_heads, rows].
+        look: how the rows attend.
     """
     block, probabilities = got.block, got.block.scores
     heads, rows, context = probabilities.shape
     key, value = (tensor[:, :context] for tensor in exact)
     grouped = (block.query * block.scale).reshape(len(key), -1, block.query.shape[2])
     scores = (grouped @ key.transpose(0, 2, 1)).reshape(heads, rows, context)
+    look.apply(scores, block.positions)
     hidden = np.arange(context)[None, :] >= block.visible[:, None]
     scores[:, hidden] = -np.inf
     scores -= scores.max(axis=-1, keepdims=True)
@@ -164,7 +262,8 @@ def _compare(
     some = probabilities > 0
     surprise = np.log(probabilities[some]) - scores[some]
     whole = bool(alive.all())
-    visible = np.broadcast_to(block.visible, alive.shape)
+    seen = block.visible if look.hidden is None else (~(look.hidden | hidden)).sum(axis=1)
+    visible = np.broadcast_to(seen, alive.shape)
     sums = {
         "error_square": ((got.output - reference) ** 2).sum(),
         "reference_square": (reference**2).sum(),

@@ -38,6 +38,7 @@ class Stored:
         prompt_tokens: rows of the prompt read a KIVI cache in full precision.
         dtype: of the products; float32 inside a running model, float64 over a trace.
         before: the same of the tokens so far, where more have come since.
+        latent: values are the first elements of the keys, as they are stored; not for KIVI.
     """
 
     def __init__(
@@ -48,15 +49,18 @@ class Stored:
         prompt_tokens: int,
         dtype: type[np.floating[Any]] = np.float64,
         before: Stored | None = None,
+        latent: bool = False,
     ) -> None:
         q = policy.quantization
         self._dtype, self._prompt = dtype, prompt_tokens
         self._kivi = q if isinstance(q, KiviQuantization) else None
+        self._value_both: NDArray[Any] | None = None
         self.threshold = 0.0
         self._growing: tuple[GrowingReadBack, GrowingReadBack] | None = None
         if isinstance(q, ProgressiveQuantization):
             first, both = progressive_planes(key, q.msb_bits, q.lsb_bits, q.split, q.scale)
-            stored = quantize_dequantize(value, q.fetched_value_bits, q.scale)
+            if not latent:
+                stored = quantize_dequantize(value, q.fetched_value_bits, q.scale)
             self.threshold = q.threshold
         elif isinstance(q, KiviQuantization):
             # The residual is 12 bit with a scale of its own per token; see KiviQuantization.
@@ -73,7 +77,13 @@ class Stored:
             else:
                 self._growing = before._growing
             first = both = self._growing[0].of(key)
-            stored = self._growing[1].of(value)
+            if not latent:
+                stored = self._growing[1].of(value)
+        if latent:
+            width = value.shape[2]
+            stored = first[..., :width]
+            if both is not first:
+                self._value_both = both[..., :width].astype(dtype, copy=False)
         self.key_first = first.astype(dtype, copy=False)
         self.key_both = self.key_first if both is first else both.astype(dtype, copy=False)
         self.value = stored.astype(dtype, copy=False)
@@ -97,12 +107,25 @@ class Stored:
         return mixed, mixed
 
     def output(
-        self, weights: NDArray[np.float64], positions: NDArray[np.int64]
+        self,
+        weights: NDArray[np.float64],
+        positions: NDArray[np.int64],
+        refetched: NDArray[np.bool_],
     ) -> NDArray[np.float64]:
-        """Multiply weights [query_heads, rows, context] with the values."""
+        """Multiply weights [query_heads, rows, context] with the values.
+
+        Args:
+            weights: zero where a value is not used.
+            positions: [rows].
+            refetched: [query_heads, rows], rows that fetched both planes.
+        """
         context = weights.shape[2]
         if self._kivi is None:
-            return self._weighted(weights, self.value)
+            output = self._weighted(weights, self.value)
+            if self._value_both is not None and refetched.any():
+                both = self._weighted(weights, self._value_both)
+                output = np.where(refetched[..., None], both, output)
+            return output
         quantized = self._quantized(positions, self._kivi.quantized_values)
         old = np.arange(context)[None, :] < quantized[:, None]
         recent = self._weighted(np.where(old, 0.0, weights), self._value_full)

@@ -13,9 +13,11 @@ from accelsim.errors import TraceError
 from accelsim.functional._record import PolicyRun, Record
 from accelsim.traces import AttentionTrace
 
-Order = Literal["steps", "layers"]
+Order = Literal["steps", "layers", "tiles"]
 """``steps``: all layers of a token before the next token, as a decoder runs; ``layers``: all tokens
-of a layer before the next layer, so that the tensors of one layer are in memory at a time."""
+of a layer before the next layer, so that the tensors of one layer are in memory at a time;
+``tiles``: all layers of some tokens before the next ones, for what is kept of each query and key
+from layer to layer."""
 
 
 class OpenLoopRule(ABC):
@@ -23,9 +25,11 @@ class OpenLoopRule(ABC):
 
     Attributes:
         order: in which it must be asked.
+        tile_tokens: tokens of a tile, where the order is ``tiles``.
     """
 
     order: Order = "steps"
+    tile_tokens: int = 1
 
     @abstractmethod
     def attend(self, layer: int, positions: NDArray[np.int64], record: Record) -> None:
@@ -34,7 +38,8 @@ class OpenLoopRule(ABC):
         Args:
             layer: where.
             positions: queries that dense attention would have: the whole prompt (or encoder), or
-                the tokens after it: one in the order ``steps``, all of them in ``layers``.
+                the tokens after it: one in the order ``steps``, all of them in ``layers``. In the
+                order ``tiles``, some of either.
             record: takes what was found.
         """
 
@@ -52,12 +57,13 @@ def walk(trace: AttentionTrace, rule: OpenLoopRule, indices: bool = True) -> Pol
         indices: record the token indexes of fetched keys and values in the workload.
     """
     record = Record(trace, indices)
-    for layer, positions in _ORDERS[rule.order](trace):
+    order = {"steps": _by_step, "layers": _by_layer, "tiles": _by_tile}[rule.order]
+    for layer, positions in order(trace, rule.tile_tokens):
         rule.attend(layer, positions, record)
     return record.result(rule.keep_ratio)
 
 
-def _by_step(trace: AttentionTrace) -> Iterator[tuple[int, NDArray[np.int64]]]:
+def _by_step(trace: AttentionTrace, size: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
     prompt = np.arange(trace.prefill_tokens)
     tokens = np.arange(trace.prefill_tokens, trace.tokens)
     for positions in ([prompt] if len(prompt) else []) + np.split(tokens, len(tokens) or 1):
@@ -65,7 +71,7 @@ def _by_step(trace: AttentionTrace) -> Iterator[tuple[int, NDArray[np.int64]]]:
             yield layer, positions
 
 
-def _by_layer(trace: AttentionTrace) -> Iterator[tuple[int, NDArray[np.int64]]]:
+def _by_layer(trace: AttentionTrace, size: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
     every = np.arange(trace.tokens)
     for layer in range(trace.num_layers):
         for positions in np.split(every, [trace.prefill_tokens]):
@@ -73,7 +79,11 @@ def _by_layer(trace: AttentionTrace) -> Iterator[tuple[int, NDArray[np.int64]]]:
                 yield layer, positions
 
 
-_ORDERS = {"steps": _by_step, "layers": _by_layer}
+def _by_tile(trace: AttentionTrace, size: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    for half in np.split(np.arange(trace.tokens), [trace.prefill_tokens]):
+        for start in range(0, len(half), size):
+            for layer in range(trace.num_layers):
+                yield layer, half[start : start + size]
 
 
 def check_tokens(trace: AttentionTrace) -> None:

@@ -15,7 +15,14 @@ from accelsim.policies._policy import (
 )
 from accelsim.policies._registry import register_selection, selection_kinds
 from accelsim.policies._schedule import LayerSchedule
-from accelsim.policies._selection import Budgeted, Needs, Recent, SelectionPart, Stage
+from accelsim.policies._selection import (
+    FROM_PROBABILITIES,
+    Budgeted,
+    Needs,
+    Recent,
+    SelectionPart,
+    Stage,
+)
 from accelsim.policies._stages import (
     STAGES,
     Quantization,
@@ -29,6 +36,7 @@ from accelsim.policies.tokens import CascadeTokens, Protect
 from accelsim.policies.values import LocalValues
 
 __all__ = [
+    "FROM_PROBABILITIES",
     "STAGES",
     "Budgeted",
     "CascadeHeads",

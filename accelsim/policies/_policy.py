@@ -8,7 +8,7 @@ from typing import Any
 import pydantic
 
 from accelsim.configs import Config, load, parse_override
-from accelsim.policies._selection import Stage
+from accelsim.policies._selection import FROM_PROBABILITIES, Stage
 from accelsim.policies._stages import (
     STAGES,
     Quantization,
@@ -197,8 +197,8 @@ def _check_together(prefill: Policy, decode: Policy) -> None:
 _IN_THE_CASCADE = frozenset(
     (
         OWN_SCALE, "sliding windows", "sliding windows on both sides", "chunks", "a prefix",
-        "stored masks", "soft-capped scores", "sinks", "ALiBi", "cross attention",
-        "latent attention", "values of another width than keys",
+        "stored masks", "soft-capped scores", "sinks", "ALiBi", "a relative bias",
+        "cross attention", "latent attention", "values of another width than keys",
         "causal and full layers side by side",
     )
 )  # fmt: skip
@@ -227,7 +227,10 @@ def why_not(policy: Policy, trace: AttentionTrace) -> str:
         return explain
     rule, kivi = _on_cache(policy, causal=trace.causal)
     by_selector = rule is not None or kivi or by_layer(policy, trace)
-    served = {OWN_SCALE} if by_selector else _IN_THE_CASCADE
+    served = _by_selector(rule, kivi) if by_selector else _IN_THE_CASCADE
+    decodes_ahead = trace.decode_tokens and not (trace.causal or by_selector)
+    if decodes_ahead and "layers" in _readings(policy.by_stage().values()):
+        return "policy 'accumulate: layers' decodes causal models only; expected causal = true"
     for word, layer in trace.beyond().items():
         if word not in served:
             name = "kivi" if kivi else "accumulate: layers" if rule is None else rule.kind
@@ -243,6 +246,14 @@ def why_not(policy: Policy, trace: AttentionTrace) -> str:
     if not trace.has_values:
         return "tensor 'layer.0.value' is missing; expected values, which every policy reads"
     return "" if rule is None else rule.why_not(trace)
+
+
+def _by_selector(rule: Selection | None, kivi: bool) -> frozenset[str]:
+    """What :meth:`accelsim.traces.AttentionTrace.beyond` may name where a selector decides."""
+    served = {OWN_SCALE} | (FROM_PROBABILITIES if rule is None else rule.follows)
+    if rule is None or not rule.needs.merges:
+        served |= {"values of another width than keys"} | (set() if kivi else {"latent attention"})
+    return frozenset(served)
 
 
 def _other_depth(policy: Policy, num_layers: int) -> str:

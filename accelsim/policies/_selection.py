@@ -35,6 +35,13 @@ then fetches the union over its group), the group of a KV head decides together 
 probabilities, or all heads of a layer do."""
 
 
+FROM_PROBABILITIES = frozenset(
+    ("sliding windows", "chunks", "stored masks", "soft-capped scores", "ALiBi", "a relative bias")
+)
+"""How layers may attend (:meth:`accelsim.traces.AttentionTrace.beyond`) under a rule that decides
+from probabilities, positions or keys alone: a token that a query does not see has probability 0."""
+
+
 class Needs(PolicyPart):
     """What a rule asks of the hardware beyond reading vectors.
 
@@ -76,6 +83,9 @@ class SelectionPart(PolicyPart):
     """Whether it prunes an encoder (no decode steps) instead of the cache of a causal model."""
     in_prompt: ClassVar[bool] = False
     """Whether it selects for the queries of a causal prompt too; else they attend densely."""
+    follows: ClassVar[frozenset[str]] = frozenset()
+    """What :meth:`accelsim.traces.AttentionTrace.beyond` may name for it:
+    :data:`FROM_PROBABILITIES` or a part; a trace with anything else is refused."""
     kind: str
     """Name of the rule, a ``Literal`` of one value in every subclass."""
 

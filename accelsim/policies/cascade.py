@@ -174,6 +174,36 @@ class StepCascade(_Cascade):
         self.head_importance += np.abs(output).sum(axis=(1, 2))
 
 
+class _Tile:
+    """What some positions have received in the layers so far, and who is left of their keys.
+
+    Args:
+        positions: contiguous, [rows].
+        heads: query heads.
+
+    Attributes:
+        start: first position.
+        survivors: [rows, context], context = last position + 1.
+        received: likewise.
+        heads_alive: [rows, heads].
+        head_received: likewise.
+        finished: the last layer has been asked.
+    """
+
+    def __init__(self, positions: NDArray[np.int64], heads: int) -> None:
+        rows, self.start = len(positions), int(positions[0])
+        context = self.start + rows
+        self.survivors = np.ones((rows, context), dtype=np.bool_)
+        self.received = np.zeros((rows, context), dtype=np.float32)
+        self.heads_alive = np.ones((rows, heads), dtype=np.bool_)
+        self.head_received = np.zeros((rows, heads))
+        self.finished = False
+
+    def holds(self, position: int) -> bool:
+        """Whether a position is one of its rows."""
+        return self.start <= position < self.start + len(self.survivors)
+
+
 class LayerCascade(_Cascade):
     """Layer by layer: every query on its own, by what the layers before it gave.
 
@@ -182,67 +212,87 @@ class LayerCascade(_Cascade):
     nested over the layers and shared by the heads. So a model can run all positions of a layer at
     once and nothing leaks from later queries. Heads: the same with the absolute output.
 
-    The layers must be visited in order, and each with all positions before the next. Positions of
-    the prompt follow the policy of the prefill, later ones that of decode.
+    Positions may come in tiles: the layers must be visited in order for each tile, and the tiles of
+    a layer in the order of their positions. Whether all tiles of a layer come before the next layer
+    or all layers of a tile before the next tile changes no decision; the latter holds one tile at a
+    time. Positions of the prompt follow the policy of the prefill, later ones that of decode.
     """
+
+    STATE_BYTES = 5
+    """Of a position and a key before it, in a tile."""
 
     def __init__(self, policy: Policy, shape: Shape, seed: int = 0) -> None:
         super().__init__(policy, shape, seed)
         self._counts_heads = any(p.heads is not None for p in self._stages.values())
-        size, query_heads = shape.tokens, shape.num_query_heads
-        self._layer = -1
-        self._survivors = np.tri(size, dtype=np.bool_)
-        self._received = np.zeros((size, size), dtype=np.float32)
-        self._importance = np.zeros(size)
-        self._alive = np.ones(size, dtype=np.bool_)
-        self._heads_alive = np.ones((size, query_heads), dtype=np.bool_)
-        self._head_received = np.zeros((size, query_heads))
-        self._head_importance = np.zeros(query_heads)
+        layers, size = shape.num_layers, shape.tokens
+        self._tiles: list[_Tile] = []
+        self._budgets: dict[tuple[int, Stage], NDArray[np.int64]] = {}
+        self._importance = np.zeros((layers, size))
+        self._alive = np.ones((layers, size), dtype=np.bool_)
+        self._head_importance = np.zeros((layers, shape.num_query_heads))
+
+    def rows(self, layer: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """All positions: they are a tile, new with its first layer."""
+        if not any(tile.holds(int(positions[0])) for tile in self._tiles):
+            self._tiles = [tile for tile in self._tiles if not tile.finished]
+            self._tiles.append(_Tile(positions, self.shape.num_query_heads))
+        return positions
 
     def run(self, block: Block) -> Decision:
         """Select, attend, and note what each token received."""
-        if block.layer != self._layer:
-            self._layer = block.layer
-            self._importance[:] = 0.0
-            self._head_importance[:] = 0.0
-            self._alive[:] = True
         decision = Decision.empty(block, self.shape.num_kv_heads)
-        policy = self._stages[self.stage(block)]
-        self._select_heads(block, policy)
-        tokens = policy.tokens
-        layers, counts = self.shape.num_layers, range(self.shape.tokens + 1)
-        if tokens is None:
-            budgets, first, recent, by_age, permanent = list(counts), 0, 0, False, True
-        else:
-            budgets = [tokens.budget(block.layer, layers, n) for n in counts]
+        policy, layer, tile = self._stages[self.stage(block)], block.layer, self._tile(block)
+        self._select_heads(block, policy, tile)
+        tokens, budgets = policy.tokens, self._budgets_of(layer, self.stage(block))
+        first, recent, by_age, permanent = 0, 0, False, True
+        if tokens is not None:
             first, recent = tokens.protected_ranges()
             by_age, permanent = tokens.per_query, tokens.permanent
         _cascade_rows(
-            block.scores, block.both, block.threshold, block.positions,
-            np.array(budgets, dtype=np.int64), first, max(recent, 1), by_age, permanent,
-            self.seed_of(block.layer, 0), self._survivors,
-            self._alive, self._received, self._importance, self._heads_alive,
-            decision.kept, decision.refetched, decision.work[0],
+            block.scores, block.both, block.threshold, block.positions, tile.start,
+            budgets, first, max(recent, 1), by_age, permanent,
+            self.seed_of(layer, 0), tile.survivors, self._alive[layer], tile.received,
+            self._importance[layer], tile.heads_alive, decision.kept, decision.refetched,
+            decision.work[0],
         )  # fmt: skip
         decision.score_updates = self.updates(block, decision)
         return decision
 
     def learn(self, block: Block, output: Floats) -> None:
         """Note the absolute output of each head."""
+        tile = self._tile(block)
         if self._counts_heads:
-            self._head_received[block.positions] += np.abs(output).sum(axis=2).T
+            tile.head_received[block.positions - tile.start] += np.abs(output).sum(axis=2).T
+        last = block.positions[-1] - tile.start == len(tile.survivors) - 1
+        tile.finished = bool(last) and block.layer == self.shape.num_layers - 1
 
-    def _select_heads(self, block: Block, policy: Policy) -> None:
+    def _budgets_of(self, layer: int, stage: Stage) -> NDArray[np.int64]:
+        """Tokens kept of each number of tokens, [tokens + 1]."""
+        if (layer, stage) not in self._budgets:
+            tokens, counts = self._stages[stage].tokens, range(self.shape.tokens + 1)
+            kept = list(counts)
+            if tokens is not None:
+                kept = [tokens.budget(layer, self.shape.num_layers, n) for n in counts]
+            self._budgets[layer, stage] = np.array(kept, dtype=np.int64)
+        return self._budgets[layer, stage]
+
+    def _tile(self, block: Block) -> _Tile:
+        first = int(block.positions[0])
+        return next(tile for tile in self._tiles if tile.holds(first))
+
+    def _select_heads(self, block: Block, policy: Policy, tile: _Tile) -> None:
         if not self._counts_heads:
             return
         heads, rule = self.shape.num_query_heads, policy.heads
         layers = self.shape.num_layers
         budget = heads if rule is None else rule.budget(block.layer, layers, heads)
         least = 0 if rule is None else rule.min_keys
+        importance = self._head_importance[block.layer]
         for position in block.positions:
-            self._head_importance += self._head_received[position]
+            row = position - tile.start
+            importance += tile.head_received[row]
             if position + 1 >= least:
-                keep_heads(self._head_importance, self._heads_alive[position], budget)
+                keep_heads(importance, tile.heads_alive[row], budget)
 
 
 def keep_heads(importance: Floats, alive: NDArray[np.bool_], budget: int) -> None:
@@ -313,6 +363,7 @@ def _cascade_rows(
     both: NDArray[np.float64],
     threshold: float,
     positions: NDArray[np.int64],
+    start: int,
     budgets: NDArray[np.int64],
     first: int,
     recent: int,
@@ -329,11 +380,11 @@ def _cascade_rows(
     work: NDArray[Any],
 ) -> None:
     for r in range(len(positions)):
-        position = positions[r]
-        seen = position + 1
-        mine = survivors[position]
+        row = positions[r] - start
+        seen = positions[r] + 1
+        mine, got = survivors[row], received[row]
         for j in range(seen):
-            importance[j] += received[position, j]
+            importance[j] += got[j]
             mine[j] = mine[j] and alive[j]
         keep_tokens(
             mine, importance, seen, budgets[seen], first, recent, by_age, seed + seen * 31, work[r]
@@ -341,9 +392,9 @@ def _cascade_rows(
         if permanent:
             alive[:seen] = mine[:seen]
         for h in range(scores.shape[0]):
-            if heads_alive[position, h]:
+            if heads_alive[row, h]:
                 kept[h, r, :seen] = mine[:seen]
-            row = scores[h, r]
-            refetched[h, r] = softmax_kept(row, both[h, r], threshold, kept[h, r], seen)
+            own = scores[h, r]
+            refetched[h, r] = softmax_kept(own, both[h, r], threshold, kept[h, r], seen)
             for j in range(seen):
-                received[position, j] += row[j]
+                got[j] += own[j]

@@ -60,12 +60,13 @@ class ByLayerWidths(PolicyPart):
             Metadata (scales, zero points) and what full-width vectors read in excess, each
             [kv_heads, rows].
         """
-        moved = values.sum(axis=2) * (value_dim != 0)
-        vectors = (keys.sum(axis=2) + moved).astype(np.int64)
-        per_token = getattr(self, "scale", "") == "per_token"
-        if per_token and getattr(self, "key_scale", None) == "per_channel":
-            vectors = moved.astype(np.int64)
-        return vectors * (SCALE_BYTES if per_token else 0), np.zeros_like(vectors)
+        none = np.zeros(keys.shape[:2], dtype=np.int64)
+        if getattr(self, "scale", "") != "per_token":
+            return none, none
+        vectors = values.sum(axis=2, dtype=np.int64) * (value_dim != 0)
+        if getattr(self, "key_scale", None) != "per_channel":
+            vectors += keys.sum(axis=2, dtype=np.int64)
+        return vectors * SCALE_BYTES, none
 
 
 class StaticQuantization(ByLayerWidths):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,12 @@ from accelsim.attention.quantization import progressive_planes, quantize_dequant
 from accelsim.baselines import AttentionShape
 from accelsim.configs import load
 from accelsim.errors import AccelsimError, TraceError, WorkloadError
+from accelsim.functional import _selected, run_policy, verify_fixed_point
 from accelsim.functional import fixed_point as fp
-from accelsim.functional import run_policy, verify_fixed_point
 from accelsim.hardware import load_accelerator, simulate
 from accelsim.hardware.config import MemoryConfig
-from accelsim.policies import Policy, load_policy
+from accelsim.policies import Policy, applicable, load_policy, load_policy_spec
+from accelsim.policies.cascade import LayerCascade
 from accelsim.traces import (
     AttentionTrace,
     Bias,
@@ -31,7 +33,18 @@ from accelsim.traces import (
 )
 from accelsim.workloads import read_parquet, write_csv, write_parquet
 
-KINDS = ("window", "chunk", "prefix", "stored", "alibi", "cross", "softcap", "sinks", "scale")
+KINDS = (
+    "window",
+    "chunk",
+    "prefix",
+    "stored",
+    "alibi",
+    "relative",
+    "cross",
+    "softcap",
+    "sinks",
+    "scale",
+)
 
 
 def stored_bits(rng: np.random.Generator, causal: bool, tokens: int, keys: int) -> Any:
@@ -87,6 +100,11 @@ def make(
             tensors[f"{name}.mask"] = stored_bits(rng, back, tokens, keys)
         if "alibi" in has and "cross" not in has:
             fields["bias"] = Bias(kind="alibi", slopes=tuple(rng.normal(size=heads[0]).tolist()))
+        elif "relative" in has and "cross" not in has:
+            buckets = tuple(rng.integers(0, 4, size=int(rng.integers(1, 9))).tolist())
+            fields["bias"] = Bias(kind="relative", first=int(rng.integers(-6, 3)), buckets=buckets)
+            table = rng.normal(size=(heads[0], max(buckets) + 1))
+            tensors[f"{name}.bias"] = table.astype(np.float32)
         if "softcap" in has:
             fields["softcap"] = float(rng.uniform(0.5, 3.0))
         if "sinks" in has:
@@ -143,12 +161,16 @@ def planes(policy: Policy, trace: AttentionTrace, layer: int) -> tuple[Any, Any,
 
 
 def bias_of(trace: AttentionTrace, layer: int, positions: Any) -> Any:
-    """Bias [query_heads, rows, keys] of a layer, or ``None``."""
+    """Bias [query_heads, rows, keys] of a layer, or ``None``; by the words of the schema."""
     own = trace.layer(layer)
-    if own.slopes is None:
+    if own.bias is None:
         return None
     away = np.arange(own.keys)[None, :] - positions[:, None]
-    return own.slopes[:, None, None] * away
+    if own.bias.kind == "alibi":
+        return np.array(own.bias.slopes)[:, None, None] * away
+    last = len(own.bias.buckets) - 1
+    place = np.vectorize(lambda d: own.bias.buckets[min(max(d - own.bias.first, 0), last)])(away)
+    return trace.tensors.read(f"layer.{layer}.bias").astype(float)[:, place]
 
 
 def pruned(weights: Any, seen: Any, budgets: Any, value: Any, group: int) -> Any:
@@ -210,7 +232,7 @@ def test_outputs_are_those_of_the_reference(trace: AttentionTrace, name: str) ->
             assert work["query_keys"][row] == seen.sum() * living.sum()
             assert work["context_tokens"][row] == at.context
             scored = work["query_keys"][row] + work["refetch_query_keys"][row]
-            assert work["biased_scores"][row] == scored * (own.slopes is not None)
+            assert work["biased_scores"][row] == scored * (own.bias is not None)
             assert work["capped_scores"][row] == scored * (own.softcap is not None)
     read = work.policy_bytes()
     bits = {name: work[name].astype(int) for name in work.columns}
@@ -222,7 +244,7 @@ def test_outputs_are_those_of_the_reference(trace: AttentionTrace, name: str) ->
 @given(trace=traces(), name=st.sampled_from(("dense", "spatten-full", "spatten-tokens")))
 @settings(max_examples=40, deadline=None)
 def test_fixed_point_stays_near_the_same_policy(trace: AttentionTrace, name: str) -> None:
-    beyond = {"soft-capped scores", "sinks", "ALiBi"} & set(trace.beyond())
+    beyond = {"soft-capped scores", "sinks", "ALiBi", "a relative bias"} & set(trace.beyond())
     if beyond:
         with pytest.raises(AccelsimError, match="which the fixed-point datapath does not compute"):
             verify_fixed_point(trace, load_policy(name), fp.DATAPATHS["published"])
@@ -319,3 +341,100 @@ def test_parquet_keeps_the_widths(tmp_path: Any) -> None:
         write_csv(work.select(work["queries"] == 1), tmp_path / "w.csv")
     with pytest.raises(WorkloadError, match="value_dim = 9; expected 1 to head_dim, of a latent"):
         dataclasses.replace(work, value_dim=9)
+
+
+TOKENS_BY_LAYER = "spatten-tokens:tokens.accumulate=layers"
+ALL_BY_LAYER = "spatten-full:tokens.accumulate=layers,heads.accumulate=layers"
+SELECTING = (
+    "h2o", "tova", "streaming-llm", "scissorhands", "snapkv", "knorm", "keydiff", "quest", "dhsa",
+    "ems", "kivi-4", TOKENS_BY_LAYER, ALL_BY_LAYER,
+)  # fmt: skip
+FOLLOWED = ("window", "chunk", "stored", "alibi", "relative", "softcap", "scale")
+
+
+@given(
+    trace=traces(allowed=FOLLOWED, decoder=True),
+    name=st.sampled_from(SELECTING),
+)
+@settings(max_examples=120, deadline=None)
+def test_selections_attend_to_what_is_seen_and_kept(trace: AttentionTrace, name: str) -> None:
+    policy = load_policy_spec(name)
+    if name not in ("quest", "dhsa", "ems", "kivi-4") or not trace.beyond():
+        assert applicable(policy, trace) or set(trace.beyond()) & {"latent attention"}
+    if not applicable(policy, trace):
+        with pytest.raises(TraceError, match=r"layer \d has .*, which policy '"):
+            run_policy(trace, policy)
+        return
+    work = run_policy(trace, policy).workload
+    table = work.query_table
+    for row in range(work.rows):
+        layer, own = int(work["layer"][row]), slice(table.start[row], table.start[row + 1])
+        position, keys = table.position[own], table.keys[own]
+        seen = trace.seen(layer, np.unique(position))
+        assert set(work.key_indices[row]) <= set(np.flatnonzero(seen.any(axis=0)))
+        shown = seen.sum(axis=1)[np.searchsorted(np.unique(position), position)]
+        assert (keys <= shown).all()
+        if work["step"][row] == 0 and name != "dhsa" and "accumulate" not in name:
+            assert (keys == shown).all()  # a prompt is dense
+        scored = work["query_keys"][row] + work["refetch_query_keys"][row]
+        assert work["biased_scores"][row] == scored * (trace.layer(layer).bias is not None)
+        assert work["capped_scores"][row] == scored * (trace.layer(layer).softcap is not None)
+
+
+@given(trace=traces(allowed=FOLLOWED, decoder=True), wide=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_a_selection_that_keeps_everything_is_dense(trace: AttentionTrace, wide: bool) -> None:
+    """The two ways of computing a trace agree where they decide alike."""
+    dense = load_policy("dense")
+    if wide:
+        dense = Policy.model_validate(
+            {"quantization": {"kind": "progressive", "msb_bits": 6, "threshold": 0.4}}
+        )
+    every = Policy.model_validate(
+        dense.model_dump(exclude_defaults=True, exclude={"description", "source"})
+        | {"selection": {"kind": "streaming_llm", "budget_tokens": 1000}}
+    )
+    left, right = run_policy(trace, dense), run_policy(trace, every)
+    for name, figure in left.accuracy.items():
+        assert right.accuracy[name] == pytest.approx(figure, abs=1e-9), name
+    for name in ("keys", "values", "query_keys", "refetch_queries", "biased_scores", "key_runs"):
+        assert left.workload[name].tolist() == right.workload[name].tolist()
+    assert left.workload.policy_bytes() == right.workload.policy_bytes()
+
+
+@given(
+    trace=traces(allowed=FOLLOWED, decoder=True), name=st.sampled_from(SELECTING),
+    rows=st.integers(1, 5), tile=st.integers(1, 5),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_tiles_change_no_decision(trace: AttentionTrace, name: str, rows: int, tile: int) -> None:
+    policy = load_policy_spec(name)
+    if not applicable(policy, trace):
+        return
+    whole = run_policy(trace, policy)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_selected, "_ROWS_PER_BLOCK", rows)
+        patch.setattr(_selected, "_TILE_BYTES", tile * LayerCascade.STATE_BYTES * trace.tokens)
+        tiled = run_policy(trace, policy)
+        patch.setattr(_selected, "_SCORES_PER_BLOCK", 1)
+        one_by_one = run_policy(trace, policy)
+    for cut in (tiled, one_by_one):
+        for column in whole.workload.columns:
+            assert cut.workload[column].tolist() == whole.workload[column].tolist(), column
+        for name, figure in whole.accuracy.items():
+            assert cut.accuracy[name] == pytest.approx(figure, abs=1e-9), name
+
+
+def test_memory_does_not_grow_with_the_square_of_the_context() -> None:
+    """A prompt of 1,536 tokens holds 2.4 million pairs a head; what is kept of them is far less."""
+    trace = make(1, [set(), set()], prefill=1536, decode=1, heads=(4, 2), dim=16)
+    for name in ("h2o", ALL_BY_LAYER):
+        policy = load_policy_spec(name)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_selected, "_SCORES_PER_BLOCK", 1 << 15)
+            patch.setattr(_selected, "_TILE_BYTES", 1 << 18)
+            tracemalloc.start()
+            run_policy(trace, policy, indices=False)
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+        assert peak < 1536**2 * 4, name

@@ -120,7 +120,7 @@ class PolicyAttention:
             output[:, place] = got.output
             self.kept_keys += int(np.count_nonzero(got.decision.kept))
             if stage == "decode" or not shape.causal:
-                columns = fetches_of([got], shape).columns
+                columns = fetches_of(got, shape).columns()
                 read = read_bits(columns, shape.head_dim)
                 self.dram_bytes += sum(int(bits.sum()) for bits in read.values()) // 8
                 self.dram_bytes += int(columns["write_back_bytes"].sum())

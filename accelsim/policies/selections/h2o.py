@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from accelsim.attention.rows import admit, softmax_kept
 from accelsim.jit import kernel
-from accelsim.policies._selection import Needs, Recent
+from accelsim.policies._selection import FROM_PROBABILITIES, Needs, Recent
 from accelsim.policies.selections._eviction import WindowedSelector
 from accelsim.policies.selector import Block, Decision, Selector, Shape
 
@@ -27,6 +27,7 @@ class H2O(Recent):
 
     kind: Literal["h2o"]
     needs: ClassVar[Needs] = Needs(selection="one_per_step", updates=True)
+    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES
 
     def selector(self, shape: Shape, seed: int = 0) -> Selector:
         """Return the rule at work on one sequence."""

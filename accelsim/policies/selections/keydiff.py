@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from accelsim.attention.rows import admit
 from accelsim.jit import kernel
-from accelsim.policies._selection import Budgeted, Needs, Sharing
+from accelsim.policies._selection import FROM_PROBABILITIES, Budgeted, Needs, Sharing
 from accelsim.policies.selections._eviction import EvictingSelector
 from accelsim.policies.selector import Block, Decision, Selector, Shape
 
@@ -34,6 +34,7 @@ class KeyDiff(Budgeted):
     share: Sharing = "kv_head"
     anchor: Literal["cache", "older"] = "cache"
     needs: ClassVar[Needs] = Needs(selection="one_per_step", updates=True)
+    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES
 
     def selector(self, shape: Shape, seed: int = 0) -> Selector:
         """Return the rule at work on one sequence."""

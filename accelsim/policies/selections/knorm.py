@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from accelsim.attention.rows import admit
 from accelsim.jit import kernel
-from accelsim.policies._selection import Budgeted, Needs, Sharing
+from accelsim.policies._selection import FROM_PROBABILITIES, Budgeted, Needs, Sharing
 from accelsim.policies.selections._eviction import EvictingSelector
 from accelsim.policies.selector import Block, Decision, Selector, Shape
 
@@ -27,6 +27,7 @@ class KNorm(Budgeted):
     kind: Literal["knorm"]
     share: Sharing = "kv_head"
     needs: ClassVar[Needs] = Needs(selection="one_per_step")
+    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES
 
     def selector(self, shape: Shape, seed: int = 0) -> Selector:
         """Return the rule at work on one sequence."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from accelsim.attention.rows import admit, softmax_kept
 from accelsim.jit import kernel
 from accelsim.policies._base import Positive
-from accelsim.policies._selection import Needs, Recent
+from accelsim.policies._selection import FROM_PROBABILITIES, Needs, Recent
 from accelsim.policies.selections._eviction import WindowedSelector
 from accelsim.policies.selector import Block, Decision, Selector, Shape
 
@@ -33,6 +33,7 @@ class Scissorhands(Recent):
     history: Positive = 32
     drop: Positive = 8
     needs: ClassVar[Needs] = Needs(selection="batch", updates=True)
+    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES
 
     def selector(self, shape: Shape, seed: int = 0) -> Selector:
         """Return the rule at work on one sequence."""

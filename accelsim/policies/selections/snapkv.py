@@ -11,7 +11,7 @@ from accelsim.attention.kernels import WORK
 from accelsim.attention.rows import dense_mask
 from accelsim.attention.topk import topk_engine
 from accelsim.policies._base import Fraction, Positive
-from accelsim.policies._selection import Budgeted, Needs
+from accelsim.policies._selection import FROM_PROBABILITIES, Budgeted, Needs
 from accelsim.policies.selector import (
     Block,
     Decision,
@@ -47,6 +47,7 @@ class SnapKV(Budgeted):
     pooling: Literal["mean", "max"] = "mean"
     head_floor: Fraction | None = None
     needs: ClassVar[Needs] = Needs(selection="once", updates=True)
+    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES
 
     def selector(self, shape: Shape, seed: int = 0) -> Selector:
         """Return the rule at work on one sequence."""

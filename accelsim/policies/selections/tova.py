@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from accelsim.attention.rows import admit, softmax_kept
 from accelsim.jit import kernel
 from accelsim.policies._base import Count
-from accelsim.policies._selection import Budgeted, Needs, Sharing
+from accelsim.policies._selection import FROM_PROBABILITIES, Budgeted, Needs, Sharing
 from accelsim.policies.selections._eviction import EvictingSelector
 from accelsim.policies.selector import Block, Decision, Selector, Shape
 
@@ -34,6 +34,7 @@ class TOVA(Budgeted):
     share: Sharing = "layer"
     recent_tokens: Count = 0
     needs: ClassVar[Needs] = Needs(selection="one_per_step", updates=True)
+    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES
 
     def selector(self, shape: Shape, seed: int = 0) -> Selector:
         """Return the rule at work on one sequence."""

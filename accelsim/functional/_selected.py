@@ -175,6 +175,8 @@ class _Requests:
         for name in ("size", "target", "elements"):
             pruned = topk[name][heads][:, :, mine].reshape(len(heads), -1)
             found[f"topk_{name}"] = pruned.sum(axis=1) if name == "elements" else pruned.max(axis=1)
+        # All the searches of these rows, and not one of each query.
+        found["select_once"] = found["select_size"] > 0
         found["score_updates"] = updates[heads, mine].sum(axis=1)
         queries = [rows[kv][mine].ravel()[alive[kv, :, mine].T.ravel()] for kv in heads.tolist()]
         scored = np.array(

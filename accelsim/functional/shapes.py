@@ -490,6 +490,7 @@ class _Synthesis:
                 "topk_size": largest,
                 "topk_target": np.where(largest > 0, stay, 0),
                 "topk_elements": sums["topk_elements"],
+                "select_once": (select[0] > 0) & (self.policy.selection is not None),
                 "score_updates": sums["query_keys"] * int(_gathers(self.policy)),
                 "metadata_bytes": metadata,
                 "residual_bytes": residual,

@@ -139,7 +139,7 @@ def _span(row: Mapping[str, Any]) -> Span:
 def loss_of(policy: str) -> str:
     """Return what a preset says was measured inside the model, or an empty string."""
     told = load_policy(policy).assumptions
-    return next((text for text in told if text.startswith("Loss ")), "")
+    return " ".join(text for text in told if text.startswith(("Loss ", "Retrieval ")))
 
 
 def _prompt_s(result: RunResult) -> float:

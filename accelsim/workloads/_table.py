@@ -39,13 +39,17 @@ COLUMNS: dict[str, tuple[Any, str]] = {
         np.int64,
         "cycles that 16 comparators read them in, each pass rounded up; -1: not recorded",
     ),
-    "select_size": (np.int32, "candidates of the cascade token selection; 0: none on this row"),
-    "select_target": (np.int32, "tokens the cascade selection keeps"),
-    "select_passes": (np.int32, "quick-select passes of the cascade selection"),
+    "select_size": (np.int32, "candidates of the token selection; 0: none on this row"),
+    "select_target": (np.int32, "tokens that the selection keeps"),
+    "select_passes": (np.int32, "quick-select passes of the selection"),
     "select_elements": (np.int64, "importances read in those passes"),
     "select_beats": (
         np.int64,
         "cycles that 16 comparators read them in, each pass rounded up; -1: not recorded",
+    ),
+    "select_once": (
+        np.bool_,
+        "select_* hold all searches there are; else one, which a machine may make for each query",
     ),
     "score_updates": (np.int64, "accumulators that a policy reads, adds to and writes back"),
     "metadata_bytes": (
@@ -63,6 +67,7 @@ COLUMNS: dict[str, tuple[Any, str]] = {
 _WHERE_NONE_ZERO = ("select_size", "select_target", "select_passes", "select_elements")
 
 POLICY_COLUMNS = (
+    "select_once",
     "score_updates",
     "metadata_bytes",
     "residual_bytes",

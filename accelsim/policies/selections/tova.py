@@ -62,7 +62,10 @@ class TOVASelector(EvictingSelector):
             self.recent, self.budgets, self.heads, self.seed, alive, score,
             decision.kept, decision.refetched, work,
         )  # fmt: skip
-        return self.finished(decision, work)
+        decision = self.finished(decision, work)
+        # Of a prompt the last query ranks, and replaces what those before it would say.
+        decision.score_updates[:, block.positions < self.shape.prompt_tokens - 1] = 0
+        return decision
 
 
 @kernel

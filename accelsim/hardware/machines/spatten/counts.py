@@ -98,7 +98,7 @@ def selection_work(workload: Workload, rows: Rows, config: SpattenConfig) -> tup
     """Elements read, and passes, of all selections of tokens and heads.
 
     A workload records the search whose result counts; ``per-query`` searches after every query of
-    the group before, each with the work of that one.
+    the group before, each with the work of that one, unless the rows hold all searches there are.
     """
     elements = passes = 0
     before = 0
@@ -106,10 +106,11 @@ def selection_work(workload: Workload, rows: Rows, config: SpattenConfig) -> tup
         here = slice(group.first, group.end)
         chosen = np.flatnonzero(workload["select_size"][here] > 0)
         if chosen.size and before:
-            row = group.first + int(chosen[0])
-            times = before if config.token_selection == "per-query" else 1
-            elements += times * int(workload["select_elements"][row])
-            passes += times * int(workload["select_passes"][row])
+            searched = group.first + (chosen if group.once else chosen[:1])
+            each = config.token_selection == "per-query" and not group.once
+            times = before if each else 1
+            elements += times * int(workload["select_elements"][searched].sum())
+            passes += times * int(workload["select_passes"][searched].sum())
         elements += group.head_work[0]
         passes += group.head_work[1]
         before = int(rows.start[group.end] - rows.start[group.first])

@@ -55,7 +55,8 @@ class LayerOrder:
         if layer.unread or following is None:
             return
         group = following.group
-        if self._plan.config.token_selection == "per-layer" and group.token_cycles:
+        at_end = group.once or self._plan.config.token_selection == "per-layer"
+        if at_end and group.token_cycles:
             last = self._plan.latest(row, GIVEN, SIZE)
             self._search(last - 1, group.token_cycles)
         if not self._plan.causal:

@@ -62,7 +62,7 @@ class Plan:
         self.layers = [Layer(env, group) for group in rows.groups]
         for layer, following in itertools.pairwise(self.layers):
             layer.following = following
-            if config.token_selection == "per-query":
+            if config.token_selection == "per-query" and not following.group.once:
                 layer.selects = following.group.token_cycles
         self.items = [row for layer in self.layers for row in self._rows_of(layer)]
 

@@ -33,6 +33,7 @@ class Group:
         token_cycles: of the search that selects the tokens of this group; 0 if there is none.
         head_cycles: of the search that selects its heads; 0 if there is none.
         prefill: it belongs to a step with early rows.
+        once: its tokens are searched once, whatever the machine does for a cascade.
         head_work: elements read and passes of the search for heads.
     """
 
@@ -45,6 +46,7 @@ class Group:
     token_cycles: int
     head_cycles: int
     prefill: bool
+    once: bool = False
     head_work: tuple[int, int] = (0, 0)
 
 
@@ -208,6 +210,7 @@ def _groups(
         topk.pass_overhead,
     )
     selects = np.where(workload["select_size"] > 0, selects, 0)
+    searched_once = workload["select_once"]
     counts = np.diff(start)
     # Positions of a row: queries follow each other by position.
     moved = np.concatenate(([True], np.diff(position) != 0))
@@ -231,6 +234,8 @@ def _groups(
                     topk.pass_overhead,
                 )[0]
             )
+        mine = selects[first:end]
+        once = bool(searched_once[first:end].any())
         groups.append(
             Group(
                 here,
@@ -239,9 +244,12 @@ def _groups(
                 end,
                 bool(late[first:end].all()),
                 alive,
-                int(next((cycles for cycles in selects[first:end].tolist() if cycles), 0)),
+                int(
+                    mine.sum() if once else next((cycles for cycles in mine.tolist() if cycles), 0)
+                ),
                 head_cycles,
                 here in early_steps,
+                once,
                 head_work,
             )
         )

@@ -193,7 +193,6 @@ def _build(
         "value_depth": config.value_prefetch_depth,
         "lines": config.buffer_lines,
         "topk_rows": config.topk.rows,
-        "per_query": config.token_selection == "per-query",
         "ports": ports,
         "channels": channels,
         "channel_bits": channels.bit_length() - 1,

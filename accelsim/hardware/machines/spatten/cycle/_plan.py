@@ -596,7 +596,7 @@ class _Planner:
         counts = np.bincount(outputs, minlength=len(table.groups))
         found["jobs_left"] = found["outputs_left"] = counts
         per_query = self.config.token_selection == "per-query"
-        found["tokens"] = counts if per_query else 1
+        found["tokens"] = 1
         step_first = 0
         for number, group in enumerate(table.groups):
             if number == 0:
@@ -608,10 +608,15 @@ class _Planner:
             found["ahead"][number] = before.step == group.step and before.late and group.late
             sizes = self.workload["select_size"][group.first : group.end]
             if sizes.max() > 0:
-                row = group.first + int(np.argmax(sizes > 0))
                 found["select"][number - 1] = group.token_cycles
-                passes = max(0, int(self.workload["select_passes"][row]))
-                found["select_passes"][number - 1] = passes
+                passes = np.maximum(self.workload["select_passes"][group.first : group.end], 0)
+                here = passes[sizes > 0]
+                if self.workload["select_once"][group.first : group.end].any():
+                    found["select_passes"][number - 1] = here.sum()
+                else:
+                    found["select_passes"][number - 1] = here[0]
+                    found["each"][number - 1] = per_query
+                    found["tokens"][number - 1] = counts[number - 1] if per_query else 1
             if before.step == group.step and group.heads < before.heads:
                 found["heads"][number - 1] = group.head_cycles
                 passes, _, _ = head_selection(before.heads, group.heads, group.step, group.layer)

@@ -71,7 +71,7 @@ def step_probabilities(
     dropped, prunes = jobs[job].dropped, jobs[job].prunes
     piece, group = jobs[job].piece, jobs[job].group
     if marks & FIRST and not dropped:
-        searched = jobs[job].output and groups[group].select >= 0 and s[0].per_query
+        searched = jobs[job].output and groups[group].select >= 0 and groups[group].each
         # One search waits while another runs, whichever group they are of.
         if searched and s[0].tokens_begun < s[0].tokens_read - 1:
             return
@@ -114,7 +114,7 @@ def step_probabilities(
     if not jobs[job].output:
         return
     groups[group].jobs_left -= 1
-    if groups[group].select >= 0 and (s[0].per_query or groups[group].jobs_left == 0):
+    if groups[group].select >= 0 and (groups[group].each or groups[group].jobs_left == 0):
         ask_token_search(s, token, group)
 
 

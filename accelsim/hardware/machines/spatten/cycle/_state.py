@@ -49,7 +49,6 @@ MACHINE = np.dtype(
             "value_depth",
             "lines",
             "topk_rows",
-            "per_query",
             "ports",
             "channels",
             "channel_bits",
@@ -164,6 +163,7 @@ GROUP = np.dtype(
             "heads",
             "heads_passes",
             "tokens",
+            "each",
             # Changes while the machine runs.
             "jobs_left",
             "outputs_left",
@@ -177,8 +177,8 @@ GROUP = np.dtype(
 )
 """Rows of one layer of one step. ``ahead``: keys may be asked for before the group before is done.
 ``select``, ``heads``: cycles of a token search (after a query or the layer) and of the head search,
-for the group after; -1: none. ``tokens``: token searches. ``jobs_left``: queries whose last
-probability is to come."""
+for the group after; -1: none. ``tokens``: token searches, ``each``: one after each query.
+``jobs_left``: queries whose last probability is to come."""
 
 ROW = np.dtype(
     [

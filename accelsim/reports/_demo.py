@@ -201,10 +201,9 @@ def _words(
         f"Good: one sequence decodes {_against(token[TUNED], gpu, 'token')}, dense and measured. A "
         "GPU gains from batches, which are not shown here.",
         f"Lost: inside the model. {loss_of(TUNED) or _NO_LOSS}",
-        f"Lost: the prompt is {times(prompt[TUNED] / prompt[DENSE], 'faster', 'slower')} than "
-        f"dense. Why: the policy prunes behind a prompt only, and a prompt is multiplications "
-        f"({_busy(dense, 'qk_unit')} of the dense run the query x key unit is busy); adding up "
-        "what ranks the tokens comes on top.",
+        f"{_prompt_against(prompt[TUNED] / prompt[DENSE])}. Why: the policy prunes behind a prompt "
+        f"only, and a prompt is multiplications ({_busy(dense, 'qk_unit')} of the dense run the "
+        "query x key unit is busy).",
         f"Lost: the prompt is {_against(prompt[TUNED], gpu, 'prompt')}. Why: "
         f"{_multipliers(dense)}.",
         f"Not tuned: {PAPER}, the paper's schedule, decodes "
@@ -222,6 +221,14 @@ def _words(
 
 
 _NO_LOSS = "No loss inside a model is stated for it."
+
+
+def _prompt_against(share: float) -> str:
+    """How long a prompt takes, as a share of dense."""
+    if abs(share - 1) < 0.01:
+        return "Not gained: the prompt takes as long as dense"
+    what = "Good" if share < 1 else "Lost"
+    return f"{what}: the prompt is {times(share, 'faster', 'slower')} than dense"
 
 
 def _against(ours: float, gpu: Mapping[str, Mapping[str, Span]], stage: str) -> str:

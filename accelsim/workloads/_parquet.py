@@ -65,7 +65,8 @@ def read_parquet(path: str | Path) -> Workload:
 
     try:
         table = pq.read_table(path, memory_map=True)
-    except (OSError, pa.ArrowException) as error:
+        names = table.column_names
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         detail = str(error).splitlines()[0]
         raise WorkloadError(f"{path}: not a readable Parquet file ({detail})") from None
     metadata = {
@@ -89,12 +90,12 @@ def read_parquet(path: str | Path) -> Workload:
             f"{path}: metadata 'latent' is '{metadata['latent'][:40]}'; expected true, or no such "
             "key"
         )
-    if len(set(table.column_names)) != len(table.column_names):
+    if len(set(names)) != len(names):
         raise WorkloadError(f"{path}: two columns have one name")
     older = metadata["accelsim.schema"] != SCHEMA
     columns: dict[str, Any] = {}
     for name, (dtype, _) in COLUMNS.items():
-        if name not in table.column_names:
+        if name not in names:
             if name in POLICY_COLUMNS:
                 columns[name] = np.zeros(table.num_rows, dtype=dtype)
                 continue

@@ -323,6 +323,7 @@ def streamed(policy: Policy, prompt: int) -> np.ndarray:
             )
             scores = np.ascontiguousarray(query @ np.repeat(key, 3, axis=0).transpose(0, 2, 1))
             block = Block(layer, rows, query, key, value, scores, scores, 0.0, True, 1.0)
+            assert (selector.rows(layer, rows) == rows).all()
             kept = selector.run(block).kept
             selector.learn(block, scores @ np.repeat(value, 3, axis=0))
             counts[layer][:, rows] = kept.sum(axis=2)

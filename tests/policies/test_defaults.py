@@ -22,7 +22,7 @@ SELECTIONS: dict[str, dict[str, Any]] = {
     "dhsa": {**CACHE, "share": "query_head", "chunk_tokens": 8, "sinks": 4, "local": 8},
     "ems": {**CACHE, "share": "kv_head", "recent_fraction": 0.25, "history": 32, "similarity": 0.6},
     "h2o": {**CACHE, "share": "query_head", "recent_fraction": 0.5},
-    "keydiff": {**CACHE, "share": "kv_head"},
+    "keydiff": {**CACHE, "share": "kv_head", "anchor": "cache"},
     "knorm": {**CACHE, "share": "kv_head"},
     "quest": {**CACHE, "share": "query_head", "page_tokens": 16, "dense_layers": 2},
     "scissorhands": {
@@ -30,7 +30,7 @@ SELECTIONS: dict[str, dict[str, Any]] = {
     },
     "snapkv": {**CACHE, "share": "query_head", "window": 32, "kernel": 5, "pooling": "mean"},
     "streaming_llm": {**CACHE, "share": "layer", "sinks": 4},
-    "tova": {**CACHE, "share": "layer"},
+    "tova": {**CACHE, "share": "layer", "recent_tokens": 0},
     "zero_tprune": {
         "min_keys": 0,
         "keep_importance": 0.9,

@@ -399,13 +399,13 @@ def test_our_rules_keep_the_same_sets(
 @pytest.mark.slow
 def test_our_rules_keep_the_same_sets_of_smollm2() -> None:
     text = "smollm2"
-    ids = next(iter(shipped_windows().values()))[:192]
+    ids = next(iter(shipped_windows().values()))[:112]
     model = load_model(text)
-    trace = capture(text, model.tokenizer.decode(ids), prefill=160, decode=1)
+    trace = capture(text, model.tokenizer.decode(ids), prefill=96, decode=1)
     assert trace.token_ids is not None
     recorder = PressRecorder(text)
     for press, rule in BOTH:
         spec = parse_press(press.format(r=0.5))
-        decisions = recorder.record(spec, trace.token_ids.tolist(), 160)
-        ours = our_sets(trace, rule, 80)
+        decisions = recorder.record(spec, trace.token_ids.tolist(), 96)
+        ours = our_sets(trace, rule, 48)
         assert differing(prompt_sets(decisions), ours) == 0, press

@@ -259,7 +259,7 @@ def test_smollm2_finds_a_needle_and_a_small_window_does_not() -> None:
 
     model = load_model("smollm2")
     text = " ".join(model.decode(ids) for ids in shipped_windows().values())
-    made = task_examples(model, "needle", 2, 300, text)
+    made = task_examples(model, "needle", 1, 300, text)
     dense = retrieval(model, made, Policy())
     assert dense.score == 1.0
     window = load_policy_spec(

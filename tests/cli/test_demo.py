@@ -12,10 +12,7 @@ from typing import Any
 import pytest
 
 from accelsim.cli import main
-from accelsim.exploration import replay
-from accelsim.policies import load_policy
-from accelsim.reports import DEMO_STEPS
-from accelsim.reports._demo import loss_of
+from accelsim.reports._demo import DEMO_STEPS, loss_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,8 +43,10 @@ def test_its_words_are_its_numbers(shown: dict[str, Any]) -> None:
     ratios = [seconds / token_s for seconds in gpu["a100"]["token"]]
     shape = "{:.3g} times faster ({:.3g} to {:.3g}) than an A100"
     assert shape.format(*ratios) in words[1]
-    slower = tuned["prefill_latency_cycles"] / dense["prefill_latency_cycles"]
-    assert f"the prompt is {slower:.3g} times slower than dense" in words[3]
+    # One search a layer behind the prompt, and the last query's scores: less than 1 %.
+    share = tuned["prefill_latency_cycles"] / dense["prefill_latency_cycles"]
+    assert share == pytest.approx(1, abs=0.01)
+    assert words[3].startswith("Not gained: the prompt takes as long as dense")
     for name, run in runs.items():
         assert run["manifest"]["dependencies"] == "causal", name
     for sentence in words:
@@ -97,22 +96,6 @@ def test_stated_losses_are_the_measured_ones() -> None:
         assert f"{100 * float(row[name]):.2f}" in stated
     assert loss_of("spatten-full").startswith("Loss +68 %")
     assert loss_of("dense") == ""
-
-
-@pytest.mark.slow
-def test_what_slows_the_prompt_is_the_ranking(tmp_path: Path) -> None:
-    """Widths alone leave a prompt as it was."""
-    tuned = load_policy("tova-smollm2-1pct").model_dump(mode="json", exclude_none=True)
-    tuned["selection"]["budget_tokens"] = 32
-    prompts = []
-    for selection in (tuned["selection"], None):
-        policy = tmp_path / "policy.yaml"
-        policy.write_text(json.dumps(tuned | {"selection": selection}))
-        found = replay("smollm2-64p-32d", policy=str(policy), baselines=())
-        prompts.append(found.metrics["prefill_latency_cycles"])
-    dense = replay("smollm2-64p-32d", baselines=()).metrics["prefill_latency_cycles"]
-    assert prompts[0] > prompts[1]
-    assert prompts[1] <= dense
 
 
 def test_progress_and_a_folder_that_cannot_be_written(

@@ -11,7 +11,7 @@ from typing import Any
 from accelsim.errors import AccelsimError, did_you_mean
 from accelsim.exploration import Results
 from accelsim.reports._page_table import Table
-from accelsim.reports.interactive._names import heading, unit_of
+from accelsim.reports.interactive._names import axis_label, heading
 from accelsim.reports.interactive._page import Chart, Page
 from accelsim.reports.interactive._sensitivity import explained
 from accelsim.reports.interactive._sources import sources
@@ -108,36 +108,34 @@ def _goals(results: Results, objectives: Sequence[str]) -> dict[str, str]:
 
 def _fronts(rows: list[Row], axes: list[str], goals: list[str], front: set[str]) -> list[Chart]:
     charts = []
+    labels = {name: axis_label(name, [row[name] for row in rows]) for name in goals}
     for number, (x, y) in enumerate(itertools.combinations(goals, 2)):
+        (across, of_x), (up, of_y) = labels[x], labels[y]
         values = [
             {
-                "x": row[x],
-                "y": row[y],
+                "x": row[x] / of_x,
+                "y": row[y] / of_y,
                 "front": "on the front" if row["key"] in front else "dominated",
                 "point": row["key"][:12],
                 **{f"a{i}": _cell(row.get(axis)) for i, axis in enumerate(axes)},
             }
             for row in rows
         ]
-        tips = [("point", "point"), ("x", heading(x)), ("y", heading(y))]
+        tips = [("point", "point"), ("x", across), ("y", up)]
         tips += [(f"a{i}", axis) for i, axis in enumerate(axes)]
         scale = {"zero": False}
         encoding = {
-            "x": channel("x", "Q", heading(x), scale=scale, axis=_ticks(x)),
-            "y": channel("y", "Q", heading(y), scale=scale, axis=_ticks(y)),
+            "x": channel("x", "Q", across, scale=scale),
+            "y": channel("y", "Q", up, scale=scale),
             "color": channel("front", "N", "Pareto set of all objectives"),
             "tooltip": shown(*tips),
         }
         mark = {"type": "point", "filled": True, "size": 60}
         spec = plot(values, mark, encoding, params=zoomable(f"front_zoom_{number}"))
         note = f"The front is that of all objectives together: {', '.join(goals)}."
-        charts.append(Chart(f"{x} against {y}", note, spec))
+        title = " against ".join(label.rpartition(", ")[0] or label for label in (across, up))
+        charts.append(Chart(title, note, spec))
     return charts
-
-
-def _ticks(name: str) -> dict[str, str]:
-    """SI prefixes only where there is a unit to carry them."""
-    return {"format": "~s" if unit_of(name) else "~g"}
 
 
 def _parallel(rows: list[Row], axes: list[str], goals: list[str], front: set[str]) -> list[Chart]:

@@ -188,7 +188,8 @@ def attend_block(
     used, topk = kept, np.zeros(kept.shape[:2], dtype=WORK)
     if policy.values is not None:
         used = np.zeros_like(kept)
-        prune_values(weights, kept, budgets, seed, used, topk)
+        # Pivots go by position, so that they are the same wherever rows are cut into blocks.
+        prune_values(weights, kept, budgets, seed + int(positions[0]), used, topk)
         weights = np.where(used, weights, 0.0)
     output = decision.output
     if output is None:

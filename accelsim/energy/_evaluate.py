@@ -270,15 +270,15 @@ def intervals(*parts: list[_Line], printed: Sequence[float]) -> list[tuple[float
         parts: entries.
         printed: sum of the values of a part and all before it, as it is printed.
     """
-    groups = {line.group: None for part in parts for line in part}
+    groups = dict.fromkeys(line.group for part in parts for line in part)
     places = {group: index for index, group in enumerate(groups)}
     # How far the entries of a group reach below and above what is printed.
-    reach, found = np.zeros((2, len(groups))), []
+    reach, found = np.zeros((2, len(places))), []
     for part, value in zip(parts, printed, strict=True):
         for line in part:
             reach[0, places[line.group]] += line.value - line.low
             reach[1, places[line.group]] += line.high - line.value
-        total = value + np.tensordot(reach, _drawn(len(groups)), 2)
+        total = value + np.tensordot(reach, _drawn(len(places)), 2)
         low, high = np.quantile(total, _QUANTILES)
         found.append((min(float(low), value), max(float(high), value)))
     return found

@@ -278,8 +278,7 @@ def run(
         streamed_cycles = activity.cycles
         if activity.dependencies != "streamed":
             freely = partial(simulation, dependencies="streamed")
-            part = None if fraction is None else sample(workload, freely, fraction)
-            streamed_cycles = (freely(workload) if part is None else part.activity).cycles
+            streamed_cycles = _activity(workload, freely, fraction).cycles
     priced = partial(evaluate, table=table, machine=machine, memory=memory)
     by_stage = None
     if stages:
@@ -344,6 +343,14 @@ def _fraction(asked: str, workload: Workload, whole: bool) -> float | None:
     return DEFAULT_FRACTION if asked == AUTO else float(asked)
 
 
+def _activity(
+    workload: Workload, simulation: Callable[[Workload], Activity], fraction: float | None
+) -> Activity:
+    """Run a workload: all its rows, or a sample where one was asked for and is fewer."""
+    sampled = None if fraction is None else sample(workload, simulation, fraction)
+    return simulation(workload) if sampled is None else sampled.activity
+
+
 def _by_stage(
     workload: Workload,
     whole: Activity,
@@ -372,9 +379,7 @@ def _by_stage(
         raise AccelsimError(
             "stages: prompt and decoding overlap in a streamed run; expected dependencies 'causal'"
         )
-    alone = workload.select(prompt)
-    part = None if fraction is None else sample(alone, simulation, fraction)
-    first = simulation(alone) if part is None else part.activity
+    first = _activity(workload.select(prompt), simulation, fraction)
     return {
         "prefill": priced(first).stage(),
         "decode": priced(whole.after(first)).stage(),

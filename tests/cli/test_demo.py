@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import html
-import importlib.util
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +78,10 @@ def test_a_token_behind_the_long_context_evicts_once(shown: dict[str, Any]) -> N
 
 @pytest.mark.slow
 def test_the_readme_shows_what_it_prints(shown: dict[str, Any]) -> None:
-    spec = importlib.util.spec_from_file_location("first_visit", ROOT / "docs/first_visit.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    visit = runpy.run_path(str(ROOT / "docs/first_visit.py"))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    begin, end = module.MARKS
-    assert readme.partition(begin)[2].partition(end)[0].strip() == module.shown(shown["document"])
+    begin, end = visit["MARKS"]
+    assert readme.partition(begin)[2].partition(end)[0].strip() == visit["shown"](shown["document"])
 
 
 def test_stated_losses_are_the_measured_ones() -> None:

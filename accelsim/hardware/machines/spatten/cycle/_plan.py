@@ -611,7 +611,7 @@ class _Planner:
                 found["select"][number - 1] = group.token_cycles
                 passes = np.maximum(self.workload["select_passes"][group.first : group.end], 0)
                 here = passes[sizes > 0]
-                if self.workload["select_once"][group.first : group.end].any():
+                if group.once:
                     found["select_passes"][number - 1] = here.sum()
                 else:
                     found["select_passes"][number - 1] = here[0]

@@ -34,7 +34,7 @@ class ClosedLoopConfig(Config):
     """
 
     model: str = "smollm2"
-    """As ``verify --closed-loop --model``."""
+    """As ``verify --closed-loop --model``; paths begin with ``.`` or ``/``, or end in ``.gguf``."""
     score: str = "perplexity"
     """``perplexity``, or a retrieval task (docs/accuracy.md); minilm's correlation with ``lee``."""
     text: tuple[str, ...] = ()
@@ -94,8 +94,9 @@ def packed(
     found["text"] = [text if text == SHIPPED else path(text) for text in config.text]
     if config.lee is not None:
         found["lee"] = path(config.lee)
-    if os.path.exists(config.model):
-        found["model"] = os.path.abspath(config.model)
+    model = Path(config.model)
+    if model.suffix == ".gguf" or model.is_absolute() or config.model.startswith("."):
+        found["model"] = path(config.model)
     return json.dumps({"config": found, "files": files}, sort_keys=True)
 
 

@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write(folder: Path, **changes: Any) -> Path:
     section = {
-        "model": str(folder / "model"), "text": ["ids.json"], "windows": 2, "skip": SKIP,
+        "model": "./model", "text": ["ids.json"], "windows": 2, "skip": SKIP,
     } | changes.pop("closed_loop", {})  # fmt: skip
     content = {
         "sources": ["tiny.safetensors"],
@@ -152,6 +152,8 @@ def test_a_policy_that_cannot_run_inside_fails_alone(folder: Path, tmp_path: Pat
         ({"text": ["gone.txt"]}, "gone.txt: no such file"),
         ({"text": []}, "expected a text file"),
         ({"model": "minilm"}, "Lee task"),
+        ({"model": "gone.gguf"}, "gone.gguf: no such file"),
+        ({"model": "./gone"}, "./gone: no such file"),
         ({"windows": 0}, "closed_loop.windows"),
         ({"contxt": 3}, "did you mean 'context'"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -23,16 +24,8 @@ SPEC = "streaming-llm:selection.budget_fraction=null,selection.sinks=1,selection
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
-    )  # fmt: skip
-    folder = tmp_path_factory.mktemp("inside")
-    transformers.LlamaForCausalLM(config).save_pretrained(folder / "model")
+def folder(tiny_llama: Callable[..., Path]) -> Path:
+    folder = tiny_llama(hidden=32, positions=64)
     rng = np.random.default_rng(0)
     windows = {str(i): rng.integers(0, 64, size=40).tolist() for i in range(2)}
     (folder / "ids.json").write_text(json.dumps({"windows": windows}))
@@ -42,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write(folder: Path, **changes: Any) -> Path:
     section = {
-        "model": "./model", "text": ["ids.json"], "windows": 2, "skip": SKIP,
+        "model": "./", "text": ["ids.json"], "windows": 2, "skip": SKIP,
     } | changes.pop("closed_loop", {})  # fmt: skip
     content = {
         "sources": ["tiny.safetensors"],
@@ -76,7 +69,7 @@ def test_scores_are_those_of_a_run_inside_the_model(folder: Path, tmp_path: Path
         "latency_s": "minimize", "closed_loop.loss": "minimize", "closed_loop.score": "report",
         "closed_loop.reduction": "maximize",
     }  # fmt: skip
-    model = load_model(str(folder / "model"))
+    model = load_model(str(folder))
     windows = list(json.loads((folder / "ids.json").read_text())["windows"].values())
     dense = perplexity(model, windows, load_policy_spec("dense"), skip=SKIP)
     for budget, scores in by_budget(results, "closed_loop.score").items():
@@ -178,7 +171,7 @@ def test_metrics_of_a_model_need_one(folder: Path, tmp_path: Path) -> None:
     file.write_text(json.dumps(content))
     with pytest.raises(AccelsimError, match="expected a section 'closed_loop'"):
         sweep(file, tmp_path / "store")
-    content["closed_loop"] = {"model": str(folder / "model"), "text": ["ids.json"]}
+    content["closed_loop"] = {"model": str(folder), "text": ["ids.json"]}
     content["metrics"] = ["closed_loop.lost"]
     file.write_text(json.dumps(content))
     with pytest.raises(AccelsimError, match=r"did you mean 'closed_loop\.loss'"):

@@ -90,11 +90,13 @@ def check_texts(model: str, texts: Sequence[str], lee: str | None) -> None:
     """
     if (model == "minilm") != (lee is not None) or (lee is not None and texts):
         raise TraceError(
-            f"{model}: minilm is scored on the Lee task (lee: a gensim wheel), others on a text"
+            f"{model}: minilm is scored on the Lee task (--lee, or key 'lee'), others on a text "
+            "(--text, or key 'text')"
         )
     if model not in ("smollm2", "minilm") and (not texts or SHIPPED in texts):
         raise TraceError(
-            f"{model}: the shipped windows hold token ids of smollm2; expected a text file"
+            f"{model}: the shipped windows hold token ids of smollm2; expected a text "
+            "file (--text, or key 'text')"
         )
 
 

@@ -84,6 +84,9 @@ class SelectedRule(OpenLoopRule):
         last = trace.prefill_tokens if shape.causal else shape.tokens
         if prompt and layer not in self._prompts:
             self._prompts[layer] = _Requests(own, Fetches(shape, last), shape)
+        if len(rows):
+            stored = self._stored.key_both
+            self._selector.foresee(layer, query[:, rows], stored, rows, own.scale)
         masked = own.mask.kind not in ("causal", "full")
         for part in cut(rows, shape, _ROWS_PER_BLOCK, _SCORES_PER_BLOCK):
             wide = query[:, part].astype(np.float64)

@@ -164,6 +164,27 @@ class Selector(ABC):
         """
         return positions
 
+    def foresee(  # noqa: B027
+        self,
+        layer: int,
+        query: NDArray[Any],
+        key: NDArray[Any],
+        positions: NDArray[np.int64],
+        scale: float,
+    ) -> None:
+        """Be shown all queries of a stage of a layer before its blocks; most rules need not look.
+
+        A rule that decides for a prompt as a whole reads it here, and says so in its settings
+        (:attr:`~accelsim.policies.SelectionPart.foresees`).
+
+        Args:
+            layer: where.
+            query: [query_heads, rows, head_dim].
+            key: [kv_heads, tokens, head_dim] as they read back, at least those that the rows see.
+            positions: of the rows.
+            scale: of the scores.
+        """
+
     def learn(self, block: Block, output: Floats) -> None:  # noqa: B027
         """Be told the attention output [query_heads, rows, head_dim] of a block, after `run`."""
 
@@ -206,6 +227,18 @@ class Staged(Selector):
         """Let the selector of the block's stage decide."""
         return self._selectors[self.stage(block)].run(block)
 
+    def foresee(
+        self,
+        layer: int,
+        query: NDArray[Any],
+        key: NDArray[Any],
+        positions: NDArray[np.int64],
+        scale: float,
+    ) -> None:
+        """Show the selector of the stage."""
+        stage = stage_of(positions, self.shape)
+        self._selectors[stage].foresee(layer, query, key, positions, scale)
+
     def learn(self, block: Block, output: Floats) -> None:
         """Tell the selector of the block's stage."""
         self._selectors[self.stage(block)].learn(block, output)
@@ -242,6 +275,17 @@ class ByLayer(Selector):
     def rows(self, layer: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Ask the selector of the layer."""
         return self._selectors[layer].rows(layer, positions)
+
+    def foresee(
+        self,
+        layer: int,
+        query: NDArray[Any],
+        key: NDArray[Any],
+        positions: NDArray[np.int64],
+        scale: float,
+    ) -> None:
+        """Show the selector of the layer."""
+        self._selectors[layer].foresee(layer, query, key, positions, scale)
 
     def learn(self, block: Block, output: Floats) -> None:
         """Tell the selector of the block's layer."""

@@ -19,8 +19,15 @@ from accelsim.policies.mnnfast import MnnFastRule
 
 CACHE: dict[str, Any] = {"min_keys": 0, "taper": 0.0, "floor_tokens": 0}
 SELECTIONS: dict[str, dict[str, Any]] = {
+    "centrality": {
+        **CACHE, "share": "kv_head", "damping": 0.15, "iterations": 3, "sinks": 4, "recent": 8
+    },
     "dhsa": {**CACHE, "share": "query_head", "chunk_tokens": 8, "sinks": 4, "local": 8},
     "ems": {**CACHE, "share": "kv_head", "recent_fraction": 0.25, "history": 32, "similarity": 0.6},
+    "expected_attention": {
+        **CACHE, "share": "kv_head", "rope_factor": 1.0, "future_tokens": 512, "sinks": 4,
+        "covariance": True, "value_norm": True,
+    },
     "h2o": {**CACHE, "share": "query_head", "recent_fraction": 0.5},
     "keydiff": {**CACHE, "share": "kv_head", "anchor": "cache"},
     "knorm": {**CACHE, "share": "kv_head"},

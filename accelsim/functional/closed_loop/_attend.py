@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from accelsim.errors import TraceError
 from accelsim.functional._block import attend_block, cut, fetches_of
 from accelsim.functional._stored import Stored, value_budgets
-from accelsim.policies import Policy, Quantization
+from accelsim.policies import Policy, Quantization, Stage
 from accelsim.policies.selector import Block, Decision, Selector, Shape, selector_for, stage_of
 from accelsim.traces.capture import Attend, Floats
 from accelsim.workloads import read_bits
@@ -106,6 +106,7 @@ class PolicyAttention:
         seen = seen if window is None else np.minimum(seen, window)
         self.visible_keys += int(seen.sum()) * shape.num_query_heads
         output = np.zeros(query.shape, dtype=np.float32)
+        shown: Stage | None = None
         for part in cut(rows, shape, _ROWS_PER_BLOCK):
             place = part - positions[0]
             stage = stage_of(part, shape)
@@ -113,6 +114,13 @@ class PolicyAttention:
             if stored is None or here.quantization != policy.quantization:
                 stored = self._read_back(layer, here, key, value, int(positions[0]))
             policy = here
+            if stage != shown:
+                shown = stage
+                inside = (rows < shape.prompt_tokens) == (stage == "prefill")
+                mine = rows if not shape.causal else rows[inside]
+                self.selector.foresee(
+                    layer, query[:, mine - positions[0]], stored.key_both, mine, self._scale
+                )
             got = attend_block(
                 self.selector, here, stored, layer, query[:, place], part, self._scale,
                 self._budgets[stage][layer], 1,
@@ -168,6 +176,18 @@ class _Windowed(Selector):
     def rows(self, layer: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Ask the rule."""
         return self._rule.rows(layer, positions)
+
+    def foresee(
+        self,
+        layer: int,
+        query: NDArray[Any],
+        key: NDArray[Any],
+        positions: NDArray[np.int64],
+        scale: float,
+    ) -> None:
+        """Show the rule what it decides itself."""
+        if self._windows[layer] is None:
+            self._rule.foresee(layer, query, key, positions, scale)
 
     def learn(self, block: Block, output: NDArray[np.float64]) -> None:
         """Tell the rule what it decided itself."""

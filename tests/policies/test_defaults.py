@@ -23,6 +23,11 @@ SELECTIONS: dict[str, dict[str, Any]] = {
         **CACHE, "share": "kv_head", "damping": 0.15, "iterations": 3, "sinks": 4, "recent": 8
     },
     "dhsa": {**CACHE, "share": "query_head", "chunk_tokens": 8, "sinks": 4, "local": 8},
+    "dhsa_blocks": {
+        "min_keys": 0, "mode": "vs", "query_block": 128, "key_block": 32, "density": 0.125,
+        "vertical_share": 0.5,
+    },
+    "duo_attention": {"min_keys": 0, "sinks": 128, "recent": 256, "window": 32},
     "ems": {**CACHE, "share": "kv_head", "recent_fraction": 0.25, "history": 32, "similarity": 0.6},
     "expected_attention": {
         **CACHE, "share": "kv_head", "rope_factor": 1.0, "future_tokens": 512, "sinks": 4,
@@ -31,6 +36,7 @@ SELECTIONS: dict[str, dict[str, Any]] = {
     "h2o": {**CACHE, "share": "query_head", "recent_fraction": 0.5},
     "keydiff": {**CACHE, "share": "kv_head", "anchor": "cache"},
     "knorm": {**CACHE, "share": "kv_head"},
+    "moba": {"min_keys": 0, "block_tokens": 512, "blocks": 3, "share": "query_head"},
     "quest": {**CACHE, "share": "query_head", "page_tokens": 16, "dense_layers": 2},
     "scissorhands": {
         **CACHE, "share": "query_head", "recent_fraction": 0.5, "history": 32, "drop": 8
@@ -38,6 +44,10 @@ SELECTIONS: dict[str, dict[str, Any]] = {
     "snapkv": {**CACHE, "share": "query_head", "window": 32, "kernel": 5, "pooling": "mean"},
     "streaming_llm": {**CACHE, "share": "layer", "sinks": 4},
     "tova": {**CACHE, "share": "layer", "recent_tokens": 0},
+    "vertical_slash": {
+        "min_keys": 0, "vertical": 1000, "slash": 6096, "window": 64, "first": 30, "recent": 100,
+        "block_tokens": 64,
+    },
     "zero_tprune": {
         "min_keys": 0,
         "keep_importance": 0.9,

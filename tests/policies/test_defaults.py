@@ -57,6 +57,14 @@ SELECTIONS: dict[str, dict[str, Any]] = {
         "iterations": 30,
         "tolerance": 1e-6,
     },
+    "zero_tprune_published": {
+        "min_keys": 0,
+        "keep_similarity": 0.9,
+        "keep_importance": 0.9,
+        "after_layers": (0.25, 0.5, 0.75),
+        "protect_first": 1,
+        "iterations": (30, 5, 1),
+    },
 }  # fmt: skip
 PARTS: dict[type[pydantic.BaseModel], dict[str, Any]] = {
     quantization.StaticQuantization: {"key_bits": 12, "value_bits": 12, "scale": "per_tensor"},

@@ -80,13 +80,13 @@ class SelectedRule(OpenLoopRule):
             )
             self._quantization = here.quantization
         prompt = stage == "prefill"
+        if prompt and shape.causal:
+            asking = query[:, positions[0] : positions[-1] + 1]
+            self._selector.foresee(layer, asking, self._stored.key_both, positions, own.scale)
         rows = self._selector.rows(layer, positions)
         last = trace.prefill_tokens if shape.causal else shape.tokens
         if prompt and layer not in self._prompts:
             self._prompts[layer] = _Requests(own, Fetches(shape, last), shape)
-        if len(rows):
-            stored = self._stored.key_both
-            self._selector.foresee(layer, query[:, rows], stored, rows, own.scale)
         masked = own.mask.kind not in ("causal", "full")
         for part in cut(rows, shape, _ROWS_PER_BLOCK, _SCORES_PER_BLOCK):
             wide = query[:, part].astype(np.float64)

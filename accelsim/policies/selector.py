@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -41,6 +42,9 @@ class Shape:
         causal: whether a row sees only tokens up to its own.
         value_dim: elements that are moved for a value; those of a key if ``None``, 0 of a latent,
             whose values lie in the keys.
+        token_type: what each token is (:attr:`accelsim.traces.AttentionTrace.token_type`), or
+            ``None`` where nothing says so.
+        scores: what another program gave to each token, [layers, tokens] by name.
     """
 
     num_layers: int
@@ -51,6 +55,10 @@ class Shape:
     prompt_tokens: int
     causal: bool = True
     value_dim: int | None = None
+    token_type: NDArray[np.int8] | None = field(default=None, compare=False, repr=False)
+    scores: Mapping[str, NDArray[np.float32]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     @property
     def group(self) -> int:
@@ -172,15 +180,16 @@ class Selector(ABC):
         positions: NDArray[np.int64],
         scale: float,
     ) -> None:
-        """Be shown all queries of a stage of a layer before its blocks; most rules need not look.
+        """Be shown all queries of a prompt in a layer, before :meth:`rows` and the blocks.
 
-        A rule that decides for a prompt as a whole reads it here, and says so in its settings
+        Of a causal model. Most rules need not look. A rule that decides for a prompt as a whole
+        reads it here, and says so in its settings
         (:attr:`~accelsim.policies.SelectionPart.foresees`).
 
         Args:
             layer: where.
             query: [query_heads, rows, head_dim].
-            key: [kv_heads, tokens, head_dim] as they read back, at least those that the rows see.
+            key: [kv_heads, tokens, head_dim] as they read back, those of the prompt first.
             positions: of the rows.
             scale: of the scores.
         """
@@ -235,9 +244,8 @@ class Staged(Selector):
         positions: NDArray[np.int64],
         scale: float,
     ) -> None:
-        """Show the selector of the stage."""
-        stage = stage_of(positions, self.shape)
-        self._selectors[stage].foresee(layer, query, key, positions, scale)
+        """Show the selector of the prompt."""
+        self._selectors["prefill"].foresee(layer, query, key, positions, scale)
 
     def learn(self, block: Block, output: Floats) -> None:
         """Tell the selector of the block's stage."""

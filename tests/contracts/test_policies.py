@@ -11,11 +11,11 @@ from accelsim.functional import run_policy
 from accelsim.functional.closed_loop import policy_attention
 from accelsim.policies import Needs, applicable, load_policy, load_policy_spec
 from accelsim.testing import PolicyContract
-from accelsim.testing._policies import _decoder, _encoder
+from accelsim.testing._policies import _decoder, _encoder, _seeing
 from accelsim.traces import AttentionTrace
 from accelsim.traces.capture import ModelShape
 
-DECODER, ENCODER = _decoder(), _encoder()
+DECODER, ENCODER, SEEING = _decoder(), _encoder(), _seeing()
 # Tuned presets are other settings of rules that are here, for longer contexts than these.
 NAMES = [n for n in preset_names("policies") if not n.endswith("-1pct")]
 SHORT = {
@@ -59,7 +59,8 @@ def test_the_amounts_are_those_of_the_needs(name: str) -> None:
     policy = load_policy_spec(name)
     assert policy.selection is not None
     needs = policy.selection.needs
-    w = run_policy(DECODER if applicable(policy, DECODER) else ENCODER, policy).workload
+    trace = next(t for t in (DECODER, ENCODER, SEEING) if applicable(policy, t))
+    w = run_policy(trace, policy).workload
     assert (w["write_back_bytes"].sum() > 0) == needs.write_backs or needs.merges
     assert (w["metadata_bytes"].sum() > 0) == needs.metadata
     assert (w["score_updates"].sum() > 0) == needs.updates

@@ -55,14 +55,13 @@ class Sequence:
         self.decisions = {layer: [] for layer in range(shape.num_layers)}
         for layer in range(shape.num_layers):
             for half in self._halves():
+                if half[0] < shape.prompt_tokens:
+                    selector.foresee(
+                        layer, self.query[layer][:, half], self.key[layer], half, self.scale
+                    )
                 asking = selector.rows(layer, half)
                 if not len(asking):
                     continue
-                seen = slice(half[-1] + 1)
-                selector.foresee(
-                    layer, self.query[layer][:, asking], self.key[layer][:, seen], asking,
-                    self.scale,
-                )  # fmt: skip
                 for part in np.split(asking, range(rows, len(asking), rows)):
                     seen = slice(part[-1] + 1)
                     scores = self.scores(layer, part)

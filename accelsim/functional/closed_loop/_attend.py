@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from accelsim.errors import TraceError
 from accelsim.functional._block import attend_block, cut, fetches_of
 from accelsim.functional._stored import Stored, value_budgets
-from accelsim.policies import Policy, Quantization, Stage
+from accelsim.policies import Policy, Quantization
 from accelsim.policies.selector import Block, Decision, Selector, Shape, selector_for, stage_of
 from accelsim.traces.capture import Attend, Floats
 from accelsim.workloads import read_bits
@@ -98,6 +98,12 @@ class PolicyAttention:
         shape = self._shape
         stored: Stored | None = None
         policy = self._policies["prefill"]
+        prompt = positions[positions < shape.prompt_tokens] if shape.causal else positions[:0]
+        if len(prompt):
+            policy = policy.at_layer(layer, shape.num_layers)
+            stored = self._read_back(layer, policy, key, value, int(positions[0]))
+            asking = query[:, : len(prompt)]
+            self.selector.foresee(layer, asking, stored.key_both, prompt, self._scale)
         rows = self.selector.rows(layer, positions)
         self.alive[positions] = False
         self.alive[rows] = True
@@ -106,7 +112,6 @@ class PolicyAttention:
         seen = seen if window is None else np.minimum(seen, window)
         self.visible_keys += int(seen.sum()) * shape.num_query_heads
         output = np.zeros(query.shape, dtype=np.float32)
-        shown: Stage | None = None
         for part in cut(rows, shape, _ROWS_PER_BLOCK):
             place = part - positions[0]
             stage = stage_of(part, shape)
@@ -114,13 +119,6 @@ class PolicyAttention:
             if stored is None or here.quantization != policy.quantization:
                 stored = self._read_back(layer, here, key, value, int(positions[0]))
             policy = here
-            if stage != shown:
-                shown = stage
-                inside = (rows < shape.prompt_tokens) == (stage == "prefill")
-                mine = rows if not shape.causal else rows[inside]
-                self.selector.foresee(
-                    layer, query[:, mine - positions[0]], stored.key_both, mine, self._scale
-                )
             got = attend_block(
                 self.selector, here, stored, layer, query[:, place], part, self._scale,
                 self._budgets[stage][layer], 1,

@@ -112,7 +112,8 @@ ROOMS = {
     "policies": Room(
         ("accelsim/policies", "accelsim/policies/selections"),
         (
-            "tests/policies",
+            "tests/policies/test_pins.py",
+            "tests/policies --deselect tests/policies/test_pins.py",
             "tests/contracts/test_policies.py",
             "tests/functional/test_run_policy.py tests/functional/test_rivals.py",
         ),

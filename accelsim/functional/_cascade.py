@@ -76,7 +76,7 @@ def shape_of(trace: AttentionTrace) -> Shape:
     """What a selector must know of a trace."""
     return Shape(
         trace.num_layers, trace.num_query_heads, trace.num_kv_heads, trace.head_dim, trace.tokens,
-        trace.prefill_tokens, trace.causal, moved_value_dim(trace),
+        trace.prefill_tokens, trace.causal, moved_value_dim(trace), trace.token_type, trace.scores,
     )  # fmt: skip
 
 

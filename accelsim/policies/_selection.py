@@ -83,6 +83,9 @@ class SelectionPart(PolicyPart):
     """Whether it prunes an encoder (no decode steps) instead of the cache of a causal model."""
     in_prompt: ClassVar[bool] = False
     """Whether it selects for the queries of a causal prompt too; else they attend densely."""
+    foresees: ClassVar[bool] = False
+    """Whether it decides for the queries of a prompt from later ones of it: a prediction inside the
+    prompt has then seen what it predicts."""
     follows: ClassVar[frozenset[str]] = frozenset()
     """What :meth:`accelsim.traces.AttentionTrace.beyond` may name for it:
     :data:`FROM_PROBABILITIES` or a part; a trace with anything else is refused."""

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.attention.kernels import WORK, filter_top, quick_select
+from accelsim.attention.kernels import WORK
 from accelsim.attention.rows import dense_mask
 from accelsim.jit import kernel
 from accelsim.policies._base import Layers, Positive
 from accelsim.policies._selection import Budgeted, Needs
-from accelsim.policies.selections._blocks import BlockSelector, full_blocks, ranked, shared
+from accelsim.policies.selections._blocks import (
+    BlockSelector,
+    full_blocks,
+    keep_blocks,
+    ranked,
+    shared,
+)
 from accelsim.policies.selector import (
     Block,
     Decision,
@@ -73,7 +79,7 @@ class QuestSelector(BlockSelector[Quest]):
         allowed = np.maximum(1, budgets // size)
         total = shared(bounds, self.heads)
         work = np.zeros((len(total), len(block.positions)), dtype=WORK)
-        _keep_pages(
+        keep_blocks(
             total, block.positions, shape.prompt_tokens, size, budgets, allowed - 1, self.heads,
             self.seed, decision.kept, work,
         )  # fmt: skip
@@ -101,42 +107,3 @@ def _page_bounds(
                     q = query[h, r, d]
                     total += max(q * low[h, p, d], q * high[h, p, d])
                 bounds[h, r, p] = total
-
-
-@kernel
-def _keep_pages(
-    bounds: NDArray[np.float64],
-    positions: NDArray[np.int64],
-    prompt: int,
-    size: int,
-    budgets: NDArray[np.int64],
-    allowed: NDArray[np.int64],
-    heads: int,
-    seed: int,
-    kept: NDArray[np.bool_],
-    work: NDArray[Any],
-) -> None:
-    for g in range(bounds.shape[0]):
-        for r in range(len(positions)):
-            seen = positions[r] + 1
-            first, last = g * heads, (g + 1) * heads
-            # The page that holds the query's own token, and with it everything in a short context.
-            full = positions[r] // size
-            if seen <= prompt or full <= allowed[r] or seen <= budgets[r]:
-                kept[first:last, r, :seen] = True
-                continue
-            kept[first:last, r, full * size : seen] = True
-            if allowed[r] < 1:
-                continue
-            values = bounds[g, r, :full].copy()
-            kth, equal, passes, elements, beats = quick_select(
-                values, allowed[r], seed + seen * 31 + g
-            )
-            chosen = np.empty(full, dtype=np.bool_)
-            filter_top(values, kth, equal, chosen)
-            for p in range(full):
-                if chosen[p]:
-                    kept[first:last, r, p * size : (p + 1) * size] = True
-            own = work[g, r]
-            own.size, own.target = full, allowed[r]
-            own.passes, own.elements, own.beats = passes, elements, beats

@@ -43,7 +43,7 @@ class ExpectedAttention(Once):
     kind: Literal["expected_attention"]
     share: Sharing = "kv_head"
     rope_base: Annotated[float, pydantic.Field(gt=1.0, le=1e12), Unit("as a base")]
-    rope_factor: Annotated[float, pydantic.Field(gt=0.0, le=1e6)] = 1.0
+    rope_factor: Annotated[float, pydantic.Field(gt=0.0, le=1e6), Unit("times the positions")] = 1.0
     future_tokens: Positive = 512
     sinks: Count = 4
     covariance: bool = True

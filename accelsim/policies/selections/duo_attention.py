@@ -8,6 +8,7 @@ import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
+from accelsim.configs import Unit
 from accelsim.errors import ConfigError
 from accelsim.policies._base import Count, Fraction, Positive
 from accelsim.policies._selection import FROM_PROBABILITIES, Needs, SelectionPart
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from accelsim.traces import AttentionTrace
 
-Head = Annotated[int, pydantic.Field(ge=0, le=65535)]
+Head = Annotated[int, pydantic.Field(ge=0, le=65535), Unit("head index")]
 
 
 class DuoAttention(SelectionPart):

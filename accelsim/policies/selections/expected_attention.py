@@ -8,6 +8,7 @@ import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
+from accelsim.configs import Unit
 from accelsim.policies._base import Count, Positive
 from accelsim.policies._selection import Needs, Sharing
 from accelsim.policies.selections._once import Once, OnceSelector
@@ -41,8 +42,8 @@ class ExpectedAttention(Once):
 
     kind: Literal["expected_attention"]
     share: Sharing = "kv_head"
-    rope_base: Annotated[float, pydantic.Field(gt=1.0, le=1e12)]
-    rope_factor: Annotated[float, pydantic.Field(gt=0.0, le=1e6)] = 1.0
+    rope_base: Annotated[float, pydantic.Field(gt=1.0, le=1e12), Unit("as a base")]
+    rope_factor: Annotated[float, pydantic.Field(gt=0.0, le=1e6), Unit("times the positions")] = 1.0
     future_tokens: Positive = 512
     sinks: Count = 4
     covariance: bool = True

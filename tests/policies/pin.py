@@ -42,6 +42,8 @@ SPECS = (
     "scissorhands:selection.history=4,selection.drop=3",
     "ems:selection.history=5,selection.similarity=0.2",
     "quest:selection.page_tokens=4,selection.dense_layers=1",
+    "quest:selection.share=kv_head",
+    "dhsa:selection.share=layer",
     "dhsa:selection.chunk_tokens=5,selection.local=3,selection.sinks=2",
     "zero-tprune:selection.after_layers=[0.4],selection.protect_first=3",
     "spatten-tokens:tokens.importance=paper,tokens.per_query=true",

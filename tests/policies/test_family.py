@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from deciding import sequence
 from numpy.typing import NDArray
 
 from accelsim.errors import ConfigError, TraceError
@@ -422,9 +423,10 @@ def test_the_datapath_multiplies_the_query_with_the_scales_of_channels() -> None
 @pytest.mark.parametrize("kind", ["h2o", "knorm", "keydiff"])
 def test_heads_may_share_what_a_layer_keeps(kind: str, prompt: int) -> None:
     """A cache of seven keys a head, and two at least; step by step."""
-    _, key, _ = tensors()
+    at = sequence(3, tokens=TOKENS, prompt=prompt, dim=DIM)
+    key = at.key[0]
     rule = {"kind": kind, "budget_tokens": 7, "head_floor": 0.3, "share": "kv_head"}
-    kept = decide(rule, prompt)[::GROUP]
+    kept = at.decide(rule)[0, ::GROUP]
     recent = 3 if kind == "h2o" else 1
     caches: list[list[int]] = [[], []]
     received = np.zeros((KV_HEADS, TOKENS))
@@ -450,6 +452,6 @@ def test_heads_may_share_what_a_layer_keeps(kind: str, prompt: int) -> None:
         for kv, cache in enumerate(caches):
             assert np.flatnonzero(kept[kv, i]).tolist() == cache, (kv, i)
             for head in range(kv * GROUP, (kv + 1) * GROUP):
-                for j, p in probabilities(head, i, cache).items():
-                    received[kv, j] += p
-    assert sizes > {0} or (kind, prompt) == ("h2o", 0)
+                weights = np.exp(at.scale * key[kv, cache] @ at.query[0][head, i])
+                received[kv, cache] += weights / weights.sum()
+    assert sizes > {0}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ from accelsim.policies import (
 )
 from accelsim.policies.cascade import StepCascade
 from accelsim.policies.selector import Shape
-from accelsim.traces import AttentionTrace
+from accelsim.traces import AttentionTrace, Layer
 
 
 class LayerStep(NamedTuple):
@@ -72,15 +73,26 @@ def stages_of(trace: AttentionTrace) -> list[Stage]:
 
 def shape_of(trace: AttentionTrace) -> Shape:
     """What a selector must know of a trace."""
-    return Shape(
-        trace.num_layers, trace.num_query_heads, trace.num_kv_heads, trace.head_dim, trace.tokens,
-        trace.prefill_tokens, trace.causal, moved_value_dim(trace),
+    layers = tuple(
+        Shape(
+            trace.num_layers, own.query_heads, own.kv_heads, own.key_dim, trace.tokens,
+            trace.prefill_tokens, trace.causal, moved_value_dim(own),
+        )
+        for own in map(trace.layer, range(trace.num_layers))
     )  # fmt: skip
+    if len(set(layers)) == 1:
+        return layers[0]
+    return replace(
+        layers[0],
+        num_query_heads=max(own.num_query_heads for own in layers),
+        num_kv_heads=max(own.num_kv_heads for own in layers),
+        head_dim=max(own.head_dim for own in layers),
+        layers=layers,
+    )
 
 
-def moved_value_dim(trace: AttentionTrace) -> int | None:
+def moved_value_dim(own: Layer) -> int | None:
     """Elements that DRAM moves for a value: those of a key if ``None``, 0 of a latent."""
-    own = trace.layer(0)
     if own.kind == "latent":
         return 0
     return None if own.value_dim == own.key_dim else own.value_dim
@@ -151,7 +163,6 @@ class CascadeRule(OpenLoopRule):
         }
         self._own = [trace.layer(i) for i in range(trace.num_layers)]
         self._bias = score_biases(trace, self._own)
-        self._value_dim = moved_value_dim(trace)
         self._layers: dict[int, kernels.Tensors] = {}
         self._held_bytes = 0
         self._stored: Quantization | None = None
@@ -184,7 +195,8 @@ class CascadeRule(OpenLoopRule):
         own, cascade = self._own[layer], self._cascade
         cross = own.kind == "cross"
         work = cascade.choose(layer, name, context, ranks=not cross)
-        tokens, heads = cascade.tokens, cascade.heads
+        # Heads are pruned only where all layers have as many.
+        tokens, heads = cascade.tokens, cascade.heads[: own.query_heads]
         asking = positions[tokens[positions]]
         received = cascade.token_importance
         if cross:
@@ -208,7 +220,7 @@ class CascadeRule(OpenLoopRule):
                 kernels.NO_SINKS if own.sinks is None else own.sinks,
                 self._bias[layer],
             ),
-            kernels.Importance(received, cascade.head_importance),
+            kernels.Importance(received, cascade.head_importance[: own.query_heads]),
         )
         if self._observe is not None:
             self._observe(
@@ -233,9 +245,9 @@ class CascadeRule(OpenLoopRule):
         values = np.zeros_like(keys)
         values[:, rows.kept] = found.used_values[alive]
         columns = requested(
-            stage.by_layer[layer], trace.head_dim, keys[:, None], values[:, None],
+            stage.by_layer[layer], own.key_dim, keys[:, None], values[:, None],
             np.array([context]), step > 0, mine["refetch_queries"][:, None] > 0,
-            value_dim=self._value_dim,
+            value_dim=moved_value_dim(own),
         )  # fmt: skip
         chosen = np.zeros(len(alive), dtype=kernels.WORK)
         chosen[:1] = work

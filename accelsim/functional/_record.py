@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from accelsim.attention.kernels import METRICS, PER_QUERY
 from accelsim.traces import AttentionTrace
-from accelsim.workloads import QueryTable, RivalWorkload, Workload
+from accelsim.workloads import LayerShape, QueryTable, RivalWorkload, Workload
 
 NAMES = METRICS.names or ()
 
@@ -121,11 +121,16 @@ class Record:
         queries = [self._queries[i] for i in order]
         # Given, the type need not be agreed on array by array.
         every = np.concatenate(queries, dtype=PER_QUERY)
-        own = trace.layer(0)
+        own = trace.layer(int(columns["layer"][order[0]]))
+        shapes = {
+            index: LayerShape(other.query_heads, other.kv_heads, *other.widths)
+            for index, other in enumerate(map(trace.layer, range(trace.num_layers)))
+        }
         fields: dict[str, Any] = {
             "head_dim": own.key_dim,
             "value_dim": None if own.value_dim == own.key_dim else own.value_dim,
             "latent": own.kind == "latent",
+            "layers": shapes if len(set(shapes.values())) > 1 else {},
             "name": trace.model,
             "query_table": QueryTable.of(
                 [len(q) for q in queries], {name: every[name] for name in PER_QUERY.names or ()}

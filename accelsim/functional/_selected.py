@@ -83,7 +83,7 @@ class SelectedRule(OpenLoopRule):
         rows = self._selector.rows(layer, positions)
         last = trace.prefill_tokens if shape.causal else shape.tokens
         if prompt and layer not in self._prompts:
-            self._prompts[layer] = _Requests(own, Fetches(shape, last), shape)
+            self._prompts[layer] = _Requests(own, Fetches(shape.at(layer), last), shape.at(layer))
         masked = own.mask.kind not in ("causal", "full")
         for part in cut(rows, shape, _ROWS_PER_BLOCK, _SCORES_PER_BLOCK):
             wide = query[:, part].astype(np.float64)
@@ -104,7 +104,8 @@ class SelectedRule(OpenLoopRule):
             if prompt:
                 self._prompts[layer].add(got)
             else:
-                found = _Requests(own, Fetches(shape, context, part), shape)
+                mine = shape.at(layer)
+                found = _Requests(own, Fetches(mine, context, part), mine)
                 found.add(got)
                 for at in range(len(part)):
                     step = int(part[at]) + 1 - trace.prefill_tokens

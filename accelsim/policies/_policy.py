@@ -21,7 +21,13 @@ from accelsim.policies.kivi import KiviQuantization
 from accelsim.policies.quantization import ProgressiveQuantization, StaticQuantization
 from accelsim.policies.tokens import CascadeTokens
 from accelsim.policies.values import LocalValues
-from accelsim.traces import OWN_SCALE, AttentionTrace
+from accelsim.traces import (
+    OTHER_HEADS,
+    OTHER_KV_HEADS,
+    OTHER_WIDTHS,
+    OWN_SCALE,
+    AttentionTrace,
+)
 
 
 class Policy(Config):
@@ -199,7 +205,7 @@ _IN_THE_CASCADE = frozenset(
         OWN_SCALE, "sliding windows", "sliding windows on both sides", "chunks", "a prefix",
         "stored masks", "soft-capped scores", "sinks", "ALiBi", "a relative bias",
         "cross attention", "latent attention", "values of another width than keys",
-        "causal and full layers side by side",
+        "causal and full layers side by side", OTHER_HEADS, OTHER_KV_HEADS, OTHER_WIDTHS,
     )
 )  # fmt: skip
 """What :meth:`accelsim.traces.AttentionTrace.beyond` may name for SpAtten's own policies."""
@@ -231,7 +237,13 @@ def why_not(policy: Policy, trace: AttentionTrace) -> str:
     decodes_ahead = trace.decode_tokens and not (trace.causal or by_selector)
     if decodes_ahead and "layers" in _readings(policy.by_stage().values()):
         return "policy 'accumulate: layers' decodes causal models only; expected causal = true"
-    for word, layer in trace.beyond().items():
+    beyond = trace.beyond()
+    if OTHER_HEADS in beyond and any(p.heads for p in policy.by_stage().values()):
+        return (
+            f"layer {beyond[OTHER_HEADS]} has {OTHER_HEADS}; a cascade that prunes heads follows "
+            "them from layer to layer, and expects the same ones (or 'heads: none')"
+        )
+    for word, layer in beyond.items():
         if word not in served:
             name = "kivi" if kivi else "accumulate: layers" if rule is None else rule.kind
             who = f"policy '{name}'" if by_selector and word in _IN_THE_CASCADE else "a policy"

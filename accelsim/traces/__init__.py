@@ -27,6 +27,9 @@ from accelsim.traces._skew import LayerSkew, layer_skew
 from accelsim.traces._synthetic import synthetic_trace
 from accelsim.traces._trace import (
     IMAGE,
+    OTHER_HEADS,
+    OTHER_KV_HEADS,
+    OTHER_WIDTHS,
     OWN_SCALE,
     SCHEMA,
     SCHEMA_2,
@@ -40,6 +43,9 @@ from accelsim.traces._trace import (
 __all__ = [
     "DECISIONS_SCHEMA",
     "IMAGE",
+    "OTHER_HEADS",
+    "OTHER_KV_HEADS",
+    "OTHER_WIDTHS",
     "OWN_SCALE",
     "SCHEMA",
     "SCHEMA_2",

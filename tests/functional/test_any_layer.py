@@ -24,6 +24,7 @@ from accelsim.hardware.config import MemoryConfig
 from accelsim.policies import Policy, applicable, load_policy, load_policy_spec
 from accelsim.policies.cascade import LayerCascade
 from accelsim.traces import (
+    OTHER_HEADS,
     AttentionTrace,
     Bias,
     LayerEntry,
@@ -44,7 +45,12 @@ KINDS = (
     "softcap",
     "sinks",
     "scale",
+    "query_heads",
+    "kv_heads",
+    "width",
+    "latent",
 )
+SHAPES = frozenset(("query_heads", "kv_heads", "width", "latent"))
 
 
 def stored_bits(rng: np.random.Generator, causal: bool, tokens: int, keys: int) -> Any:
@@ -77,9 +83,25 @@ def make(
     )  # fmt: skip
     tokens, entries = prefill + decode, []
     tensors: dict[str, Any] = {name: plain.tensors.read(name) for name in plain.tensors.names()}
+    common_heads, common_dim, common_value, common_latent = heads, dim, value_dim, latent
     for layer, has in enumerate(kinds):
         fields: dict[str, Any] = {}
         name, keys = f"layer.{layer}", tokens
+        heads, dim, value_dim, latent = common_heads, common_dim, common_value, common_latent
+        if has & SHAPES:
+            if "query_heads" in has:
+                heads = (heads[0] * 2, heads[1])
+            if "kv_heads" in has:
+                heads = (heads[0], heads[0] // 2)
+            if "width" in has:
+                dim, value_dim = 2 * dim, value_dim or dim
+            if "latent" in has and "cross" not in has:
+                latent, value_dim = True, value_dim and min(value_dim, dim)
+            fields |= {"query_heads": heads[0], "kv_heads": heads[1], "key_dim": dim}
+            shapes = {"query": (heads[0], tokens, dim), "key": (heads[1], tokens, dim)}
+            shapes["value"] = shapes["key"]
+            for tensor, shape in shapes.items():
+                tensors[f"{name}.{tensor}"] = rng.normal(size=shape).astype(np.float32)
         if "cross" in has:
             keys = int(rng.integers(1, 2 * tokens))
             fields |= {"kind": "cross", "key_tokens": keys}
@@ -129,7 +151,7 @@ def traces(draw: Any, *, allowed: tuple[str, ...] = KINDS, decoder: bool = False
     prefill = draw(st.integers(0 if causal else 1, 9))
     decode = draw(st.integers(max(1 - prefill, int(decoder)), 6))
     latent = draw(st.booleans())
-    kinds = draw(st.lists(st.sets(st.sampled_from(allowed), max_size=3), min_size=1, max_size=3))
+    kinds = draw(st.lists(st.sets(st.sampled_from(allowed), max_size=4), min_size=1, max_size=3))
     if latent:
         kinds = [has - {"cross"} for has in kinds]
     return make(
@@ -187,6 +209,9 @@ def pruned(weights: Any, seen: Any, budgets: Any, value: Any, group: int) -> Any
 @settings(max_examples=150, deadline=None)
 def test_outputs_are_those_of_the_reference(trace: AttentionTrace, name: str) -> None:
     policy, steps = load_policy(name), []
+    if OTHER_HEADS in trace.beyond() and any(p.heads for p in policy.by_stage().values()):
+        assert not applicable(policy, trace)
+        return
     run = run_policy(trace, policy, observe=steps.append)
     rows = {}
     work = run.workload
@@ -221,8 +246,8 @@ def test_outputs_are_those_of_the_reference(trace: AttentionTrace, name: str) ->
         output[~at.alive] = 0.0
         output[:, blind] = 0.0
         np.testing.assert_allclose(at.outputs, output, atol=1e-10)
-        for head in range(trace.num_kv_heads):
-            living = at.alive[head * trace.group : (head + 1) * trace.group]
+        for head in range(own.kv_heads):
+            living = at.alive[head * own.group : (head + 1) * own.group]
             row = rows.get((at.step, at.layer, head))
             if not living.any() or blind.all():
                 assert row is None
@@ -236,18 +261,23 @@ def test_outputs_are_those_of_the_reference(trace: AttentionTrace, name: str) ->
             assert work["capped_scores"][row] == scored * (own.softcap is not None)
     read = work.policy_bytes()
     bits = {name: work[name].astype(int) for name in work.columns}
-    moved = 0 if work.latent else trace.layer(0).value_dim
-    assert read["key_msb"] == (bits["keys"] * bits["key_bits"]).sum() * trace.head_dim // 8
-    assert read["value"] == (bits["values"] * bits["value_bits"]).sum() * moved // 8
+    owns = [trace.layer(layer) for layer in bits["layer"]]
+    keys = np.array([own.key_dim for own in owns])
+    moved = np.array([0 if own.kind == "latent" else own.value_dim for own in owns])
+    assert read["key_msb"] == (bits["keys"] * bits["key_bits"] * keys).sum() // 8
+    assert read["value"] == (bits["values"] * bits["value_bits"] * moved).sum() // 8
 
 
 @given(trace=traces(), name=st.sampled_from(("dense", "spatten-full", "spatten-tokens")))
 @settings(max_examples=40, deadline=None)
 def test_fixed_point_stays_near_the_same_policy(trace: AttentionTrace, name: str) -> None:
-    beyond = {"soft-capped scores", "sinks", "ALiBi", "a relative bias"} & set(trace.beyond())
+    refused = {"soft-capped scores", "sinks", "ALiBi", "a relative bias"}
+    beyond = refused & set(trace.beyond())
     if beyond:
         with pytest.raises(AccelsimError, match="which the fixed-point datapath does not compute"):
             verify_fixed_point(trace, load_policy(name), fp.DATAPATHS["published"])
+        return
+    if not applicable(load_policy(name), trace):
         return
     found = verify_fixed_point(trace, load_policy(name), fp.DATAPATHS["published"])
     run = run_policy(trace, load_policy(name))
@@ -259,11 +289,16 @@ def test_fixed_point_stays_near_the_same_policy(trace: AttentionTrace, name: str
         assert abs(found.summary["kept_mass"] - run.accuracy["kept_mass"]) < 1e-9
 
 
-def test_layers_of_one_trace_have_vectors_of_one_shape() -> None:
-    trace = make(1, [set(), set()], prefill=4, decode=2, value_dim=3)
-    mixed = dataclasses.replace(trace, layers=(trace.layers[0], LayerEntry()))
-    with pytest.raises(TraceError, match="layer 1 has heads of another shape, which a policy"):
-        run_policy(mixed, load_policy("dense"))
+def test_heads_that_differ_are_not_pruned_from_layer_to_layer() -> None:
+    trace = make(1, [set(), {"query_heads"}], prefill=4, decode=2)
+    with pytest.raises(TraceError, match="another number of query heads; a cascade that prunes"):
+        run_policy(trace, load_policy("spatten-heads"))
+    work = run_policy(trace, load_policy("spatten-tokens")).workload
+    assert {layer: shape.query_heads for layer, shape in work.layers.items()} == {0: 4, 1: 8}
+    # More KV heads for as many query heads: a cascade of heads follows them.
+    grouped = make(1, [set(), {"kv_heads"}], prefill=4, decode=2, heads=(8, 2))
+    heads = run_policy(grouped, load_policy("spatten-heads")).workload
+    assert set(heads["head"][heads["layer"] == 1]) <= set(range(4))
 
 
 def test_a_latent_is_fetched_once() -> None:
@@ -303,6 +338,57 @@ def test_machines_move_narrow_values_and_other_sequences(policy: str) -> None:
     assert found.metrics["latency_cycles"] == event.cycles
     wide = simulate(dataclasses.replace(decided, value_dim=None), machine, memory)
     assert wide.dram_read_bytes["value"] > event.dram_read_bytes["value"]
+
+
+@pytest.mark.parametrize("policy", ["dense", "spatten-tokens", "spatten-full", "h2o"])
+@pytest.mark.parametrize("dependencies", ["causal", "streamed"])
+def test_machines_take_layers_of_any_shape(policy: str, dependencies: str, tmp_path: Any) -> None:
+    kinds: list[set[str]] = [set(), {"width"}, {"kv_heads"}, {"width", "kv_heads"}, {"window"}]
+    trace = make(5, kinds, prefill=40, decode=6, dim=64, heads=(8, 2))
+    work = run_policy(trace, load_policy(policy)).workload
+    assert not work.one_width
+    assert work.layers[3] == (8, 4, 128, 64, False)
+    machine = load_accelerator("spatten-paper")
+    memory = load(MemoryConfig, machine.memory, "memories")
+    event, cycle = (
+        simulate(work, machine, memory, engine, dependencies=dependencies)
+        for engine in ("event", "cycle")
+    )
+    assert abs(event.cycles / cycle.cycles - 1) < 0.05
+    widths = np.where(np.isin(work["layer"], (1, 3)), 128, 64)
+    for activity in (event, cycle):
+        assert activity.counters["pv_macs"] == work["query_values"].sum() * 64
+        scored = work["query_keys"] + work["refetch_query_keys"]
+        assert activity.counters["qk_macs"] == (scored * widths).sum()
+    assert event.counters == cycle.counters | {
+        n: event.counters[n] for n in event.counters if n.startswith(("dram_", "row_"))
+    }
+    for tensor, moved in event.dram_read_bytes.items():
+        assert moved == cycle.dram_read_bytes[tensor]
+    # A layer alone takes the beats that it takes among others of another width.
+    alone = [
+        simulate(work.select(work["layer"] == layer), machine, memory, dependencies=dependencies)
+        for layer in range(5)
+    ]
+    for module in ("qk_unit", "pv_unit"):
+        busy = sum(activity.modules[module].busy_cycles for activity in alone)
+        assert busy == event.modules[module].busy_cycles
+    write_parquet(work, tmp_path / "w.parquet")
+    back = read_parquet(tmp_path / "w.parquet")
+    assert back.layers == work.layers
+    assert back.policy_bytes() == work.policy_bytes()
+    single = make(5, [set(), {"width"}], prefill=0, decode=2, heads=(2, 2))
+    with pytest.raises(WorkloadError, match="17-column schema holds"):
+        write_csv(run_policy(single, load_policy("dense")).workload, tmp_path / "w.csv")
+
+
+@pytest.mark.parametrize("machine", ["spatten-e2e", "spatten-rtl"])
+def test_machines_of_one_width_say_so(machine: str) -> None:
+    trace = make(5, [set(), {"width"}], prefill=4, decode=2, dim=64)
+    work = run_policy(trace, load_policy("static-12")).workload
+    config, memory = load_accelerator(machine), load(MemoryConfig, "hbm2-nominal", "memories")
+    with pytest.raises(WorkloadError, match="layers of different widths, which an accelerator of"):
+        simulate(work, config, memory)
 
 
 @pytest.mark.parametrize("machine", ["spatten-paper", "spatten-e2e", "spatten-rtl", "mnnfast"])
@@ -349,7 +435,10 @@ SELECTING = (
     "h2o", "tova", "streaming-llm", "scissorhands", "snapkv", "knorm", "keydiff", "quest", "dhsa",
     "ems", "kivi-4", TOKENS_BY_LAYER, ALL_BY_LAYER,
 )  # fmt: skip
-FOLLOWED = ("window", "chunk", "stored", "alibi", "relative", "softcap", "scale")
+FOLLOWED = (
+    "window", "chunk", "stored", "alibi", "relative", "softcap", "scale", "kv_heads", "width",
+    "latent",
+)  # fmt: skip
 
 
 @given(
@@ -438,3 +527,18 @@ def test_memory_does_not_grow_with_the_square_of_the_context() -> None:
             _, peak = tracemalloc.get_traced_memory()
             tracemalloc.stop()
         assert peak < 1536**2 * 4, name
+
+
+def test_baselines_count_layers_of_each_shape() -> None:
+    kinds: list[set[str]] = [set(), {"width"}, {"kv_heads"}, {"window"}]
+    trace = make(8, kinds, prefill=7, decode=2, heads=(8, 2))
+    shape = AttentionShape.from_trace(trace)
+    assert len(shape.parts) == 3
+    pairs = [int(trace.seen(layer, np.arange(9)).sum()) for layer in range(4)]
+    dims = [16, 16 + 8, 16, 16]
+    assert shape.flops == sum(2 * 8 * n * dim for n, dim in zip(pairs, dims, strict=True))
+    assert shape.layer_calls == 4 * 3
+    found = AttentionShape.from_workload(run_policy(trace, load_policy("dense")).workload)
+    assert [part.head_dim for part in found.parts] == [8, 16, 8]
+    rows = exploration.replay(trace, policy="dense", baselines=["a100", "h100"]).baselines
+    assert all(row["latency_s"] > 0 for row in rows.values())

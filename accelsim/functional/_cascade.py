@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from accelsim.attention import kernels
 from accelsim.attention.quantization import progressive_planes, quantize_dequantize
-from accelsim.functional._attends import score_biases, sight
-from accelsim.functional._record import Record
+from accelsim.functional._attends import score_biases, sight, stored_bias
+from accelsim.functional._record import Recording
 from accelsim.functional._requests import requested
 from accelsim.functional._stored import value_budgets
 from accelsim.functional._walk import OpenLoopRule, Order, finite_tensors
@@ -179,7 +179,7 @@ class CascadeRule(OpenLoopRule):
             return 1.0
         return tokens.keep_ratio(layer, self._trace.num_layers)
 
-    def attend(self, layer: int, positions: NDArray[np.int64], record: Record) -> None:
+    def attend(self, layer: int, positions: NDArray[np.int64], record: Recording) -> None:
         """One layer of one step, or of all steps after the prompt."""
         if positions[0] < self._trace.prefill_tokens:
             self._attend(layer, positions, record)
@@ -187,7 +187,7 @@ class CascadeRule(OpenLoopRule):
         for position in positions:
             self._attend(layer, np.array([position]), record)
 
-    def _attend(self, layer: int, positions: NDArray[np.int64], record: Record) -> None:
+    def _attend(self, layer: int, positions: NDArray[np.int64], record: Recording) -> None:
         trace, context = self._trace, int(positions[-1]) + 1
         step = max(context - trace.prefill_tokens, 0)
         name: Stage = "decode" if step else "prefill"
@@ -219,6 +219,7 @@ class CascadeRule(OpenLoopRule):
                 own.softcap or 0.0,
                 kernels.NO_SINKS if own.sinks is None else own.sinks,
                 self._bias[layer],
+                stored_bias(trace, layer, own, asking, context),
             ),
             kernels.Importance(received, cascade.head_importance[: own.query_heads]),
         )
@@ -261,6 +262,7 @@ class CascadeRule(OpenLoopRule):
             | {f"select_{n}": chosen[n] for n in kernels.WORK.names or ()}
             | {n: mine[n] for n in ("topk_size", "topk_target", "topk_elements")}
             | {
+                "select_once": np.zeros(len(alive), dtype=np.bool_),
                 "capped_scores": scored * (own.softcap is not None),
                 "biased_scores": scored * (own.bias is not None),
                 "score_updates": mine["query_keys"] * (not cross and cascade.accumulates(name)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,65 @@ class PolicyRun:
     workload: Workload
     accuracy: dict[str, Any]
     per_layer: list[dict[str, Any]]
+
+
+class Recording(Protocol):
+    """What takes the requests and figures of a rule."""
+
+    def add(
+        self,
+        place: tuple[int, int, int],
+        heads: NDArray[np.int64],
+        columns: Mapping[str, NDArray[Any]],
+        queries: Sequence[NDArray[Any]],
+        keys: Iterable[NDArray[np.int32]] | None = None,
+        values: Iterable[NDArray[np.int32]] | None = None,
+    ) -> None:
+        """See :meth:`Record.add`."""
+
+    def count(self, counts: Mapping[str, Sequence[NDArray[np.int64]]]) -> None:
+        """See :meth:`Record.count`."""
+
+    def compare(
+        self, layer: int, metrics: NDArray[Any], heads: tuple[int, int], rows: tuple[int, int]
+    ) -> None:
+        """See :meth:`Record.compare`."""
+
+
+class StackRecord:
+    """Passes on what is found in one stack, with the layer numbers of the whole trace.
+
+    Args:
+        record: of the whole trace.
+        layers: number of each layer there.
+    """
+
+    def __init__(self, record: Record, layers: Sequence[int]) -> None:
+        self._record, self._layers = record, layers
+
+    def add(
+        self,
+        place: tuple[int, int, int],
+        heads: NDArray[np.int64],
+        columns: Mapping[str, NDArray[Any]],
+        queries: Sequence[NDArray[Any]],
+        keys: Iterable[NDArray[np.int32]] | None = None,
+        values: Iterable[NDArray[np.int32]] | None = None,
+    ) -> None:
+        """See :meth:`Record.add`."""
+        step, layer, context = place
+        there = (step, self._layers[layer], context)
+        self._record.add(there, heads, columns, queries, keys, values)
+
+    def count(self, counts: Mapping[str, Sequence[NDArray[np.int64]]]) -> None:
+        """See :meth:`Record.count`."""
+        self._record.count(counts)
+
+    def compare(
+        self, layer: int, metrics: NDArray[Any], heads: tuple[int, int], rows: tuple[int, int]
+    ) -> None:
+        """See :meth:`Record.compare`."""
+        self._record.compare(self._layers[layer], metrics, heads, rows)
 
 
 class Record:
@@ -117,7 +176,10 @@ class Record:
         *places, requests = np.array(self._places).T
         for name, place in zip(("step", "layer", "context_tokens"), places, strict=True):
             columns[name] = np.repeat(place, requests)
-        order = np.lexsort([columns[name] for name in ("head", "layer", "step")])
+        # As the model runs them: stacks that others read come first.
+        rank = np.empty(trace.num_layers, dtype=np.int64)
+        rank[[layer for stack in trace.stacks() for layer in stack.layers]] = np.arange(len(rank))
+        order = np.lexsort([columns["head"], rank[columns["layer"]], columns["step"]])
         queries = [self._queries[i] for i in order]
         # Given, the type need not be agreed on array by array.
         every = np.concatenate(queries, dtype=PER_QUERY)

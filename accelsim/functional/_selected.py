@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from accelsim.attention.kernels import METRICS, PER_QUERY, WORK
 from accelsim.errors import TraceError
-from accelsim.functional._attends import score_biases
+from accelsim.functional._attends import score_biases, stored_bias
 from accelsim.functional._block import Attended, Fetches, Look, attend_block, cut
 from accelsim.functional._cascade import shape_of, stages_of
-from accelsim.functional._record import NAMES, Record
+from accelsim.functional._record import NAMES, Recording
 from accelsim.functional._stored import Stored, value_budgets
 from accelsim.functional._walk import OpenLoopRule, Order, finite_tensors
 from accelsim.policies import Policy
@@ -62,7 +62,7 @@ class SelectedRule(OpenLoopRule):
             return self._tokens.keep_ratio(layer, self._trace.num_layers)
         return figures["kept_token_fraction"]
 
-    def attend(self, layer: int, positions: NDArray[np.int64], record: Record) -> None:
+    def attend(self, layer: int, positions: NDArray[np.int64], record: Recording) -> None:
         """The prompt of a layer, or all that follows it; or a tile of either."""
         trace, shape, own = self._trace, self._shape, self._own[layer]
         if layer != self._layer:
@@ -91,7 +91,8 @@ class SelectedRule(OpenLoopRule):
             hidden = ~trace.seen(layer, part)[:, :context] if masked else None
             if hidden is not None and hidden.all(axis=1).any():
                 raise TraceError(f"{trace.path}: layer {layer}: a query sees no key; expected one")
-            look = Look(hidden, own.softcap or 0.0, self._bias[layer])
+            added = stored_bias(trace, layer, own, part, context)
+            look = Look(hidden, own.softcap or 0.0, self._bias[layer], added)
             got = attend_block(
                 self._selector, here, self._stored, layer, wide, part, own.scale,
                 self._budgets[stage][layer], self._seed + layer, look,
@@ -148,7 +149,7 @@ class _Requests:
             )
         )  # fmt: skip
 
-    def note(self, place: tuple[int, int, int], at: int, mine: slice, record: Record) -> None:
+    def note(self, place: tuple[int, int, int], at: int, mine: slice, record: Recording) -> None:
         """Note the requests of one fetch.
 
         Args:

@@ -104,7 +104,8 @@ def verify_fixed_point(
         AccelsimError: a trace or policy that the datapath cannot take.
     """
     for word, layer in trace.beyond().items():
-        if word in ("soft-capped scores", "sinks", "ALiBi", "a relative bias"):
+        biased = word in ("ALiBi", "a relative bias", "a stored bias")
+        if biased or word in ("soft-capped scores", "sinks"):
             raise AccelsimError(
                 f"{trace.path}: layer {layer} has {word}, which the fixed-point datapath does not "
                 "compute; expected plain softmax"

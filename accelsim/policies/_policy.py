@@ -204,7 +204,7 @@ _IN_THE_CASCADE = frozenset(
     (
         OWN_SCALE, "sliding windows", "sliding windows on both sides", "chunks", "a prefix",
         "stored masks", "soft-capped scores", "sinks", "ALiBi", "a relative bias",
-        "cross attention", "latent attention", "values of another width than keys",
+        "a stored bias", "cross attention", "latent attention", "values of another width than keys",
         "causal and full layers side by side", OTHER_HEADS, OTHER_KV_HEADS, OTHER_WIDTHS,
     )
 )  # fmt: skip
@@ -223,11 +223,44 @@ def by_layer(policy: Policy, trace: AttentionTrace) -> bool:
     )
 
 
+def beside(policy: Policy) -> Policy:
+    """What holds of a policy in a stack that another one reads: an encoder, a vision tower.
+
+    All its outputs are read, so its tokens and heads stay. Stored widths and local value pruning
+    are those of a prompt; a KIVI cache, which such a stack has not, is read in full precision.
+    """
+    own = policy.at_stage("prefill")
+    changes: dict[str, object] = {"tokens": None, "heads": None, "selection": None}
+    if isinstance(own.quantization, KiviQuantization):
+        full = own.quantization.full_bits
+        widths = {"key_bits": full, "value_bits": full}
+        changes["quantization"] = StaticQuantization.model_validate(widths)
+    return own.model_copy(update=changes)
+
+
 def why_not(policy: Policy, trace: AttentionTrace) -> str:
     """Say why a policy does not apply to a trace, or return an empty string.
 
-    Policies of the cache need a causal model that decodes; encoder policies need an encoder.
+    Policies of the cache need a causal model that decodes; encoder policies need an encoder. Of
+    several stacks, the policy holds in the one whose tokens the trace counts (:func:`beside`).
     """
+    stacks = trace.stacks()
+    if not any(stack.aside for stack in stacks):
+        return _why_not(policy, trace)
+    for name, length in _listed(policy).items():
+        return (
+            f"policy: key '{name}' has {length} entries, one for each layer of a stack; the trace "
+            f"has {len(stacks)} stacks; expected one of them (--group)"
+        )
+    for stack in stacks:
+        explain = _why_not(beside(policy) if stack.aside else policy, stack.trace)
+        if explain:
+            return f"{stack.name}: {explain}"
+    return ""
+
+
+def _why_not(policy: Policy, trace: AttentionTrace) -> str:
+    """The same of one stack."""
     explain = _other_depth(policy, trace.num_layers)
     if explain:
         return explain

@@ -39,7 +39,7 @@ probabilities, or all heads of a layer do."""
 FROM_PROBABILITIES = frozenset(
     (
         "sliding windows", "chunks", "stored masks", "soft-capped scores", "ALiBi",
-        "a relative bias", OTHER_HEADS, OTHER_KV_HEADS, OTHER_WIDTHS,
+        "a relative bias", "a stored bias", OTHER_HEADS, OTHER_KV_HEADS, OTHER_WIDTHS,
     )
 )  # fmt: skip
 """How layers may attend (:meth:`accelsim.traces.AttentionTrace.beyond`) under a rule that decides

@@ -24,6 +24,7 @@ from accelsim.traces._layers import Bias, Group, Layer, LayerEntry, Mask
 from accelsim.traces._schema import header_schema
 from accelsim.traces._shipped import trace_names, trace_path
 from accelsim.traces._skew import LayerSkew, layer_skew
+from accelsim.traces._stacks import Stack
 from accelsim.traces._synthetic import synthetic_trace
 from accelsim.traces._trace import (
     IMAGE,
@@ -65,6 +66,7 @@ __all__ = [
     "Mask",
     "MemoryTensors",
     "SelectionCost",
+    "Stack",
     "check_target",
     "dense_rows",
     "digest_of_file",

@@ -225,9 +225,10 @@ class AttentionTrace:
         away = np.arange(first, end)[None, :] - positions[:, None]
         if bias.slopes is not None:
             return np.asarray(np.array(bias.slopes)[:, None, None] * away)
-        table = self._read(layer, "bias")
         if bias.kind == "stored":
-            return table[:, positions, first:end].astype(np.float64)
+            stored = self.tensors.read(f"layer.{layer}.bias")
+            return stored[:, positions, first:end].astype(np.float64)
+        table = self._read(layer, "bias")
         return table.astype(np.float64)[:, bias.by_distance(away)]
 
     def query(self, layer: int) -> NDArray[np.float32]:

@@ -19,7 +19,7 @@ SERVICES: dict[str, tuple[str, str]] = {
     "updates": ("updates", "accumulators that rank tokens, read, added to and written"),
     "metadata": ("bytes", "DRAM reads beside vectors: bounds, means, scales, wide residuals"),
     "soft_caps": ("scores", "tanh of a score under the model's soft cap"),
-    "biases": ("scores", "additions of the model's position bias (ALiBi, relative) to a score"),
+    "biases": ("scores", "additions of the model's bias (ALiBi, relative, stored) to a score"),
     "write_backs": ("bytes", "DRAM writes of a policy: merged vectors, bounds, means"),
 }
 """What a policy or a model can ask of a machine beyond whole vectors of one width: name to (unit,

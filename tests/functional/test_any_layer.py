@@ -41,6 +41,7 @@ KINDS = (
     "stored",
     "alibi",
     "relative",
+    "stored_bias",
     "cross",
     "softcap",
     "sinks",
@@ -127,6 +128,10 @@ def make(
             fields["bias"] = Bias(kind="relative", first=int(rng.integers(-6, 3)), buckets=buckets)
             table = rng.normal(size=(heads[0], max(buckets) + 1))
             tensors[f"{name}.bias"] = table.astype(np.float32)
+        elif "stored_bias" in has:
+            fields["bias"] = Bias(kind="stored")
+            shape = (heads[0], tokens, keys)
+            tensors[f"{name}.bias"] = rng.normal(size=shape).astype(np.float32)
         if "softcap" in has:
             fields["softcap"] = float(rng.uniform(0.5, 3.0))
         if "sinks" in has:
@@ -187,6 +192,8 @@ def bias_of(trace: AttentionTrace, layer: int, positions: Any) -> Any:
     own = trace.layer(layer)
     if own.bias is None:
         return None
+    if own.bias.kind == "stored":
+        return trace.tensors.read(f"layer.{layer}.bias").astype(float)[:, positions]
     away = np.arange(own.keys)[None, :] - positions[:, None]
     if own.bias.kind == "alibi":
         return np.array(own.bias.slopes)[:, None, None] * away
@@ -271,7 +278,7 @@ def test_outputs_are_those_of_the_reference(trace: AttentionTrace, name: str) ->
 @given(trace=traces(), name=st.sampled_from(("dense", "spatten-full", "spatten-tokens")))
 @settings(max_examples=40, deadline=None)
 def test_fixed_point_stays_near_the_same_policy(trace: AttentionTrace, name: str) -> None:
-    refused = {"soft-capped scores", "sinks", "ALiBi", "a relative bias"}
+    refused = {"soft-capped scores", "sinks", "ALiBi", "a relative bias", "a stored bias"}
     beyond = refused & set(trace.beyond())
     if beyond:
         with pytest.raises(AccelsimError, match="which the fixed-point datapath does not compute"):
@@ -436,8 +443,8 @@ SELECTING = (
     "ems", "kivi-4", TOKENS_BY_LAYER, ALL_BY_LAYER,
 )  # fmt: skip
 FOLLOWED = (
-    "window", "chunk", "stored", "alibi", "relative", "softcap", "scale", "kv_heads", "width",
-    "latent",
+    "window", "chunk", "stored", "alibi", "relative", "stored_bias", "softcap", "scale", "kv_heads",
+    "width", "latent",
 )  # fmt: skip
 
 

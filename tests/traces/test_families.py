@@ -125,6 +125,27 @@ def test_layers_of_other_heads_and_widths_from_capture_to_bytes(tmp_path, engine
     assert pruned.metrics["latency_cycles"] > 0
 
 
+@pytest.mark.parametrize(
+    ("name", "stacks"),
+    [
+        ("T5 (relative bias)", ["encoder", "decoder"]),
+        ("CLIP (both towers)", ["vision", "language"]),
+        ("DeBERTa-v3 (stored bias)", ["language"]),
+    ],
+)
+def test_stacks_and_biases_from_capture_to_bytes(tmp_path, name, stacks):
+    trace = next(families.traces(present(name), tmp_path))
+    assert [stack.name for stack in trace.stacks()] == stacks
+    run = run_policy(trace, load_policy("dense"))
+    assert all(layer["relative_output_error"] < 3e-3 for layer in run.per_layer)
+    biased = [trace.layer(layer).bias is not None for layer in run.workload["layer"]]
+    scored = np.where(biased, run.workload["query_keys"], 0)
+    assert run.workload["biased_scores"].tolist() == scored.tolist()
+    found = exploration.replay(trace, policy="spatten-full", baselines=["a100"])
+    assert found.metrics["latency_cycles"] > 0
+    assert found.manifest["not_served"].get("biases", 0) > 0 or not scored.any()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(BY_NAME) - set(QUICK)))
 def test_families(name, tmp_path):

@@ -12,11 +12,11 @@ from accelsim.attention.kernels import METRICS, PER_QUERY, WORK
 from accelsim.errors import TraceError
 from accelsim.functional._attends import score_biases, stored_bias
 from accelsim.functional._block import Attended, Fetches, Look, attend_block, cut
-from accelsim.functional._cascade import shape_of, stages_of
+from accelsim.functional._cascade import CascadeRule, shape_of, stages_of
 from accelsim.functional._record import NAMES, Recording
 from accelsim.functional._stored import Stored, value_budgets
 from accelsim.functional._walk import OpenLoopRule, Order, finite_tensors
-from accelsim.policies import Policy
+from accelsim.policies import STAGES, Policy, beside
 from accelsim.policies.cascade import LayerCascade
 from accelsim.policies.selector import Shape, selector_for, stage_of
 from accelsim.traces import AttentionTrace, Layer
@@ -55,6 +55,11 @@ class SelectedRule(OpenLoopRule):
         self._quantization = policy.quantization
         self._tokens = policy.at_stage(stages_of(trace)[-1]).tokens
         self._prompts: dict[int, _Requests] = {}
+        crosses = any(own.kind == "cross" for own in self._own)
+        self._crossing = {
+            stage: CascadeRule(trace, beside(policy, stage), seed, None)
+            for stage in (STAGES if crosses else ())
+        }
 
     def keep_ratio(self, layer: int, figures: dict[str, float]) -> float:
         """Of the cascade's schedule; else what was kept."""
@@ -65,6 +70,10 @@ class SelectedRule(OpenLoopRule):
     def attend(self, layer: int, positions: NDArray[np.int64], record: Recording) -> None:
         """The prompt of a layer, or all that follows it; or a tile of either."""
         trace, shape, own = self._trace, self._shape, self._own[layer]
+        if own.kind == "cross":
+            # Its keys are there before the first query, and no rule of a cache acts on them.
+            self._crossing[stage_of(positions, shape)].attend(layer, positions, record)
+            return
         if layer != self._layer:
             self._layer = layer
             self._tensors = finite_tensors(trace, layer)

@@ -223,13 +223,14 @@ def by_layer(policy: Policy, trace: AttentionTrace) -> bool:
     )
 
 
-def beside(policy: Policy) -> Policy:
-    """What holds of a policy in a stack that another one reads: an encoder, a vision tower.
+def beside(policy: Policy, stage: Stage = "prefill") -> Policy:
+    """What holds of a policy where nothing is selected: in an encoder or a tower beside another
+    stack, all of whose outputs that reads, and in cross attention under a rule of a cache.
 
-    All its outputs are read, so its tokens and heads stay. Stored widths and local value pruning
-    are those of a prompt; a KIVI cache, which such a stack has not, is read in full precision.
+    Tokens and heads stay. Stored widths and local value pruning are those of a stage; what would be
+    a KIVI cache is read in full precision.
     """
-    own = policy.at_stage("prefill")
+    own = policy.at_stage(stage)
     changes: dict[str, object] = {"tokens": None, "heads": None, "selection": None}
     if isinstance(own.quantization, KiviQuantization):
         full = own.quantization.full_bits
@@ -296,6 +297,8 @@ def _why_not(policy: Policy, trace: AttentionTrace) -> str:
 def _by_selector(rule: Selection | None, kivi: bool) -> frozenset[str]:
     """What :meth:`accelsim.traces.AttentionTrace.beyond` may name where a selector decides."""
     served = {OWN_SCALE} | (FROM_PROBABILITIES if rule is None else rule.follows)
+    if kivi or (rule is not None and rule.follows and not rule.encoder):
+        served |= {"cross attention"}
     if rule is None or not rule.needs.merges:
         served |= {"values of another width than keys"} | (set() if kivi else {"latent attention"})
     return frozenset(served)

@@ -25,6 +25,8 @@ from accelsim.policies import Policy, applicable, load_policy, load_policy_spec
 from accelsim.policies.cascade import LayerCascade
 from accelsim.traces import (
     OTHER_HEADS,
+    OTHER_KV_HEADS,
+    OWN_SCALE,
     AttentionTrace,
     Bias,
     LayerEntry,
@@ -389,6 +391,37 @@ def test_machines_take_layers_of_any_shape(policy: str, dependencies: str, tmp_p
         write_csv(run_policy(single, load_policy("dense")).workload, tmp_path / "w.csv")
 
 
+@pytest.mark.parametrize("dim", [72, 80, 96, 192])
+@pytest.mark.parametrize("policy", ["dense", "spatten-full"])
+def test_keys_that_do_not_divide_the_line_lie_padded(dim: int, policy: str) -> None:
+    """A line of 512 holds as many whole keys as fit, and so many scores a cycle come of it."""
+    trace = make(5, [set(), set()], prefill=0, decode=40, dim=dim, heads=(2, 2))
+    work = run_policy(trace, load_policy(policy)).workload
+    machine = load_accelerator("spatten-paper")
+    memory = load(MemoryConfig, machine.memory, "memories")
+    event, cycle = (simulate(work, machine, memory, engine) for engine in ("event", "cycle"))
+    assert abs(event.cycles / cycle.cycles - 1) < 0.05
+    assert event.counters["qk_macs"] == cycle.counters["qk_macs"]
+    lanes = min(512 // dim, 8)
+    table = work.query_table
+    passes = -(-table.keys // lanes) * (1 + (table.refetch > 0))
+    for activity in (event, cycle):
+        assert activity.modules["qk_unit"].busy_cycles == passes.sum()
+    with pytest.raises(WorkloadError, match=f"head_dim {dim} does not divide the line of 512"):
+        simulate(work, machine.model_copy(update={"supports": ()}), memory)
+
+
+def test_keys_wider_than_the_line_are_refused() -> None:
+    trace = make(5, [set()], prefill=0, decode=2, dim=576, heads=(2, 2))
+    work = run_policy(trace, load_policy("static-12")).workload
+    config, memory = (
+        load_accelerator("spatten-paper"),
+        load(MemoryConfig, "hbm2-nominal", "memories"),
+    )
+    with pytest.raises(WorkloadError, match="head_dim 576 is wider than the line of 512"):
+        simulate(work, config, memory)
+
+
 @pytest.mark.parametrize("machine", ["spatten-e2e", "spatten-rtl"])
 def test_machines_of_one_width_say_so(machine: str) -> None:
     trace = make(5, [set(), {"width"}], prefill=4, decode=2, dim=64)
@@ -444,7 +477,7 @@ SELECTING = (
 )  # fmt: skip
 FOLLOWED = (
     "window", "chunk", "stored", "alibi", "relative", "stored_bias", "softcap", "scale", "kv_heads",
-    "width", "latent",
+    "width", "latent", "cross",
 )  # fmt: skip
 
 
@@ -455,8 +488,17 @@ FOLLOWED = (
 @settings(max_examples=120, deadline=None)
 def test_selections_attend_to_what_is_seen_and_kept(trace: AttentionTrace, name: str) -> None:
     policy = load_policy_spec(name)
-    if name not in ("quest", "dhsa", "ems", "kivi-4") or not trace.beyond():
-        assert applicable(policy, trace) or set(trace.beyond()) & {"latent attention"}
+    beyond = set(trace.beyond())
+    if name == "ems":
+        merges = {
+            "sliding windows", "chunks", "stored masks", "cross attention", OTHER_KV_HEADS,
+            OWN_SCALE,
+        }  # fmt: skip
+        assert applicable(policy, trace) or beyond - merges
+    else:
+        refused = {"kivi-4": "latent attention"}.get(name, "")
+        refused = "cross attention" if "accumulate" in name else refused
+        assert applicable(policy, trace) or refused in beyond
     if not applicable(policy, trace):
         with pytest.raises(TraceError, match=r"layer \d has .*, which policy '"):
             run_policy(trace, policy)
@@ -470,7 +512,8 @@ def test_selections_attend_to_what_is_seen_and_kept(trace: AttentionTrace, name:
         assert set(work.key_indices[row]) <= set(np.flatnonzero(seen.any(axis=0)))
         shown = seen.sum(axis=1)[np.searchsorted(np.unique(position), position)]
         assert (keys <= shown).all()
-        if work["step"][row] == 0 and name != "dhsa" and "accumulate" not in name:
+        dense = work["step"][row] == 0 and name != "dhsa" and "accumulate" not in name
+        if dense or trace.layer(layer).kind == "cross":
             assert (keys == shown).all()  # a prompt is dense
         scored = work["query_keys"][row] + work["refetch_query_keys"][row]
         assert work["biased_scores"][row] == scored * (trace.layer(layer).bias is not None)
@@ -549,3 +592,132 @@ def test_baselines_count_layers_of_each_shape() -> None:
     assert [part.head_dim for part in found.parts] == [8, 16, 8]
     rows = exploration.replay(trace, policy="dense", baselines=["a100", "h100"]).baselines
     assert all(row["latency_s"] > 0 for row in rows.values())
+
+
+def blocks_seen(seen: Any, full: int, size: int) -> list[int]:
+    """Full blocks of which a row sees a key."""
+    return [b for b in range(full) if seen[b * size : (b + 1) * size].any()]
+
+
+def quest_keeps(rule: Any, query: Any, key: Any, seen: Any, position: int, prompt: int) -> Any:
+    """Keys that a query of one head reads, and pages that were ranked; in plain NumPy."""
+    size, budget = rule.page_tokens, rule.budget(position + 1)
+    full = position // size
+    pages = blocks_seen(seen, full, size)
+    allowed = max(1, budget // size) - 1
+    if position < prompt or len(pages) <= allowed or position + 1 <= budget:
+        return seen, []
+    kept = np.zeros_like(seen)
+    kept[full * size :] = True
+    bounds = []
+    for page in pages:
+        keys = key[page * size : (page + 1) * size]
+        bounds.append(np.maximum(query * keys.min(axis=0), query * keys.max(axis=0)).sum())
+    for place in reference.stable_topk(np.array(bounds), allowed) if allowed else ():
+        kept[pages[place] * size : (pages[place] + 1) * size] = True
+    return kept & seen, pages if allowed else []
+
+
+def dhsa_keeps(rule: Any, query: Any, key: Any, seen: Any, position: int, prompt: int) -> Any:
+    """The same of DHSA."""
+    size, end = rule.chunk_tokens, position + 1
+    token, full = np.arange(len(seen)), position // rule.chunk_tokens
+    kept = seen & ((token < rule.sinks) | (token >= end - rule.local) | (token >= full * size))
+    left = rule.budget(end) - kept.sum()
+    if left >= seen.sum() - kept.sum():
+        return seen, []
+    if left <= 0:
+        return kept, []
+    chunks = blocks_seen(seen, full, size)
+    means = [key[c * size : (c + 1) * size].mean(axis=0) for c in chunks]
+    order = np.argsort([-(query @ mean) * np.sqrt(size) for mean in means], kind="stable")
+    for chunk in (chunks[place] for place in order):
+        for j in range(chunk * size, (chunk + 1) * size):
+            if left > 0 and seen[j] and not kept[j]:
+                kept[j], left = True, left - 1
+    return kept, chunks
+
+
+BLOCKS = {
+    "quest": (
+        {"kind": "quest", "budget_tokens": 4, "page_tokens": 2, "dense_layers": 0},
+        quest_keeps,
+    ),
+    "dhsa": (
+        {"kind": "dhsa", "budget_tokens": 5, "chunk_tokens": 2, "sinks": 1, "local": 2},
+        dhsa_keeps,
+    ),
+}
+
+
+@given(
+    trace=traces(allowed=("window", "chunk", "stored", "alibi", "softcap", "width"), decoder=True),
+    name=st.sampled_from(sorted(BLOCKS)),
+)
+@settings(max_examples=80, deadline=None)
+def test_blocks_that_no_query_sees_are_not_ranked_or_read(trace: AttentionTrace, name: str) -> None:
+    settings_of, keeps = BLOCKS[name]
+    policy = Policy.model_validate({"selection": settings_of})
+    work = run_policy(trace, policy).workload
+    for row in range(work.rows):
+        layer, head = int(work["layer"][row]), int(work["head"][row])
+        own, step = trace.layer(layer), int(work["step"][row])
+        key = quantize_dequantize(trace.key(layer), 12, "per_tensor")[head].astype(float)
+        context, prompt = int(work["context_tokens"][row]), trace.prefill_tokens
+        positions = range(prompt) if step == 0 else [context - 1]
+        union, ranked = np.zeros(own.keys, dtype=bool), 0
+        for position in positions:
+            seen = trace.seen(layer, np.array([position]))[0]
+            pages: list[int] = []
+            for each in range(head * own.group, (head + 1) * own.group):
+                query = trace.query(layer)[each, position].astype(float)
+                kept, found = keeps(
+                    policy.selection, query, key[: position + 1], seen[: position + 1], position,
+                    prompt,
+                )  # fmt: skip
+                union[: position + 1] |= kept
+                pages = pages or found
+            ranked += len(pages)
+        assert work.key_indices[row].tolist() == np.flatnonzero(union).tolist()
+        vectors = ranked * (2 if name == "quest" else 1)
+        assert work["metadata_bytes"][row] == vectors * (own.key_dim * 12) // 8
+
+
+@given(trace=traces(allowed=("window", "chunk", "stored", "kv_heads"), decoder=True))
+@settings(max_examples=40, deadline=None)
+def test_a_merged_key_is_seen_where_it_lies(trace: AttentionTrace) -> None:
+    """EMS whose budget holds everything is dense; with a small one no hidden key is fetched."""
+    if "latent attention" in trace.beyond() or any("another width" in w for w in trace.beyond()):
+        return
+    dense = run_policy(trace, load_policy("static-12"))
+    every = Policy.model_validate({"selection": {"kind": "ems", "budget_tokens": 1000}})
+    whole = run_policy(trace, every)
+    for name in ("relative_output_error", "kept_mass", "mean_kl"):
+        assert whole.accuracy[name] == pytest.approx(dense.accuracy[name], abs=1e-9)
+    assert whole.workload["query_keys"].tolist() == dense.workload["query_keys"].tolist()
+    few = Policy.model_validate({"selection": {"kind": "ems", "budget_tokens": 2}})
+    work = run_policy(trace, few).workload
+    for row in np.flatnonzero(work["step"] > 0):
+        seen = trace.seen(int(work["layer"][row]), np.array([work["context_tokens"][row] - 1]))[0]
+        assert set(work.key_indices[row]) <= set(np.flatnonzero(seen))
+
+
+@given(trace=traces(allowed=("stored", "alibi", "stored_bias", "softcap", "scale")))
+@settings(max_examples=30, deadline=None)
+def test_an_encoder_under_masks_ranks_what_it_sees(trace: AttentionTrace) -> None:
+    policy = load_policy("zero-tprune")
+    if trace.causal or trace.decode_tokens:
+        assert not applicable(policy, trace)
+        return
+    run = run_policy(trace, policy)
+    work = run.workload
+    for row in range(work.rows):
+        seen = trace.seen(int(work["layer"][row]), np.arange(trace.tokens))
+        assert set(work.key_indices[row]) <= set(np.flatnonzero(seen.any(axis=0)))
+    whole = Policy.model_validate(
+        {"selection": {"kind": "zero_tprune", "keep_importance": 1.0, "keep_similarity": 1.0}}
+    )
+    dense = run_policy(trace, load_policy("static-12"))
+    kept = run_policy(trace, whole)
+    assert kept.accuracy["mean_kl"] == pytest.approx(dense.accuracy["mean_kl"], abs=1e-9)
+    assert kept.workload["query_keys"].tolist() == dense.workload["query_keys"].tolist()

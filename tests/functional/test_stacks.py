@@ -17,7 +17,7 @@ from accelsim.cli import main
 from accelsim.errors import TraceError
 from accelsim.functional import fixed_point as fp
 from accelsim.functional import run_policy, verify_fixed_point
-from accelsim.policies import Policy, beside, load_policy, why_not
+from accelsim.policies import Policy, beside, load_policy, load_policy_spec, why_not
 from accelsim.traces import (
     AttentionTrace,
     LayerEntry,
@@ -118,8 +118,6 @@ def test_each_stack_is_as_it_is_alone(
     name: str, aside: str, prefill: int, decode: int, tokens: int, heads: int, width: int,
     last: bool, seed: int,
 ) -> None:  # fmt: skip
-    if name in ("h2o", "kivi-4") and aside == "encoder":
-        return  # cross attention
     trace = make(
         aside=aside, prefill=prefill, decode=decode, beside_tokens=tokens,
         sizes=(2, heads, 2, width), last=last, seed=seed,
@@ -219,8 +217,9 @@ def test_what_is_refused() -> None:
     listed = Policy.model_validate({"values": {"keep_by_layer": [1.0, 0.5]}})
     assert "has 2 entries, one for each layer of a stack" in why_not(listed, trace)
     assert why_not(load_policy("zero-tprune"), trace).startswith("language: policy 'zero_tprune'")
-    crossed = make(aside="encoder")
-    assert why_not(load_policy("h2o"), crossed).startswith("decoder: layer 1 has cross attention")
+    crossed, spec = make(aside="encoder"), "spatten-tokens:tokens.accumulate=layers"
+    refused = "decoder: layer 1 has cross attention, which policy 'accumulate: layers'"
+    assert why_not(load_policy_spec(spec), crossed).startswith(refused)
 
 
 def test_fixed_point_follows_both() -> None:

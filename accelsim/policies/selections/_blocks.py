@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.policies._selection import Budgeted
-from accelsim.policies.selector import Floats, Selector, Shape, heads_per_decision
+from accelsim.policies.selector import Block, Floats, Selector, Shape, heads_per_decision
 
 Rule = TypeVar("Rule", bound=Budgeted)
 
@@ -20,6 +20,17 @@ class BlockSelector(Selector, Generic[Rule]):
         super().__init__(shape, seed)
         self.rule = rule
         self.heads = heads_per_decision(shape, rule.share)
+
+
+def shown(block: Block) -> NDArray[np.bool_]:
+    """Keys that the masks of the layer show to each row, [rows, context]; all without one."""
+    return np.asarray(block.scores[0] > -np.inf)
+
+
+def open_blocks(block: Block, full: int, size: int) -> NDArray[np.bool_]:
+    """Full blocks of which a row sees a key, [rows, full]; no other is ranked or read."""
+    rows = len(block.positions)
+    return np.asarray(shown(block)[:, : full * size].reshape(rows, full, size).any(axis=2))
 
 
 def ranked(work: NDArray[Any]) -> NDArray[np.bool_]:

@@ -11,8 +11,14 @@ from accelsim.attention.kernels import WORK, filter_top, quick_select
 from accelsim.attention.rows import dense_mask
 from accelsim.jit import kernel
 from accelsim.policies._base import Layers, Positive
-from accelsim.policies._selection import Budgeted, Needs
-from accelsim.policies.selections._blocks import BlockSelector, full_blocks, ranked, shared
+from accelsim.policies._selection import FROM_PROBABILITIES, Budgeted, Needs
+from accelsim.policies.selections._blocks import (
+    BlockSelector,
+    full_blocks,
+    open_blocks,
+    ranked,
+    shared,
+)
 from accelsim.policies.selector import (
     Block,
     Decision,
@@ -29,6 +35,7 @@ class Quest(Budgeted):
     and M the channel-wise minimum and maximum of its keys, an upper bound of every score in it.
     Budget: ``max(1, floor(budget / page_tokens))`` pages each decode step; the page being filled is
     always one of them. The first ``dense_layers`` layers read everything, and so does the prompt.
+    Under a mask only pages of which a query sees a key are ranked; a bias is in no bound (ours).
 
     Asks of the hardware: two rows of metadata read per full page and written when it fills, a
     top-k over pages each step and head, whole pages in one run.
@@ -44,6 +51,7 @@ class Quest(Budgeted):
     needs: ClassVar[Needs] = Needs(
         selection="every_step", metadata=True, write_backs=True, permanent=False
     )
+    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES
 
     def selector(self, shape: Shape, seed: int = 0) -> Selector:
         """Return the rule at work on one sequence."""
@@ -73,12 +81,14 @@ class QuestSelector(BlockSelector[Quest]):
         allowed = np.maximum(1, budgets // size)
         total = shared(bounds, self.heads)
         work = np.zeros((len(total), len(block.positions)), dtype=WORK)
+        pages_open = open_blocks(block, full, size)
         _keep_pages(
-            total, block.positions, shape.prompt_tokens, size, budgets, allowed - 1, self.heads,
-            self.seed, decision.kept, work,
+            total, pages_open, block.positions, shape.prompt_tokens, size, budgets, allowed - 1,
+            self.heads, self.seed, decision.kept, work,
         )  # fmt: skip
         decision.work = work_by_kv_head(work, shape)
-        decision.metadata_vectors[:] = 2 * (block.positions // size) * ranked(work)
+        before = np.arange(full)[None, :] < (block.positions // size)[:, None]
+        decision.metadata_vectors[:] = 2 * (pages_open & before).sum(axis=1) * ranked(work)
         decision.written_vectors[:] = 2 * ((block.positions + 1) % size == 0)
         self.attend(block, decision)
         return decision
@@ -106,6 +116,7 @@ def _page_bounds(
 @kernel
 def _keep_pages(
     bounds: NDArray[np.float64],
+    pages_open: NDArray[np.bool_],
     positions: NDArray[np.int64],
     prompt: int,
     size: int,
@@ -122,21 +133,22 @@ def _keep_pages(
             first, last = g * heads, (g + 1) * heads
             # The page that holds the query's own token, and with it everything in a short context.
             full = positions[r] // size
-            if seen <= prompt or full <= allowed[r] or seen <= budgets[r]:
+            pages = np.flatnonzero(pages_open[r, :full])
+            if seen <= prompt or len(pages) <= allowed[r] or seen <= budgets[r]:
                 kept[first:last, r, :seen] = True
                 continue
             kept[first:last, r, full * size : seen] = True
             if allowed[r] < 1:
                 continue
-            values = bounds[g, r, :full].copy()
+            values = bounds[g, r][pages]
             kth, equal, passes, elements, beats = quick_select(
                 values, allowed[r], seed + seen * 31 + g
             )
-            chosen = np.empty(full, dtype=np.bool_)
+            chosen = np.empty(len(pages), dtype=np.bool_)
             filter_top(values, kth, equal, chosen)
-            for p in range(full):
-                if chosen[p]:
-                    kept[first:last, r, p * size : (p + 1) * size] = True
+            for c in range(len(pages)):
+                if chosen[c]:
+                    kept[first:last, r, pages[c] * size : (pages[c] + 1) * size] = True
             own = work[g, r]
-            own.size, own.target = full, allowed[r]
+            own.size, own.target = len(pages), allowed[r]
             own.passes, own.elements, own.beats = passes, elements, beats

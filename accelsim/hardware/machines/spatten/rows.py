@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.errors import WorkloadError
-from accelsim.hardware.blocks.dot_product import DotProduct
 from accelsim.hardware.machines.spatten._search import head_selection, search_cycles
 from accelsim.hardware.machines.spatten.config import SpattenConfig
 from accelsim.workloads import BEAT, QueryTable, Workload
@@ -107,7 +106,7 @@ def rows_of(workload: Workload, config: SpattenConfig) -> Rows:
             divide the multipliers.
     """
     for dim in np.unique(workload.key_dims).tolist():
-        DotProduct(config.multipliers, dim, config.scores_per_cycle)
+        config.dot_product(dim)
     column = {name: workload[name].astype(np.int64) for name in workload.columns}
     table = workload.query_table or _shared_out(workload)
     start = table.start.astype(np.int64)

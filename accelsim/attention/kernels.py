@@ -515,7 +515,6 @@ def attend_layer(
         for j in range(num_kept):
             for d in range(dim):
                 first_t[d, j] = key_first[kv, kept[j], d]
-                both_t[d, j] = key_both[kv, kept[j], d]
             for d in range(value_dim):
                 values[j, d] = value[kv, kept[j], d]
             if latent:
@@ -526,6 +525,8 @@ def attend_layer(
                 dense_t[d, j] = raw_key[kv, j, d]
             for d in range(value_dim):
                 dense_values[j, d] = raw_value[kv, j, d]
+        # Laid out for the first row that asks.
+        both_there = False
         count = counts[kv]
         living = int(alive[kv * group : (kv + 1) * group].sum())
         place = 0
@@ -597,6 +598,11 @@ def attend_layer(
                 count.queries += 1
                 count.query_keys += seen
                 if top < threshold:
+                    if not both_there:
+                        both_there = True
+                        for j in range(num_kept):
+                            for d in range(dim):
+                                both_t[d, j] = key_both[kv, kept[j], d]
                     scores_of_row(vector, both_t, until, scale, scores, since)
                     if masked:
                         for j in range(seen):
@@ -643,25 +649,30 @@ def attend_layer(
                     weighted_sum(mine, read[since:until], chosen, seen, output)
 
                 error, square, product = 0.0, 0.0, 0.0
+                # Running sums stay in registers: in memory, each addition waits for the store.
+                received = importance.heads[head]
                 for d in range(value_dim):
-                    importance.heads[head] += abs(output[d])
+                    received += abs(output[d])
                     error += (output[d] - dense_output[d]) ** 2
                     square += output[d] ** 2
                     product += output[d] * dense_output[d]
+                importance.heads[head] = received
                 sums.error_square += error
                 if square > 0.0 and dense_square > 0.0:
                     sums.cosine += product / np.sqrt(square * dense_square)
                 elif square == dense_square:
                     sums.cosine += 1.0
+                nats, mass, value_mass = sums.kl_nats, sums.kept_mass, sums.kept_value_mass
                 for j in range(seen):
                     # In logarithms: dense probabilities may underflow, scores never do.
                     log_p = own_scores[j] - log_sum
                     log_dense = dense_scores[here[j]] - dense_log_sum
-                    sums.kl_nats += mine[j] * (log_p - log_dense)
-                    sums.kept_mass += dense_probabilities[here[j]]
+                    nats += mine[j] * (log_p - log_dense)
+                    mass += dense_probabilities[here[j]]
                     if chosen[j]:
                         used_values[kv, picks[j] if masked else since + j] = True
-                        sums.kept_value_mass += dense_probabilities[here[j]]
+                        value_mass += dense_probabilities[here[j]]
+                sums.kl_nats, sums.kept_mass, sums.kept_value_mass = nats, mass, value_mass
                 sums.rows += 1.0
                 sums.visible += visible
             place += 1 if alive[head] else 0

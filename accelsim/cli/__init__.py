@@ -172,9 +172,5 @@ def _refuse(message: str) -> None:
 
 def _nearest_option(error: click.NoSuchOption) -> str:
     known = [] if error.ctx is None else error.ctx.command.get_params(error.ctx)
-    # Without the dashes, which all have in common.
-    words = {name.lstrip("-"): name for option in known for name in option.opts if "--" in name}
-    near = did_you_mean(error.option_name.lstrip("-"), words)
-    return next(
-        (near.replace(f"'{w}'", f"'{n}'") for w, n in words.items() if f"'{w}'" in near), ""
-    )
+    names = [name for option in known for name in option.opts if name.startswith("--")]
+    return did_you_mean(error.option_name, names, "--")

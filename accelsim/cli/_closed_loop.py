@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-SHIPPED = "shipped"
-
 
 def text_options(function: F) -> F:
     """Add the texts that a model is scored on."""
@@ -44,7 +42,7 @@ def text_options(function: F) -> F:
         click.option(
             "--text", "texts", metavar="FILE", multiple=True,
             help="Text (repeatable): a text file, a .json file of token ids {\"windows\": {\"name\""
-            f": [ids, ...]}}}}, or '{SHIPPED}' for windows of Wikipedia (default for smollm2).",
+            ": [ids, ...]}}, or 'shipped' for windows of Wikipedia (default for smollm2).",
         ),
     ):  # fmt: skip
         function = option(function)
@@ -109,98 +107,6 @@ def closed_loop_options(function: F) -> F:
     return function
 
 
-def check_texts(model: str, texts: Sequence[str], lee: str | None) -> None:
-    """Refuse texts that do not go with a model.
-
-    Raises:
-        AccelsimError: naming both.
-    """
-    from accelsim.errors import AccelsimError
-
-    if (model == "minilm") != (lee is not None) or (lee is not None and texts):
-        raise AccelsimError(
-            f"{model}: minilm is scored on the Lee task (--lee WHEEL), others on --text"
-        )
-    if model not in ("smollm2", "minilm") and (not texts or SHIPPED in texts):
-        raise AccelsimError(
-            f"{model}: the shipped windows hold token ids of smollm2; expected --text FILE"
-        )
-
-
-class Text:
-    """One text: read at once, tokenized when the model is there.
-
-    Args:
-        name: a file, or ``shipped``: two windows, and behind them four that nothing is tuned on.
-
-    Raises:
-        TraceError: a file that cannot be read.
-    """
-
-    def __init__(self, name: str) -> None:
-        from accelsim.errors import TraceError
-        from accelsim.files import read_text
-        from accelsim.functional.closed_loop import read_windows, shipped_windows
-
-        self.name, self._text = name, ""
-        self._known: dict[str, list[int]] | None = None
-        if name == SHIPPED:
-            self._known = shipped_windows(held_out=True)
-        elif name.endswith(".json"):
-            self._known = read_windows(name)
-        else:
-            self._text = read_text(name, TraceError)
-
-    def windows(self, model: Any, count: int | None, tokens: int) -> dict[str, list[int]]:
-        """Windows by name; if no count is given all of token ids, four of a text, two shipped ones.
-
-        Raises:
-            TraceError: too little text.
-        """
-        from accelsim.errors import TraceError
-        from accelsim.functional.closed_loop import cut_windows, shipped_windows
-
-        if self.name == SHIPPED and count is None:
-            count = len(shipped_windows())
-        if self._known is None:
-            try:
-                known = cut_windows(model.encode(self._text), count or 4, tokens)
-            except TraceError as error:
-                raise TraceError(f"--text {self.name}: {error}") from None
-        else:
-            known = self._known
-            if count is not None and len(known) < count:
-                raise TraceError(
-                    f"--text {self.name}: holds {len(known)} windows; expected at least {count}"
-                )
-        return {f"{self.name}:{title}": ids for title, ids in list(known.items())[:count]}
-
-    def words(self, model: Any) -> str:
-        """The text itself."""
-        if self._known is None:
-            return self._text
-        return " ".join(model.decode(ids) for ids in self._known.values())
-
-
-def task_names(names: Sequence[str]) -> list[str]:
-    """Tasks by name, ``all`` for every one.
-
-    Raises:
-        AccelsimError: an unknown one.
-    """
-    from accelsim.errors import AccelsimError, did_you_mean
-    from accelsim.functional.closed_loop import TASKS
-
-    if "all" in names:
-        return list(TASKS)
-    for name in names:
-        if name not in TASKS:
-            raise AccelsimError(
-                f"--task {name}{did_you_mean(name, TASKS)}: expected {', '.join(TASKS)}"
-            )
-    return list(dict.fromkeys(names))
-
-
 def run(
     specs: Sequence[str], options: dict[str, Any], json_file: str | None, out: str | None
 ) -> None:
@@ -213,6 +119,7 @@ def run(
         out: folder for the document and a figure.
     """
     from accelsim.errors import AccelsimError
+    from accelsim.functional.closed_loop import check_texts, task_names
     from accelsim.policies import load_policy_spec
     from accelsim.reports import prepare_folder
 
@@ -291,9 +198,10 @@ def _tasks(
 ) -> None:
     """Retrieval tasks."""
     from accelsim.exploration import run_retrieval
+    from accelsim.functional.closed_loop import task_texts
 
     context, asked = options["context"], options["question_in_prompt"]
-    loaded, examples = task_texts(model, tasks, options)
+    loaded, examples = task_texts(model, tasks, options["texts"], options["examples"], context)
     if policies is None:
         policies = _every(
             loaded.shape.num_layers, causal=True, prompt_tokens=context // 2, skip=context
@@ -320,25 +228,6 @@ def _tasks(
     if json_file != "-":
         _print_tasks(model, context, found)
     _write(document, json_file, folder)
-
-
-def task_texts(
-    model: str, tasks: Sequence[str], options: dict[str, Any]
-) -> tuple[Any, dict[str, Any]]:
-    """Return a model, and examples of each task.
-
-    Args:
-        model: name.
-        tasks: names.
-        options: of :func:`task_options` and :func:`text_options`.
-    """
-    from accelsim.functional.closed_loop import load_model, task_examples
-
-    texts = [Text(name) for name in options["texts"] or [SHIPPED]]
-    loaded = load_model(model)
-    words = "\n".join(text.words(loaded) for text in texts)
-    count, context = options["examples"], options["context"]
-    return loaded, {task: task_examples(loaded, task, count, context, words) for task in tasks}
 
 
 def _named(options: dict[str, Any], lee: str | None) -> str:
@@ -381,7 +270,7 @@ def _figure(model: str, results: dict[str, dict[str, Any]]) -> str:
 
 def _perplexity(name: str, options: dict[str, Any]) -> tuple[Any, int, list[list[int]]]:
     """What scores a policy (or one for each window), the layers of the model, and the windows."""
-    from accelsim.functional.closed_loop import load_model, perplexity
+    from accelsim.functional.closed_loop import SHIPPED, Text, load_model, perplexity
 
     texts = [Text(text) for text in options["texts"] or [SHIPPED]]
     model = load_model(name)

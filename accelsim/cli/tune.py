@@ -9,19 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from accelsim.cli._closed_loop import (
-    SHIPPED,
-    Text,
-    check_texts,
-    task_names,
-    task_options,
-    task_texts,
-    text_options,
-)
+from accelsim.cli._closed_loop import task_options, text_options
 from accelsim.cli._options import emit_json, file_option, json_option, remaining, remark
 
 if TYPE_CHECKING:
     from accelsim.exploration import TuneResult, Tuning
+
+_SCORING = (
+    "score", "texts", "lee", "windows", "held_out", "window_tokens", "skip", "prompt_tokens",
+    "examples", "context", "question_in_prompt", "points",
+)  # fmt: skip
+"""Options that say what is scored, and on what."""
 
 
 @click.command("tune")
@@ -189,10 +187,11 @@ def _inside(
 ) -> None:
     """Tune inside a model, and write what was found."""
     from accelsim.exploration import tune_model
+    from accelsim.functional.closed_loop import open_loss
     from accelsim.reports import write_text
 
     store = Path(options.pop("store") or f"runs/tune-{Path(model).stem}")
-    loop = _loop(model, options)
+    loop = open_loss(model, **{name: options.pop(name) for name in _SCORING})
     with remaining("tune") as tell:
         found = tune_model(
             loop,
@@ -220,51 +219,6 @@ def _inside(
         click.echo(text)
     written = [*([out] if out else []), store / "frontier.csv", store / "frontier.svg"]
     remark(f"wrote {', '.join(map(str, written))}")
-
-
-def _loop(model: str, options: dict[str, Any]) -> Any:
-    """The model with its texts, checked before it is loaded where that can be.
-
-    Raises:
-        AccelsimError: texts and model that do not go together, or too little text.
-    """
-    from accelsim.errors import AccelsimError
-    from accelsim.functional.closed_loop import (
-        LeeLoss,
-        PerplexityLoss,
-        TaskLoss,
-        load_model,
-        read_lee,
-    )
-    from accelsim.traces.capture import load_minilm
-
-    lee, texts = options.pop("lee"), list(options.pop("texts"))
-    check_texts(model, texts, lee)
-    if lee is not None and options["score"] != "perplexity":
-        raise AccelsimError(f"--score {options['score']}: goes with a model that generates")
-    if lee is not None:
-        stories, judged = read_lee(lee)
-        return LeeLoss(load_minilm(), model, stories, judged)
-    if options["score"] != "perplexity":
-        task = task_names([options["score"]])[0]
-        count = options["examples"]
-        loaded, made = task_texts(model, [task], options | {"texts": texts, "examples": 2 * count})
-        return TaskLoss(
-            loaded, model, made[task][:count], made[task][count:], points=options["points"],
-            question_in_prompt=options["question_in_prompt"],
-        )  # fmt: skip
-    read = [Text(text) for text in texts or [SHIPPED]]
-    loaded = load_model(model)
-    tuned: dict[str, list[int]] = {}
-    others: dict[str, list[int]] = {}
-    count = options["windows"]
-    for text in read:
-        own = text.windows(loaded, count + options["held_out"], options["window_tokens"])
-        tuned |= dict(list(own.items())[:count])
-        others |= dict(list(own.items())[count:])
-    return PerplexityLoss(
-        loaded, model, tuned, others, skip=options["skip"], prompt_tokens=options["prompt_tokens"]
-    )
 
 
 def _over_trace(

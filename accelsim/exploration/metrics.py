@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Number = float | int
 Better = Literal["lower", "higher", "neither"]
+Goal = Literal["minimize", "maximize", "report"]
 
 
 @dataclass(frozen=True)
@@ -253,6 +254,18 @@ ACCURACY = (
 )
 """Figures of a trace under a policy; the last one of A3 only. A workload has none."""
 
+CLOSED_LOOP: dict[str, Goal] = {
+    "closed_loop.loss": "minimize",
+    "closed_loop.loss_low": "report",
+    "closed_loop.loss_high": "minimize",
+    "closed_loop.score": "report",
+    "closed_loop.dense_score": "report",
+    "closed_loop.reduction": "maximize",
+}
+"""Figures of a policy inside a model, where a sweep asks for them: loss relative to 12-bit dense
+attention (of perplexity, correlation or task score, a fraction) with its 95 % interval, the score
+itself and that of dense attention, and how many times less DRAM traffic inside the model."""
+
 DETAILS = (
     "dram_read_bytes_by_tensor",
     "energy_j_by_part",
@@ -271,8 +284,10 @@ def measure(run: Run) -> dict[str, Number | None]:
     return {metric.name: value for metric, value in values if value is not None or metric.always}
 
 
-def goal(name: str) -> Literal["minimize", "maximize", "report"]:
+def goal(name: str) -> Goal:
     """Return what a search does with a metric for which it is not told."""
+    if name in CLOSED_LOOP:
+        return CLOSED_LOOP[name]
     metric = METRICS.get(name)
     if metric is None or metric.better == "neither":
         return "report"

@@ -21,6 +21,7 @@ from accelsim.exploration._manifest import code_sha256, versions
 from accelsim.exploration._resolve import AUTO, Resolved, Setup, schema
 from accelsim.exploration._run import run
 from accelsim.exploration._sources import Session
+from accelsim.exploration.closed_loop import Scorer
 from accelsim.workloads import Workload
 from accelsim.workloads.shapes import is_shape
 
@@ -41,6 +42,8 @@ class Point:
         baselines: platforms to compare with.
         code: digest of the modelling code that the point is for.
         dependencies, sample: as in :class:`Setup`.
+        closed_loop: what each policy is scored by inside a model, of
+            :func:`~accelsim.exploration.closed_loop.packed`; empty if it is not.
     """
 
     key: str
@@ -52,9 +55,16 @@ class Point:
     code: str = ""
     dependencies: str | None = None
     sample: str = AUTO
+    closed_loop: str = ""
 
     @classmethod
-    def of(cls, setup: Setup, source_sha256: str, baselines: tuple[str, ...] = ()) -> Point:
+    def of(
+        cls,
+        setup: Setup,
+        source_sha256: str,
+        baselines: tuple[str, ...] = (),
+        closed_loop: str = "",
+    ) -> Point:
         """Name and pack a resolved run."""
         content = {
             "configs": {name: part.sha256 for name, part in setup.parts.items()},
@@ -63,6 +73,7 @@ class Point:
             "dependencies": setup.dependencies,
             "sample": setup.sample,
             "baselines": baselines,
+            "closed_loop": closed_loop,
             "code": code_sha256(),
         }
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -80,6 +91,7 @@ class Point:
             str(content["code"]),
             setup.dependencies,
             setup.sample,
+            closed_loop,
         )
 
     @property
@@ -98,6 +110,7 @@ class Worker:
 
     def __init__(self) -> None:
         self.session = Session()
+        self._scorer = Scorer(self.session.source_sha256)
         self._parsed: dict[str, Resolved] = {}
         # Dask may give a worker several threads; one simulation at a time is as fast.
         self._lock = threading.Lock()
@@ -139,7 +152,10 @@ class Worker:
             source = self._checked(Path(point.source), point.source_sha256)
         parts = {name: self._parse(name, text) for name, text in point.texts.items()}
         setup = Setup(source, point.engine, parts, point.dependencies, point.sample)
-        return run(setup, self.session, baselines=point.baselines).to_row()
+        row = run(setup, self.session, baselines=point.baselines).to_row()
+        if point.closed_loop:
+            row |= self._scorer.score(point.closed_loop, point.texts.get("policy", ""))
+        return row
 
     def _checked(self, source: Path, sha256: str) -> Path:
         if not is_shape(str(source)) and not source.exists():

@@ -36,7 +36,9 @@ from accelsim.exploration._space import (
     check_numbers,
     points,
 )
-from accelsim.exploration.metrics import ACCURACY, DETAILS, METRICS, goal
+from accelsim.exploration.closed_loop import PREFIX as INSIDE
+from accelsim.exploration.closed_loop import ClosedLoopConfig, packed
+from accelsim.exploration.metrics import ACCURACY, CLOSED_LOOP, DETAILS, METRICS, Goal, goal
 from accelsim.exploration.point import Point
 from accelsim.hardware import accelerator_of
 from accelsim.workloads.shapes import ShapeSource, is_shape, read_shape
@@ -52,7 +54,6 @@ _FAMILIES = {
 """Keys of :data:`NAMES` that stand for a configuration file, and the family of it."""
 
 S = TypeVar("S", bound=Config)
-Goal = Literal["minimize", "maximize", "report"]
 
 _METRICS = ("latency_s", "energy_j")
 
@@ -87,6 +88,8 @@ class SpaceConfig(Config):
     names takes each to where it is better, and reports what has no better side."""
     baselines: tuple[str, ...] = ()
     """Platforms to compare every point with."""
+    closed_loop: ClosedLoopConfig | None = None
+    """Scores the policy of every point inside a model as well: metrics ``closed_loop.*``."""
 
     @field_validator("metrics", mode="before")
     @classmethod
@@ -147,6 +150,11 @@ class Plan:
             raise ConfigError(f"{where}: key 'axes': '{twice[0]}' is in two axes")
         self._check_derived(keys)
         self._check_known([*keys, *config.set, *config.derived], schemas)
+        self._closed_loop = ""
+        if config.closed_loop is not None:
+            self._closed_loop = packed(
+                config.closed_loop, self._found, self.session.source_sha256, where
+            )
         self.axes = [*keys, *(["source"] if len(self.sources) > 1 else [])]
 
     def settings(self, sampling: Sampling) -> Iterator[Settings]:
@@ -208,7 +216,7 @@ class Plan:
             self.config.sample,
         )
         digest = self.session.source_sha256(setup.source)
-        return Point.of(setup, digest, self.config.baselines)
+        return Point.of(setup, digest, self.config.baselines, self._closed_loop)
 
     def allowed(self, settings: Settings) -> bool:
         """Whether the constraints that need no result hold."""
@@ -295,7 +303,8 @@ class Plan:
             "axes", "set", "derived", "constraints", "engine", "dependencies", "sample",
             "baselines",
         )  # fmt: skip
-        return {**{name: own[name] for name in kept}, "metrics": metrics, **self.contents()}
+        parts = {name: own[name] for name in kept} | {"metrics": metrics}
+        return {**parts, "closed_loop": self._closed_loop, **self.contents()}
 
     def contents(self) -> dict[str, str]:
         """Digests of everything beyond the file's own text that decides a result.
@@ -412,7 +421,8 @@ class Plan:
         traces = any(source.endswith(TRACE_SUFFIXES) for source in self._every_source())
         # What is there only on request (``streamed_cycles``) is not there in a sweep.
         measured = [name for name, metric in METRICS.items() if not metric.always]
-        names = [*measured, *ACCURACY, *keys, *NAMES]
+        inside = [] if self.config.closed_loop is None else list(CLOSED_LOOP)
+        names = [*measured, *ACCURACY, *inside, *keys, *NAMES]
         wanted = dict.fromkeys(self.config.metrics, "metrics")
         wanted |= {name: "constraints" for c in self.constraints for name in c.names}
         kinds = [accelerator_of(str(data["kind"])) for data, _ in self._machines]
@@ -423,6 +433,11 @@ class Plan:
                 raise ConfigError(
                     f"{self.where}: key '{key}': '{name}': a workload has no accuracy; expected a "
                     "trace as source"
+                )
+            if first == INSIDE and not inside:
+                raise ConfigError(
+                    f"{self.where}: key '{key}': '{name}' is measured inside a model; expected a "
+                    f"section '{INSIDE}' that names it"
                 )
             if name in names and not (key == "metrics" and name in NAMES):
                 continue
@@ -435,6 +450,13 @@ class Plan:
                 f"{self.where}: key '{key}': no metric or key '{shorten(name, 60)}'"
                 f"{did_you_mean(name, names)}"
             )
+
+    def _found(self, name: str) -> str:
+        """Path of a text that the file names, beside it or from here."""
+        for folder in (Path(self.where).parent, Path()):
+            if (folder / name).exists():
+                return str(folder / name)
+        raise ConfigError(f"{self.where}: key '{INSIDE}': {name}: no such file")
 
     def _every_source(self) -> list[str]:
         return [*self.sources, *self._named("source")]

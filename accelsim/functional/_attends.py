@@ -20,13 +20,13 @@ class Sight(NamedTuple):
         first: first key of each query, [rows].
         end: one past the last, [rows].
         bits: [rows, bytes], which of them, eight to a byte, the lowest bit first; empty where all.
-        some: [keys], those that some query sees.
+        some: [keys], those that some query sees; ``None`` where all are.
     """
 
     first: NDArray[np.int64]
     end: NDArray[np.int64]
     bits: NDArray[np.uint8]
-    some: NDArray[np.bool_]
+    some: NDArray[np.bool_] | None
 
 
 def sight(
@@ -56,7 +56,8 @@ def sight(
         return Sight(first, end, bits, seen)
     if own.mask.kind == "causal":
         end = positions + 1
-        some = np.arange(context) < (end[-1] if len(end) else 0)
+        whole = len(end) and end[-1] == context
+        some = None if whole else np.arange(context) < (end[-1] if len(end) else 0)
         return Sight(np.zeros_like(end), end, NO_BITS, some)
     first = own.mask.first(positions)
     end = np.minimum(own.mask.end(positions, own.keys), context)

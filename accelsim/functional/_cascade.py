@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,8 @@ class LayerStep(NamedTuple):
 
 _HELD_BYTES = 2 << 30
 """Of layers that stay in memory from step to step."""
+_WAITING_BYTES = 1 << 26
+"""Of what was decided and is not noted yet, all layers together."""
 
 Observer = Callable[[LayerStep], None]
 
@@ -73,10 +75,11 @@ def stages_of(trace: AttentionTrace) -> list[Stage]:
 
 def shape_of(trace: AttentionTrace) -> Shape:
     """What a selector must know of a trace."""
+    kinds, scores = trace.token_type, trace.scores
     layers = tuple(
         Shape(
             trace.num_layers, own.query_heads, own.kv_heads, own.key_dim, trace.tokens,
-            trace.prefill_tokens, trace.causal, moved_value_dim(own),
+            trace.prefill_tokens, trace.causal, moved_value_dim(own), kinds, scores,
         )
         for own in map(trace.layer, range(trace.num_layers))
     )  # fmt: skip
@@ -142,6 +145,35 @@ class _StageRule:
         self.value_budgets = value_budgets(policy, layers, most)
 
 
+class _Step(NamedTuple):
+    """What one layer decided in one step, not noted yet.
+
+    Attributes:
+        step: 0 is the prefill.
+        context: tokens before any pruning.
+        heads: query heads alive.
+        rows: query rows that were computed.
+        queries: those of dense attention.
+        kept: ascending tokens whose keys survive.
+        read: those of them that some query sees.
+        work: [1] of :data:`~accelsim.attention.kernels.WORK`, of the selection of tokens.
+        counts, per_query, used_values, metrics: as the kernel found them.
+    """
+
+    step: int
+    context: int
+    heads: int
+    rows: int
+    queries: int
+    kept: NDArray[np.int64]
+    read: NDArray[np.int64]
+    work: NDArray[Any]
+    counts: NDArray[Any]
+    per_query: NDArray[Any]
+    used_values: NDArray[np.bool_]
+    metrics: NDArray[Any]
+
+
 class CascadeRule(OpenLoopRule):
     """Cascade, value pruning and static or progressive quantization.
 
@@ -165,6 +197,7 @@ class CascadeRule(OpenLoopRule):
         self._bias = score_biases(trace, self._own)
         self._layers: dict[int, kernels.Tensors] = {}
         self._held_bytes = 0
+        self._waiting: dict[int, list[_Step]] = {}
         self._stored: Quantization | None = None
         parts = [stage.policy for stage in self._stages.values()]
         if observe is None and all(p.tokens is None and p.heads is None for p in parts):
@@ -230,51 +263,78 @@ class CascadeRule(OpenLoopRule):
                     found.outputs,
                 )
             )  # fmt: skip
+        kept = rows.kept
+        waiting = self._waiting.setdefault(layer, [])
+        waiting.append(
+            _Step(
+                step, context, int(np.count_nonzero(heads)), len(asking), len(positions), kept,
+                kept if seen.some is None else kept[seen.some[kept]], work, found.counts,
+                found.per_query, found.used_values, found.metrics,
+            )
+        )  # fmt: skip
+        size = 2 * kept.nbytes + found.used_values.nbytes + found.per_query.nbytes
+        most = _WAITING_BYTES // max(trace.num_layers * size, 1)
+        if not step or len(waiting) >= most or positions[-1] == trace.tokens - 1:
+            self._note(layer, name, record)
+
+    def _note(self, layer: int, name: Stage, record: Recording) -> None:
+        """Note what steps of a layer asked for, many at a time: one by one it takes far longer."""
+        own, stage = self._own[layer], self._stages[name]
+        steps = self._waiting.pop(layer)
+        contexts = np.array([each.context for each in steps])
+        keys = np.zeros((own.kv_heads, len(steps), contexts[-1]), dtype=np.bool_)
+        values = np.zeros_like(keys)
+        for i, each in enumerate(steps):
+            keys[:, i, each.read] = True
+            values[:, i, each.kept] = each.used_values
         record.compare(
             layer,
-            found.metrics,
-            (int(heads.sum()), len(heads)),
-            (len(asking), len(positions)),
+            np.concatenate([each.metrics for each in steps], dtype=kernels.METRICS),
+            (sum(each.heads for each in steps), len(steps) * own.query_heads),
+            (sum(each.rows for each in steps), sum(each.queries for each in steps)),
         )
-        counts, per_query = found.counts, found.per_query
-        if len(seen.bits):
-            per_query = per_query[per_query["keys"] > 0]
-        alive = np.flatnonzero(counts["queries"])
-        mine = counts[alive]
-        read = tokens[:context] & seen.some
-        keys = np.repeat(read[None], len(alive), axis=0)
-        values = np.zeros_like(keys)
-        values[:, rows.kept] = found.used_values[alive]
+        counts = np.stack([each.counts for each in steps], dtype=kernels.COUNTS)
         columns = requested(
-            stage.by_layer[layer], own.key_dim, keys[:, None], values[:, None],
-            np.array([context]), step > 0, mine["refetch_queries"][:, None] > 0,
-            value_dim=moved_value_dim(own),
+            stage.by_layer[layer], own.key_dim, keys, values, contexts, name == "decode",
+            counts["refetch_queries"].T > 0, value_dim=moved_value_dim(own),
         )  # fmt: skip
-        chosen = np.zeros(len(alive), dtype=kernels.WORK)
-        chosen[:1] = work
+        # Requests are in the order of the steps, and in a step by KV head.
+        at, alive = np.nonzero(counts["queries"])
+        mine = counts[at, alive]
+        chosen = np.zeros(len(at), dtype=kernels.WORK)
+        first = np.flatnonzero(np.diff(at, prepend=-1))
+        chosen[first] = np.concatenate([each.work for each in steps], dtype=kernels.WORK)[at[first]]
+        per_query = np.concatenate([each.per_query for each in steps], dtype=kernels.PER_QUERY)
+        if own.mask.kind == "stored":
+            per_query = per_query[per_query["keys"] > 0]
         ends = np.cumsum(mine["queries"]).tolist()
-        kept = rows.kept.astype(np.int32)
         scored = mine["query_keys"] + mine["refetch_query_keys"]
+        accumulates = own.kind != "cross" and self._cascade.accumulates(name)
+        kept = [each.kept.astype(np.int32) for each in steps]
+        read = [
+            short if each.read is each.kept else each.read.astype(np.int32)
+            for short, each in zip(kept, steps, strict=True)
+        ]
         record.add(
-            (step, layer, context),
+            (np.array([each.step for each in steps])[at], layer, contexts[at]),
             alive,
-            {n: column[:, 0] for n, column in columns.items()}
+            {n: column[alive, at] for n, column in columns.items()}
             | {f"select_{n}": chosen[n] for n in kernels.WORK.names or ()}
             | {n: mine[n] for n in ("topk_size", "topk_target", "topk_elements")}
             | {
                 "select_once": np.zeros(len(alive), dtype=np.bool_),
                 "capped_scores": scored * (own.softcap is not None),
                 "biased_scores": scored * (own.bias is not None),
-                "score_updates": mine["query_keys"] * (not cross and cascade.accumulates(name)),
+                "score_updates": mine["query_keys"] * accumulates,
             },
             [per_query[i:j] for i, j in itertools.pairwise([0, *ends])],
-            itertools.repeat(np.flatnonzero(read).astype(np.int32), len(alive)),
-            (kept[used] for used in found.used_values[alive]),
+            (read[i] for i in at.tolist()),
+            (kept[i][steps[i].used_values[h]] for i, h in zip(at.tolist(), alive, strict=True)),
         )
 
     def _tensors(self, layer: int, policy: Policy) -> kernels.Tensors:
         """A layer as a stage reads it."""
-        if self._stored != policy.quantization:
+        if self._stored is not policy.quantization and self._stored != policy.quantization:
             self._layers, self._held_bytes = {}, 0  # never two copies of a long trace
             self._stored = policy.quantization
         found = self._layers.get(layer)

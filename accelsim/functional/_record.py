@@ -15,6 +15,7 @@ from accelsim.traces import AttentionTrace
 from accelsim.workloads import LayerShape, QueryTable, RivalWorkload, Workload
 
 NAMES = METRICS.names or ()
+At = int | NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Recording(Protocol):
 
     def add(
         self,
-        place: tuple[int, int, int],
+        place: tuple[At, int, At],
         heads: NDArray[np.int64],
         columns: Mapping[str, NDArray[Any]],
         queries: Sequence[NDArray[Any]],
@@ -68,7 +69,7 @@ class StackRecord:
 
     def add(
         self,
-        place: tuple[int, int, int],
+        place: tuple[At, int, At],
         heads: NDArray[np.int64],
         columns: Mapping[str, NDArray[Any]],
         queries: Sequence[NDArray[Any]],
@@ -102,7 +103,6 @@ class Record:
     def __init__(self, trace: AttentionTrace, indices: bool) -> None:
         self._trace, self._indices = trace, indices
         self._columns: dict[str, list[NDArray[Any]]] = defaultdict(list)
-        self._places: list[tuple[int, int, int, int]] = []
         self._queries: list[NDArray[Any]] = []
         self._keys: list[NDArray[np.int32]] = []
         self._values: list[NDArray[np.int32]] = []
@@ -115,17 +115,18 @@ class Record:
 
     def add(
         self,
-        place: tuple[int, int, int],
+        place: tuple[At, int, At],
         heads: NDArray[np.int64],
         columns: Mapping[str, NDArray[Any]],
         queries: Sequence[NDArray[Any]],
         keys: Iterable[NDArray[np.int32]] | None = None,
         values: Iterable[NDArray[np.int32]] | None = None,
     ) -> None:
-        """Note one request for each of some KV heads.
+        """Note one request for each of some KV heads, of one step or of several.
 
         Args:
-            place: step (0 is the prompt), layer, and tokens of the context before any pruning.
+            place: step (0 is the prompt), layer, and tokens of the context before any pruning; each
+                of all requests, or [requests].
             heads: [requests], the KV heads.
             columns: names of the workload to values [requests].
             queries: for each request, its queries as records of
@@ -134,7 +135,8 @@ class Record:
                 everything.
             values: likewise.
         """
-        self._places.append((*place, len(heads)))
+        for name, at in zip(("step", "layer", "context_tokens"), place, strict=True):
+            self._columns[name].append(np.full(len(heads), at))
         self._columns["head"].append(heads)
         for name, column in columns.items():
             self._columns[name].append(column)
@@ -155,11 +157,13 @@ class Record:
 
         Args:
             layer: which.
-            metrics: [1] of :data:`~accelsim.attention.kernels.METRICS`.
+            metrics: [steps] of :data:`~accelsim.attention.kernels.METRICS`, added one after the
+                other.
             heads: query heads that were computed, and all.
             rows: query rows that were computed, and those of dense attention.
         """
-        self._metrics[layer] += metrics.view(np.float64)
+        for step in metrics.view(np.float64).reshape(-1, len(NAMES)):
+            self._metrics[layer] += step
         self._heads[layer] += heads
         self._rows[layer] += rows
 
@@ -173,9 +177,6 @@ class Record:
         columns: dict[str, NDArray[Any]] = {
             name: np.concatenate(parts) for name, parts in self._columns.items()
         }
-        *places, requests = np.array(self._places).T
-        for name, place in zip(("step", "layer", "context_tokens"), places, strict=True):
-            columns[name] = np.repeat(place, requests)
         # As the model runs them: stacks that others read come first.
         rank = np.empty(trace.num_layers, dtype=np.int64)
         rank[[layer for stack in trace.stacks() for layer in stack.layers]] = np.arange(len(rank))

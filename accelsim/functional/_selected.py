@@ -89,6 +89,9 @@ class SelectedRule(OpenLoopRule):
             )
             self._quantization = here.quantization
         prompt = stage == "prefill"
+        if prompt and shape.causal:
+            asking = query[:, positions[0] : positions[-1] + 1]
+            self._selector.foresee(layer, asking, self._stored.key_both, positions, own.scale)
         rows = self._selector.rows(layer, positions)
         last = trace.prefill_tokens if shape.causal else shape.tokens
         if prompt and layer not in self._prompts:

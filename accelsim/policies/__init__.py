@@ -19,6 +19,7 @@ from accelsim.policies._schedule import LayerSchedule
 from accelsim.policies._selection import (
     FROM_PROBABILITIES,
     Budgeted,
+    ByHead,
     Needs,
     Recent,
     SelectionPart,
@@ -40,6 +41,7 @@ __all__ = [
     "FROM_PROBABILITIES",
     "STAGES",
     "Budgeted",
+    "ByHead",
     "CascadeHeads",
     "CascadeTokens",
     "KiviQuantization",

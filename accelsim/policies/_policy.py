@@ -360,7 +360,8 @@ def why_closed_loop_not(
             return explain
     early = causal and skip is not None and skip + 1 < prompt_tokens
     prefill = policy.at_stage("prefill")
-    if early and (prefill.tokens or prefill.heads) and "steps" in _readings([prefill]):
+    cascades = (prefill.tokens or prefill.heads) and "steps" in _readings([prefill])
+    if early and (cascades or (prefill.selection is not None and prefill.selection.foresees)):
         return (
             "the policy ranks a prompt as a whole, so predictions in it have seen later tokens; "
             f"expected none of them scored (skip >= {prompt_tokens - 1})"

@@ -87,6 +87,9 @@ class SelectionPart(PolicyPart):
     """Whether it prunes an encoder (no decode steps) instead of the cache of a causal model."""
     in_prompt: ClassVar[bool] = False
     """Whether it selects for the queries of a causal prompt too; else they attend densely."""
+    foresees: ClassVar[bool] = False
+    """Whether it decides for the queries of a prompt from later ones of it: a prediction inside the
+    prompt has then seen what it predicts."""
     follows: ClassVar[frozenset[str]] = frozenset()
     """What :meth:`accelsim.traces.AttentionTrace.beyond` may name for it:
     :data:`FROM_PROBABILITIES` or a part; a trace with anything else is refused."""
@@ -196,6 +199,24 @@ class Budgeted(SelectionPart):
         assert self.budget_fraction is not None
         share = math.ceil(self.budget_fraction * context_tokens - ROUNDING_GUARD)
         return max(1, share, self.floor_tokens)
+
+
+class ByHead(Budgeted):
+    """A budget that the heads of a layer may share.
+
+    Attributes:
+        head_floor: lets the heads of a layer share their budgets, as AdaKV does (Feng et al. 2024):
+            of all of them the best keys stay, whose head it be, but each head keeps at least this
+            part of its own budget (0.2 in its code). Each has its own if not given.
+    """
+
+    head_floor: Fraction | None = None
+
+    def floor(self, context_tokens: int) -> int:
+        """Keys that each head keeps at least where heads share; -1 where they do not."""
+        if self.head_floor is None:
+            return -1
+        return int(self.budget(context_tokens) * self.head_floor)
 
 
 class Recent(Budgeted):

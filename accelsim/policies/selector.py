@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -41,6 +42,9 @@ class Shape:
         causal: whether a row sees only tokens up to its own.
         value_dim: elements that are moved for a value; those of a key if ``None``, 0 of a latent,
             whose values lie in the keys.
+        token_type: what each token is (:attr:`accelsim.traces.AttentionTrace.token_type`), or
+            ``None`` where nothing says so.
+        scores: what another program gave to each token, [layers, tokens] by name.
         layers: where layers differ in heads or widths, the shape of each; the fields above are then
             the largest.
     """
@@ -53,6 +57,10 @@ class Shape:
     prompt_tokens: int
     causal: bool = True
     value_dim: int | None = None
+    token_type: NDArray[np.int8] | None = field(default=None, compare=False, repr=False)
+    scores: Mapping[str, NDArray[np.float32]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
     layers: tuple[Shape, ...] = ()
 
     @property
@@ -171,6 +179,28 @@ class Selector(ABC):
         """
         return positions
 
+    def foresee(  # noqa: B027
+        self,
+        layer: int,
+        query: NDArray[Any],
+        key: NDArray[Any],
+        positions: NDArray[np.int64],
+        scale: float,
+    ) -> None:
+        """Be shown all queries of a prompt in a layer, before :meth:`rows` and the blocks.
+
+        Of a causal model. Most rules need not look. A rule that decides for a prompt as a whole
+        reads it here, and says so in its settings
+        (:attr:`~accelsim.policies.SelectionPart.foresees`).
+
+        Args:
+            layer: where.
+            query: [query_heads, rows, head_dim].
+            key: [kv_heads, tokens, head_dim] as they read back, those of the prompt first.
+            positions: of the rows.
+            scale: of the scores.
+        """
+
     def learn(self, block: Block, output: Floats) -> None:  # noqa: B027
         """Be told the attention output [query_heads, rows, head_dim] of a block, after `run`."""
 
@@ -213,6 +243,17 @@ class Staged(Selector):
         """Let the selector of the block's stage decide."""
         return self._selectors[self.stage(block)].run(block)
 
+    def foresee(
+        self,
+        layer: int,
+        query: NDArray[Any],
+        key: NDArray[Any],
+        positions: NDArray[np.int64],
+        scale: float,
+    ) -> None:
+        """Show the selector of the prompt."""
+        self._selectors["prefill"].foresee(layer, query, key, positions, scale)
+
     def learn(self, block: Block, output: Floats) -> None:
         """Tell the selector of the block's stage."""
         self._selectors[self.stage(block)].learn(block, output)
@@ -251,6 +292,17 @@ class ByLayer(Selector):
     def rows(self, layer: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Ask the selector of the layer."""
         return self._selectors[layer].rows(layer, positions)
+
+    def foresee(
+        self,
+        layer: int,
+        query: NDArray[Any],
+        key: NDArray[Any],
+        positions: NDArray[np.int64],
+        scale: float,
+    ) -> None:
+        """Show the selector of the layer."""
+        self._selectors[layer].foresee(layer, query, key, positions, scale)
 
     def learn(self, block: Block, output: Floats) -> None:
         """Tell the selector of the block's layer."""

@@ -10,9 +10,16 @@ import numpy as np
 
 from accelsim.functional import PolicyRun, run_policy
 from accelsim.functional.closed_loop import PolicyAttention
-from accelsim.policies import Budgeted, Policy, applicable, load_policy_spec
+from accelsim.policies import Budgeted, ByHead, Policy, applicable, load_policy_spec
 from accelsim.policies.selector import Block, Decision, Shape
-from accelsim.traces import AttentionTrace, MemoryTensors, synthetic_trace
+from accelsim.traces import (
+    IMAGE,
+    SYSTEM,
+    TEXT,
+    AttentionTrace,
+    MemoryTensors,
+    synthetic_trace,
+)
 
 Kept = dict[tuple[int, int, int], list[int]]
 """Step, layer and KV head to the ascending tokens whose keys are fetched."""
@@ -45,9 +52,14 @@ class PolicyContract:
         return load_policy_spec(f"{self.policy}{colon}quantization.scale=per_token{keys}")
 
     def traces(self) -> list[AttentionTrace]:
-        """Those of a decoder with and without a prompt, and of an encoder, that it applies to."""
+        """Those of a decoder with and without a prompt, and of an encoder, that it applies to.
+
+        One that applies to none of them is given a prompt with an image.
+        """
         layers = self.loaded.num_layers or _MODEL["num_layers"]
         made = [make(num_layers=layers) for make in (_decoder, _stream, _encoder)]
+        if not any(self.applies(trace) for trace in made):
+            made = [_seeing()]
         return [trace for trace in made if self.applies(trace)]
 
     def applies(self, trace: AttentionTrace) -> bool:
@@ -107,7 +119,8 @@ class PolicyContract:
                     assert not before & set(tokens), "a removed token came back"
                     before |= set(range(context)) - set(tokens)
                 fixed = rule.needs.permanent and rule.needs.selection in ("one_per_step", "batch")
-                if isinstance(rule, Budgeted) and fixed:
+                together = isinstance(rule, ByHead) and rule.head_floor is not None
+                if isinstance(rule, Budgeted) and fixed and not together:
                     alone = trace.group if rule.share == "query_head" else 1
                     own = rule.at_layer(layer, trace.num_layers)
                     assert len(tokens) <= own.budget(context) * alone
@@ -121,7 +134,7 @@ class PolicyContract:
             tensors = {}
             for name in trace.tensors.names():
                 tensor = trace.tensors.read(name).copy()
-                if name != "token_ids":
+                if name.startswith("layer."):
                     tensor[:, cut:] = rng.normal(size=tensor[:, cut:].shape)
                 tensors[name] = tensor
             other = kept(self.run(replace(trace, tensors=MemoryTensors(tensors))))
@@ -157,7 +170,8 @@ def attend(policy: Policy, trace: AttentionTrace) -> tuple[PolicyAttention, Kept
     """
     shape = Shape(
         trace.num_layers, trace.num_query_heads, trace.num_kv_heads, trace.head_dim, trace.tokens,
-        trace.prefill_tokens if trace.causal else 0, trace.causal,
+        trace.prefill_tokens if trace.causal else 0, trace.causal, token_type=trace.token_type,
+        scores=trace.scores,
     )  # fmt: skip
     attention = PolicyAttention(policy, shape, trace.scale)
     found: dict[tuple[int, int, int], set[int]] = {}
@@ -199,3 +213,16 @@ def _encoder(**changes: Any) -> AttentionTrace:
     return synthetic_trace(
         seed=3, prefill_tokens=40, decode_tokens=0, causal=False, **(_MODEL | changes)
     )
+
+
+def _seeing() -> AttentionTrace:
+    """A deep model whose prompt has an image, with scores that are imported."""
+    model = _MODEL | {"num_layers": 28}
+    trace = synthetic_trace(seed=5, prefill_tokens=40, decode_tokens=24, **model)
+    tensors = {name: trace.tensors.read(name) for name in trace.tensors.names()}
+    kinds = np.full(trace.tokens, TEXT, dtype=np.int8)
+    kinds[:4], kinds[4:28] = SYSTEM, IMAGE
+    rng = np.random.default_rng(6)
+    for name in ("transition", "vtc_cls"):
+        tensors[f"score.{name}"] = rng.random((28, trace.tokens)).astype(np.float32)
+    return replace(trace, tensors=MemoryTensors(tensors | {"token_type": kinds}))

@@ -22,7 +22,7 @@ from accelsim import files
 from accelsim.errors import TraceError, did_you_mean
 from accelsim.traces._layers import LayerEntry, check_layer, read_layers, write_layers
 from accelsim.traces._shipped import trace_names, trace_path
-from accelsim.traces._trace import IMAGE, SCHEMA, SCHEMA_2, TOKEN_TYPES, AttentionTrace
+from accelsim.traces._trace import IMAGE, SCHEMA, SCHEMA_2, SCORE, TOKEN_TYPES, AttentionTrace
 
 FLOAT_TYPES = ("F16", "BF16", "F32")
 _MAX_HEADER_BYTES = 100_000_000
@@ -175,6 +175,12 @@ def validate_trace(trace: AttentionTrace, on_layer: Callable[[int], None] = lamb
         _check_rows(trace, layer)
         on_layer(layer)
     _check_types(trace)
+    for name, score in trace.scores.items():
+        if not np.isfinite(score).all():
+            raise TraceError(
+                f"{trace.path}: tensor '{SCORE}{name}' holds NaN or infinity; expected finite "
+                "numbers"
+            )
     ids = trace.token_ids
     if ids is not None and trace.tokens_sha256 not in ("", tokens_sha256(ids)):
         raise TraceError(f"{trace.path}: metadata 'tokens_sha256' does not match 'token_ids'")
@@ -244,7 +250,7 @@ def save_trace(trace: AttentionTrace, path: str | Path, dtype: Any = np.float16)
     from safetensors.numpy import save
 
     path = Path(path)
-    first = trace.plain and trace.token_type is None
+    first = trace.plain and trace.token_type is None and not trace.scores
     metadata = {
         "accelsim.schema": SCHEMA if first else SCHEMA_2,
         "model": trace.model,
@@ -278,6 +284,8 @@ def save_trace(trace: AttentionTrace, path: str | Path, dtype: Any = np.float16)
         own = getattr(trace, name)
         if own is not None:
             tensors[name] = np.ascontiguousarray(own)
+    for name, score in trace.scores.items():
+        tensors[SCORE + name] = np.ascontiguousarray(score)
     payload = canonical(save(tensors, metadata))
     with files.whole_file(path, TraceError) as stream:
         stream.write(payload)
@@ -508,6 +516,10 @@ def _check_tensors(path: Path, trace: AttentionTrace, tensors: MappedTensors) ->
         if name in names and (tensors.dtype(name), tensors.shape(name)) != (kind, (trace.tokens,)):
             width = 8 * _BYTES[kind]
             raise TraceError(f"{path}: tensor '{name}': expected int{width} [{trace.tokens}]")
+    size = (trace.num_layers, trace.tokens)
+    for name in sorted(names):
+        if name.startswith(SCORE) and (tensors.dtype(name), tensors.shape(name)) != ("F32", size):
+            raise TraceError(f"{path}: tensor '{name}': expected float32 {list(size)}")
 
 
 def _proof_error(path: Path, meta: dict[str, str]) -> float | None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from accelsim.traces._trace import AttentionTrace, TensorSource
 
 _OF_TOKENS = ("token_ids", "token_type", "frame")
+_SCORE = "score."
 
 
 class Stack(NamedTuple):
@@ -57,14 +58,19 @@ class StackTensors:
             for kind in ("query", "key", "value", "bias", "mask")
             if f"layer.{layer}.{kind}" in there
         }
-        return own | (there & set(self._tokens))
+        scores = {name for name in there if name.startswith(_SCORE) and self._tokens}
+        return own | scores | (there & set(self._tokens))
 
     def read(self, name: str) -> NDArray[Any]:
         """Return one tensor."""
+        if name.startswith(_SCORE):
+            return self._source.read(name)[list(self._layers)]
         return self._source.read(self._there(name))
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of one tensor."""
+        if name.startswith(_SCORE):
+            return (len(self._layers), *self._source.shape(name)[1:])
         return self._source.shape(self._there(name))
 
     def _there(self, name: str) -> str:

@@ -23,6 +23,9 @@ SYSTEM, TEXT, IMAGE, VIDEO = range(4)
 TOKEN_TYPES = ("system", "text", "image", "video")
 """Their names."""
 
+SCORE = "score."
+"""How the names of tensors with imported scores begin."""
+
 OWN_SCALE = "a scale of its own"
 """Of the layers whose scale is not that of the first; see :meth:`AttentionTrace.beyond`."""
 
@@ -127,6 +130,14 @@ class AttentionTrace:
         if "frame" not in self.tensors.names():
             return None
         return self.tensors.read("frame").astype(np.int16)
+
+    @property
+    def scores(self) -> dict[str, NDArray[np.float32]]:
+        """What another program gave to each token, [layers, tokens] by name: ``score.NAME``."""
+        names = sorted(name for name in self.tensors.names() if name.startswith(SCORE))
+        return {
+            name.removeprefix(SCORE): self.tensors.read(name).astype(np.float32) for name in names
+        }
 
     def layer(self, layer: int) -> Layer:
         """How a layer attends.

@@ -1,11 +1,14 @@
 """Write the generated parts of ``spatten.md``: ``python docs/accelerators/make.py``.
 
-The ablation stands between ``<!-- name -->`` marks; the pictures beside the page are of runs, too.
+The ablation stands between ``<!-- name -->`` marks; the pictures beside the page are of runs, too,
+and what they are drawn from lies beside them as CSV.
 """
 
 from __future__ import annotations
 
+import csv
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +65,35 @@ def ablation_table(result: Ablation) -> str:
     return "\n".join(lines).rstrip()
 
 
+def ablation_rows(result: Ablation) -> list[list[Any]]:
+    """Return every point of an ablation: header, then series, field, its change and the numbers."""
+    whole = result.to_dict()
+    names = ["series", "field", "from", "to", *whole["units"], "refused"]
+    lines = [{"series": "base", **whole["base"]}]
+    for series in ("alone", "cumulative", "without"):
+        for d in whole["fields"]:
+            change = {"field": d["key"], "from": d["from"], "to": d["to"]}
+            lines.append({"series": series, **change, **d[series]})
+    return [names, *([line.get(name) for name in names] for line in lines)]
+
+
+def span_rows(timeline: Timeline) -> list[list[Any]]:
+    """Return the spans of a timeline, first cycle and that after the last, with a header."""
+    lines: list[list[Any]] = [["track", "first_cycle", "end_cycle", "item", "state", "reads"]]
+    for track, first, end, item, state, reads in timeline.spans.tolist():
+        label = "" if item == NO_ITEM else timeline.label(item)
+        lines.append(
+            [timeline.tracks[track], first, end, label, timeline.states[state], max(reads, 0)]
+        )
+    return lines
+
+
+def write_table(name: str, rows: Iterable[Sequence[Any]]) -> None:
+    """Write rows as CSV beside the page."""
+    with PAGE.with_name(name).open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+
+
 def put(page: str, name: str, text: str) -> str:
     """Replace what stands between the marks ``name``."""
     start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
@@ -110,6 +142,7 @@ def draw_timeline() -> None:
             axes.axvline(spans[:, 1].min(), color="k", linewidth=0.8, linestyle=":")
             axes.text(spans[:, 1].min(), -0.6, f" {name}", fontsize=6, va="bottom")
     write_picture(PAGE.with_name("spatten-timeline.svg"), figure)
+    write_table("spatten-timeline.csv", span_rows(part))
 
 
 def main() -> None:
@@ -118,6 +151,7 @@ def main() -> None:
     page = put(PAGE.read_text(encoding="utf-8"), "ablation", ablation_table(result))
     PAGE.write_text(page, encoding="utf-8")
     write_picture(PAGE.with_name("spatten-ablation.svg"), ablation_figure(result))
+    write_table("spatten-ablation.csv", ablation_rows(result))
     draw_timeline()
     print(f"wrote {PAGE} and its pictures")
 

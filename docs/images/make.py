@@ -170,12 +170,12 @@ PICTURES = (
     Picture(
         "accelerators/spatten-ablation.svg",
         "What each field that differs between two machines is worth",
-        _ABLATION, _SPATTEN, _SPATTEN,
+        _ABLATION, "accelerators/spatten-ablation.csv", _SPATTEN,
     ),
     Picture(
         "accelerators/spatten-timeline.svg",
         "What every module and DRAM channel does in two layers",
-        _ABLATION, _SPATTEN, f"{_SPATTEN}#timeline",
+        _ABLATION, "accelerators/spatten-timeline.csv", f"{_SPATTEN}#timeline",
     ),
     *(
         Picture(

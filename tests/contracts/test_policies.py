@@ -11,17 +11,29 @@ from accelsim.functional import run_policy
 from accelsim.functional.closed_loop import policy_attention
 from accelsim.policies import Needs, applicable, load_policy, load_policy_spec
 from accelsim.testing import PolicyContract
-from accelsim.testing._policies import _decoder, _encoder
+from accelsim.testing._policies import _decoder, _encoder, _seeing
 from accelsim.traces import AttentionTrace
 from accelsim.traces.capture import ModelShape
 
-DECODER, ENCODER = _decoder(), _encoder()
+DECODER, ENCODER, SEEING = _decoder(), _encoder(), _seeing()
 # Tuned presets are other settings of rules that are here, for longer contexts than these.
 NAMES = [n for n in preset_names("policies") if not n.endswith("-1pct")]
-FAMILY = [n for n in NAMES if load_policy(n).selection is not None]
+SHORT = {
+    "dhsa-blocks": "query_block=8,selection.key_block=4,selection.density=0.3",
+    "vertical-slash": "vertical=6,selection.slash=8,selection.recent=4,selection.block_tokens=4",
+}
+"""Sizes that act in traces of 64 tokens, where those of a preset are for long ones."""
+FAMILY = [
+    f"{n}:selection.{SHORT[n]}" if n in SHORT else n
+    for n in NAMES
+    if load_policy(n).selection is not None
+]
 LAYERS = "heads.accumulate=layers,tokens.accumulate=layers"
 EVERY = [
     *FAMILY,
+    "h2o:selection.head_floor=0.2",
+    "knorm:selection.head_floor=0.2",
+    "keydiff:selection.head_floor=0.2",
     "kivi-4",
     "per-token-4",
     "spatten-tokens",
@@ -47,10 +59,11 @@ class TestEveryPolicy(PolicyContract):
 
 @pytest.mark.parametrize("name", FAMILY)
 def test_the_amounts_are_those_of_the_needs(name: str) -> None:
-    policy = load_policy(name)
+    policy = load_policy_spec(name)
     assert policy.selection is not None
     needs = policy.selection.needs
-    w = run_policy(DECODER if applicable(policy, DECODER) else ENCODER, policy).workload
+    trace = next(t for t in (DECODER, ENCODER, SEEING) if applicable(policy, t))
+    w = run_policy(trace, policy).workload
     assert (w["write_back_bytes"].sum() > 0) == needs.write_backs or needs.merges
     assert (w["metadata_bytes"].sum() > 0) == needs.metadata
     assert (w["score_updates"].sum() > 0) == needs.updates
@@ -89,7 +102,7 @@ def test_a_cascade_by_step_refuses_many_tokens_at_once() -> None:
 
 @pytest.mark.parametrize("name", [*FAMILY, "kivi-4"])
 def test_what_does_not_apply_is_refused(name: str) -> None:
-    policy = load_policy(name)
+    policy = load_policy_spec(name)
     other: AttentionTrace = ENCODER if applicable(policy, DECODER) else DECODER
     with pytest.raises(TraceError, match="expected"):
         run_policy(other, policy)

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from accelsim.exploration import replay
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
@@ -56,3 +58,16 @@ def test_pictures_are_drawn_from_the_data_beside_them(make: Any, name: str) -> N
     assert words.findall(again) == words.findall(shown)
     if name == "policies":
         assert len(set(words.findall(shown)) & {row["policy"] for row in rows}) > 25
+
+
+def test_the_ablation_beside_its_picture_is_what_the_machine_gives_today() -> None:
+    page = DOCS / "accelerators"
+    with (page / "spatten-ablation.csv").open(encoding="utf-8") as file:
+        base, *others = csv.DictReader(file)
+    found = replay("gpt2-small-wikitext2", "spatten-paper-serial", baselines=[]).activity
+    assert int(base["latency_cycles"]) == found.cycles
+    assert int(base["dram_read_bytes"]) == sum(found.dram_read_bytes.values())
+    last = [row for row in others if row["series"] == "cumulative"][-1]
+    found = replay("gpt2-small-wikitext2", "spatten-paper", baselines=[]).activity
+    assert int(last["latency_cycles"]) == found.cycles
+    assert f"{int(base['latency_cycles']):,} cycles" in (page / "spatten.md").read_text("utf-8")

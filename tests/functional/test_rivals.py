@@ -167,3 +167,14 @@ def test_errors() -> None:
     broken.value(1)[0, 0, 0] = np.nan  # a view of the tensor in memory
     with pytest.raises(TraceError, match=r"layer\.1\.value"):
         run_machine(broken, MnnFastRule())
+
+
+@pytest.mark.parametrize("peak", [0.3, 1.0, 40.0])
+def test_small_inputs_of_a3_have_the_resolution_of_large_ones(peak: float) -> None:
+    """Codes of 4 + 4 bits and a shared power of two: half a step of the next power at most."""
+    tensor = np.linspace(-peak, peak, 101)
+    held, saturated = A3Rule(None).quantize(tensor)
+    step = 2.0 ** (np.ceil(np.log2(peak / (16 - 1 / 16))) - 4)
+    assert np.abs(held - tensor).max() <= step / 2
+    assert np.array_equal(held / step, np.rint(held / step))
+    assert saturated == 0

@@ -19,11 +19,29 @@ from accelsim.policies.mnnfast import MnnFastRule
 
 CACHE: dict[str, Any] = {"min_keys": 0, "taper": 0.0, "floor_tokens": 0}
 SELECTIONS: dict[str, dict[str, Any]] = {
+    "centrality": {
+        **CACHE, "share": "kv_head", "damping": 0.15, "iterations": 3, "sinks": 4, "recent": 8
+    },
     "dhsa": {**CACHE, "share": "query_head", "chunk_tokens": 8, "sinks": 4, "local": 8},
+    "dhsa_blocks": {
+        "min_keys": 0, "mode": "vs", "query_block": 128, "key_block": 32, "density": 0.125,
+        "vertical_share": 0.5,
+    },
+    "duo_attention": {"min_keys": 0, "sinks": 128, "recent": 256, "window": 32},
     "ems": {**CACHE, "share": "kv_head", "recent_fraction": 0.25, "history": 32, "similarity": 0.6},
+    "expected_attention": {
+        **CACHE, "share": "kv_head", "rope_factor": 1.0, "future_tokens": 512, "sinks": 4,
+        "covariance": True, "value_norm": True,
+    },
+    "fastv": {"min_keys": 0, "layers": (1,), "keep": (0.5,)},
+    "focus_sec": {
+        "min_keys": 0, "layers": (3, 6, 9, 18, 26), "keep": (0.4, 0.3, 0.2, 0.15, 0.1)
+    },
     "h2o": {**CACHE, "share": "query_head", "recent_fraction": 0.5},
     "keydiff": {**CACHE, "share": "kv_head", "anchor": "cache"},
     "knorm": {**CACHE, "share": "kv_head"},
+    "moba": {"min_keys": 0, "block_tokens": 512, "blocks": 3, "share": "query_head"},
+    "pyramid_drop": {"min_keys": 0, "layers": (8, 16, 24), "keep": (0.5, 0.25, 0.125)},
     "quest": {**CACHE, "share": "query_head", "page_tokens": 16, "dense_layers": 2},
     "scissorhands": {
         **CACHE, "share": "query_head", "recent_fraction": 0.5, "history": 32, "drop": 8
@@ -31,6 +49,15 @@ SELECTIONS: dict[str, dict[str, Any]] = {
     "snapkv": {**CACHE, "share": "query_head", "window": 32, "kernel": 5, "pooling": "mean"},
     "streaming_llm": {**CACHE, "share": "layer", "sinks": 4},
     "tova": {**CACHE, "share": "layer", "recent_tokens": 0},
+    "transprune": {
+        "min_keys": 0, "score": "transition", "layers": (7, 9, 12), "keep": (0.875, 0.625, 0.125),
+        "accumulate": (6, 11), "attention": True,
+    },
+    "visual_score": {"min_keys": 0},
+    "vertical_slash": {
+        "min_keys": 0, "vertical": 1000, "slash": 6096, "window": 64, "first": 30, "recent": 100,
+        "block_tokens": 64,
+    },
     "zero_tprune": {
         "min_keys": 0,
         "keep_importance": 0.9,
@@ -39,6 +66,14 @@ SELECTIONS: dict[str, dict[str, Any]] = {
         "protect_first": 1,
         "iterations": 30,
         "tolerance": 1e-6,
+    },
+    "zero_tprune_published": {
+        "min_keys": 0,
+        "keep_similarity": 0.9,
+        "keep_importance": 0.9,
+        "after_layers": (0.25, 0.5, 0.75),
+        "protect_first": 1,
+        "iterations": (30, 5, 1),
     },
 }  # fmt: skip
 PARTS: dict[type[pydantic.BaseModel], dict[str, Any]] = {

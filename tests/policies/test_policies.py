@@ -47,6 +47,12 @@ def test_schedule_end_points() -> None:
     assert CascadeTokens(mean_keep=0.5).keep_ratio(1, 2) == 0.5
 
 
+@pytest.mark.parametrize("beside", [{"start_keep": 0.6}, {"slope": 0.1}])
+def test_a_list_of_ratios_stands_alone(beside: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="go with 'mean_keep'"):
+        CascadeTokens(keep_by_layer=(0.5, 0.5), **beside)
+
+
 def test_budgets_are_those_of_exact_arithmetic() -> None:
     assert CascadeTokens(mean_keep=0.7, slope=0.0, front=0.0).budget(0, 1, 10) == 7
     assert LocalValues(keep=0.3).budget(10) == 3

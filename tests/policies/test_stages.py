@@ -22,6 +22,8 @@ from accelsim.policies import (
     load_policy_spec,
 )
 from accelsim.policies._stages import PARTS
+from accelsim.policies.cascade import StepCascade
+from accelsim.policies.selector import Shape
 
 
 def parts(policy: Policy) -> dict[str, Any]:
@@ -213,3 +215,15 @@ def test_budgets_below_min_keys_keep_everything(part: str, least: int, count: in
         assert plain.values is not None
         budgets = policy.values.budget(count), plain.values.budget(count)
     assert budgets[0] == (count if count < least else budgets[1])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "tokens", "causal", "ranks"),
+    [(8, 8, True, False), (8, 9, True, True), (0, 9, True, True), (0, 9, False, False)],
+)
+def test_a_prompt_is_added_up_where_a_later_stage_ranks_by_it(
+    prompt: int, tokens: int, causal: bool, ranks: bool
+) -> None:
+    policy = Policy.model_validate({"tokens": {"mean_keep": 0.5}, "prefill": {"tokens": None}})
+    cascade = StepCascade(policy, Shape(2, 4, 2, 8, tokens, prompt, causal))
+    assert cascade.accumulates("prefill") == ranks

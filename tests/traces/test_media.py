@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from accelsim.attention.quantization import quantize_dequantize
 from accelsim.cli.capture import command
 from accelsim.cli.inspect import command as inspect_command
 from accelsim.errors import TraceError
-from accelsim.policies import load_policy, why_not
+from accelsim.functional import run_policy
+from accelsim.policies import Policy, load_policy, why_not
 from accelsim.traces import (
     IMAGE,
     TEXT,
@@ -232,3 +234,27 @@ def test_random_weights_are_not_recorded(made, tmp_path):
     save_file(weights, model / "model.safetensors", {"format": "pt"})
     with pytest.raises(TraceError, match=r"lack model.decoder.layers.1.encoder_attn.k_proj.weight"):
         capture(str(model), "a b c")
+
+
+@pytest.mark.parametrize("kind", ["fastv", "pyramid_drop", "focus_sec"])
+def test_rules_of_visual_tokens_on_a_captured_model(made, kind):
+    model = made("LLaVA (image)")
+    images = [f"{model}/image.png"] * 2
+    trace = capture(model, "<image> a <image> b c", images=images, decode=3, group="language")
+    assert trace.beyond() == {}
+    prompt, places = trace.prefill_tokens, np.flatnonzero(trace.token_type == IMAGE)
+    rule = {"kind": kind, "layers": [1], "keep": [0.5]}
+    w = run_policy(trace, Policy.model_validate({"selection": rule})).workload
+    query, key = trace.query(1).astype(float), trace.key(1).astype(float)
+    key = np.repeat(quantize_dequantize(key, 12, "per_tensor"), trace.group, axis=0)
+    rows = [prompt - 1] if kind != "focus_sec" else range(places[-1] + 1, prompt)
+    given = []
+    for i in rows:
+        weights = np.exp(np.einsum("hd,hkd->hk", query[:, i], key[:, : i + 1]) * trace.scale)
+        weights /= weights.sum(axis=1, keepdims=True)
+        given.append(weights[:, places])
+    score = np.max(given, axis=(0, 1)) if kind == "focus_sec" else np.mean(given, axis=(0, 1))
+    gone = set(places[np.argsort(-score, kind="stable")[4:]].tolist())
+    first = 1 if kind == "pyramid_drop" else 2
+    for layer, keys in zip(w["layer"], w.key_indices, strict=True):
+        assert (set(places.tolist()) - set(keys.tolist()) == gone) == (layer >= first)

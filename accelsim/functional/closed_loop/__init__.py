@@ -21,9 +21,18 @@ from accelsim.functional.closed_loop._perplexity import (
 from accelsim.functional.closed_loop._presses import recorded_policies
 from accelsim.functional.closed_loop._retrieval import Answer, Asked, TaskScore, retrieval
 from accelsim.functional.closed_loop._tasks import TASKS, Example, task_examples
+from accelsim.functional.closed_loop._texts import (
+    SHIPPED,
+    Text,
+    check_texts,
+    open_loss,
+    task_names,
+    task_texts,
+)
 
 __all__ = [
     "PASSES",
+    "SHIPPED",
     "TASKS",
     "Answer",
     "Asked",
@@ -37,11 +46,14 @@ __all__ = [
     "PolicyAttention",
     "TaskLoss",
     "TaskScore",
+    "Text",
     "TransformersModel",
+    "check_texts",
     "cut_windows",
     "forward",
     "lee_score",
     "load_model",
+    "open_loss",
     "perplexity",
     "policy_attention",
     "read_lee",
@@ -50,4 +62,6 @@ __all__ = [
     "retrieval",
     "shipped_windows",
     "task_examples",
+    "task_names",
+    "task_texts",
 ]

@@ -98,6 +98,12 @@ class PolicyAttention:
         shape = self._shape
         stored: Stored | None = None
         policy = self._policies["prefill"]
+        prompt = positions[positions < shape.prompt_tokens] if shape.causal else positions[:0]
+        if len(prompt):
+            policy = policy.at_layer(layer, shape.num_layers)
+            stored = self._read_back(layer, policy, key, value, int(positions[0]))
+            asking = query[:, : len(prompt)]
+            self.selector.foresee(layer, asking, stored.key_both, prompt, self._scale)
         rows = self.selector.rows(layer, positions)
         self.alive[positions] = False
         self.alive[rows] = True
@@ -168,6 +174,18 @@ class _Windowed(Selector):
     def rows(self, layer: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Ask the rule."""
         return self._rule.rows(layer, positions)
+
+    def foresee(
+        self,
+        layer: int,
+        query: NDArray[Any],
+        key: NDArray[Any],
+        positions: NDArray[np.int64],
+        scale: float,
+    ) -> None:
+        """Show the rule what it decides itself."""
+        if self._windows[layer] is None:
+            self._rule.foresee(layer, query, key, positions, scale)
 
     def learn(self, block: Block, output: NDArray[np.float64]) -> None:
         """Tell the rule what it decided itself."""

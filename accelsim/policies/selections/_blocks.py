@@ -7,6 +7,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from accelsim.attention.kernels import filter_top, quick_select
+from accelsim.jit import kernel
 from accelsim.policies._selection import Budgeted
 from accelsim.policies.selector import Block, Floats, Selector, Shape, heads_per_decision
 
@@ -48,3 +50,59 @@ def full_blocks(keys: Floats, full: int, size: int) -> Floats:
     """Full blocks of keys, [kv_heads, full, size, head_dim]; there may be none."""
     heads, _, dim = keys.shape
     return keys[:, : full * size].reshape(heads, full, size, dim)
+
+
+@kernel
+def keep_blocks(
+    bounds: NDArray[np.float64],
+    opened: NDArray[np.bool_],
+    positions: NDArray[np.int64],
+    prompt: int,
+    size: int,
+    budgets: NDArray[np.int64],
+    allowed: NDArray[np.int64],
+    heads: int,
+    seed: int,
+    kept: NDArray[np.bool_],
+    work: NDArray[Any],
+) -> None:
+    """Keep the best full blocks of each row, and the block that is being filled.
+
+    Args:
+        bounds: [groups, rows, blocks], what ranks full blocks.
+        opened: [rows, blocks], those that a row may read (:func:`open_blocks`).
+        positions: of the rows.
+        prompt: a row with so many keys or fewer keeps all.
+        size: keys of a block.
+        budgets: [rows], likewise.
+        allowed: [rows], full blocks that stay.
+        heads: query heads of a group.
+        seed: of the pivots of the top-k engine.
+        kept: [query_heads, rows, keys], written.
+        work: [groups, rows] of :data:`~accelsim.attention.kernels.WORK`, written where ranked.
+    """
+    for g in range(bounds.shape[0]):
+        for r in range(len(positions)):
+            seen = positions[r] + 1
+            first, last = g * heads, (g + 1) * heads
+            # The block that holds the query's own token, and with it everything in a short context.
+            full = positions[r] // size
+            blocks = np.flatnonzero(opened[r, :full])
+            if seen <= prompt or len(blocks) <= allowed[r] or seen <= budgets[r]:
+                kept[first:last, r, :seen] = True
+                continue
+            kept[first:last, r, full * size : seen] = True
+            if allowed[r] < 1:
+                continue
+            values = bounds[g, r][blocks]
+            kth, equal, passes, elements, beats = quick_select(
+                values, allowed[r], seed + seen * 31 + g
+            )
+            chosen = np.empty(len(blocks), dtype=np.bool_)
+            filter_top(values, kth, equal, chosen)
+            for c in range(len(blocks)):
+                if chosen[c]:
+                    kept[first:last, r, blocks[c] * size : (blocks[c] + 1) * size] = True
+            own = work[g, r]
+            own.size, own.target = len(blocks), allowed[r]
+            own.passes, own.elements, own.beats = passes, elements, beats

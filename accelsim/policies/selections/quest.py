@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.attention.kernels import WORK, filter_top, quick_select
+from accelsim.attention.kernels import WORK
 from accelsim.attention.rows import dense_mask
 from accelsim.jit import kernel
 from accelsim.policies._base import Layers, Positive
@@ -15,6 +15,7 @@ from accelsim.policies._selection import FROM_PROBABILITIES, Budgeted, Needs
 from accelsim.policies.selections._blocks import (
     BlockSelector,
     full_blocks,
+    keep_blocks,
     open_blocks,
     ranked,
     shared,
@@ -82,7 +83,7 @@ class QuestSelector(BlockSelector[Quest]):
         total = shared(bounds, self.heads)
         work = np.zeros((len(total), len(block.positions)), dtype=WORK)
         pages_open = open_blocks(block, full, size)
-        _keep_pages(
+        keep_blocks(
             total, pages_open, block.positions, shape.prompt_tokens, size, budgets, allowed - 1,
             self.heads, self.seed, decision.kept, work,
         )  # fmt: skip
@@ -111,44 +112,3 @@ def _page_bounds(
                     q = query[h, r, d]
                     total += max(q * low[h, p, d], q * high[h, p, d])
                 bounds[h, r, p] = total
-
-
-@kernel
-def _keep_pages(
-    bounds: NDArray[np.float64],
-    pages_open: NDArray[np.bool_],
-    positions: NDArray[np.int64],
-    prompt: int,
-    size: int,
-    budgets: NDArray[np.int64],
-    allowed: NDArray[np.int64],
-    heads: int,
-    seed: int,
-    kept: NDArray[np.bool_],
-    work: NDArray[Any],
-) -> None:
-    for g in range(bounds.shape[0]):
-        for r in range(len(positions)):
-            seen = positions[r] + 1
-            first, last = g * heads, (g + 1) * heads
-            # The page that holds the query's own token, and with it everything in a short context.
-            full = positions[r] // size
-            pages = np.flatnonzero(pages_open[r, :full])
-            if seen <= prompt or len(pages) <= allowed[r] or seen <= budgets[r]:
-                kept[first:last, r, :seen] = True
-                continue
-            kept[first:last, r, full * size : seen] = True
-            if allowed[r] < 1:
-                continue
-            values = bounds[g, r][pages]
-            kth, equal, passes, elements, beats = quick_select(
-                values, allowed[r], seed + seen * 31 + g
-            )
-            chosen = np.empty(len(pages), dtype=np.bool_)
-            filter_top(values, kth, equal, chosen)
-            for c in range(len(pages)):
-                if chosen[c]:
-                    kept[first:last, r, pages[c] * size : (pages[c] + 1) * size] = True
-            own = work[g, r]
-            own.size, own.target = len(pages), allowed[r]
-            own.passes, own.elements, own.beats = passes, elements, beats

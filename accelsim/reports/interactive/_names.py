@@ -66,7 +66,10 @@ def axis_label(name: str, values: Iterable[float]) -> tuple[str, float]:
     return f"{words}, {prefix}{unit}", scale
 
 
-_FRACTIONS = ("accuracy.relative_output_error", "accuracy.kept_mass", "accuracy.kept_value_mass")
+_FRACTIONS = (
+    "accuracy.relative_output_error", "accuracy.kept_mass", "accuracy.kept_value_mass",
+    "closed_loop.loss", "closed_loop.loss_low", "closed_loop.loss_high",
+)  # fmt: skip
 _ENDINGS = {"s": "_s", "J": "_j", "B": "_bytes", "W": "_w", "B/s": "_bytes_per_s", "mm²": "_mm2",
             "op/s": "_op_per_s", "cycles": "_cycles"}  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,17 +30,8 @@ IDS = np.random.default_rng(0).integers(0, 64, size=40).tolist()
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=3,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
-    )  # fmt: skip
-    folder = tmp_path_factory.mktemp("tiny")
-    transformers.LlamaForCausalLM(config).save_pretrained(folder)
-    return str(folder)
+def tiny(tiny_llama: Callable[..., Path]) -> str:
+    return str(tiny_llama(hidden=32, positions=64))
 
 
 def attention(spec: str, prompt_tokens: int = 0) -> PolicyAttention:
@@ -164,7 +156,7 @@ def test_errors(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert read_windows(bad) == {"a": IDS}
     with pytest.raises(SystemExit):
         main(["verify", "--closed-loop", "--model", tiny])
-    assert "expected --text" in capsys.readouterr().err
+    assert "expected a text file (--text" in capsys.readouterr().err
     out = str(tmp_path / "r.json")
     arguments = ["--model", tiny, "--tokens", str(bad), "--skip", "8", "--json", out]
     main(["verify", "--closed-loop", *arguments])

@@ -1,0 +1,159 @@
+"""What rules share that look at a prompt as a whole and then say which keys each query scores."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accelsim.attention.kernels import WORK
+from accelsim.attention.rows import dense_mask
+from accelsim.attention.topk import topk_engine
+from accelsim.policies._selection import SelectionPart
+from accelsim.policies.selector import Block, Decision, Floats, Selector, Shape, work_by_kv_head
+
+Rule = TypeVar("Rule", bound=SelectionPart)
+Pattern = TypeVar("Pattern")
+
+
+class Cost(NamedTuple):
+    """What finding the pattern of a prompt takes.
+
+    Attributes:
+        work: [query_heads] of :data:`~accelsim.attention.kernels.WORK`.
+        reads: keys of a KV head that are read for it.
+        updates: accumulators of a query head that are read and written.
+    """
+
+    work: NDArray[Any]
+    reads: int
+    updates: int
+
+
+class PatternSelector(Selector, Generic[Rule, Pattern]):
+    """A pattern for each layer, found before its prompt is attended to; decode is dense."""
+
+    def __init__(self, rule: Rule, shape: Shape, seed: int = 0) -> None:
+        super().__init__(shape, seed)
+        self.rule = rule
+        self._patterns: dict[int, Pattern] = {}
+        self._costs: dict[int, Cost] = {}
+
+    @abstractmethod
+    def find(
+        self, query: Floats, key: Floats, scale: float, seed: int
+    ) -> tuple[Pattern, Cost] | None:
+        """Find the pattern of a prompt, or ``None`` where all is kept.
+
+        Args:
+            query: [query_heads, prompt, head_dim].
+            key: [query_heads, prompt, head_dim], those of a KV head for each of its query heads.
+            scale: of the scores.
+            seed: of the pivots of the top-k engine.
+        """
+
+    @abstractmethod
+    def keep(self, pattern: Pattern, positions: NDArray[np.int64], kept: NDArray[np.bool_]) -> None:
+        """Mark keys [query_heads, rows, keys]; those after a query may be marked, too."""
+
+    def foresee(
+        self,
+        layer: int,
+        query: NDArray[Any],
+        key: NDArray[Any],
+        positions: NDArray[np.int64],
+        scale: float,
+    ) -> None:
+        """Find the pattern of a prompt."""
+        prompt = self.shape.prompt_tokens
+        if positions[0] != 0 or not self.rule.min_keys <= len(positions) == prompt:
+            return
+        keys = np.repeat(key[:, :prompt].astype(np.float64), self.shape.group, axis=0)
+        found = self.find(query.astype(np.float64), keys, scale, self.seed + layer * 977)
+        if found is not None:
+            self._patterns[layer], self._costs[layer] = found
+
+    def run(self, block: Block) -> Decision:
+        """Attend to the pattern in the prompt, and densely after it."""
+        decision = Decision.empty(block, self.shape.num_kv_heads)
+        decision.kept = dense_mask(len(block.scores), block.visible, block.scores.shape[2])
+        pattern = self._patterns.get(block.layer)
+        if pattern is not None and self.stage(block) == "prefill":
+            marked = np.zeros_like(decision.kept)
+            self.keep(pattern, block.positions, marked)
+            decision.kept &= marked
+            cost = self._costs.pop(block.layer, None)
+            if cost is not None:
+                decision.work[:, 0] = work_by_kv_head(cost.work[:, None], self.shape)[:, 0]
+                decision.metadata_vectors[:, 0] = cost.reads
+                decision.score_updates[:, 0] = cost.updates * self.shape.group
+        self.attend(block, decision)
+        return decision
+
+
+def largest(values: Floats, count: int, seed: int, work: NDArray[Any]) -> NDArray[np.bool_]:
+    """Mark the ``count`` largest of each head's values [heads, values], the first among equals.
+
+    Args:
+        values: no NaN.
+        count: may be 0.
+        seed: of the pivots.
+        work: [heads] of :data:`~accelsim.attention.kernels.WORK`, added to.
+    """
+    marked = np.zeros(values.shape, dtype=np.bool_)
+    if count >= values.shape[1]:
+        marked[:] = True
+    elif count > 0:
+        for head, row in enumerate(values):
+            top = topk_engine(row, count, seed + head)
+            marked[head, top.indices] = True
+            own = work[head]
+            own["passes"] += top.passes
+            own["elements"] += top.elements
+            own["beats"] += top.beats
+            if len(row) > own["size"]:
+                own["size"], own["target"] = len(row), count
+    return marked
+
+
+def no_work(heads: int) -> NDArray[Any]:
+    """Work [heads] to add to."""
+    return np.zeros(heads, dtype=WORK)
+
+
+def softmax_of_last(query: Floats, key: Floats, rows: int, scale: float) -> Floats:
+    """Causal probabilities [heads, rows, tokens] of the last ``rows`` queries.
+
+    Args:
+        query: [heads, tokens, head_dim].
+        key: likewise.
+        rows: how many.
+        scale: of the scores.
+    """
+    tokens = key.shape[1]
+    scores = query[:, -rows:] @ key.transpose(0, 2, 1) * scale
+    position = np.arange(tokens - rows, tokens)
+    scores[:, np.arange(tokens)[None, :] > position[:, None]] = -np.inf
+    scores -= scores.max(axis=2, keepdims=True)
+    weights = np.exp(scores)
+    weights /= weights.sum(axis=2, keepdims=True)
+    return np.asarray(weights)
+
+
+def columns_and_distances(weights: Floats) -> tuple[Floats, Floats]:
+    """Probabilities of the last queries by key, and by distance from the query.
+
+    Args:
+        weights: [heads, rows, tokens], causal, of the last ``rows`` of ``tokens`` queries.
+
+    Returns:
+        Two sums over the rows, [heads, tokens] each.
+    """
+    heads, rows, tokens = weights.shape
+    distances = np.zeros((heads, tokens))
+    for row in range(rows):
+        seen = tokens - rows + row + 1
+        distances[:, :seen] += weights[:, row, :seen][:, ::-1]
+    return np.asarray(weights.sum(axis=1)), distances

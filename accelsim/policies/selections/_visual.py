@@ -1,0 +1,226 @@
+"""What rules that drop visual tokens from a layer of a prompt on share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+import pydantic
+from numpy.typing import NDArray
+
+from accelsim.attention.kernels import WORK
+from accelsim.attention.topk import topk_engine
+from accelsim.errors import ConfigError
+from accelsim.policies._base import ROUNDING_GUARD, Fraction, Layers
+from accelsim.policies._selection import SelectionPart
+from accelsim.policies.selector import Block, Decision, Floats, Selector, Shape, work_by_kv_head
+from accelsim.traces import IMAGE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from accelsim.traces import AttentionTrace
+
+
+class Visual(SelectionPart):
+    """Base of the rules that drop tokens of images (and videos) in the prompt.
+
+    From a layer on, the visual tokens that are not kept have no key, no value and no query any
+    more, in the prompt and in decode; all heads share the choice, and what left never comes back.
+    Everything else attends densely. Positions stay those of the text.
+
+    Attributes:
+        layers: where, ascending.
+        keep: parts of the image tokens of the prompt that are left after each of them.
+    """
+
+    layers: tuple[Layers, ...]
+    keep: tuple[Fraction, ...]
+    in_prompt: ClassVar[bool] = True
+    foresees: ClassVar[bool] = True
+    before: ClassVar[bool]
+    """Whether tokens leave before the layer that ranks them, or after it."""
+    at_least: ClassVar[int] = 0
+    """Visual tokens that stay in any case."""
+
+    @pydantic.model_validator(mode="after")
+    def _check_layers(self) -> Visual:
+        if len(self.layers) != len(self.keep) or not self.layers:
+            raise ValueError("expected as many 'layers' as parts to 'keep', at least one")
+        if list(self.layers) != sorted(set(self.layers)):
+            raise ValueError("expected ascending 'layers'")
+        return self
+
+    def count(self, keep: float, tokens: int) -> int:
+        """Visual tokens that are left of those of the prompt."""
+        return max(int(keep * tokens + ROUNDING_GUARD), self.at_least)
+
+    def missing(self, shape: Shape) -> str:
+        """Say what the rule needs that a model and a run have not, or return an empty string."""
+        least = max(self.layers) + (1 if self.before else 2)
+        if shape.num_layers < least:
+            return (
+                f"policy '{self.kind}' prunes {'before' if self.before else 'after'} layer "
+                f"{max(self.layers)}, counted from 0; expected {least} layers or more, found "
+                f"{shape.num_layers}"
+            )
+        kinds = shape.token_type
+        if kinds is None or not (kinds[: shape.prompt_tokens] >= IMAGE).any():
+            return (
+                f"policy '{self.kind}' prunes tokens of images; expected a trace whose "
+                "'token_type' says that its prompt has some"
+            )
+        return ""
+
+    def why_not(self, trace: AttentionTrace) -> str:
+        """Say what is missing, or return an empty string."""
+        return self.missing(
+            Shape(
+                trace.num_layers, trace.num_query_heads, trace.num_kv_heads, trace.head_dim,
+                trace.tokens, trace.prefill_tokens, token_type=trace.token_type,
+                scores=trace.scores,
+            )
+        )  # fmt: skip
+
+    def why_not_text(self, token_ids: Sequence[int], prompt_tokens: int) -> str:
+        """Say that a text has no images."""
+        return f"policy '{self.kind}' prunes tokens of images; expected a trace that has some"
+
+
+class Cost(NamedTuple):
+    """What a ranking takes.
+
+    Attributes:
+        work: [1, 1] of :data:`~accelsim.attention.kernels.WORK`, of the layer.
+        reads: keys of a KV head that are read once more.
+        updates: additions to accumulators, of a query head.
+    """
+
+    work: NDArray[Any]
+    reads: int
+    updates: int
+
+
+class VisualSelector(Selector):
+    """Which visual tokens are left, layer by layer.
+
+    Raises:
+        ConfigError: what the rule needs is not there.
+    """
+
+    def __init__(self, rule: Visual, shape: Shape, seed: int = 0) -> None:
+        super().__init__(shape, seed)
+        self.rule = rule
+        explain = rule.missing(shape)
+        if explain:
+            raise ConfigError(explain)
+        kinds = shape.token_type
+        assert kinds is not None
+        prompt = np.arange(shape.tokens) < shape.prompt_tokens
+        self.visual: NDArray[np.bool_] = (kinds >= IMAGE) & prompt
+        self._gone: dict[int, NDArray[np.bool_]] = {}
+        self._costs: dict[int, Cost] = {}
+
+    @abstractmethod
+    def rank(
+        self, layer: int, query: Floats, key: Floats, alive: NDArray[np.int64], scale: float
+    ) -> tuple[Floats, int, int]:
+        """Scores [visual tokens alive] of the tokens that may leave.
+
+        Args:
+            layer: where.
+            query: [query_heads, prompt, head_dim].
+            key: [kv_heads, prompt, head_dim].
+            alive: tokens of the prompt that are left, ascending.
+            scale: of the scores.
+
+        Returns:
+            The scores, the keys that a KV head reads for them, and the additions to accumulators of
+            a query head.
+        """
+
+    def alive(self, layer: int) -> NDArray[np.bool_]:
+        """Tokens [tokens] that are left in a layer."""
+        left: NDArray[np.bool_] = np.ones(self.shape.tokens, dtype=np.bool_)
+        for first, gone in self._gone.items():
+            if first <= layer:
+                left &= ~gone
+        return left
+
+    @property
+    def question(self) -> NDArray[np.int64]:
+        """Tokens of the prompt behind its last visual one; the last one if there is none."""
+        prompt = self.shape.prompt_tokens
+        first = int(np.flatnonzero(self.visual)[-1]) + 1
+        return np.arange(min(first, prompt - 1), prompt)
+
+    def foresee(
+        self,
+        layer: int,
+        query: NDArray[Any],
+        key: NDArray[Any],
+        positions: NDArray[np.int64],
+        scale: float,
+    ) -> None:
+        """Rank the visual tokens of a prompt, where this layer does."""
+        prompt, rule = self.shape.prompt_tokens, self.rule
+        if layer not in rule.layers or not rule.min_keys <= len(positions) == prompt:
+            return
+        alive = self.alive(layer)
+        places = np.flatnonzero(alive & self.visual)
+        keep = rule.keep[rule.layers.index(layer)]
+        target = rule.count(keep, int(self.visual.sum()))
+        if target >= len(places):
+            return
+        scores, reads, updates = self.rank(
+            layer, query.astype(np.float64), key[:, :prompt].astype(np.float64),
+            np.flatnonzero(alive[:prompt]), scale,
+        )  # fmt: skip
+        gone = np.zeros(self.shape.tokens, dtype=np.bool_)
+        gone[places] = True
+        work = np.zeros((1, 1), dtype=WORK)
+        if target:
+            top = topk_engine(scores, target, self.seed + layer * 977)
+            gone[places[top.indices]] = False
+            work[0, 0] = (len(places), target, top.passes, top.elements, top.beats)
+        self._gone[layer + (not rule.before)] = gone
+        self._costs[layer] = Cost(work, reads, updates)
+
+    def rows(self, layer: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Positions whose token is left."""
+        return positions[self.alive(layer)[positions]]
+
+    def run(self, block: Block) -> Decision:
+        """Attend to what is left."""
+        decision = Decision.empty(block, self.shape.num_kv_heads)
+        token = np.arange(block.scores.shape[2])
+        decision.kept[:] = self.alive(block.layer)[token] & (token < block.visible[:, None])
+        cost = self._costs.pop(block.layer, None) if self.stage(block) == "prefill" else None
+        if cost is not None:
+            decision.work[:, 0] = work_by_kv_head(cost.work, self.shape)[:, 0]
+            decision.metadata_vectors[:, 0] = cost.reads
+            decision.score_updates[:, 0] = cost.updates * self.shape.group
+        self.attend(block, decision)
+        return decision
+
+
+def probabilities(
+    query: Floats, key: Floats, rows: NDArray[np.int64], alive: NDArray[np.int64], scale: float
+) -> Floats:
+    """Causal probabilities [query_heads, rows, alive] of some queries over the tokens left.
+
+    Args:
+        query: [query_heads, prompt, head_dim].
+        key: [kv_heads, prompt, head_dim].
+        rows: positions of the queries.
+        alive: positions of the keys.
+        scale: of the scores.
+    """
+    keys = np.repeat(key[:, alive], len(query) // len(key), axis=0)
+    scores = query[:, rows] @ keys.transpose(0, 2, 1) * scale
+    scores[:, alive[None, :] > rows[:, None]] = -np.inf
+    scores -= scores.max(axis=2, keepdims=True)
+    weights = np.exp(scores)
+    weights /= weights.sum(axis=2, keepdims=True)
+    return np.asarray(weights)

@@ -1,0 +1,218 @@
+"""Rules that drop image tokens, against plain readings of their code; what they ask of a trace."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from deciding import Sequence, best, sequence
+from numpy.typing import NDArray
+
+from accelsim.errors import TraceError
+from accelsim.functional import run_policy
+from accelsim.policies import Policy, load_policy, why_closed_loop_not, why_not
+from accelsim.traces import (
+    IMAGE,
+    SYSTEM,
+    TEXT,
+    VIDEO,
+    AttentionTrace,
+    MemoryTensors,
+    load_trace,
+    save_trace,
+    synthetic_trace,
+    validate_trace,
+)
+
+PROMPT, LAYERS = 32, 5
+KINDS = np.full(40, TEXT, dtype=np.int8)
+KINDS[:3], KINDS[3:13], KINDS[15:25] = SYSTEM, IMAGE, VIDEO
+IMAGES = np.flatnonzero(KINDS >= IMAGE).tolist()
+QUESTION = list(range(25, PROMPT))
+
+
+def seeing(seed: int) -> Sequence:
+    scores = np.random.default_rng(seed + 100).random((LAYERS, 40)).astype(np.float32)
+    return sequence(
+        seed, layers=LAYERS, token_type=KINDS, scores={"transition": scores, "own": scores}
+    )
+
+
+def given(at: Sequence, layer: int, i: int, alive: list[int]) -> NDArray[Any]:
+    """Probabilities [heads, tokens] that a query gives to what is left, zero elsewhere."""
+    found = np.zeros((4, 40))
+    seen = [j for j in alive if j <= i]
+    for head in range(4):
+        weights = np.exp(at.scale * at.key[layer][head // 2, seen] @ at.query[layer][head, i])
+        found[head, seen] = weights / weights.sum()
+    return found
+
+
+def expected(at: Sequence, rule: dict[str, Any]) -> list[list[int]]:
+    """Tokens of the prompt that each layer has, read from the codes of the rules."""
+    kind, alive, found = rule["kind"], list(range(PROMPT)), []
+    stages = dict(zip(rule["layers"], rule["keep"], strict=True))
+    for layer in range(LAYERS):
+        left = alive
+        if layer in stages:
+            images = [j for j in alive if j in IMAGES]
+            last = given(at, layer, PROMPT - 1, alive).mean(axis=0)
+            asked = np.array([given(at, layer, i, alive) for i in QUESTION])
+            if kind in ("fastv", "pyramid_drop"):
+                score = last[images]
+            elif kind == "focus_sec":
+                score = asked.max(axis=(0, 1))[images]
+            elif kind == "visual_score":
+                score = at.shape.scores["own"][layer][images]
+            else:
+                first, end = rule["accumulate"]
+                moved = sum(
+                    at.shape.scores["transition"][k][images].astype(float)
+                    for k in range(first, min(end, layer - 1) + 1)
+                )
+                score = moved / (moved.sum() + 1e-8)
+                if rule.get("attention", True):
+                    looked = asked.mean(axis=(0, 1))[images]
+                    score = score + looked / (looked.sum() + 1e-8)
+            count = int(stages[layer] * len(IMAGES) + 1e-9)
+            count = max(count, 1) if kind == "focus_sec" else count
+            stay = {images[k] for k in best(score, count)}
+            left = [j for j in alive if j not in IMAGES or j in stay]
+        before = kind not in ("fastv", "focus_sec")
+        found.append(left if before else alive)
+        alive = left
+    return found
+
+
+RULES: list[dict[str, Any]] = [
+    {"kind": "fastv", "layers": [1], "keep": [0.5]},
+    {"kind": "fastv", "layers": [0, 2], "keep": [0.6, 0.0]},
+    {"kind": "pyramid_drop", "layers": [1, 2, 4], "keep": [0.5, 0.25, 0.125]},
+    {"kind": "focus_sec", "layers": [0, 1, 3], "keep": [0.4, 0.3, 0.01]},
+    {"kind": "transprune", "layers": [2, 3], "keep": [0.8, 0.3], "accumulate": [1, 3]},
+    {"kind": "transprune", "layers": [2, 4], "keep": [0.8, 0.3], "accumulate": [0, 1],
+     "attention": False},
+    {"kind": "visual_score", "score": "own", "layers": [0, 3], "keep": [0.5, 0.2]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["kind"])
+@pytest.mark.parametrize("rows", [1 << 20, 9])
+@pytest.mark.parametrize("seed", range(2))
+def test_image_tokens_leave_as_the_code_says(rule: dict[str, Any], rows: int, seed: int) -> None:
+    at = seeing(seed)
+    kept = at.decide(rule, rows)
+    layers = expected(at, rule)
+    assert len(layers[-1]) < len(layers[0]) or rule["kind"] == "visual_score"
+    for layer, alive in enumerate(layers):
+        for i in range(40):
+            after = list(range(PROMPT, i + 1))
+            tokens = [j for j in alive if j <= i] + after if i in alive or i >= PROMPT else []
+            for head in range(4):
+                assert np.flatnonzero(kept[layer, head, i]).tolist() == tokens, (layer, i)
+
+
+def test_what_ranking_costs() -> None:
+    at = seeing(0)
+
+    def cost(rule: dict[str, Any], layer: int) -> tuple[int, int, int, int]:
+        at.decide(rule, rows=10)
+        first, *others = at.decisions[layer]
+        assert not any(d.work["size"].any() or d.score_updates.any() for d in others)
+        assert not first.work["size"][1:].any()  # one selection of the layer
+        work = first.work[0, 0]
+        reads, updates = first.metadata_vectors[:, 0], first.score_updates[:, 0]
+        assert reads[0] == reads[1]
+        assert updates[0] == updates[1]
+        return int(work["size"]), int(work["target"]), int(reads[0]), int(updates[0])
+
+    # Twenty images; two query heads a KV head; seven tokens behind the last image.
+    assert cost(RULES[0], 1) == (20, 10, 0, 2 * 20)
+    assert cost(RULES[2], 1) == (20, 10, PROMPT, 2 * 20)
+    assert cost(RULES[2], 2) == (10, 5, PROMPT - 10, 2 * 10)
+    assert cost(RULES[3], 0) == (20, 8, 0, 2 * 20 * 7)
+    assert cost(RULES[4], 2) == (20, 16, PROMPT, 2 * 20 * (1 + 7))
+    assert cost(RULES[6], 0) == (20, 10, 0, 2 * 20)
+
+
+@pytest.mark.parametrize("least", [PROMPT, PROMPT + 1])
+def test_a_short_prompt_keeps_its_images(least: int) -> None:
+    kept = seeing(0).decide({"kind": "fastv", "layers": [1], "keep": [0.5], "min_keys": least})
+    assert kept[-1, :, -1].all() == (least > PROMPT)
+
+
+def trace_with(tmp_path: Path, **tensors: NDArray[Any]) -> AttentionTrace:
+    trace = synthetic_trace(num_layers=LAYERS, prefill_tokens=PROMPT, decode_tokens=8)
+    own = {name: trace.tensors.read(name) for name in trace.tensors.names()}
+    trace = replace(trace, tensors=MemoryTensors(own | tensors))
+    save_trace(trace, tmp_path / "t.safetensors", dtype=np.float32)
+    found = load_trace(tmp_path / "t.safetensors")
+    validate_trace(found)
+    return found
+
+
+def test_bytes_fall_in_prompt_and_decode_from_a_layer_on(tmp_path: Path) -> None:
+    trace = trace_with(tmp_path, token_type=KINDS)
+    policy = Policy.model_validate({"selection": RULES[0]})
+    run, dense = run_policy(trace, policy), run_policy(trace, load_policy("dense"))
+    w, d = run.workload, dense.workload
+    for step in (0, 8):
+        for layer in range(LAYERS):
+            here = (w["layer"] == layer) & (w["step"] == step)
+            there = (d["layer"] == layer) & (d["step"] == step)
+            fewer = 10 if layer > 1 else 0
+            assert (d["keys"][there] - w["keys"][here] == fewer).all()
+            lost = trace.group * fewer if step == 0 else 0
+            assert (d["queries"][there] - w["queries"][here] == lost).all()
+    assert run.accuracy["kept_query_fraction"] == 1 - 3 * 10 / (LAYERS * 40)
+
+
+def test_imported_scores_are_of_the_trace(tmp_path: Path) -> None:
+    score = np.random.default_rng(0).random((LAYERS, 40)).astype(np.float32)
+    trace = trace_with(tmp_path, token_type=KINDS, **{"score.own": score})
+    np.testing.assert_array_equal(trace.scores["own"], score)
+    rule = {"kind": "visual_score", "score": "mine", "layers": [0], "keep": [0.5]}
+    explain = why_not(Policy.model_validate({"selection": rule}), trace)
+    assert "'score.mine'; expected it in the trace, has own" in explain
+    policy = Policy.model_validate({"selection": {**rule, "score": "own"}})
+    w = run_policy(trace, policy).workload
+    assert w.key_indices is not None
+    stay = {IMAGES[k] for k in best(score[0][IMAGES], 10)}
+    assert set(w.key_indices[0].tolist()) & set(IMAGES) == stay
+    with pytest.raises(TraceError, match=r"'score\.own': expected float32 \[5, 40\]"):
+        trace_with(tmp_path, **{"score.own": score[:2]})
+    with pytest.raises(TraceError, match=r"'score\.own' holds NaN or infinity"):
+        trace_with(tmp_path, **{"score.own": np.full_like(score, np.nan)})
+
+
+@pytest.mark.parametrize("name", ["fastv", "pyramid-drop", "focus-sec", "transprune", "vtc-cls"])
+def test_a_text_has_no_images(name: str, tmp_path: Path) -> None:
+    policy = load_policy(name)
+    text = trace_with(tmp_path)
+    assert "expected" in why_not(policy, text)
+    explain = why_closed_loop_not(policy, causal=True, prompt_tokens=4, token_ids=[1, 2, 3, 4, 5])
+    assert "prunes tokens of images" in explain
+    late = np.full(40, TEXT, dtype=np.int8)
+    late[PROMPT + 1] = IMAGE
+    fitting = Policy.model_validate({"selection": RULES[0]})
+    assert "its prompt has some" in why_not(fitting, trace_with(tmp_path, token_type=late))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layers": [1, 2]}, "as many 'layers' as parts to 'keep'"),
+        ({"layers": [2, 1], "keep": [0.5, 0.5]}, "ascending 'layers'"),
+        ({"keep": [1.5]}, "less than or equal to 1"),
+        ({"kind": "transprune", "layers": [2], "keep": [0.5], "accumulate": [2, 3]},
+         "'accumulate' to begin before"),
+    ],
+)  # fmt: skip
+def test_settings_that_make_no_sense(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Policy.model_validate(
+            {"selection": {"kind": "fastv", "layers": [1], "keep": [0.5]} | change}
+        )

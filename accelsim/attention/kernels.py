@@ -70,6 +70,7 @@ COMPARATORS = 16
 
 NO_SINKS = np.empty(0)
 NO_BIAS = np.empty((0, 1))
+NO_STORED: NDArray[np.float32] = np.zeros((0, 0, 0), dtype=np.float32)
 NO_VALUES = np.empty((0, 0, 0))
 NO_BITS = np.empty((0, 0), dtype=np.uint8)
 
@@ -146,6 +147,7 @@ class Settings(NamedTuple):
             none.
         bias: [query_heads, distances], added to a capped score by the distance of its key from the
             query; the middle one is distance 0. Empty for none.
+        stored_bias: [query_heads, rows, context], added to a capped score instead; empty for none.
     """
 
     scale: float
@@ -155,6 +157,7 @@ class Settings(NamedTuple):
     softcap: float = 0.0
     sinks: NDArray[np.float64] = NO_SINKS
     bias: NDArray[np.float64] = NO_BIAS
+    stored_bias: NDArray[np.float32] = NO_STORED
 
 
 class Importance(NamedTuple):
@@ -334,6 +337,21 @@ def bias_row(
 
 
 @kernel
+def add_row(
+    scores: NDArray[np.float64], tokens: NDArray[np.int64], bias: NDArray[np.float32]
+) -> None:
+    """Add the stored bias of each token, in place.
+
+    Args:
+        scores: [tokens].
+        tokens: which.
+        bias: [context], of one query.
+    """
+    for j in range(len(scores)):
+        scores[j] += bias[tokens[j]]
+
+
+@kernel
 def exponentials_of_row(
     scores: NDArray[np.float64], top: float, visible: int, exponentials: NDArray[np.float64]
 ) -> None:
@@ -456,10 +474,11 @@ def attend_layer(
     """
     query, raw_key, raw_value, key_first, key_both, value, value_both = tensors
     positions, kept, alive, context, firsts, ends, bits = at
-    scale, threshold, value_budget, seed, softcap, sinks, bias = settings
+    scale, threshold, value_budget, seed, softcap, sinks, bias, stored_bias = settings
     heads, _, dim = query.shape
     value_dim = raw_value.shape[2]
     biased, masked, latent = len(bias) > 0, len(bits) > 0, len(value_both) > 0
+    stored = len(stored_bias) > 0
     kv_heads = raw_key.shape[0]
     group = heads // kv_heads
     num_kept, rows = len(kept), len(positions)
@@ -524,6 +543,8 @@ def attend_layer(
                 cap_row(dense_scores, low, high, softcap)
                 if biased:
                     bias_row(dense_scores[low:high], every_token[low:high], position, bias[head])
+                elif stored:
+                    add_row(dense_scores[low:high], every_token[low:high], stored_bias[head, row])
                 visible = high - low
                 if masked:
                     for j in range(low, high):
@@ -569,6 +590,8 @@ def attend_layer(
                 cap_row(scores, since, since + seen, softcap)
                 if biased:
                     bias_row(own_scores, here, position, bias[head])
+                elif stored:
+                    add_row(own_scores, here, stored_bias[head, row])
                 log_sum, top = softmax_row(own_scores, seen, mine, sink)
                 own = per_query[first_query + row * living + place]
                 own.position, own.keys = position, seen
@@ -587,6 +610,8 @@ def attend_layer(
                     cap_row(scores, since, since + seen, softcap)
                     if biased:
                         bias_row(own_scores, here, position, bias[head])
+                    elif stored:
+                        add_row(own_scores, here, stored_bias[head, row])
                     log_sum, top = softmax_row(own_scores, seen, mine, sink)
                     own.refetch = 1
                     count.refetch_queries += 1

@@ -54,19 +54,24 @@ def measure(shape: AttentionShape, kernel: Kernel, machine: dict[str, str]) -> d
     line between them. Masked scores are computed too. Energy is not known here, and ``dram_bytes``
     is what has to move, not what was observed. ``machine`` names device, driver and versions.
     """
-    calls = sorted(shape.calls, key=lambda call: call.pairs)
-    picks = sorted({round(i) for i in np.linspace(0, len(calls) - 1, _MAX_SIZES)})
-    timed = [(calls[i].pairs, kernel(shape, calls[i], _BUDGET_S / len(picks))) for i in picks]
-    sizes, seconds = (np.array(column) for column in zip(*timed, strict=True))
-    latency = sum(call.count * float(np.interp(call.pairs, sizes, seconds)) for call in calls)
+    budget = _BUDGET_S / len(shape.parts)
     return {
-        "latency_s": latency,
+        "latency_s": sum(_measure(part, kernel, budget) for part in shape.parts),
         "energy_j": None,
         "energy_with_idle_j": None,
         "dram_bytes": shape.bytes_moved(_ELEMENT_BYTES),
         "kind": "measured",
         "machine": machine,
     }
+
+
+def _measure(shape: AttentionShape, kernel: Kernel, budget_s: float) -> float:
+    """Seconds of the calls of one kind of layer."""
+    calls = sorted(shape.calls, key=lambda call: call.pairs)
+    picks = sorted({round(i) for i in np.linspace(0, len(calls) - 1, _MAX_SIZES)})
+    timed = [(calls[i].pairs, kernel(shape, calls[i], budget_s / len(picks))) for i in picks]
+    sizes, seconds = (np.array(column) for column in zip(*timed, strict=True))
+    return sum(call.count * float(np.interp(call.pairs, sizes, seconds)) for call in calls)
 
 
 def _cpu() -> str:

@@ -314,8 +314,8 @@ def _roofline(
     """Each call takes its overhead and the larger of its own arithmetic and memory time."""
     latency, total = 0.0, 0
     overhead_s = reading.operators_per_call * reading.overhead_s_per_operator
-    for call in shape.calls:
-        one = replace(shape, calls=(replace(call, count=1),))
+    for part, call in [(one, call) for one in shape.parts for call in one.calls]:
+        one = replace(part, calls=(replace(call, count=1),))
         moved = one.bytes_moved(reading.element_bytes)
         flops = one.flops
         if not reading.fused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -66,6 +67,7 @@ class AttentionShape:
         sequences: that run together in every call.
         value_dim: elements of a value; those of a key if ``None``.
         latent: values are parts of the keys, and so are read with them.
+        beside: layers of other heads or widths, and what their calls are.
     """
 
     calls: tuple[Call, ...]
@@ -75,6 +77,12 @@ class AttentionShape:
     sequences: int = 1
     value_dim: int | None = None
     latent: bool = False
+    beside: tuple[AttentionShape, ...] = ()
+
+    @property
+    def parts(self) -> tuple[AttentionShape, ...]:
+        """This one without ``beside``, and each of those: calls of one kind of layer."""
+        return (replace(self, beside=()), *self.beside) if self.beside else (self,)
 
     @property
     def both_dims(self) -> int:
@@ -84,27 +92,37 @@ class AttentionShape:
     @property
     def layer_calls(self) -> int:
         """Attention calls: layers times steps."""
-        return sum(call.count for call in self.calls)
+        return sum(call.count for part in self.parts for call in part.calls)
 
     @property
     def flops(self) -> int:
         """Dense operations (a multiply-accumulate is two): scores and weighted values."""
-        pairs = sum(call.count * call.pairs for call in self.calls)
-        return 2 * self.sequences * pairs * self.query_heads * self.both_dims
+        return sum(
+            2 * part.sequences * call.count * call.pairs * part.query_heads * part.both_dims
+            for part in self.parts
+            for call in part.calls
+        )
 
     @property
     def square_flops(self) -> int:
         """Operations of a kernel that computes masked scores too, and then drops them."""
-        pairs = sum(call.count * call.queries * call.keys for call in self.calls)
-        return 2 * self.sequences * pairs * self.query_heads * self.both_dims
+        return sum(2 * part._squares * part.query_heads * part.both_dims for part in self.parts)
+
+    @property
+    def _squares(self) -> int:
+        """Scores of one head, masked ones counted, of this part."""
+        squares = sum(call.count * call.queries * call.keys for call in self.calls)
+        return self.sequences * squares
 
     def score_bytes(self, element_bytes: float) -> int:
         """Bytes of the score matrix: written, read and written by the softmax, read again."""
-        scores = sum(call.count * call.queries * call.keys for call in self.calls)
-        return round(4 * self.sequences * scores * self.query_heads * element_bytes)
+        scores = sum(part._squares * part.query_heads for part in self.parts)
+        return round(4 * scores * element_bytes)
 
     def bytes_moved(self, element_bytes: float) -> int:
         """Bytes of queries, keys, values and outputs, each once per call."""
+        if self.beside:
+            return sum(part.bytes_moved(element_bytes) for part in self.parts)
         stored = self.head_dim if self.latent else self.both_dims
         elements = sum(
             call.count
@@ -125,6 +143,11 @@ class AttentionShape:
         width, which does as many operations and moves as many bytes (but of a latent, which is read
         once and counts twice).
         """
+        if self.beside:
+            several = [part.to_calls() for part in self.parts]
+            return [c for part in several for c in part[0]], [
+                n for part in several for n in part[1]
+            ]
         sizes: dict[str, list[tuple[float, int, int]]] = {}
         for call in self.calls:
             kind = "decode" if call.queries == 1 else "prefill" if call.causal else "encoder"
@@ -176,8 +199,20 @@ class AttentionShape:
     @classmethod
     def from_trace(cls, trace: AttentionTrace) -> AttentionShape:
         """The dense attention of the recorded run: a decoded token reads the keys that it sees."""
+        parts = []
+        for stack in trace.stacks():
+            shapes: dict[object, list[int]] = {}
+            for index in range(stack.trace.num_layers):
+                own = stack.trace.layer(index)
+                shapes.setdefault((own.query_heads, own.kv_heads, own.widths), []).append(index)
+            parts += [cls._of_layers(stack.trace, layers) for layers in shapes.values()]
+        return parts[0] if len(parts) == 1 else replace(parts[0], beside=tuple(parts[1:]))
+
+    @classmethod
+    def _of_layers(cls, trace: AttentionTrace, indexes: Sequence[int]) -> AttentionShape:
+        """Layers of one stack that have the same heads and widths."""
         alike: dict[object, list[int]] = {}
-        for index in range(trace.num_layers):
+        for index in indexes:
             own = trace.layer(index)
             stored = index if own.mask.kind == "stored" else None
             alike.setdefault((own.mask, own.kind == "cross", own.keys, stored), []).append(index)
@@ -196,7 +231,7 @@ class AttentionShape:
                 else:
                     whole = Call(len(layers), queries, context, causal)
                     calls.append(replace(whole, hidden=whole.pairs - seen))
-        own = trace.layer(0)
+        own = trace.layer(indexes[0])
         return cls(
             tuple(calls), own.query_heads, own.kv_heads, own.key_dim,
             value_dim=None if own.value_dim == own.key_dim else own.value_dim,
@@ -210,7 +245,16 @@ class AttentionShape:
         Pruned heads have no rows and pruned queries no share in one, so every layer is counted with
         all heads that occur anywhere, and a prefill (step 0, several queries a row) with one query
         per context token and head. A layer all of whose heads are pruned in a step is not seen.
+        Layers of other heads or widths stand beside.
         """
+        layer_of = workload["layer"]
+        shapes: dict[object, list[int]] = {}
+        for layer in np.unique(layer_of).tolist() if workload.layers else ():
+            shapes.setdefault(workload.layers[layer], []).append(layer)
+        if len(shapes) > 1:
+            alike = [workload.select(np.isin(layer_of, layers)) for layers in shapes.values()]
+            parts = [cls.from_workload(one) for one in alike]
+            return replace(parts[0], beside=tuple(parts[1:]))
         steps, layers, queries = workload["step"], workload["layer"], workload["queries"]
         contexts = workload["context_tokens"].astype(np.int64)
         prefill = (steps == 0) & bool((queries[steps == 0] > 1).any())

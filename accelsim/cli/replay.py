@@ -28,6 +28,12 @@ from accelsim.cli._options import (
     help="Pruning and quantization policy of a trace or shape (default: dense; see "
     "'accelsim presets list policies'). A workload file holds its decisions already.",
 )
+@click.option(
+    "--group",
+    type=click.Choice(["encoder", "decoder", "vision", "language"]),
+    help="Of a trace with several stacks, the only one to run, as a model of its own (default: all "
+    "of them, one after another; the policy prunes the decoder or language model).",
+)
 @shape_options
 @hardware_options
 @json_option
@@ -64,6 +70,7 @@ from accelsim.cli._options import (
 def command(
     source: str,
     policy: str | None,
+    group: str | None,
     accelerator: str,
     engine: str,
     dependencies: str | None,
@@ -107,6 +114,7 @@ def command(
         write_text,
         write_timeline,
     )
+    from accelsim.traces import load_trace
     from accelsim.workloads.shapes import is_shape
 
     folder = None if out is None else prepare_folder(out)
@@ -116,7 +124,7 @@ def command(
     title = f"{name} on {accelerator}, {engine} engine"
     with stages(name) as on_stage:
         result = replay(
-            source,
+            source if group is None else load_trace(source).of_group(group),
             accelerator,
             policy,
             engine,

@@ -238,6 +238,9 @@ def _workload_sha256(workload: Workload) -> str:
             arrays |= {f"{name} of each row": np.array([len(row) for row in rows])}
             arrays |= {name: np.concatenate(rows)}
     digest = hashlib.sha256(f"head_dim {workload.head_dim}".encode())
+    if workload.value_dim is not None or workload.latent or workload.layers:
+        shapes = sorted(workload.layers.items())
+        digest.update(f"; values {workload.value_dim} {workload.latent}; {shapes}".encode())
     for name, array in sorted(arrays.items()):
         digest.update(f"; {name} {array.dtype.str} {len(array)}: ".encode())
         digest.update(np.ascontiguousarray(array).data)

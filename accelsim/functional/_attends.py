@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.attention.kernels import NO_BIAS, NO_BITS
+from accelsim.attention.kernels import NO_BIAS, NO_BITS, NO_STORED
 from accelsim.errors import TraceError
 from accelsim.traces import AttentionTrace, Bias, Layer
 
@@ -67,16 +67,46 @@ def sight(
     return Sight(first, end, NO_BITS, np.cumsum(steps)[:context] > 0)
 
 
+def stored_bias(
+    trace: AttentionTrace, index: int, own: Layer, positions: NDArray[np.int64], context: int
+) -> NDArray[np.float32]:
+    """What is added to the capped scores of some queries, [query_heads, rows, context].
+
+    Args:
+        trace: that holds a stored bias.
+        index: of the layer.
+        own: the layer.
+        positions: of the queries.
+        context: keys that there are when they ask.
+
+    Returns:
+        Empty where the layer has no stored bias.
+
+    Raises:
+        TraceError: it holds NaN or infinity.
+    """
+    if own.bias is None or own.bias.kind != "stored":
+        return NO_STORED
+    found = trace.bias(index, positions, 0, context)
+    assert found is not None
+    if not np.isfinite(found).all():
+        raise TraceError(
+            f"{trace.path}: tensor 'layer.{index}.bias' holds NaN or infinity; "
+            "expected finite numbers"
+        )
+    return np.ascontiguousarray(found, dtype=np.float32)
+
+
 def score_biases(trace: AttentionTrace, layers: Sequence[Layer]) -> list[NDArray[np.float64]]:
     """What each layer adds to its capped scores by distance, [query_heads, distances] each.
 
     The middle one is for a key at the query's own position, the next for the key after it. Empty
-    where nothing is added; layers that add the same slopes share one array.
+    where nothing is added by distance; layers that add the same slopes share one array.
     """
     made: dict[Bias, NDArray[np.float64]] = {}
     found = []
     for index, own in enumerate(layers):
-        if own.bias is None:
+        if own.bias is None or own.bias.kind == "stored":
             found.append(NO_BIAS)
             continue
         # Of the last query; as far behind it as there are tokens before.

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.attention.kernels import NO_BIAS, WORK
+from accelsim.attention.kernels import NO_BIAS, NO_STORED, WORK
 from accelsim.attention.rows import prune_values
 from accelsim.errors import ConfigError
 from accelsim.functional._requests import Mask, requested
@@ -48,11 +48,13 @@ class Look(NamedTuple):
         softcap: c of ``c * tanh(score / c)``; 0 for none.
         bias: [query_heads, distances], added by the distance of a key from the query, 0 in the
             middle; empty for none.
+        added: [query_heads, rows, context], added instead; empty for none.
     """
 
     hidden: NDArray[np.bool_] | None = None
     softcap: float = 0.0
     bias: NDArray[np.float64] = NO_BIAS
+    added: NDArray[np.float32] = NO_STORED
 
     def apply(self, scores: NDArray[np.float64], positions: NDArray[np.int64]) -> None:
         """Cap, add and hide, in place.
@@ -66,6 +68,8 @@ class Look(NamedTuple):
         if len(self.bias):
             away = np.arange(scores.shape[2])[None, :] - positions[:, None]
             scores += self.bias[:, away + self.bias.shape[1] // 2]
+        if len(self.added):
+            scores += self.added
         if self.hidden is not None:
             scores[:, self.hidden] = -np.inf
 

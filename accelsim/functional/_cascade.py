@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,8 +12,8 @@ from numpy.typing import NDArray
 
 from accelsim.attention import kernels
 from accelsim.attention.quantization import progressive_planes, quantize_dequantize
-from accelsim.functional._attends import score_biases, sight
-from accelsim.functional._record import Record
+from accelsim.functional._attends import score_biases, sight, stored_bias
+from accelsim.functional._record import Recording
 from accelsim.functional._requests import requested
 from accelsim.functional._stored import value_budgets
 from accelsim.functional._walk import OpenLoopRule, Order, finite_tensors
@@ -26,7 +27,7 @@ from accelsim.policies import (
 )
 from accelsim.policies.cascade import StepCascade
 from accelsim.policies.selector import Shape
-from accelsim.traces import AttentionTrace
+from accelsim.traces import AttentionTrace, Layer
 
 
 class LayerStep(NamedTuple):
@@ -74,15 +75,27 @@ def stages_of(trace: AttentionTrace) -> list[Stage]:
 
 def shape_of(trace: AttentionTrace) -> Shape:
     """What a selector must know of a trace."""
-    return Shape(
-        trace.num_layers, trace.num_query_heads, trace.num_kv_heads, trace.head_dim, trace.tokens,
-        trace.prefill_tokens, trace.causal, moved_value_dim(trace), trace.token_type, trace.scores,
+    kinds, scores = trace.token_type, trace.scores
+    layers = tuple(
+        Shape(
+            trace.num_layers, own.query_heads, own.kv_heads, own.key_dim, trace.tokens,
+            trace.prefill_tokens, trace.causal, moved_value_dim(own), kinds, scores,
+        )
+        for own in map(trace.layer, range(trace.num_layers))
     )  # fmt: skip
+    if len(set(layers)) == 1:
+        return layers[0]
+    return replace(
+        layers[0],
+        num_query_heads=max(own.num_query_heads for own in layers),
+        num_kv_heads=max(own.num_kv_heads for own in layers),
+        head_dim=max(own.head_dim for own in layers),
+        layers=layers,
+    )
 
 
-def moved_value_dim(trace: AttentionTrace) -> int | None:
+def moved_value_dim(own: Layer) -> int | None:
     """Elements that DRAM moves for a value: those of a key if ``None``, 0 of a latent."""
-    own = trace.layer(0)
     if own.kind == "latent":
         return 0
     return None if own.value_dim == own.key_dim else own.value_dim
@@ -182,7 +195,6 @@ class CascadeRule(OpenLoopRule):
         }
         self._own = [trace.layer(i) for i in range(trace.num_layers)]
         self._bias = score_biases(trace, self._own)
-        self._value_dim = moved_value_dim(trace)
         self._layers: dict[int, kernels.Tensors] = {}
         self._held_bytes = 0
         self._waiting: dict[int, list[_Step]] = {}
@@ -200,7 +212,7 @@ class CascadeRule(OpenLoopRule):
             return 1.0
         return tokens.keep_ratio(layer, self._trace.num_layers)
 
-    def attend(self, layer: int, positions: NDArray[np.int64], record: Record) -> None:
+    def attend(self, layer: int, positions: NDArray[np.int64], record: Recording) -> None:
         """One layer of one step, or of all steps after the prompt."""
         if positions[0] < self._trace.prefill_tokens:
             self._attend(layer, positions, record)
@@ -208,7 +220,7 @@ class CascadeRule(OpenLoopRule):
         for position in positions:
             self._attend(layer, np.array([position]), record)
 
-    def _attend(self, layer: int, positions: NDArray[np.int64], record: Record) -> None:
+    def _attend(self, layer: int, positions: NDArray[np.int64], record: Recording) -> None:
         trace, context = self._trace, int(positions[-1]) + 1
         step = max(context - trace.prefill_tokens, 0)
         name: Stage = "decode" if step else "prefill"
@@ -216,7 +228,8 @@ class CascadeRule(OpenLoopRule):
         own, cascade = self._own[layer], self._cascade
         cross = own.kind == "cross"
         work = cascade.choose(layer, name, context, ranks=not cross)
-        tokens, heads = cascade.tokens, cascade.heads
+        # Heads are pruned only where all layers have as many.
+        tokens, heads = cascade.tokens, cascade.heads[: own.query_heads]
         asking = positions[tokens[positions]]
         received = cascade.token_importance
         if cross:
@@ -239,8 +252,9 @@ class CascadeRule(OpenLoopRule):
                 own.softcap or 0.0,
                 kernels.NO_SINKS if own.sinks is None else own.sinks,
                 self._bias[layer],
+                stored_bias(trace, layer, own, asking, context),
             ),
-            kernels.Importance(received, cascade.head_importance),
+            kernels.Importance(received, cascade.head_importance[: own.query_heads]),
         )
         if self._observe is not None:
             self._observe(
@@ -263,12 +277,12 @@ class CascadeRule(OpenLoopRule):
         if not step or len(waiting) >= most or positions[-1] == trace.tokens - 1:
             self._note(layer, name, record)
 
-    def _note(self, layer: int, name: Stage, record: Record) -> None:
+    def _note(self, layer: int, name: Stage, record: Recording) -> None:
         """Note what steps of a layer asked for, many at a time: one by one it takes far longer."""
-        trace, own, stage = self._trace, self._own[layer], self._stages[name]
+        own, stage = self._own[layer], self._stages[name]
         steps = self._waiting.pop(layer)
         contexts = np.array([each.context for each in steps])
-        keys = np.zeros((trace.num_kv_heads, len(steps), contexts[-1]), dtype=np.bool_)
+        keys = np.zeros((own.kv_heads, len(steps), contexts[-1]), dtype=np.bool_)
         values = np.zeros_like(keys)
         for i, each in enumerate(steps):
             keys[:, i, each.read] = True
@@ -276,13 +290,13 @@ class CascadeRule(OpenLoopRule):
         record.compare(
             layer,
             np.concatenate([each.metrics for each in steps], dtype=kernels.METRICS),
-            (sum(each.heads for each in steps), len(steps) * trace.num_query_heads),
+            (sum(each.heads for each in steps), len(steps) * own.query_heads),
             (sum(each.rows for each in steps), sum(each.queries for each in steps)),
         )
         counts = np.stack([each.counts for each in steps], dtype=kernels.COUNTS)
         columns = requested(
-            stage.by_layer[layer], trace.head_dim, keys, values, contexts, name == "decode",
-            counts["refetch_queries"].T > 0, value_dim=self._value_dim,
+            stage.by_layer[layer], own.key_dim, keys, values, contexts, name == "decode",
+            counts["refetch_queries"].T > 0, value_dim=moved_value_dim(own),
         )  # fmt: skip
         # Requests are in the order of the steps, and in a step by KV head.
         at, alive = np.nonzero(counts["queries"])
@@ -308,6 +322,7 @@ class CascadeRule(OpenLoopRule):
             | {f"select_{n}": chosen[n] for n in kernels.WORK.names or ()}
             | {n: mine[n] for n in ("topk_size", "topk_target", "topk_elements")}
             | {
+                "select_once": np.zeros(len(alive), dtype=np.bool_),
                 "capped_scores": scored * (own.softcap is not None),
                 "biased_scores": scored * (own.bias is not None),
                 "score_updates": mine["query_keys"] * accumulates,

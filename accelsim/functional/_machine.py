@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from accelsim.attention.kernels import PER_QUERY
 from accelsim.errors import TraceError
-from accelsim.functional._record import PolicyRun, Record
+from accelsim.functional._record import PolicyRun, Recording
 from accelsim.functional._walk import OpenLoopRule, check_tokens, finite_tensors, walk
 from accelsim.policies.machine import MachineRule, Recorded
 from accelsim.traces import OWN_SCALE, AttentionTrace
@@ -59,7 +59,7 @@ class _MachineWalk(OpenLoopRule):
         self._held = [layer for layer, _ in held]
         self.own = [figures for _, figures in held]
 
-    def attend(self, layer: int, positions: NDArray[np.int64], record: Record) -> None:
+    def attend(self, layer: int, positions: NDArray[np.int64], record: Recording) -> None:
         """One layer of one step."""
         trace, context = self._trace, int(positions[-1]) + 1
         visible = positions + 1 if trace.causal else np.full(len(positions), context)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.attention.kernels import METRICS, PER_QUERY
 from accelsim.traces import AttentionTrace
-from accelsim.workloads import QueryTable, RivalWorkload, Workload
+from accelsim.workloads import LayerShape, QueryTable, RivalWorkload, Workload
 
 NAMES = METRICS.names or ()
 At = int | NDArray[np.int64]
@@ -31,6 +31,65 @@ class PolicyRun:
     workload: Workload
     accuracy: dict[str, Any]
     per_layer: list[dict[str, Any]]
+
+
+class Recording(Protocol):
+    """What takes the requests and figures of a rule."""
+
+    def add(
+        self,
+        place: tuple[At, int, At],
+        heads: NDArray[np.int64],
+        columns: Mapping[str, NDArray[Any]],
+        queries: Sequence[NDArray[Any]],
+        keys: Iterable[NDArray[np.int32]] | None = None,
+        values: Iterable[NDArray[np.int32]] | None = None,
+    ) -> None:
+        """See :meth:`Record.add`."""
+
+    def count(self, counts: Mapping[str, Sequence[NDArray[np.int64]]]) -> None:
+        """See :meth:`Record.count`."""
+
+    def compare(
+        self, layer: int, metrics: NDArray[Any], heads: tuple[int, int], rows: tuple[int, int]
+    ) -> None:
+        """See :meth:`Record.compare`."""
+
+
+class StackRecord:
+    """Passes on what is found in one stack, with the layer numbers of the whole trace.
+
+    Args:
+        record: of the whole trace.
+        layers: number of each layer there.
+    """
+
+    def __init__(self, record: Record, layers: Sequence[int]) -> None:
+        self._record, self._layers = record, layers
+
+    def add(
+        self,
+        place: tuple[At, int, At],
+        heads: NDArray[np.int64],
+        columns: Mapping[str, NDArray[Any]],
+        queries: Sequence[NDArray[Any]],
+        keys: Iterable[NDArray[np.int32]] | None = None,
+        values: Iterable[NDArray[np.int32]] | None = None,
+    ) -> None:
+        """See :meth:`Record.add`."""
+        step, layer, context = place
+        there = (step, self._layers[layer], context)
+        self._record.add(there, heads, columns, queries, keys, values)
+
+    def count(self, counts: Mapping[str, Sequence[NDArray[np.int64]]]) -> None:
+        """See :meth:`Record.count`."""
+        self._record.count(counts)
+
+    def compare(
+        self, layer: int, metrics: NDArray[Any], heads: tuple[int, int], rows: tuple[int, int]
+    ) -> None:
+        """See :meth:`Record.compare`."""
+        self._record.compare(self._layers[layer], metrics, heads, rows)
 
 
 class Record:
@@ -56,7 +115,7 @@ class Record:
 
     def add(
         self,
-        place: tuple[At, At, At],
+        place: tuple[At, int, At],
         heads: NDArray[np.int64],
         columns: Mapping[str, NDArray[Any]],
         queries: Sequence[NDArray[Any]],
@@ -118,15 +177,23 @@ class Record:
         columns: dict[str, NDArray[Any]] = {
             name: np.concatenate(parts) for name, parts in self._columns.items()
         }
-        order = np.lexsort([columns[name] for name in ("head", "layer", "step")])
+        # As the model runs them: stacks that others read come first.
+        rank = np.empty(trace.num_layers, dtype=np.int64)
+        rank[[layer for stack in trace.stacks() for layer in stack.layers]] = np.arange(len(rank))
+        order = np.lexsort([columns["head"], rank[columns["layer"]], columns["step"]])
         queries = [self._queries[i] for i in order]
         # Given, the type need not be agreed on array by array.
         every = np.concatenate(queries, dtype=PER_QUERY)
-        own = trace.layer(0)
+        own = trace.layer(int(columns["layer"][order[0]]))
+        shapes = {
+            index: LayerShape(other.query_heads, other.kv_heads, *other.widths)
+            for index, other in enumerate(map(trace.layer, range(trace.num_layers)))
+        }
         fields: dict[str, Any] = {
             "head_dim": own.key_dim,
             "value_dim": None if own.value_dim == own.key_dim else own.value_dim,
             "latent": own.kind == "latent",
+            "layers": shapes if len(set(shapes.values())) > 1 else {},
             "name": trace.model,
             "query_table": QueryTable.of(
                 [len(q) for q in queries], {name: every[name] for name in PER_QUERY.names or ()}

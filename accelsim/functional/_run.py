@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
+
 from accelsim.errors import AccelsimError, TraceError
 from accelsim.functional._cascade import CascadeRule, Observer
-from accelsim.functional._record import PolicyRun
-from accelsim.functional._walk import check_tokens, walk
-from accelsim.policies import Policy, by_layer, why_not
-from accelsim.traces import AttentionTrace
+from accelsim.functional._record import PolicyRun, Record, StackRecord
+from accelsim.functional._walk import OpenLoopRule, check_tokens, visit
+from accelsim.policies import Policy, beside, by_layer, why_not
+from accelsim.traces import AttentionTrace, Stack
 
 
 def run_policy(
@@ -23,7 +26,9 @@ def run_policy(
     Step 0 is the prefill: one row holds all surviving queries of the group; tokens pruned there
     have no queries in later layers, and the last token of a causal prompt always survives. Steps 1
     and up are one query each. The recorded tensors are those of the unpruned model, so the error
-    is optimistic in depth.
+    is optimistic in depth. Of a trace with several stacks, the policy prunes the one whose tokens
+    the trace counts; an encoder or a tower beside it runs in step 0, under
+    :func:`accelsim.policies.beside`.
 
     Accuracy compares with dense attention on the recorded tensors, over surviving queries:
     ``relative_output_error`` (Frobenius, pruned heads count as zero output), ``mean_cosine``,
@@ -49,13 +54,35 @@ def run_policy(
     explain = why_not(policy, trace)
     if explain:
         raise TraceError(f"{trace.path}: {explain}")
-    if not by_layer(policy, trace):
-        return walk(trace, CascadeRule(trace, policy, seed, observe), indices)
+    record = Record(trace, indices)
+    ratios: dict[int, Callable[[dict[str, float]], float]] = {}
+    for stack in trace.stacks():
+        here = beside(policy) if stack.aside else policy
+        rule = _rule(stack, here, seed, observe)
+        visit(stack.trace, rule, StackRecord(record, stack.layers))
+        ratios |= {
+            layer: functools.partial(rule.keep_ratio, index)
+            for index, layer in enumerate(stack.layers)
+        }
+    return record.result(lambda layer, figures: ratios[layer](figures))
+
+
+def _rule(stack: Stack, policy: Policy, seed: int, observe: Observer | None) -> OpenLoopRule:
+    """The rule of a policy over one stack."""
+    if not by_layer(policy, stack.trace):
+        told = None if observe is None else _in_whole(observe, stack.layers)
+        return CascadeRule(stack.trace, policy, seed, told)
     if observe is not None:
         raise AccelsimError(
-            f"{trace.path}: the fixed-point datapath follows SpAtten's own policies step by step; "
-            "expected one without 'selection', without a 'kivi' cache and not 'accumulate: layers'"
+            f"{stack.trace.path}: the fixed-point datapath follows SpAtten's own policies step by "
+            "step; expected one without 'selection', without a 'kivi' cache and not 'accumulate: "
+            "layers'"
         )
     from accelsim.functional._selected import SelectedRule
 
-    return walk(trace, SelectedRule(trace, policy, seed), indices)
+    return SelectedRule(stack.trace, policy, seed)
+
+
+def _in_whole(observe: Observer, layers: Sequence[int]) -> Observer:
+    """Tell what was decided with the layer numbers of the whole trace."""
+    return lambda at: observe(at._replace(layer=layers[at.layer]))

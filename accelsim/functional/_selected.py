@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from accelsim.attention.kernels import METRICS, PER_QUERY, WORK
 from accelsim.errors import TraceError
-from accelsim.functional._attends import score_biases
+from accelsim.functional._attends import score_biases, stored_bias
 from accelsim.functional._block import Attended, Fetches, Look, attend_block, cut
-from accelsim.functional._cascade import shape_of, stages_of
-from accelsim.functional._record import NAMES, Record
+from accelsim.functional._cascade import CascadeRule, shape_of, stages_of
+from accelsim.functional._record import NAMES, Recording
 from accelsim.functional._stored import Stored, value_budgets
 from accelsim.functional._walk import OpenLoopRule, Order, finite_tensors
-from accelsim.policies import Policy
+from accelsim.policies import STAGES, Policy, beside
 from accelsim.policies.cascade import LayerCascade
 from accelsim.policies.selector import Shape, selector_for, stage_of
 from accelsim.traces import AttentionTrace, Layer
@@ -55,6 +55,11 @@ class SelectedRule(OpenLoopRule):
         self._quantization = policy.quantization
         self._tokens = policy.at_stage(stages_of(trace)[-1]).tokens
         self._prompts: dict[int, _Requests] = {}
+        crosses = any(own.kind == "cross" for own in self._own)
+        self._crossing = {
+            stage: CascadeRule(trace, beside(policy, stage), seed, None)
+            for stage in (STAGES if crosses else ())
+        }
 
     def keep_ratio(self, layer: int, figures: dict[str, float]) -> float:
         """Of the cascade's schedule; else what was kept."""
@@ -62,9 +67,13 @@ class SelectedRule(OpenLoopRule):
             return self._tokens.keep_ratio(layer, self._trace.num_layers)
         return figures["kept_token_fraction"]
 
-    def attend(self, layer: int, positions: NDArray[np.int64], record: Record) -> None:
+    def attend(self, layer: int, positions: NDArray[np.int64], record: Recording) -> None:
         """The prompt of a layer, or all that follows it; or a tile of either."""
         trace, shape, own = self._trace, self._shape, self._own[layer]
+        if own.kind == "cross":
+            # Its keys are there before the first query, and no rule of a cache acts on them.
+            self._crossing[stage_of(positions, shape)].attend(layer, positions, record)
+            return
         if layer != self._layer:
             self._layer = layer
             self._tensors = finite_tensors(trace, layer)
@@ -86,7 +95,7 @@ class SelectedRule(OpenLoopRule):
         rows = self._selector.rows(layer, positions)
         last = trace.prefill_tokens if shape.causal else shape.tokens
         if prompt and layer not in self._prompts:
-            self._prompts[layer] = _Requests(own, Fetches(shape, last), shape)
+            self._prompts[layer] = _Requests(own, Fetches(shape.at(layer), last), shape.at(layer))
         masked = own.mask.kind not in ("causal", "full")
         for part in cut(rows, shape, _ROWS_PER_BLOCK, _SCORES_PER_BLOCK):
             wide = query[:, part].astype(np.float64)
@@ -94,7 +103,8 @@ class SelectedRule(OpenLoopRule):
             hidden = ~trace.seen(layer, part)[:, :context] if masked else None
             if hidden is not None and hidden.all(axis=1).any():
                 raise TraceError(f"{trace.path}: layer {layer}: a query sees no key; expected one")
-            look = Look(hidden, own.softcap or 0.0, self._bias[layer])
+            added = stored_bias(trace, layer, own, part, context)
+            look = Look(hidden, own.softcap or 0.0, self._bias[layer], added)
             got = attend_block(
                 self._selector, here, self._stored, layer, wide, part, own.scale,
                 self._budgets[stage][layer], self._seed + layer, look,
@@ -107,7 +117,8 @@ class SelectedRule(OpenLoopRule):
             if prompt:
                 self._prompts[layer].add(got)
             else:
-                found = _Requests(own, Fetches(shape, context, part), shape)
+                mine = shape.at(layer)
+                found = _Requests(own, Fetches(mine, context, part), mine)
                 found.add(got)
                 for at in range(len(part)):
                     step = int(part[at]) + 1 - trace.prefill_tokens
@@ -150,7 +161,7 @@ class _Requests:
             )
         )  # fmt: skip
 
-    def note(self, place: tuple[int, int, int], at: int, mine: slice, record: Record) -> None:
+    def note(self, place: tuple[int, int, int], at: int, mine: slice, record: Recording) -> None:
         """Note the requests of one fetch.
 
         Args:

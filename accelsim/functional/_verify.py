@@ -104,7 +104,8 @@ def verify_fixed_point(
         AccelsimError: a trace or policy that the datapath cannot take.
     """
     for word, layer in trace.beyond().items():
-        if word in ("soft-capped scores", "sinks", "ALiBi", "a relative bias"):
+        biased = word in ("ALiBi", "a relative bias", "a stored bias")
+        if biased or word in ("soft-capped scores", "sinks"):
             raise AccelsimError(
                 f"{trace.path}: layer {layer} has {word}, which the fixed-point datapath does not "
                 "compute; expected plain softmax"
@@ -118,7 +119,7 @@ def verify_fixed_point(
     heads = [
         {"layer": layer, "head": head, **figures(layer, head)}
         for layer in range(trace.num_layers)
-        for head in range(trace.num_query_heads)
+        for head in range(trace.layer(layer).query_heads)
     ]
     summary = _figures(checker.sums.sum(axis=(0, 1)), float(checker.two_plane_rows.sum()))
     return VerifyResult(datapath, summary, heads, run.accuracy)
@@ -154,7 +155,8 @@ class _Checker:
         self.path = _fixed_kernels.settings(datapath)
         self.policy = policy
         self.stage: Stage | None = None
-        self.sums = np.zeros((trace.num_layers, trace.num_query_heads, len(_SUMS)))
+        most = max(trace.layer(i).query_heads for i in range(trace.num_layers))
+        self.sums = np.zeros((trace.num_layers, most, len(_SUMS)))
         self.two_plane_rows = np.zeros(self.sums.shape[:2])
 
     def enter(self, stage: Stage) -> None:
@@ -175,13 +177,13 @@ class _Checker:
         if stage != self.stage:
             self.enter(stage)
         trace, layer = self.trace, self.layers[at.layer]
-        group = trace.num_query_heads // trace.num_kv_heads
+        own = trace.layer(at.layer)
         # Rows whose keys begin at different tokens, or have gaps, have operands of their own.
         rows = len(at.positions) if at.first.any() or len(at.bits) else 0
         parts = [slice(row, row + 1) for row in range(rows)] or [slice(None)]
-        for head in range(trace.num_query_heads):
+        for head in range(own.query_heads):
             for part in parts:
-                sums = self._head(at, layer, head, head // group, part)
+                sums = self._head(at, layer, head, head // own.group, part)
                 self.sums[at.layer, head] += sums
                 if self.progressive:
                     self.two_plane_rows[at.layer, head] += sums[_SUMS.index("rows")]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.errors import TraceError
-from accelsim.functional._record import PolicyRun, Record
+from accelsim.functional._record import PolicyRun, Record, Recording
 from accelsim.traces import AttentionTrace
 
 Order = Literal["steps", "layers", "tiles"]
@@ -32,7 +32,7 @@ class OpenLoopRule(ABC):
     tile_tokens: int = 1
 
     @abstractmethod
-    def attend(self, layer: int, positions: NDArray[np.int64], record: Record) -> None:
+    def attend(self, layer: int, positions: NDArray[np.int64], record: Recording) -> None:
         """Decide and compute, and note requests and figures.
 
         Args:
@@ -57,10 +57,21 @@ def walk(trace: AttentionTrace, rule: OpenLoopRule, indices: bool = True) -> Pol
         indices: record the token indexes of fetched keys and values in the workload.
     """
     record = Record(trace, indices)
+    visit(trace, rule, record)
+    return record.result(rule.keep_ratio)
+
+
+def visit(trace: AttentionTrace, rule: OpenLoopRule, record: Recording) -> None:
+    """Ask a rule for every query of every layer of a stack, in its order.
+
+    Args:
+        trace: of the stack.
+        rule: what decides.
+        record: takes what was found.
+    """
     order = {"steps": _by_step, "layers": _by_layer, "tiles": _by_tile}[rule.order]
     for layer, positions in order(trace, rule.tile_tokens):
         rule.attend(layer, positions, record)
-    return record.result(rule.keep_ratio)
 
 
 def _by_step(trace: AttentionTrace, size: int) -> Iterator[tuple[int, NDArray[np.int64]]]:

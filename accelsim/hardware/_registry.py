@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pydantic
 
 from accelsim import configs
@@ -233,15 +234,19 @@ def simulate(
 
 def _check_vectors(accelerator: AcceleratorConfig, workload: Workload) -> None:
     """Refuse vectors that the machine's datapath does not take (``supports`` of its YAML)."""
-    key, value = workload.head_dim, workload.value_width
     can = accelerator.supports
-    if workload.latent:
-        what = "" if "latent" in can else f"values that lie in keys of {key} elements (a latent)"
-    else:
-        narrow = value < key and "value_dim" in can
-        what = "" if value == key or narrow else f"values of {value} elements beside keys of {key}"
+    widths = {(workload.head_dim, workload.value_width, workload.latent)}
+    if not workload.one_width:
+        rows = np.unique(workload["layer"]).tolist()
+        widths = {workload.layers[layer].widths for layer in rows}
+    what = "" if workload.one_width or "layer_widths" in can else "layers of different widths"
+    for key, value, latent in sorted(widths):
+        if latent and "latent" not in can:
+            what = what or f"values that lie in keys of {key} elements (a latent)"
+        elif not latent and value != key and not (value < key and "value_dim" in can):
+            what = what or f"values of {value} elements beside keys of {key}"
     if what:
-        told = ", ".join(can) or "neither value_dim nor latent"
+        told = ", ".join(can) or "neither value_dim, layer_widths nor latent"
         raise WorkloadError(
             f"workload '{workload.name}' has {what}, which an accelerator of kind "
             f"'{accelerator.kind}' does not take (supports: {told})"

@@ -221,10 +221,11 @@ class AcceleratorConfig(Config):
     """Preset in ``hw_configs/memories``."""
     energy: str
     """Preset in ``hw_configs/energy``."""
-    supports: tuple[Literal["value_dim", "latent"], ...] = ()
+    supports: tuple[Literal["value_dim", "layer_widths", "padded_lines", "latent"], ...] = ()
     """Vectors that it takes beside values as wide as keys: ``value_dim``: values narrower than
-    keys; ``latent``: values that lie in the keys and are fetched with them. What is not named is
-    refused."""
+    keys; ``layer_widths``: other widths from layer to layer; ``padded_lines``: keys whose width
+    does not divide the line of multipliers, of which it holds as many as fit; ``latent``: values
+    that lie in the keys and are fetched with them. What is not named is refused."""
 
     @property
     def multiplier_count(self) -> int:

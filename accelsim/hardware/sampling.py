@@ -274,7 +274,7 @@ class _Totals:
         """Add up some rows."""
         columns = {name: column[rows] for name, column in workload.columns.items()}
         elements = [np.maximum(columns[f"{n}_elements"], 0).sum() for n in ("topk", "select")]
-        read = read_bits(columns, workload.head_dim, workload.fetched_value_width)
+        read = read_bits(columns, workload.key_dims[rows], workload.fetched_value_dims[rows])
         bits = {n: float(b.sum()) for n, b in read.items()}
         scores = columns["query_keys"] + columns["query_values"] + columns["refetch_query_keys"]
         return cls(float(scores.sum()), float(sum(elements)), bits)

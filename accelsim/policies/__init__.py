@@ -7,6 +7,7 @@ from accelsim.policies._base import PolicyPart
 from accelsim.policies._policy import (
     Policy,
     applicable,
+    beside,
     by_layer,
     load_policy,
     load_policy_spec,
@@ -59,6 +60,7 @@ __all__ = [
     "StageParts",
     "StaticQuantization",
     "applicable",
+    "beside",
     "by_layer",
     "load_policy",
     "load_policy_spec",

@@ -21,7 +21,13 @@ from accelsim.policies.kivi import KiviQuantization
 from accelsim.policies.quantization import ProgressiveQuantization, StaticQuantization
 from accelsim.policies.tokens import CascadeTokens
 from accelsim.policies.values import LocalValues
-from accelsim.traces import OWN_SCALE, AttentionTrace
+from accelsim.traces import (
+    OTHER_HEADS,
+    OTHER_KV_HEADS,
+    OTHER_WIDTHS,
+    OWN_SCALE,
+    AttentionTrace,
+)
 
 
 class Policy(Config):
@@ -198,8 +204,8 @@ _IN_THE_CASCADE = frozenset(
     (
         OWN_SCALE, "sliding windows", "sliding windows on both sides", "chunks", "a prefix",
         "stored masks", "soft-capped scores", "sinks", "ALiBi", "a relative bias",
-        "cross attention", "latent attention", "values of another width than keys",
-        "causal and full layers side by side",
+        "a stored bias", "cross attention", "latent attention", "values of another width than keys",
+        "causal and full layers side by side", OTHER_HEADS, OTHER_KV_HEADS, OTHER_WIDTHS,
     )
 )  # fmt: skip
 """What :meth:`accelsim.traces.AttentionTrace.beyond` may name for SpAtten's own policies."""
@@ -217,11 +223,45 @@ def by_layer(policy: Policy, trace: AttentionTrace) -> bool:
     )
 
 
+def beside(policy: Policy, stage: Stage = "prefill") -> Policy:
+    """What holds of a policy where nothing is selected: in an encoder or a tower beside another
+    stack, all of whose outputs that reads, and in cross attention under a rule of a cache.
+
+    Tokens and heads stay. Stored widths and local value pruning are those of a stage; what would be
+    a KIVI cache is read in full precision.
+    """
+    own = policy.at_stage(stage)
+    changes: dict[str, object] = {"tokens": None, "heads": None, "selection": None}
+    if isinstance(own.quantization, KiviQuantization):
+        full = own.quantization.full_bits
+        widths = {"key_bits": full, "value_bits": full}
+        changes["quantization"] = StaticQuantization.model_validate(widths)
+    return own.model_copy(update=changes)
+
+
 def why_not(policy: Policy, trace: AttentionTrace) -> str:
     """Say why a policy does not apply to a trace, or return an empty string.
 
-    Policies of the cache need a causal model that decodes; encoder policies need an encoder.
+    Policies of the cache need a causal model that decodes; encoder policies need an encoder. Of
+    several stacks, the policy holds in the one whose tokens the trace counts (:func:`beside`).
     """
+    stacks = trace.stacks()
+    if not any(stack.aside for stack in stacks):
+        return _why_not(policy, trace)
+    for name, length in _listed(policy).items():
+        return (
+            f"policy: key '{name}' has {length} entries, one for each layer of a stack; the trace "
+            f"has {len(stacks)} stacks; expected one of them (--group)"
+        )
+    for stack in stacks:
+        explain = _why_not(beside(policy) if stack.aside else policy, stack.trace)
+        if explain:
+            return f"{stack.name}: {explain}"
+    return ""
+
+
+def _why_not(policy: Policy, trace: AttentionTrace) -> str:
+    """The same of one stack."""
     explain = _other_depth(policy, trace.num_layers)
     if explain:
         return explain
@@ -231,7 +271,13 @@ def why_not(policy: Policy, trace: AttentionTrace) -> str:
     decodes_ahead = trace.decode_tokens and not (trace.causal or by_selector)
     if decodes_ahead and "layers" in _readings(policy.by_stage().values()):
         return "policy 'accumulate: layers' decodes causal models only; expected causal = true"
-    for word, layer in trace.beyond().items():
+    beyond = trace.beyond()
+    if OTHER_HEADS in beyond and any(p.heads for p in policy.by_stage().values()):
+        return (
+            f"layer {beyond[OTHER_HEADS]} has {OTHER_HEADS}; a cascade that prunes heads follows "
+            "them from layer to layer, and expects the same ones (or 'heads: none')"
+        )
+    for word, layer in beyond.items():
         if word not in served:
             name = "kivi" if kivi else "accumulate: layers" if rule is None else rule.kind
             who = f"policy '{name}'" if by_selector and word in _IN_THE_CASCADE else "a policy"
@@ -251,6 +297,8 @@ def why_not(policy: Policy, trace: AttentionTrace) -> str:
 def _by_selector(rule: Selection | None, kivi: bool) -> frozenset[str]:
     """What :meth:`accelsim.traces.AttentionTrace.beyond` may name where a selector decides."""
     served = {OWN_SCALE} | (FROM_PROBABILITIES if rule is None else rule.follows)
+    if kivi or (rule is not None and rule.follows and not rule.encoder):
+        served |= {"cross attention"}
     if rule is None or not rule.needs.merges:
         served |= {"values of another width than keys"} | (set() if kivi else {"latent attention"})
     return frozenset(served)

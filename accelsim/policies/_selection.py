@@ -18,6 +18,7 @@ from accelsim.policies._base import (
     Ratio,
     of_layer,
 )
+from accelsim.traces import OTHER_HEADS, OTHER_KV_HEADS, OTHER_WIDTHS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,8 +37,11 @@ probabilities, or all heads of a layer do."""
 
 
 FROM_PROBABILITIES = frozenset(
-    ("sliding windows", "chunks", "stored masks", "soft-capped scores", "ALiBi", "a relative bias")
-)
+    (
+        "sliding windows", "chunks", "stored masks", "soft-capped scores", "ALiBi",
+        "a relative bias", "a stored bias", OTHER_HEADS, OTHER_KV_HEADS, OTHER_WIDTHS,
+    )
+)  # fmt: skip
 """How layers may attend (:meth:`accelsim.traces.AttentionTrace.beyond`) under a rule that decides
 from probabilities, positions or keys alone: a token that a query does not see has probability 0."""
 

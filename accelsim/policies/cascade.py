@@ -58,7 +58,7 @@ class _Cascade(Selector):
     def updates(self, block: Block, decision: Decision) -> NDArray[np.int64]:
         """Accumulators of tokens touched, [kv_heads, rows]."""
         some = self.accumulates(self.stage(block))
-        return updates_by_kv_head(decision.kept, self.shape) * int(some)
+        return updates_by_kv_head(decision.kept, self.shape.at(block.layer)) * int(some)
 
     def seed_of(self, layer: int, context: int) -> int:
         """Seed of the pivots of one selection."""
@@ -158,7 +158,7 @@ class StepCascade(_Cascade):
 
     def run(self, block: Block) -> Decision:
         """Attend to what is left, and add up what tokens receive."""
-        decision = Decision.empty(block, self.shape.num_kv_heads)
+        decision = Decision.empty(block, self.shape.at(block.layer).num_kv_heads)
         context = block.scores.shape[2]
         seen = np.arange(context)[None, :] < block.visible[:, None]
         decision.kept[self.heads] = seen & self.tokens[:context]
@@ -240,7 +240,7 @@ class LayerCascade(_Cascade):
 
     def run(self, block: Block) -> Decision:
         """Select, attend, and note what each token received."""
-        decision = Decision.empty(block, self.shape.num_kv_heads)
+        decision = Decision.empty(block, self.shape.at(block.layer).num_kv_heads)
         policy, layer, tile = self._stages[self.stage(block)], block.layer, self._tile(block)
         self._select_heads(block, policy, tile)
         tokens, budgets = policy.tokens, self._budgets_of(layer, self.stage(block))

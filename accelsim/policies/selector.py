@@ -45,6 +45,8 @@ class Shape:
         token_type: what each token is (:attr:`accelsim.traces.AttentionTrace.token_type`), or
             ``None`` where nothing says so.
         scores: what another program gave to each token, [layers, tokens] by name.
+        layers: where layers differ in heads or widths, the shape of each; the fields above are then
+            the largest.
     """
 
     num_layers: int
@@ -59,11 +61,16 @@ class Shape:
     scores: Mapping[str, NDArray[np.float32]] = field(
         default_factory=dict, compare=False, repr=False
     )
+    layers: tuple[Shape, ...] = ()
 
     @property
     def group(self) -> int:
         """Query heads of one KV head."""
         return self.num_query_heads // self.num_kv_heads
+
+    def at(self, layer: int) -> Shape:
+        """The shape of one layer."""
+        return self.layers[layer] if self.layers else self
 
 
 @dataclass(frozen=True)
@@ -219,7 +226,7 @@ class KeepAll(Selector):
 
     def run(self, block: Block) -> Decision:
         """Keep every visible key."""
-        decision = Decision.empty(block, self.shape.num_kv_heads)
+        decision = Decision.empty(block, self.shape.at(block.layer).num_kv_heads)
         decision.kept = dense_mask(len(block.scores), block.visible, block.scores.shape[2])
         self.attend(block, decision)
         return decision
@@ -253,22 +260,24 @@ class Staged(Selector):
 
 
 class ByLayer(Selector):
-    """One rule whose layers have budgets of their own: a selector for each layer.
+    """One rule whose layers have budgets, heads or widths of their own: a selector for each layer.
 
     Raises:
         ConfigError: a rule that decides over the layers together.
     """
 
-    def __init__(self, rule: Budgeted, shape: Shape, seed: int = 0) -> None:
+    def __init__(self, rule: SelectionPart, shape: Shape, seed: int = 0) -> None:
         super().__init__(shape, seed)
         layers = range(shape.num_layers)
-        self._selectors = [
-            rule.at_layer(layer, shape.num_layers).selector(shape, seed) for layer in layers
+        rules = [
+            rule.at_layer(layer, shape.num_layers) if isinstance(rule, Budgeted) else rule
+            for layer in layers
         ]
+        self._selectors = [rules[layer].selector(shape.at(layer), seed) for layer in layers]
         if self._selectors[0].by_step:
             raise ConfigError(
                 f"selection '{rule.kind}' decides over all layers of a token together; expected "
-                "one budget, without lists by layer and without 'taper'"
+                "one budget, without lists by layer and without 'taper', and layers of one shape"
             )
 
     @property
@@ -358,7 +367,7 @@ def selector_for(policy: Policy, shape: Shape, seed: int = 0) -> Selector:
 def _selector(rule: SelectionPart | None, shape: Shape, seed: int) -> Selector:
     if rule is None:
         return KeepAll(shape, seed)
-    if isinstance(rule, Budgeted) and rule.by_layer:
+    if shape.layers or (isinstance(rule, Budgeted) and rule.by_layer):
         return ByLayer(rule, shape, seed)
     return rule.selector(shape, seed)
 

@@ -24,9 +24,13 @@ from accelsim.traces._layers import Bias, Group, Layer, LayerEntry, Mask
 from accelsim.traces._schema import header_schema
 from accelsim.traces._shipped import trace_names, trace_path
 from accelsim.traces._skew import LayerSkew, layer_skew
+from accelsim.traces._stacks import Stack
 from accelsim.traces._synthetic import synthetic_trace
 from accelsim.traces._trace import (
     IMAGE,
+    OTHER_HEADS,
+    OTHER_KV_HEADS,
+    OTHER_WIDTHS,
     OWN_SCALE,
     SCHEMA,
     SCHEMA_2,
@@ -40,6 +44,9 @@ from accelsim.traces._trace import (
 __all__ = [
     "DECISIONS_SCHEMA",
     "IMAGE",
+    "OTHER_HEADS",
+    "OTHER_KV_HEADS",
+    "OTHER_WIDTHS",
     "OWN_SCALE",
     "SCHEMA",
     "SCHEMA_2",
@@ -59,6 +66,7 @@ __all__ = [
     "Mask",
     "MemoryTensors",
     "SelectionCost",
+    "Stack",
     "check_target",
     "dense_rows",
     "digest_of_file",

@@ -212,6 +212,11 @@ class Layer:
         """Query heads that share one key/value head."""
         return self.query_heads // self.kv_heads
 
+    @property
+    def widths(self) -> tuple[int, int, bool]:
+        """Elements of a key and of a value, and whether the value lies in the key."""
+        return self.key_dim, self.value_dim, self.kind == "latent"
+
     def tensors(self) -> dict[str, tuple[int, int, int]]:
         """Kind and shape of the tensors that hold vectors."""
         shapes = {

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from accelsim.errors import TraceError
 from accelsim.traces._layers import Layer, LayerEntry, Mask, resolved
+from accelsim.traces._stacks import Stack, stacks_of
 
 SCHEMA = "attention-trace/1"
 SCHEMA_2 = "attention-trace/2"
@@ -27,6 +28,11 @@ SCORE = "score."
 
 OWN_SCALE = "a scale of its own"
 """Of the layers whose scale is not that of the first; see :meth:`AttentionTrace.beyond`."""
+
+OTHER_HEADS = "another number of query heads"
+OTHER_KV_HEADS = "another number of KV heads"
+OTHER_WIDTHS = "vectors of another width"
+"""Of the layers whose heads, or whose keys and values, are not of the first's number or width."""
 
 
 class TensorSource(Protocol):
@@ -148,18 +154,39 @@ class AttentionTrace:
         """Whether all layers attend alike, as ``attention-trace/1`` says."""
         return all(entry == LayerEntry() for entry in self.layers)
 
+    def stacks(self) -> list[Stack]:
+        """Stacks in the order in which the model runs them; of most models one, the whole trace."""
+        return stacks_of(self)
+
+    def of_group(self, name: str) -> AttentionTrace:
+        """One stack as a trace of its own.
+
+        Args:
+            name: ``encoder``, ``decoder``, ``vision`` or ``language``.
+
+        Raises:
+            TraceError: no such stack.
+        """
+        found = [stack for stack in self.stacks() if stack.name == name]
+        if len(found) != 1:
+            there = ", ".join(dict.fromkeys(stack.name for stack in self.stacks()))
+            told = "several of other numbers of tokens" if found else there
+            raise TraceError(f"{self.path}: group '{name}': the trace has {told}")
+        return found[0].trace
+
     def beyond(self) -> dict[str, int]:
         """What the layers have that ``attention-trace/1`` has not, in words, and the first such."""
         found: dict[str, int] = {}
         first = self.layer(0)
-        sizes = (self.num_query_heads, self.num_kv_heads, self.head_dim)
-        shape = (*sizes, first.value_dim, first.kind == "latent")
         for index in range(self.num_layers if self.layers else 0):
             own = self.layer(index)
             words = own.beyond()
-            mine = (own.query_heads, own.kv_heads, own.key_dim)
-            if (*mine, own.value_dim, own.kind == "latent") != shape:
-                words.append("heads of another shape")
+            if own.query_heads != first.query_heads:
+                words.append(OTHER_HEADS)
+            if own.kv_heads != first.kv_heads:
+                words.append(OTHER_KV_HEADS)
+            if own.widths != first.widths:
+                words.append(OTHER_WIDTHS)
             if own.scale != first.scale:
                 words.append(OWN_SCALE)
             plain = not own.aside and own.kind != "cross" and own.mask.kind in ("causal", "full")
@@ -209,9 +236,10 @@ class AttentionTrace:
         away = np.arange(first, end)[None, :] - positions[:, None]
         if bias.slopes is not None:
             return np.asarray(np.array(bias.slopes)[:, None, None] * away)
-        table = self._read(layer, "bias")
         if bias.kind == "stored":
-            return table[:, positions, first:end].astype(np.float64)
+            stored = self.tensors.read(f"layer.{layer}.bias")
+            return stored[:, positions, first:end].astype(np.float64)
+        table = self._read(layer, "bias")
         return table.astype(np.float64)[:, bias.by_distance(away)]
 
     def query(self, layer: int) -> NDArray[np.float32]:

@@ -19,7 +19,7 @@ SERVICES: dict[str, tuple[str, str]] = {
     "updates": ("updates", "accumulators that rank tokens, read, added to and written"),
     "metadata": ("bytes", "DRAM reads beside vectors: bounds, means, scales, wide residuals"),
     "soft_caps": ("scores", "tanh of a score under the model's soft cap"),
-    "biases": ("scores", "additions of the model's position bias (ALiBi, relative) to a score"),
+    "biases": ("scores", "additions of the model's bias (ALiBi, relative, stored) to a score"),
     "write_backs": ("bytes", "DRAM writes of a policy: merged vectors, bounds, means"),
 }
 """What a policy or a model can ask of a machine beyond whole vectors of one width: name to (unit,
@@ -27,7 +27,9 @@ meaning). An accelerator declares which of them it serves."""
 
 
 def read_bits(
-    columns: Mapping[str, NDArray[Any]], head_dim: int, value_dim: int | None = None
+    columns: Mapping[str, NDArray[Any]],
+    head_dim: int | NDArray[np.int64],
+    value_dim: int | NDArray[np.int64] | None = None,
 ) -> dict[str, NDArray[np.int64]]:
     """Bits that requests read, by tensor and bit plane, each int64 of the columns' shape.
 
@@ -36,19 +38,22 @@ def read_bits(
 
     Args:
         columns: of a workload, or arrays of equal shape with the names that count bytes.
-        head_dim: elements of a key.
-        value_dim: elements of a value; those of a key if ``None``, 0 where values are parts of the
-            keys (a latent).
+        head_dim: elements of a key; of each row where they differ.
+        value_dim: elements of a value, likewise; those of a key if ``None``, 0 where values are
+            parts of the keys (a latent).
     """
     keys, values = (columns[name].astype(np.int64) for name in ("keys", "values"))
     key_bits, value_bits = (
         np.where(columns[name] < 0, UNQUANTIZED_BITS, columns[name])
         for name in ("key_bits", "value_bits")
     )
+    key_dims = np.asarray(head_dim, dtype=np.int64)
+    value_dims = key_dims if value_dim is None else np.asarray(value_dim, dtype=np.int64)
+    refetched = np.where(columns["refetch_lsb"], keys * columns["key_lsb_bits"], 0)
     return {
-        "key_msb": keys * key_bits * head_dim,
-        "key_lsb": np.where(columns["refetch_lsb"], keys * columns["key_lsb_bits"], 0) * head_dim,
-        "value": values * value_bits * (head_dim if value_dim is None else value_dim),
+        "key_msb": keys * key_bits * key_dims,
+        "key_lsb": refetched * key_dims,
+        "value": values * value_bits * value_dims,
         "metadata": columns["metadata_bytes"].astype(np.int64) * 8,
         "residual": columns["residual_bytes"].astype(np.int64) * 8,
     }

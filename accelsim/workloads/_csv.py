@@ -141,7 +141,7 @@ def write_csv(workload: Workload, path: str | Path) -> None:
                 f"workload '{workload.name}': the 17-column schema holds one query a row; "
                 "write Parquet instead"
             )
-        if workload.value_width != workload.head_dim or workload.latent:
+        if workload.value_width != workload.head_dim or workload.latent or not workload.one_width:
             raise WorkloadError(
                 f"workload '{workload.name}': the 17-column schema holds values as wide as keys; "
                 "write Parquet instead"

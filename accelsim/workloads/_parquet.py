@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,14 @@ from numpy.typing import NDArray
 
 from accelsim.errors import WorkloadError
 from accelsim.files import whole_file
-from accelsim.workloads._table import BEAT_COLUMNS, COLUMNS, MAX_HEAD_DIM, POLICY_COLUMNS, Workload
+from accelsim.workloads._table import (
+    BEAT_COLUMNS,
+    COLUMNS,
+    MAX_HEAD_DIM,
+    POLICY_COLUMNS,
+    LayerShape,
+    Workload,
+)
 from accelsim.workloads.queries import FIELDS, QueryTable, exact
 
 SCHEMA = "accelsim.workload/2"
@@ -46,6 +54,7 @@ def write_parquet(workload: Workload, path: str | Path) -> None:
         }
         | ({} if workload.value_dim is None else {"value_dim": str(workload.value_dim)})
         | ({"latent": "true"} if workload.latent else {})
+        | ({"layers": json.dumps(dict(workload.layers))} if workload.layers else {})
     )
     with whole_file(path, WorkloadError) as stream:
         pq.write_table(table, stream)
@@ -71,7 +80,7 @@ def read_parquet(path: str | Path) -> Workload:
         raise WorkloadError(f"{path}: not a readable Parquet file ({detail})") from None
     metadata = {
         name: (table.schema.metadata or {}).get(name.encode(), b"").decode(errors="replace")
-        for name in ("accelsim.schema", "head_dim", "name", "value_dim", "latent")
+        for name in ("accelsim.schema", "head_dim", "name", "value_dim", "latent", "layers")
     }
     if metadata["accelsim.schema"] not in _READABLE:
         raise WorkloadError(
@@ -121,12 +130,34 @@ def read_parquet(path: str | Path) -> Workload:
             query_table=_query_table(table, path),
             value_dim=int(value_dim) if metadata["value_dim"] else None,
             latent=bool(metadata["latent"]),
+            layers=_layers(metadata["layers"], path),
         )
     except WorkloadError as error:
         if str(error).startswith(str(path)):
             raise
         raise WorkloadError(f"{path}: {error}") from None
     return workload
+
+
+_MAX_LAYERS_TEXT = 1 << 20
+_MAX_LAYER = 1 << 31
+
+
+def _layers(text: str, path: str | Path) -> dict[int, LayerShape]:
+    """Read the metadata key ``layers``, JSON of layer to the fields of :class:`LayerShape`."""
+    try:
+        found: Any = json.loads(text or "{}") if len(text) <= _MAX_LAYERS_TEXT else None
+        shapes = {int(layer): LayerShape(*values) for layer, values in found.items()}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        shapes = {-1: LayerShape(0, 0, 0, 0)}
+    for layer, shape in shapes.items():
+        numbers = [type(n) is int and 0 < n < _MAX_LAYER for n in shape[:4]]
+        if not (0 <= layer < _MAX_LAYER and all(numbers) and isinstance(shape.latent, bool)):
+            raise WorkloadError(
+                f"{path}: metadata 'layers': expected JSON of layer to [query heads, KV heads, "
+                "key_dim, value_dim, latent]"
+            )
+    return shapes
 
 
 def _lists(table: Any, name: str, path: str | Path) -> tuple[NDArray[np.int32], ...]:

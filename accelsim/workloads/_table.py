@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,6 +106,29 @@ _AT_MOST = {
 """Column to the one that bounds it in every row."""
 
 
+class LayerShape(NamedTuple):
+    """Heads and widths of one layer.
+
+    Attributes:
+        query_heads: that it has, pruned ones too.
+        kv_heads: likewise.
+        key_dim: elements in a query or key vector.
+        value_dim: elements in a value vector.
+        latent: values are the first elements of the keys, and are fetched with them.
+    """
+
+    query_heads: int
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+    latent: bool = False
+
+    @property
+    def widths(self) -> tuple[int, int, bool]:
+        """``key_dim``, ``value_dim`` and ``latent``."""
+        return self.key_dim, self.value_dim, self.latent
+
+
 @dataclass(frozen=True)
 class Workload:
     """A columnar table of requests, in the order in which the hardware receives them.
@@ -128,6 +151,9 @@ class Workload:
         value_dim: elements in a value vector; ``None``: as many as in a key.
         latent: values are the first ``value_dim`` elements of the keys, and so are fetched with
             them: the column ``values`` then says what is multiplied, and moves nothing.
+        layers: layer to heads and widths, where layers differ; then of every layer that has rows,
+            and ``head_dim``, ``value_dim`` and ``latent`` are those of the first row's. Empty where
+            all are alike.
     """
 
     columns: Mapping[str, NDArray[Any]]
@@ -140,6 +166,7 @@ class Workload:
     query_table: QueryTable | None = None
     value_dim: int | None = None
     latent: bool = False
+    layers: Mapping[int, LayerShape] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         unknown = set(self.columns) - set(COLUMNS)
@@ -158,20 +185,33 @@ class Workload:
             raise WorkloadError(
                 f"workload '{self.name}' has no rows; expected at least one request"
             )
-        if not 1 <= self.head_dim <= MAX_HEAD_DIM:
-            raise WorkloadError(
-                f"workload '{self.name}': head_dim = {self.head_dim}; expected 1 to {MAX_HEAD_DIM}"
-            )
-        if not 1 <= self.value_width <= (self.head_dim if self.latent else MAX_HEAD_DIM):
-            most = "head_dim, of a latent" if self.latent else f"{MAX_HEAD_DIM}"
-            raise WorkloadError(
-                f"workload '{self.name}': value_dim = {self.value_width}; expected 1 to {most}"
-            )
+        self._check_widths()
         for name, column in self.columns.items():
             self._refuse(name, column < _LEAST.get(name, 0), f"at least {_LEAST.get(name, 0)}")
         if self.query_table is not None:
             self.query_table.check(self.name, self.columns)
         self.check_bounds()
+
+    def _check_widths(self) -> None:
+        where, own = f"workload '{self.name}'", (self.head_dim, self.value_width, self.latent)
+        for key, value, latent in {own, *(shape.widths for shape in self.layers.values())}:
+            if not 1 <= key <= MAX_HEAD_DIM:
+                raise WorkloadError(f"{where}: head_dim = {key}; expected 1 to {MAX_HEAD_DIM}")
+            if not 1 <= value <= (key if latent else MAX_HEAD_DIM):
+                most = "head_dim, of a latent" if latent else f"{MAX_HEAD_DIM}"
+                raise WorkloadError(f"{where}: value_dim = {value}; expected 1 to {most}")
+        if not self.layers:
+            return
+        missing = set(self.columns["layer"].tolist()) - set(self.layers)
+        if missing:
+            raise WorkloadError(
+                f"{where}: layer {min(missing)} has rows; expected its heads and widths in 'layers'"
+            )
+        if own != self.layers[int(self.columns["layer"][0])].widths:
+            raise WorkloadError(
+                f"{where}: head_dim, value_dim and latent differ from those of the first row's "
+                "layer; expected them equal"
+            )
 
     def _check_type(self, name: str, column: NDArray[Any]) -> None:
         label, expected = f"workload '{self.name}': column '{name}'", np.dtype(COLUMNS[name][0])
@@ -247,6 +287,38 @@ class Workload:
     def fetched_value_width(self) -> int:
         """Elements that DRAM moves for a value: none of a latent, whose keys hold them."""
         return 0 if self.latent else self.value_width
+
+    @property
+    def one_width(self) -> bool:
+        """Whether all rows have keys, and values, of one width."""
+        return len({self.layers[layer].widths for layer in self._layers_with_rows}) <= 1
+
+    @property
+    def _layers_with_rows(self) -> list[int]:
+        return np.unique(self["layer"]).tolist() if self.layers else []
+
+    @cached_property
+    def key_dims(self) -> NDArray[np.int64]:
+        """Elements in a query or key vector of each row."""
+        return self._by_row(lambda shape: shape.key_dim, self.head_dim)
+
+    @cached_property
+    def value_dims(self) -> NDArray[np.int64]:
+        """Elements in a value vector of each row."""
+        return self._by_row(lambda shape: shape.value_dim, self.value_width)
+
+    @cached_property
+    def fetched_value_dims(self) -> NDArray[np.int64]:
+        """Elements that DRAM moves for a value of each row: none of a latent."""
+        return self._by_row(
+            lambda shape: 0 if shape.latent else shape.value_dim, self.fetched_value_width
+        )
+
+    def _by_row(self, of: Callable[[LayerShape], int], common: int) -> NDArray[np.int64]:
+        found = np.full(self.rows, common, np.int64)
+        for layer in self._layers_with_rows:
+            found[self["layer"] == layer] = of(self.layers[layer])
+        return found
 
     @property
     def rows(self) -> int:
@@ -336,17 +408,24 @@ class Workload:
 
     def rows_at(self, chosen: NDArray[np.int64]) -> Workload:
         """Return the rows of some numbers, in that order; a number may come several times."""
+        columns = {name: column[chosen] for name, column in self.columns.items()}
+        key, value, latent = self.head_dim, self.value_dim, self.latent
+        if self.layers and len(chosen):
+            first = self.layers[int(columns["layer"][0])]
+            key, latent = first.key_dim, first.latent
+            value = None if first.value_dim == key else first.value_dim
         return Workload(
-            {name: column[chosen] for name, column in self.columns.items()},
-            self.head_dim,
+            columns,
+            key,
             self.name,
             taken(self.key_indices, chosen),
             taken(self.value_indices, chosen),
             {name: column[chosen] for name, column in self.extra.items()},
             self.trailer,
             None if self.query_table is None else self.query_table.select(chosen),
-            self.value_dim,
-            self.latent,
+            value,
+            latent,
+            self.layers,
         )
 
     def batched(self, sequences: int) -> Workload:
@@ -378,7 +457,7 @@ class Workload:
 
     def read_bits(self) -> dict[str, NDArray[np.int64]]:
         """Bits that each row reads, by tensor and bit plane (:func:`read_bits`)."""
-        return read_bits(self.columns, self.head_dim, self.fetched_value_width)
+        return read_bits(self.columns, self.key_dims, self.fetched_value_dims)
 
     def policy_bytes(self) -> dict[str, int]:
         """Bytes that the policy's decisions name, by tensor and bit plane (:func:`read_bits`)."""

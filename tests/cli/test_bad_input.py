@@ -179,7 +179,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "head_dim": (
         nothing,
         f"replay {TRACE} --set multipliers=4",
-        "does not divide the line of 4 multipliers",
+        "is wider than the line of 4 multipliers",
     ),
     "min_keys": (nothing, f"replay {TRACE} --set policy.values.min_keys=-1", "min_keys"),
     "stage": (nothing, f"replay {TRACE} --set policy.decoding.values.keep=1", "decode"),

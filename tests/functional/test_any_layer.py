@@ -24,6 +24,9 @@ from accelsim.hardware.config import MemoryConfig
 from accelsim.policies import Policy, applicable, load_policy, load_policy_spec
 from accelsim.policies.cascade import LayerCascade
 from accelsim.traces import (
+    OTHER_HEADS,
+    OTHER_KV_HEADS,
+    OWN_SCALE,
     AttentionTrace,
     Bias,
     LayerEntry,
@@ -40,11 +43,17 @@ KINDS = (
     "stored",
     "alibi",
     "relative",
+    "stored_bias",
     "cross",
     "softcap",
     "sinks",
     "scale",
+    "query_heads",
+    "kv_heads",
+    "width",
+    "latent",
 )
+SHAPES = frozenset(("query_heads", "kv_heads", "width", "latent"))
 
 
 def stored_bits(rng: np.random.Generator, causal: bool, tokens: int, keys: int) -> Any:
@@ -77,9 +86,25 @@ def make(
     )  # fmt: skip
     tokens, entries = prefill + decode, []
     tensors: dict[str, Any] = {name: plain.tensors.read(name) for name in plain.tensors.names()}
+    common_heads, common_dim, common_value, common_latent = heads, dim, value_dim, latent
     for layer, has in enumerate(kinds):
         fields: dict[str, Any] = {}
         name, keys = f"layer.{layer}", tokens
+        heads, dim, value_dim, latent = common_heads, common_dim, common_value, common_latent
+        if has & SHAPES:
+            if "query_heads" in has:
+                heads = (heads[0] * 2, heads[1])
+            if "kv_heads" in has:
+                heads = (heads[0], heads[0] // 2)
+            if "width" in has:
+                dim, value_dim = 2 * dim, value_dim or dim
+            if "latent" in has and "cross" not in has:
+                latent, value_dim = True, value_dim and min(value_dim, dim)
+            fields |= {"query_heads": heads[0], "kv_heads": heads[1], "key_dim": dim}
+            shapes = {"query": (heads[0], tokens, dim), "key": (heads[1], tokens, dim)}
+            shapes["value"] = shapes["key"]
+            for tensor, shape in shapes.items():
+                tensors[f"{name}.{tensor}"] = rng.normal(size=shape).astype(np.float32)
         if "cross" in has:
             keys = int(rng.integers(1, 2 * tokens))
             fields |= {"kind": "cross", "key_tokens": keys}
@@ -105,6 +130,10 @@ def make(
             fields["bias"] = Bias(kind="relative", first=int(rng.integers(-6, 3)), buckets=buckets)
             table = rng.normal(size=(heads[0], max(buckets) + 1))
             tensors[f"{name}.bias"] = table.astype(np.float32)
+        elif "stored_bias" in has:
+            fields["bias"] = Bias(kind="stored")
+            shape = (heads[0], tokens, keys)
+            tensors[f"{name}.bias"] = rng.normal(size=shape).astype(np.float32)
         if "softcap" in has:
             fields["softcap"] = float(rng.uniform(0.5, 3.0))
         if "sinks" in has:
@@ -129,7 +158,7 @@ def traces(draw: Any, *, allowed: tuple[str, ...] = KINDS, decoder: bool = False
     prefill = draw(st.integers(0 if causal else 1, 9))
     decode = draw(st.integers(max(1 - prefill, int(decoder)), 6))
     latent = draw(st.booleans())
-    kinds = draw(st.lists(st.sets(st.sampled_from(allowed), max_size=3), min_size=1, max_size=3))
+    kinds = draw(st.lists(st.sets(st.sampled_from(allowed), max_size=4), min_size=1, max_size=3))
     if latent:
         kinds = [has - {"cross"} for has in kinds]
     return make(
@@ -165,6 +194,8 @@ def bias_of(trace: AttentionTrace, layer: int, positions: Any) -> Any:
     own = trace.layer(layer)
     if own.bias is None:
         return None
+    if own.bias.kind == "stored":
+        return trace.tensors.read(f"layer.{layer}.bias").astype(float)[:, positions]
     away = np.arange(own.keys)[None, :] - positions[:, None]
     if own.bias.kind == "alibi":
         return np.array(own.bias.slopes)[:, None, None] * away
@@ -187,6 +218,9 @@ def pruned(weights: Any, seen: Any, budgets: Any, value: Any, group: int) -> Any
 @settings(max_examples=150, deadline=None)
 def test_outputs_are_those_of_the_reference(trace: AttentionTrace, name: str) -> None:
     policy, steps = load_policy(name), []
+    if OTHER_HEADS in trace.beyond() and any(p.heads for p in policy.by_stage().values()):
+        assert not applicable(policy, trace)
+        return
     run = run_policy(trace, policy, observe=steps.append)
     rows = {}
     work = run.workload
@@ -221,8 +255,8 @@ def test_outputs_are_those_of_the_reference(trace: AttentionTrace, name: str) ->
         output[~at.alive] = 0.0
         output[:, blind] = 0.0
         np.testing.assert_allclose(at.outputs, output, atol=1e-10)
-        for head in range(trace.num_kv_heads):
-            living = at.alive[head * trace.group : (head + 1) * trace.group]
+        for head in range(own.kv_heads):
+            living = at.alive[head * own.group : (head + 1) * own.group]
             row = rows.get((at.step, at.layer, head))
             if not living.any() or blind.all():
                 assert row is None
@@ -236,18 +270,23 @@ def test_outputs_are_those_of_the_reference(trace: AttentionTrace, name: str) ->
             assert work["capped_scores"][row] == scored * (own.softcap is not None)
     read = work.policy_bytes()
     bits = {name: work[name].astype(int) for name in work.columns}
-    moved = 0 if work.latent else trace.layer(0).value_dim
-    assert read["key_msb"] == (bits["keys"] * bits["key_bits"]).sum() * trace.head_dim // 8
-    assert read["value"] == (bits["values"] * bits["value_bits"]).sum() * moved // 8
+    owns = [trace.layer(layer) for layer in bits["layer"]]
+    keys = np.array([own.key_dim for own in owns])
+    moved = np.array([0 if own.kind == "latent" else own.value_dim for own in owns])
+    assert read["key_msb"] == (bits["keys"] * bits["key_bits"] * keys).sum() // 8
+    assert read["value"] == (bits["values"] * bits["value_bits"] * moved).sum() // 8
 
 
 @given(trace=traces(), name=st.sampled_from(("dense", "spatten-full", "spatten-tokens")))
 @settings(max_examples=40, deadline=None)
 def test_fixed_point_stays_near_the_same_policy(trace: AttentionTrace, name: str) -> None:
-    beyond = {"soft-capped scores", "sinks", "ALiBi", "a relative bias"} & set(trace.beyond())
+    refused = {"soft-capped scores", "sinks", "ALiBi", "a relative bias", "a stored bias"}
+    beyond = refused & set(trace.beyond())
     if beyond:
         with pytest.raises(AccelsimError, match="which the fixed-point datapath does not compute"):
             verify_fixed_point(trace, load_policy(name), fp.DATAPATHS["published"])
+        return
+    if not applicable(load_policy(name), trace):
         return
     found = verify_fixed_point(trace, load_policy(name), fp.DATAPATHS["published"])
     run = run_policy(trace, load_policy(name))
@@ -259,11 +298,16 @@ def test_fixed_point_stays_near_the_same_policy(trace: AttentionTrace, name: str
         assert abs(found.summary["kept_mass"] - run.accuracy["kept_mass"]) < 1e-9
 
 
-def test_layers_of_one_trace_have_vectors_of_one_shape() -> None:
-    trace = make(1, [set(), set()], prefill=4, decode=2, value_dim=3)
-    mixed = dataclasses.replace(trace, layers=(trace.layers[0], LayerEntry()))
-    with pytest.raises(TraceError, match="layer 1 has heads of another shape, which a policy"):
-        run_policy(mixed, load_policy("dense"))
+def test_heads_that_differ_are_not_pruned_from_layer_to_layer() -> None:
+    trace = make(1, [set(), {"query_heads"}], prefill=4, decode=2)
+    with pytest.raises(TraceError, match="another number of query heads; a cascade that prunes"):
+        run_policy(trace, load_policy("spatten-heads"))
+    work = run_policy(trace, load_policy("spatten-tokens")).workload
+    assert {layer: shape.query_heads for layer, shape in work.layers.items()} == {0: 4, 1: 8}
+    # More KV heads for as many query heads: a cascade of heads follows them.
+    grouped = make(1, [set(), {"kv_heads"}], prefill=4, decode=2, heads=(8, 2))
+    heads = run_policy(grouped, load_policy("spatten-heads")).workload
+    assert set(heads["head"][heads["layer"] == 1]) <= set(range(4))
 
 
 def test_a_latent_is_fetched_once() -> None:
@@ -303,6 +347,88 @@ def test_machines_move_narrow_values_and_other_sequences(policy: str) -> None:
     assert found.metrics["latency_cycles"] == event.cycles
     wide = simulate(dataclasses.replace(decided, value_dim=None), machine, memory)
     assert wide.dram_read_bytes["value"] > event.dram_read_bytes["value"]
+
+
+@pytest.mark.parametrize("policy", ["dense", "spatten-tokens", "spatten-full", "h2o"])
+@pytest.mark.parametrize("dependencies", ["causal", "streamed"])
+def test_machines_take_layers_of_any_shape(policy: str, dependencies: str, tmp_path: Any) -> None:
+    kinds: list[set[str]] = [set(), {"width"}, {"kv_heads"}, {"width", "kv_heads"}, {"window"}]
+    trace = make(5, kinds, prefill=40, decode=6, dim=64, heads=(8, 2))
+    work = run_policy(trace, load_policy(policy)).workload
+    assert not work.one_width
+    assert work.layers[3] == (8, 4, 128, 64, False)
+    machine = load_accelerator("spatten-paper")
+    memory = load(MemoryConfig, machine.memory, "memories")
+    event, cycle = (
+        simulate(work, machine, memory, engine, dependencies=dependencies)
+        for engine in ("event", "cycle")
+    )
+    assert abs(event.cycles / cycle.cycles - 1) < 0.05
+    widths = np.where(np.isin(work["layer"], (1, 3)), 128, 64)
+    for activity in (event, cycle):
+        assert activity.counters["pv_macs"] == work["query_values"].sum() * 64
+        scored = work["query_keys"] + work["refetch_query_keys"]
+        assert activity.counters["qk_macs"] == (scored * widths).sum()
+    assert event.counters == cycle.counters | {
+        n: event.counters[n] for n in event.counters if n.startswith(("dram_", "row_"))
+    }
+    for tensor, moved in event.dram_read_bytes.items():
+        assert moved == cycle.dram_read_bytes[tensor]
+    # A layer alone takes the beats that it takes among others of another width.
+    alone = [
+        simulate(work.select(work["layer"] == layer), machine, memory, dependencies=dependencies)
+        for layer in range(5)
+    ]
+    for module in ("qk_unit", "pv_unit"):
+        busy = sum(activity.modules[module].busy_cycles for activity in alone)
+        assert busy == event.modules[module].busy_cycles
+    write_parquet(work, tmp_path / "w.parquet")
+    back = read_parquet(tmp_path / "w.parquet")
+    assert back.layers == work.layers
+    assert back.policy_bytes() == work.policy_bytes()
+    single = make(5, [set(), {"width"}], prefill=0, decode=2, heads=(2, 2))
+    with pytest.raises(WorkloadError, match="17-column schema holds"):
+        write_csv(run_policy(single, load_policy("dense")).workload, tmp_path / "w.csv")
+
+
+@pytest.mark.parametrize("dim", [72, 80, 96, 192])
+@pytest.mark.parametrize("policy", ["dense", "spatten-full"])
+def test_keys_that_do_not_divide_the_line_lie_padded(dim: int, policy: str) -> None:
+    """A line of 512 holds as many whole keys as fit, and so many scores a cycle come of it."""
+    trace = make(5, [set(), set()], prefill=0, decode=40, dim=dim, heads=(2, 2))
+    work = run_policy(trace, load_policy(policy)).workload
+    machine = load_accelerator("spatten-paper")
+    memory = load(MemoryConfig, machine.memory, "memories")
+    event, cycle = (simulate(work, machine, memory, engine) for engine in ("event", "cycle"))
+    assert abs(event.cycles / cycle.cycles - 1) < 0.05
+    assert event.counters["qk_macs"] == cycle.counters["qk_macs"]
+    lanes = min(512 // dim, 8)
+    table = work.query_table
+    passes = -(-table.keys // lanes) * (1 + (table.refetch > 0))
+    for activity in (event, cycle):
+        assert activity.modules["qk_unit"].busy_cycles == passes.sum()
+    with pytest.raises(WorkloadError, match=f"head_dim {dim} does not divide the line of 512"):
+        simulate(work, machine.model_copy(update={"supports": ()}), memory)
+
+
+def test_keys_wider_than_the_line_are_refused() -> None:
+    trace = make(5, [set()], prefill=0, decode=2, dim=576, heads=(2, 2))
+    work = run_policy(trace, load_policy("static-12")).workload
+    config, memory = (
+        load_accelerator("spatten-paper"),
+        load(MemoryConfig, "hbm2-nominal", "memories"),
+    )
+    with pytest.raises(WorkloadError, match="head_dim 576 is wider than the line of 512"):
+        simulate(work, config, memory)
+
+
+@pytest.mark.parametrize("machine", ["spatten-e2e", "spatten-rtl"])
+def test_machines_of_one_width_say_so(machine: str) -> None:
+    trace = make(5, [set(), {"width"}], prefill=4, decode=2, dim=64)
+    work = run_policy(trace, load_policy("static-12")).workload
+    config, memory = load_accelerator(machine), load(MemoryConfig, "hbm2-nominal", "memories")
+    with pytest.raises(WorkloadError, match="layers of different widths, which an accelerator of"):
+        simulate(work, config, memory)
 
 
 @pytest.mark.parametrize("machine", ["spatten-paper", "spatten-e2e", "spatten-rtl", "mnnfast"])
@@ -349,7 +475,10 @@ SELECTING = (
     "h2o", "tova", "streaming-llm", "scissorhands", "snapkv", "knorm", "keydiff", "quest", "dhsa",
     "ems", "kivi-4", TOKENS_BY_LAYER, ALL_BY_LAYER,
 )  # fmt: skip
-FOLLOWED = ("window", "chunk", "stored", "alibi", "relative", "softcap", "scale")
+FOLLOWED = (
+    "window", "chunk", "stored", "alibi", "relative", "stored_bias", "softcap", "scale", "kv_heads",
+    "width", "latent", "cross",
+)  # fmt: skip
 
 
 @given(
@@ -359,8 +488,17 @@ FOLLOWED = ("window", "chunk", "stored", "alibi", "relative", "softcap", "scale"
 @settings(max_examples=120, deadline=None)
 def test_selections_attend_to_what_is_seen_and_kept(trace: AttentionTrace, name: str) -> None:
     policy = load_policy_spec(name)
-    if name not in ("quest", "dhsa", "ems", "kivi-4") or not trace.beyond():
-        assert applicable(policy, trace) or set(trace.beyond()) & {"latent attention"}
+    beyond = set(trace.beyond())
+    if name == "ems":
+        merges = {
+            "sliding windows", "chunks", "stored masks", "cross attention", OTHER_KV_HEADS,
+            OWN_SCALE,
+        }  # fmt: skip
+        assert applicable(policy, trace) or beyond - merges
+    else:
+        refused = {"kivi-4": "latent attention"}.get(name, "")
+        refused = "cross attention" if "accumulate" in name else refused
+        assert applicable(policy, trace) or refused in beyond
     if not applicable(policy, trace):
         with pytest.raises(TraceError, match=r"layer \d has .*, which policy '"):
             run_policy(trace, policy)
@@ -374,7 +512,8 @@ def test_selections_attend_to_what_is_seen_and_kept(trace: AttentionTrace, name:
         assert set(work.key_indices[row]) <= set(np.flatnonzero(seen.any(axis=0)))
         shown = seen.sum(axis=1)[np.searchsorted(np.unique(position), position)]
         assert (keys <= shown).all()
-        if work["step"][row] == 0 and name != "dhsa" and "accumulate" not in name:
+        dense = work["step"][row] == 0 and name != "dhsa" and "accumulate" not in name
+        if dense or trace.layer(layer).kind == "cross":
             assert (keys == shown).all()  # a prompt is dense
         scored = work["query_keys"][row] + work["refetch_query_keys"][row]
         assert work["biased_scores"][row] == scored * (trace.layer(layer).bias is not None)
@@ -438,3 +577,147 @@ def test_memory_does_not_grow_with_the_square_of_the_context() -> None:
             _, peak = tracemalloc.get_traced_memory()
             tracemalloc.stop()
         assert peak < 1536**2 * 4, name
+
+
+def test_baselines_count_layers_of_each_shape() -> None:
+    kinds: list[set[str]] = [set(), {"width"}, {"kv_heads"}, {"window"}]
+    trace = make(8, kinds, prefill=7, decode=2, heads=(8, 2))
+    shape = AttentionShape.from_trace(trace)
+    assert len(shape.parts) == 3
+    pairs = [int(trace.seen(layer, np.arange(9)).sum()) for layer in range(4)]
+    dims = [16, 16 + 8, 16, 16]
+    assert shape.flops == sum(2 * 8 * n * dim for n, dim in zip(pairs, dims, strict=True))
+    assert shape.layer_calls == 4 * 3
+    found = AttentionShape.from_workload(run_policy(trace, load_policy("dense")).workload)
+    assert [part.head_dim for part in found.parts] == [8, 16, 8]
+    rows = exploration.replay(trace, policy="dense", baselines=["a100", "h100"]).baselines
+    assert all(row["latency_s"] > 0 for row in rows.values())
+
+
+def blocks_seen(seen: Any, full: int, size: int) -> list[int]:
+    """Full blocks of which a row sees a key."""
+    return [b for b in range(full) if seen[b * size : (b + 1) * size].any()]
+
+
+def quest_keeps(rule: Any, query: Any, key: Any, seen: Any, position: int, prompt: int) -> Any:
+    """Keys that a query of one head reads, and pages that were ranked; in plain NumPy."""
+    size, budget = rule.page_tokens, rule.budget(position + 1)
+    full = position // size
+    pages = blocks_seen(seen, full, size)
+    allowed = max(1, budget // size) - 1
+    if position < prompt or len(pages) <= allowed or position + 1 <= budget:
+        return seen, []
+    kept = np.zeros_like(seen)
+    kept[full * size :] = True
+    bounds = []
+    for page in pages:
+        keys = key[page * size : (page + 1) * size]
+        bounds.append(np.maximum(query * keys.min(axis=0), query * keys.max(axis=0)).sum())
+    for place in reference.stable_topk(np.array(bounds), allowed) if allowed else ():
+        kept[pages[place] * size : (pages[place] + 1) * size] = True
+    return kept & seen, pages if allowed else []
+
+
+def dhsa_keeps(rule: Any, query: Any, key: Any, seen: Any, position: int, prompt: int) -> Any:
+    """The same of DHSA."""
+    size, end = rule.chunk_tokens, position + 1
+    token, full = np.arange(len(seen)), position // rule.chunk_tokens
+    kept = seen & ((token < rule.sinks) | (token >= end - rule.local) | (token >= full * size))
+    left = rule.budget(end) - kept.sum()
+    if left >= seen.sum() - kept.sum():
+        return seen, []
+    if left <= 0:
+        return kept, []
+    chunks = blocks_seen(seen, full, size)
+    means = [key[c * size : (c + 1) * size].mean(axis=0) for c in chunks]
+    order = np.argsort([-(query @ mean) * np.sqrt(size) for mean in means], kind="stable")
+    for chunk in (chunks[place] for place in order):
+        for j in range(chunk * size, (chunk + 1) * size):
+            if left > 0 and seen[j] and not kept[j]:
+                kept[j], left = True, left - 1
+    return kept, chunks
+
+
+BLOCKS = {
+    "quest": (
+        {"kind": "quest", "budget_tokens": 4, "page_tokens": 2, "dense_layers": 0},
+        quest_keeps,
+    ),
+    "dhsa": (
+        {"kind": "dhsa", "budget_tokens": 5, "chunk_tokens": 2, "sinks": 1, "local": 2},
+        dhsa_keeps,
+    ),
+}
+
+
+@given(
+    trace=traces(allowed=("window", "chunk", "stored", "alibi", "softcap", "width"), decoder=True),
+    name=st.sampled_from(sorted(BLOCKS)),
+)
+@settings(max_examples=80, deadline=None)
+def test_blocks_that_no_query_sees_are_not_ranked_or_read(trace: AttentionTrace, name: str) -> None:
+    settings_of, keeps = BLOCKS[name]
+    policy = Policy.model_validate({"selection": settings_of})
+    work = run_policy(trace, policy).workload
+    for row in range(work.rows):
+        layer, head = int(work["layer"][row]), int(work["head"][row])
+        own, step = trace.layer(layer), int(work["step"][row])
+        key = quantize_dequantize(trace.key(layer), 12, "per_tensor")[head].astype(float)
+        context, prompt = int(work["context_tokens"][row]), trace.prefill_tokens
+        positions = range(prompt) if step == 0 else [context - 1]
+        union, ranked = np.zeros(own.keys, dtype=bool), 0
+        for position in positions:
+            seen = trace.seen(layer, np.array([position]))[0]
+            pages: list[int] = []
+            for each in range(head * own.group, (head + 1) * own.group):
+                query = trace.query(layer)[each, position].astype(float)
+                kept, found = keeps(
+                    policy.selection, query, key[: position + 1], seen[: position + 1], position,
+                    prompt,
+                )  # fmt: skip
+                union[: position + 1] |= kept
+                pages = pages or found
+            ranked += len(pages)
+        assert work.key_indices[row].tolist() == np.flatnonzero(union).tolist()
+        vectors = ranked * (2 if name == "quest" else 1)
+        assert work["metadata_bytes"][row] == vectors * (own.key_dim * 12) // 8
+
+
+@given(trace=traces(allowed=("window", "chunk", "stored", "kv_heads"), decoder=True))
+@settings(max_examples=40, deadline=None)
+def test_a_merged_key_is_seen_where_it_lies(trace: AttentionTrace) -> None:
+    """EMS whose budget holds everything is dense; with a small one no hidden key is fetched."""
+    if "latent attention" in trace.beyond() or any("another width" in w for w in trace.beyond()):
+        return
+    dense = run_policy(trace, load_policy("static-12"))
+    every = Policy.model_validate({"selection": {"kind": "ems", "budget_tokens": 1000}})
+    whole = run_policy(trace, every)
+    for name in ("relative_output_error", "kept_mass", "mean_kl"):
+        assert whole.accuracy[name] == pytest.approx(dense.accuracy[name], abs=1e-9)
+    assert whole.workload["query_keys"].tolist() == dense.workload["query_keys"].tolist()
+    few = Policy.model_validate({"selection": {"kind": "ems", "budget_tokens": 2}})
+    work = run_policy(trace, few).workload
+    for row in np.flatnonzero(work["step"] > 0):
+        seen = trace.seen(int(work["layer"][row]), np.array([work["context_tokens"][row] - 1]))[0]
+        assert set(work.key_indices[row]) <= set(np.flatnonzero(seen))
+
+
+@given(trace=traces(allowed=("stored", "alibi", "stored_bias", "softcap", "scale")))
+@settings(max_examples=30, deadline=None)
+def test_an_encoder_under_masks_ranks_what_it_sees(trace: AttentionTrace) -> None:
+    policy = load_policy("zero-tprune")
+    if trace.causal or trace.decode_tokens:
+        assert not applicable(policy, trace)
+        return
+    run = run_policy(trace, policy)
+    work = run.workload
+    for row in range(work.rows):
+        seen = trace.seen(int(work["layer"][row]), np.arange(trace.tokens))
+        assert set(work.key_indices[row]) <= set(np.flatnonzero(seen.any(axis=0)))
+    whole = Policy.model_validate(
+        {"selection": {"kind": "zero_tprune", "keep_importance": 1.0, "keep_similarity": 1.0}}
+    )
+    dense = run_policy(trace, load_policy("static-12"))
+    kept = run_policy(trace, whole)
+    assert kept.accuracy["mean_kl"] == pytest.approx(dense.accuracy["mean_kl"], abs=1e-9)
+    assert kept.workload["query_keys"].tolist() == dense.workload["query_keys"].tolist()

@@ -150,20 +150,6 @@ def test_policies_refuse_by_name_what_they_do_not_compute() -> None:
     assert applicable(load_policy("h2o"), trace((LayerEntry(scale=0.3),) + 3 * (LayerEntry(),)))
 
 
-@pytest.mark.parametrize(
-    ("entry", "what"),
-    [
-        (LayerEntry(kv_heads=4), "heads of another shape"),
-        (LayerEntry(value_dim=32), "heads of another shape"),
-        (LayerEntry(kind="latent", value_dim=64), "heads of another shape"),
-    ],
-)
-def test_layers_that_nothing_computes_are_refused(entry: LayerEntry, what: str) -> None:
-    recorded = trace((LayerEntry(), entry, LayerEntry(), LayerEntry()))
-    with pytest.raises(TraceError, match=f"layer 1 has {what}.*, which a policy does not support"):
-        run_policy(recorded, load_policy("dense"))
-
-
 @pytest.mark.parametrize("machine", ["a3-base", "mnnfast"])
 def test_other_machines_refuse_windows(tmp_path: Any, machine: str) -> None:
     save_trace(trace(), tmp_path / "t.safetensors")

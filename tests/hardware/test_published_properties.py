@@ -199,8 +199,9 @@ def test_any_number_of_keys_runs_at_196_kb() -> None:
 def test_a_head_that_does_not_divide_the_line_is_refused() -> None:
     plain = rows(64, 64)
     workload = Workload(plain.columns, 96, query_table=plain.query_table)
+    strict = PAPER.model_copy(update={"supports": ("value_dim",)})
     with pytest.raises(WorkloadError, match="head_dim 96 does not divide the line of 512"):
-        simulate(workload, PAPER, MEMORY)
+        simulate(workload, strict, MEMORY)
 
 
 def _activity(**fields: Any) -> Activity:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from accelsim.errors import TraceError
-from accelsim.traces import AttentionTrace, header_schema
+from accelsim.traces import OTHER_HEADS, OTHER_KV_HEADS, OTHER_WIDTHS, AttentionTrace, header_schema
 from accelsim.traces.capture import capture
 
 PAGE = Path(__file__).parents[2] / "docs" / "traces.md"
@@ -203,6 +203,53 @@ FAMILIES = [
         "Gemma3",
         WINDOW | HEAD | {"num_hidden_layers": 7},
         config="Gemma3TextConfig",
+    ),
+    causal(
+        "Gemma 3n (windows)",
+        "Gemma3n",
+        WINDOW
+        | HEAD
+        | {
+            "num_hidden_layers": 6,
+            "num_kv_shared_layers": 2,
+            "hidden_size_per_layer_input": 8,
+            "vocab_size_per_layer_input": 20,
+            "layer_types": ["sliding_attention", "full_attention"] * 3,
+            "intermediate_size": [32] * 6,
+            "activation_sparsity_pattern": [0.0] * 6,
+            "laurel_rank": 4,
+        },
+        config="Gemma3nTextConfig",
+    ),
+    causal(
+        "Gemma 4 (windows, wider full layers)",
+        "Gemma4",
+        WINDOW
+        | HEAD
+        | {
+            "num_hidden_layers": 6,
+            "global_head_dim": 16,
+            "num_global_key_value_heads": 1,
+            "attention_k_eq_v": True,
+            "hidden_size_per_layer_input": 8,
+            "vocab_size_per_layer_input": 20,
+        },
+        config="Gemma4TextConfig",
+    ),
+    causal(
+        "Laguna (heads by layer)",
+        "Laguna",
+        WINDOW
+        | HEAD
+        | {
+            "num_attention_heads_per_layer": [4, 8, 4],
+            "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+            "num_experts": 2,
+            "num_experts_per_tok": 1,
+            "moe_intermediate_size": 16,
+            "shared_expert_intermediate_size": 16,
+        },
+        gated=True,
     ),
     causal("Phi-3", "Phi3", WINDOW),
     causal("Cohere 2", "Cohere2", WINDOW | {"num_hidden_layers": 5}),
@@ -614,6 +661,9 @@ def how(trace: AttentionTrace) -> str:
     found: dict[str, None] = {}
     for layer in range(trace.num_layers):
         found |= dict.fromkeys(trace.layer(layer).beyond())
+    for stack in trace.stacks():
+        shapes = {OTHER_HEADS, OTHER_KV_HEADS, OTHER_WIDTHS} & set(stack.trace.beyond())
+        found |= dict.fromkeys(sorted(shapes))
     scales = {trace.layer(layer).scale for layer in range(trace.num_layers)}
     if len(scales) > 1:
         found["a scale a layer"] = None

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from accelsim import exploration
 from accelsim.errors import TraceError
 from accelsim.functional import run_policy, verify_fixed_point
 from accelsim.functional.fixed_point import DATAPATHS
@@ -30,7 +31,8 @@ BY_NAME = {family.name: family for family in families.FAMILIES}
 # One of each kind of trace; the others differ in the model around it.
 QUICK = (
     "Llama 2, 3", "Llama 4 (chunks)", "Mistral", "Gemma 2 (windows, soft cap)", "Gemma 3 (windows)",
-    "gpt-oss (windows, sinks)", "Qwen3-Next (hybrid)", "GPT-2 (scale by layer)",
+    "Gemma 4 (windows, wider full layers)", "Laguna (heads by layer)", "gpt-oss (windows, sinks)",
+    "Qwen3-Next (hybrid)", "GPT-2 (scale by layer)",
     "DeepSeek-V3.2 (indexer)", "DiffLlama", "BERT", "ModernBERT (windows)",
     "EmbeddingGemma (windows on both sides)", "MPT (ALiBi)", "Falcon (grouped heads)", "ViT",
     "DeBERTa-v3 (stored bias)", "T5 (relative bias)", "BART", "Whisper (audio)",
@@ -98,6 +100,50 @@ def test_a_windowed_model_from_capture_to_bytes(tmp_path):
     assert w["keys"][decoded].max() <= 12 < w["context_tokens"].max()
     found = verify_fixed_point(trace, load_policy("dense"), DATAPATHS["published"])
     assert found.summary["relative_error_to_policy"] < 0.1
+
+
+@pytest.mark.parametrize("engine", ["event", "cycle"])
+def test_layers_of_other_heads_and_widths_from_capture_to_bytes(tmp_path, engine):
+    """Gemma 4: its full layers have wider vectors and fewer KV heads than those with windows."""
+    model = families.save(present("Gemma 4 (windows, wider full layers)"), tmp_path)
+    trace = capture(model, families.TEXT, prefill=16, decode=6)
+    decided = run_policy(trace, load_policy("spatten-full")).workload
+    rows, layer = decided["keys"] * decided["key_bits"].astype(int), decided["layer"]
+    asked = decided.policy_bytes()["key_msb"]
+    assert asked == (rows * np.where(layer == 5, 16, 8)).sum() // 8
+    found = exploration.replay(trace, policy="spatten-full", engine=engine, baselines=["h100"])
+    assert asked <= found.dram_read_bytes_by_tensor["key_msb"] <= asked + 64 * decided["keys"].sum()
+    assert found.baselines["h100/roofline"]["latency_s"] > 0
+    heads = families.save(present("Laguna (heads by layer)"), tmp_path / "laguna")
+    laguna = capture(heads, families.TEXT, prefill=16, decode=6)
+    with pytest.raises(TraceError, match=r"another number of query heads.*or 'heads: none'"):
+        run_policy(laguna, load_policy("spatten-full"))
+    without = {"policy.heads": "none"}
+    pruned = exploration.replay(
+        laguna, policy="spatten-full", overrides=without, engine=engine, baselines=[]
+    )
+    assert pruned.metrics["latency_cycles"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "stacks"),
+    [
+        ("T5 (relative bias)", ["encoder", "decoder"]),
+        ("CLIP (both towers)", ["vision", "language"]),
+        ("DeBERTa-v3 (stored bias)", ["language"]),
+    ],
+)
+def test_stacks_and_biases_from_capture_to_bytes(tmp_path, name, stacks):
+    trace = next(families.traces(present(name), tmp_path))
+    assert [stack.name for stack in trace.stacks()] == stacks
+    run = run_policy(trace, load_policy("dense"))
+    assert all(layer["relative_output_error"] < 3e-3 for layer in run.per_layer)
+    biased = [trace.layer(layer).bias is not None for layer in run.workload["layer"]]
+    scored = np.where(biased, run.workload["query_keys"], 0)
+    assert run.workload["biased_scores"].tolist() == scored.tolist()
+    found = exploration.replay(trace, policy="spatten-full", baselines=["a100"])
+    assert found.metrics["latency_cycles"] > 0
+    assert found.manifest["not_served"].get("biases", 0) > 0 or not scored.any()
 
 
 @pytest.mark.slow

@@ -34,14 +34,17 @@ class DotProduct:
 
     Attributes:
         multipliers: of the array (SpAtten Table I: 512).
-        head_dim: elements of a vector; it must divide ``multipliers``.
+        head_dim: elements of a vector.
         scores_per_cycle: most scores that leave in a cycle (SpAtten IV-E: 8).
+        padded: a line holds as many whole vectors as fit, and the rest of it is idle; else
+            ``head_dim`` must divide ``multipliers``.
         state: what it is doing; one record of :data:`STATE`.
     """
 
     multipliers: int
     head_dim: int
     scores_per_cycle: int
+    padded: bool = False
     state: Any = field(init=False, repr=False, default_factory=lambda: np.zeros(1, STATE))
     stalls: ClassVar[tuple[str, ...]] = STALLS
 
@@ -49,9 +52,14 @@ class DotProduct:
         """Begin idle; refuse a head that does not fit the line.
 
         Raises:
-            WorkloadError: ``head_dim`` does not divide ``multipliers``.
+            WorkloadError: ``head_dim`` does not divide ``multipliers``, or is larger.
         """
-        if self.multipliers % self.head_dim:
+        if self.padded and self.head_dim > self.multipliers:
+            raise WorkloadError(
+                f"head_dim {self.head_dim} is wider than the line of {self.multipliers} "
+                "multipliers; expected at most that"
+            )
+        if self.multipliers % self.head_dim and not self.padded:
             raise WorkloadError(
                 f"head_dim {self.head_dim} does not divide the line of {self.multipliers} "
                 "multipliers; expected a divisor"

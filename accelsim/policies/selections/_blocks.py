@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from accelsim.attention.kernels import filter_top, quick_select
 from accelsim.jit import kernel
 from accelsim.policies._selection import Budgeted
-from accelsim.policies.selector import Floats, Selector, Shape, heads_per_decision
+from accelsim.policies.selector import Block, Floats, Selector, Shape, heads_per_decision
 
 Rule = TypeVar("Rule", bound=Budgeted)
 
@@ -22,6 +22,17 @@ class BlockSelector(Selector, Generic[Rule]):
         super().__init__(shape, seed)
         self.rule = rule
         self.heads = heads_per_decision(shape, rule.share)
+
+
+def shown(block: Block) -> NDArray[np.bool_]:
+    """Keys that the masks of the layer show to each row, [rows, context]; all without one."""
+    return np.asarray(block.scores[0] > -np.inf)
+
+
+def open_blocks(block: Block, full: int, size: int) -> NDArray[np.bool_]:
+    """Full blocks of which a row sees a key, [rows, full]; no other is ranked or read."""
+    rows = len(block.positions)
+    return np.asarray(shown(block)[:, : full * size].reshape(rows, full, size).any(axis=2))
 
 
 def ranked(work: NDArray[Any]) -> NDArray[np.bool_]:
@@ -44,6 +55,7 @@ def full_blocks(keys: Floats, full: int, size: int) -> Floats:
 @kernel
 def keep_blocks(
     bounds: NDArray[np.float64],
+    opened: NDArray[np.bool_],
     positions: NDArray[np.int64],
     prompt: int,
     size: int,
@@ -58,6 +70,7 @@ def keep_blocks(
 
     Args:
         bounds: [groups, rows, blocks], what ranks full blocks.
+        opened: [rows, blocks], those that a row may read (:func:`open_blocks`).
         positions: of the rows.
         prompt: a row with so many keys or fewer keeps all.
         size: keys of a block.
@@ -74,21 +87,22 @@ def keep_blocks(
             first, last = g * heads, (g + 1) * heads
             # The block that holds the query's own token, and with it everything in a short context.
             full = positions[r] // size
-            if seen <= prompt or full <= allowed[r] or seen <= budgets[r]:
+            blocks = np.flatnonzero(opened[r, :full])
+            if seen <= prompt or len(blocks) <= allowed[r] or seen <= budgets[r]:
                 kept[first:last, r, :seen] = True
                 continue
             kept[first:last, r, full * size : seen] = True
             if allowed[r] < 1:
                 continue
-            values = bounds[g, r, :full].copy()
+            values = bounds[g, r][blocks]
             kth, equal, passes, elements, beats = quick_select(
                 values, allowed[r], seed + seen * 31 + g
             )
-            chosen = np.empty(full, dtype=np.bool_)
+            chosen = np.empty(len(blocks), dtype=np.bool_)
             filter_top(values, kth, equal, chosen)
-            for p in range(full):
-                if chosen[p]:
-                    kept[first:last, r, p * size : (p + 1) * size] = True
+            for c in range(len(blocks)):
+                if chosen[c]:
+                    kept[first:last, r, blocks[c] * size : (blocks[c] + 1) * size] = True
             own = work[g, r]
-            own.size, own.target = full, allowed[r]
+            own.size, own.target = len(blocks), allowed[r]
             own.passes, own.elements, own.beats = passes, elements, beats

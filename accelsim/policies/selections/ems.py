@@ -20,6 +20,7 @@ from accelsim.policies.selector import (
     Shape,
     updates_by_kv_head,
 )
+from accelsim.traces import OTHER_HEADS, OTHER_KV_HEADS, OTHER_WIDTHS
 
 
 class EMS(Recent):
@@ -47,6 +48,10 @@ class EMS(Recent):
     share: Literal["kv_head"] = "kv_head"
     needs: ClassVar[Needs] = Needs(
         selection="one_per_step", updates=True, write_backs=True, merges=True
+    )
+    # A merged key is seen where the key that it was merged into is.
+    follows: ClassVar[frozenset[str]] = frozenset(
+        ("sliding windows", "chunks", "stored masks", OTHER_HEADS, OTHER_KV_HEADS, OTHER_WIDTHS)
     )
 
     def selector(self, shape: Shape, seed: int = 0) -> Selector:
@@ -222,7 +227,8 @@ def _merge_rows(
             for h in range(g * group, (g + 1) * group):
                 row = probabilities[h, r]
                 for j in range(seen):
-                    if alive[g, j]:
+                    # A key that the query does not see has -inf.
+                    if alive[g, j] and row[j] > -np.inf:
                         dot = 0.0
                         for d in range(dim):
                             dot += query[h, r, d] * key[g, j, d]

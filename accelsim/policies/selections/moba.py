@@ -9,7 +9,13 @@ import numpy as np
 from accelsim.attention.kernels import WORK
 from accelsim.policies._base import Positive
 from accelsim.policies._selection import Needs, SelectionPart, Sharing
-from accelsim.policies.selections._blocks import full_blocks, keep_blocks, ranked, shared
+from accelsim.policies.selections._blocks import (
+    full_blocks,
+    keep_blocks,
+    open_blocks,
+    ranked,
+    shared,
+)
 from accelsim.policies.selector import (
     Block,
     Decision,
@@ -71,7 +77,10 @@ class MoBASelector(Selector):
         work = np.zeros((len(gate), len(rows)), dtype=WORK)
         dense = np.full(len(rows), self.rule.min_keys - 1)
         allowed = np.full(len(rows), self.rule.blocks - 1)
-        keep_blocks(gate, rows, 0, size, dense, allowed, self.heads, self.seed, decision.kept, work)
+        opened = open_blocks(block, full, size)
+        keep_blocks(
+            gate, opened, rows, 0, size, dense, allowed, self.heads, self.seed, decision.kept, work
+        )
         decision.work = work_by_kv_head(work, shape)
         filled = (rows + 1) % size == 0
         decision.written_vectors[:] = filled

@@ -11,11 +11,12 @@ from accelsim.attention.kernels import WORK
 from accelsim.attention.rows import dense_mask
 from accelsim.jit import kernel
 from accelsim.policies._base import Layers, Positive
-from accelsim.policies._selection import Budgeted, Needs
+from accelsim.policies._selection import FROM_PROBABILITIES, Budgeted, Needs
 from accelsim.policies.selections._blocks import (
     BlockSelector,
     full_blocks,
     keep_blocks,
+    open_blocks,
     ranked,
     shared,
 )
@@ -35,6 +36,7 @@ class Quest(Budgeted):
     and M the channel-wise minimum and maximum of its keys, an upper bound of every score in it.
     Budget: ``max(1, floor(budget / page_tokens))`` pages each decode step; the page being filled is
     always one of them. The first ``dense_layers`` layers read everything, and so does the prompt.
+    Under a mask only pages of which a query sees a key are ranked; a bias is in no bound (ours).
 
     Asks of the hardware: two rows of metadata read per full page and written when it fills, a
     top-k over pages each step and head, whole pages in one run.
@@ -50,6 +52,7 @@ class Quest(Budgeted):
     needs: ClassVar[Needs] = Needs(
         selection="every_step", metadata=True, write_backs=True, permanent=False
     )
+    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES
 
     def selector(self, shape: Shape, seed: int = 0) -> Selector:
         """Return the rule at work on one sequence."""
@@ -79,12 +82,14 @@ class QuestSelector(BlockSelector[Quest]):
         allowed = np.maximum(1, budgets // size)
         total = shared(bounds, self.heads)
         work = np.zeros((len(total), len(block.positions)), dtype=WORK)
+        pages_open = open_blocks(block, full, size)
         keep_blocks(
-            total, block.positions, shape.prompt_tokens, size, budgets, allowed - 1, self.heads,
-            self.seed, decision.kept, work,
+            total, pages_open, block.positions, shape.prompt_tokens, size, budgets, allowed - 1,
+            self.heads, self.seed, decision.kept, work,
         )  # fmt: skip
         decision.work = work_by_kv_head(work, shape)
-        decision.metadata_vectors[:] = 2 * (block.positions // size) * ranked(work)
+        before = np.arange(full)[None, :] < (block.positions // size)[:, None]
+        decision.metadata_vectors[:] = 2 * (pages_open & before).sum(axis=1) * ranked(work)
         decision.written_vectors[:] = 2 * ((block.positions + 1) % size == 0)
         self.attend(block, decision)
         return decision

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from accelsim.attention.topk import PARALLELISM
 from accelsim.policies._base import ROUNDING_GUARD, Count, Fraction, Iterations, Ratio
 from accelsim.policies._encoder import EncoderSelector
-from accelsim.policies._selection import Needs, SelectionPart
+from accelsim.policies._selection import FROM_PROBABILITIES, Needs, SelectionPart
 from accelsim.policies.selector import Block, Decision, Selector, Shape
+from accelsim.traces import OTHER_HEADS, OTHER_KV_HEADS, OTHER_WIDTHS
 
 
 class ZeroTPrune(SelectionPart):
@@ -45,6 +46,12 @@ class ZeroTPrune(SelectionPart):
     tolerance: Fraction = 1e-6
     needs: ClassVar[Needs] = Needs(selection="every_layer", updates=True)
     encoder: ClassVar[bool] = True
+    # One set of living tokens goes through all layers.
+    follows: ClassVar[frozenset[str]] = (FROM_PROBABILITIES | {"sliding windows on both sides"}) - {
+        OTHER_HEADS,
+        OTHER_KV_HEADS,
+        OTHER_WIDTHS,
+    }
 
     def prunes_after(self, layer: int, num_layers: int) -> bool:
         """Whether tokens leave between ``layer`` and the next one."""

@@ -225,6 +225,9 @@ class Reader:
 def takes(network: Any) -> tuple[str, ...]:
     """What a model takes: some of text, image, video, audio."""
     own = getattr(network, "input_modalities", None)
+    parts = getattr(getattr(network, "config_class", None), "sub_configs", None)
+    if parts == {} and getattr(network, "__name__", "").endswith("ForCausalLM"):
+        own = "text"  # Gemma 4's says what its sibling with towers takes
     if own is None:  # before transformers 5
         names = {"pixel_values": "image", "input_features": "audio", "input_values": "audio"}
         own = names.get(getattr(network, "main_input_name", ""), "text")

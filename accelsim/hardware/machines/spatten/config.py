@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from accelsim.configs import Config, Unit
+from accelsim.hardware.blocks.dot_product import DotProduct
 from accelsim.hardware.config import (
     AcceleratorConfig,
     Bits,
@@ -103,6 +104,15 @@ class SpattenConfig(AcceleratorConfig):
     def buffer_bytes(self) -> float:
         """Bytes of both buffers: elements are 12 bit on chip (SpAtten Table I)."""
         return 2 * self.multipliers * self.buffer_lines * BITS_ON_CHIP / 8
+
+    def dot_product(self, head_dim: int) -> DotProduct:
+        """The array for vectors of one width.
+
+        Raises:
+            WorkloadError: a width that it does not take.
+        """
+        padded = "padded_lines" in self.supports
+        return DotProduct(self.multipliers, head_dim, self.scores_per_cycle, padded)
 
     def tile(self, head_dim: int) -> int:
         """Most key vectors in a tile: half of the key buffer, and what the softmax FIFO holds."""

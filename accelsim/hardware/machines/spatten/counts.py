@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from accelsim.hardware.activity import Activity, ModuleActivity, QueueActivity
 from accelsim.hardware.blocks.matrix_fetcher import TRANSACTION_BYTES
@@ -40,31 +41,32 @@ def count_work(
         read_bytes: bytes of vectors as they were fetched, by tensor.
         spilled: bytes of scores and partial results read and written.
     """
-    dim = workload.head_dim
-    line = dim * BITS_ON_CHIP // 8
-    value_line = workload.value_width * BITS_ON_CHIP // 8
+    dims, value_dims = rows.key_dims, rows.value_dims
+    line, value_line = dims * BITS_ON_CHIP // 8, value_dims * BITS_ON_CHIP // 8
+    queries = np.diff(rows.start)
     again = np.where(rows.query_refetch > 0, rows.query_keys, 0)
-    scored = int(rows.query_keys.sum() + again.sum())
-    weighted = int(rows.query_values.sum())
+    row_scored = np.add.reduceat(rows.query_keys + again, rows.start[:-1])
+    row_weighted = np.add.reduceat(rows.query_values, rows.start[:-1])
+    scored = int(row_scored.sum())
     selected, passes = selection_work(workload, rows, config)
     elements = int(rows.elements.sum()) + selected
     refetched = (rows.refetches > 0).astype(np.int64)
     read, written = spilled
     for name, amount in {
-        "query_register_bytes": query_loads(rows, config, dim) * line,
+        "query_register_bytes": int((query_loads(rows, config) * line).sum()),
         "softmax_fifo_bytes": score_fifo_bytes(scored),
         "importance_additions": importance_additions(workload),
-        "qk_macs": scored * dim,
-        "pv_macs": weighted * workload.value_width,
+        "qk_macs": int((row_scored * dims).sum()),
+        "pv_macs": int((row_weighted * value_dims).sum()),
         "exponentials": scored,
         "divisions": scored,
         "topk_passes": int(rows.passes.sum()) + passes,
         "topk_comparisons": 2 * elements,
         "topk_fifo_bytes": 4 * elements,
-        "key_sram_write_bytes": int((rows.keys * (1 + refetched)).sum()) * line,
-        "key_sram_read_bytes": scored * line,
-        "value_sram_write_bytes": int(rows.values.sum()) * value_line,
-        "value_sram_read_bytes": weighted * value_line,
+        "key_sram_write_bytes": int((rows.keys * (1 + refetched) * line).sum()),
+        "key_sram_read_bytes": int((row_scored * line).sum()),
+        "value_sram_write_bytes": int((rows.values * value_line).sum()),
+        "value_sram_read_bytes": int((row_weighted * value_line).sum()),
         "fetcher_bytes": 2 * sum(read_bytes.values()),
         "spill_read_bytes": read,
         "spill_write_bytes": written,
@@ -78,20 +80,21 @@ def count_work(
         activity.count("dram_reads", bursts)
     out = int(workload["write_back_bytes"].sum()) + written
     if config.output_traffic:
-        out += len(rows.query_keys) * value_line
+        out += int((queries * value_line).sum())
     activity.dram_write_bytes = -(-out // TRANSACTION_BYTES) * TRANSACTION_BYTES
     activity.count("dram_writes", activity.dram_write_bytes // TRANSACTION_BYTES)
 
 
-def query_loads(rows: Rows, config: SpattenConfig, head_dim: int) -> int:
-    """Times that a query is written to the registers: once a pass over its keys, first or LSB.
+def query_loads(rows: Rows, config: SpattenConfig) -> NDArray[np.int64]:
+    """Times that queries of each row are written to the registers: once a pass over their keys,
+    first or LSB.
 
     Where all queries pass over a tile before the next one (``key-outer``, early rows), once a tile.
     """
     stays = np.repeat(rows.late, np.diff(rows.start)) | (config.loop_order == "query-outer")
-    tiles = -(-rows.query_keys // config.tile(head_dim))
+    tiles = -(-rows.query_keys // np.repeat(rows.tiles(config), np.diff(rows.start)))
     passes = np.where(stays, rows.query_keys > 0, tiles) * (1 + (rows.query_refetch > 0))
-    return int(passes.sum())
+    return np.asarray(np.add.reduceat(passes, rows.start[:-1]))
 
 
 def selection_work(workload: Workload, rows: Rows, config: SpattenConfig) -> tuple[int, int]:
@@ -117,15 +120,26 @@ def selection_work(workload: Workload, rows: Rows, config: SpattenConfig) -> tup
     return elements, passes
 
 
-def partial_bytes(rows: Rows, config: SpattenConfig, value_dim: int, tile: int) -> int:
+def partial_size(value_dim: Any, config: SpattenConfig) -> Any:
+    """Bytes of a partial result: its sums, maximum and sum of exponentials (section 2, one pass).
+
+    Args:
+        value_dim: elements of a value, a number or an array.
+        config: of the machine.
+    """
+    return (value_dim + 2) * config.partial_bits // 8
+
+
+def partial_bytes(rows: Rows, config: SpattenConfig) -> int:
     """Bytes of partial results written by early rows of one pass; as many are read back."""
     if config.loop_order != "key-outer":
         return 0
-    counts = np.diff(rows.start)
+    counts, tile = np.diff(rows.start), rows.tiles(config)
     long = (~rows.late) & (rows.keys > tile) & ~rows.prunes & (rows.lsb_bits == 0)
     mine = np.repeat(long, counts)
-    tiles = -(-rows.query_keys[mine] // tile)
-    return int(np.maximum(tiles - 1, 0).sum()) * ((value_dim + 2) * config.partial_bits // 8)
+    tiles = -(-rows.query_keys[mine] // np.repeat(tile, counts)[mine])
+    each = np.repeat(partial_size(rows.value_dims, config), counts)[mine]
+    return int((np.maximum(tiles - 1, 0) * each).sum())
 
 
 def activity_of(machine: Spatten) -> Activity:
@@ -134,7 +148,7 @@ def activity_of(machine: Spatten) -> Activity:
     config, rows, workload = plan.config, plan.rows, plan.workload
     total = max(order.completions)
     activity = Activity(total, config.frequency_hz)
-    partial = partial_bytes(rows, config, workload.value_width, plan.tile)
+    partial = partial_bytes(rows, config)
     spilled = kept.spilled_reads + partial, kept.spilled_writes + partial
     count_work(activity, workload, rows, config, machine.requests.bytes, spilled)
     activity.count("refetched_bytes", machine.requests.refetched_bytes())

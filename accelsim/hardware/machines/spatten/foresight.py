@@ -112,14 +112,16 @@ class Foresight:
 
     def _select(self, item: Keys, query: int, scored: int) -> None:
         """Let queries through, on copies of the blocks' states."""
-        row, plan = item.row, self._plan
+        row = item.row
+        if self._plan.mixed:
+            self._states[-1]["scores"] = row.scores
         slot = row.slots[item.tile].slot if row.late and item.tile in row.slots else None
         self._select_queries(
             *self._arrays,
             query,
             scored,
-            item.tile * plan.tile,
-            plan.tile,
+            item.tile * row.tile,
+            row.tile,
             item.drops,
             item.again,
             not row.late,

@@ -89,6 +89,7 @@ class Row:
         keys, values: vectors.
         tile: most vectors in a tile of them.
         line: vectors in a line of a buffer.
+        scores: vectors that the arrays take in a cycle.
         late, two_pass, planes: what it is.
         split, reread: it is one position of a row; not the first.
         prunes: some of its queries use fewer values than keys.
@@ -119,6 +120,7 @@ class Row:
         "refetches",
         "released",
         "reread",
+        "scores",
         "slots",
         "slotted",
         "split",
@@ -133,7 +135,7 @@ class Row:
     def __init__(self, index: int, layer: Layer, first: int, last: int) -> None:
         self.index, self.layer, self.first, self.last = index, layer, first, last
         self.keys = self.values = self.refetches = 0
-        self.tile = self.line = 1
+        self.tile = self.line = self.scores = 1
         self.late = self.two_pass = self.planes = self.prunes = self.streams = False
         self.reread = self.split = False
         self.tiles = self.value_tiles = 1

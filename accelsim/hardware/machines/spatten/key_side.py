@@ -229,6 +229,8 @@ class ScoreUnit:
             yield self._tiles
             item = self._tiles.pop()
             row = item.row
+            if self._plan.mixed:
+                dot.state["scores"] = row.scores
             yield item.matrix
             ready = 0
             if row.queries is not None:
@@ -275,8 +277,8 @@ class ScoreUnit:
             refetch,
             query,
             last,
-            item.tile * plan.tile,
-            plan.tile,
+            item.tile * row.tile,
+            row.tile,
             item.again,
             row.two_pass,
             matrix.begin,

@@ -38,7 +38,9 @@ class Layout:
 
     def __init__(self, workload: Workload, rows: Rows, queries: bool) -> None:
         self._rows = rows
-        self._dim, self._value_dim = workload.head_dim, workload.value_width
+        widest = int(rows.key_dims.max())
+        self._dims: list[int] = rows.key_dims.tolist()
+        self._value_dims: list[int] = rows.value_dims.tolist()
         heads = int(workload["head"].max()) + 1
         self._slot: list[int] = (
             workload["layer"].astype(np.int64) * heads + workload["head"]
@@ -51,7 +53,7 @@ class Layout:
         self._written, self._count = np.empty(1 << 10, np.int64), 0
         self._cover_vectors = direct(cover, self._in_order, self._written)
         self._consecutive = direct(consecutive, self._written)
-        region = -(-context * self._dim * 2 // _REGION) * _REGION
+        region = -(-context * widest * 2 // _REGION) * _REGION
         self._plane: list[int] = [plane * slots * region for plane in range(6)]
         self._region = region
         self._key_bits, self._value_bits = rows.key_bits.tolist(), rows.value_bits.tolist()
@@ -60,7 +62,8 @@ class Layout:
             "metadata": workload["metadata_bytes"].astype(np.int64),
         }
         atoms = {name: -(-size // TRANSACTION_BYTES) for name, size in asked.items()}
-        self._query_bytes = -(-self._dim * BITS_ON_CHIP // 8) * queries
+        sizes = -(-rows.key_dims * BITS_ON_CHIP // 8) * int(queries)
+        self._query_bytes: list[int] = sizes.tolist()
         self._other_atoms: list[int] = (atoms["residual"] + atoms["metadata"]).tolist()
         self._residual_atoms: list[int] = atoms["residual"].tolist()
         sums = {name: int(count.sum()) * TRANSACTION_BYTES for name, count in atoms.items()}
@@ -79,8 +82,9 @@ class Layout:
         Returns:
             How many, here and in the methods below.
         """
-        begin = first * self._query_bytes // TRANSACTION_BYTES
-        count = -(-end * self._query_bytes // TRANSACTION_BYTES) - begin
+        size = self._query_bytes[row]
+        begin = first * size // TRANSACTION_BYTES
+        count = -(-end * size // TRANSACTION_BYTES) - begin
         self.bytes["query"] += count * TRANSACTION_BYTES
         return self._block(QUERIES, row, begin, count)
 
@@ -139,7 +143,7 @@ class Layout:
 
     def _cover(self, plane: int, indices: Lists, row: int, first: int, end: int, bits: int) -> int:
         """Write what covers some vectors of a plane."""
-        size = -(-bits * (self._value_dim if plane == VALUES else self._dim) // 8)
+        size = -(-bits * (self._value_dims if plane == VALUES else self._dims)[row] // 8)
         chosen = self._in_order if indices is None else indices[row]
         self._reserve((end - first) * (size // TRANSACTION_BYTES + 2))
         begin = self._count

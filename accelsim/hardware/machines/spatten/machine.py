@@ -73,7 +73,7 @@ class Spatten:
         self.env = env = Clock()
         self.plan = plan = Plan(env, workload, config, dependencies == "causal")
         self.requests = requests = Requests(plan)
-        self.units = units = Units(config, workload.head_dim)
+        self.units = units = Units(config, plan.rows.widths)
         peak = bytes_per_cycle(memory, config.channels, config.frequency_hz)
 
         # Arrows. They carry what is known ahead of time; the queues of the hardware are in the

@@ -34,8 +34,8 @@ class Plan:
         rows: of the workload, as arrays.
         queries: keys, values and need of the LSB plane of each query, int64 [queries] each.
         times: of each query, int64 [queries, 5]; columns are those of :mod:`.pipeline`.
-        line: vectors in a line of a buffer.
-        tile: most vectors in a tile.
+        mixed: rows have keys of several widths.
+        tiles: most vectors in a tile of each row of the workload.
         layers: in order.
         items: rows in the order in which they are run.
 
@@ -52,8 +52,9 @@ class Plan:
         self.queries = rows.query_keys, rows.query_values, rows.query_refetch
         self.times: Ints = np.zeros((len(rows.query_keys), 5), np.int64)
         self._latest = direct(pipeline.latest, self.times)
-        self.line = config.multipliers // workload.head_dim
-        self.tile = config.tile(workload.head_dim)
+        self.mixed = len(rows.widths) > 1
+        self.tiles: list[int] = rows.tiles(config).tolist()
+        self._lines: list[int] = (config.multipliers // rows.key_dims).tolist()
         # Plain numbers: an element of an array costs more to read.
         self._columns: dict[str, list[Any]] = {
             name: getattr(rows, name).tolist()
@@ -75,7 +76,7 @@ class Plan:
         found: list[Row] = []
         for index in range(layer.group.first, layer.group.end):
             first, last = columns["start"][index : index + 2]
-            long = columns["keys"][index] > self.tile
+            long = columns["keys"][index] > self.tiles[index]
             if long and not columns["late"][index] and self.config.loop_order == "query-outer":
                 edges = np.flatnonzero(np.diff(rows.position[first:last])) + 1 + first
                 ends = [first, *edges.tolist(), last]
@@ -104,10 +105,11 @@ class Plan:
             row.values = min(row.values, int(used.sum()), row.keys) if prunes else row.keys
         row.prunes = prunes
         row.streams = not prunes or end - begin == 1
-        row.tile, row.line = self.tile, self.line
-        row.tiles = -(-row.keys // self.tile)
+        row.tile, row.line = self.tiles[index], self._lines[index]
+        row.scores = min(row.line, self.config.scores_per_cycle)
+        row.tiles = -(-row.keys // row.tile)
         row.two_pass = row.tiles > 1 and (prunes or row.planes)
-        row.value_tiles = -(-row.values // self.tile) if row.two_pass else row.tiles
+        row.value_tiles = -(-row.values // row.tile) if row.two_pass else row.tiles
         if row.planes:
             row.decision = Milestone(self._env)
         if row.two_pass:

@@ -47,7 +47,7 @@ class Requests:
             Byte addresses, and how many of them come before the vectors.
         """
         row, layout = item.row, self._layout
-        begin = item.tile * self._plan.tile
+        begin = item.tile * row.tile
         end = begin + item.vectors
         if item.again:
             # The MSBs of a row of two passes are gone (section 2). A vector is there when its LSBs
@@ -72,8 +72,8 @@ class Requests:
 
     def values(self, values: Values) -> Ints:
         """Transactions of a value tile."""
-        begin = values.tile * self._plan.tile
         row = values.row
+        begin = values.tile * row.tile
         self._count(row, VALUES, self._layout.values(row.index, begin, begin + values.vectors))
         return self._layout.take()
 
@@ -81,7 +81,7 @@ class Requests:
         """Bytes beyond one fetch of each plane of a row, tile by tile."""
         total = self._msbs_again
         for row, planes in self._moved.items():
-            whole = self._layout.once(row, self._plan.tile)
+            whole = self._layout.once(row, self._plan.tiles[row])
             pairs = zip(planes, whole, strict=True)
             total += sum(max(found - once, 0) for found, once in pairs)
         return total

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.errors import WorkloadError
-from accelsim.hardware.blocks.dot_product import DotProduct
 from accelsim.hardware.machines.spatten._search import head_selection, search_cycles
 from accelsim.hardware.machines.spatten.config import SpattenConfig
 from accelsim.workloads import BEAT, QueryTable, Workload
@@ -65,6 +64,7 @@ class Rows:
         search: cycles of the value top-k, [queries].
         passes, elements: of it, [queries].
         groups: in order.
+        key_dims, value_dims: elements of a vector, [rows].
     """
 
     keys: Ints
@@ -84,6 +84,18 @@ class Rows:
     passes: Ints
     elements: Ints
     groups: list[Group]
+    key_dims: Ints
+    value_dims: Ints
+
+    @property
+    def widths(self) -> set[int]:
+        """Elements of a key, of all rows."""
+        return set(np.unique(self.key_dims).tolist())
+
+    def tiles(self, config: SpattenConfig) -> Ints:
+        """Most vectors in a tile of each row."""
+        dims, place = np.unique(self.key_dims, return_inverse=True)
+        return np.array([config.tile(dim) for dim in dims.tolist()])[place]
 
 
 def rows_of(workload: Workload, config: SpattenConfig) -> Rows:
@@ -93,7 +105,8 @@ def rows_of(workload: Workload, config: SpattenConfig) -> Rows:
         WorkloadError: a width that the converter does not take, or a ``head_dim`` that does not
             divide the multipliers.
     """
-    DotProduct(config.multipliers, workload.head_dim, config.scores_per_cycle)
+    for dim in np.unique(workload.key_dims).tolist():
+        config.dot_product(dim)
     column = {name: workload[name].astype(np.int64) for name in workload.columns}
     table = workload.query_table or _shared_out(workload)
     start = table.start.astype(np.int64)
@@ -126,6 +139,8 @@ def rows_of(workload: Workload, config: SpattenConfig) -> Rows:
         passes=np.where(prunes, passes, 0),
         elements=np.where(prunes, elements, 0),
         groups=_groups(workload, config, start, position, late),
+        key_dims=workload.key_dims,
+        value_dims=workload.value_dims,
     )
 
 
@@ -190,6 +205,12 @@ def _passes(
     return passes, beats, elements
 
 
+def as_many_heads(workload: Workload, before: int, layer: int) -> bool:
+    """Whether two layers have as many query heads, pruned ones counted."""
+    shapes = workload.layers
+    return not shapes or shapes[before].query_heads == shapes[layer].query_heads
+
+
 def _groups(
     workload: Workload,
     config: SpattenConfig,
@@ -222,7 +243,9 @@ def _groups(
         here, of = int(step[first]), int(layer[first])
         alive = int(heads[first:end].sum())
         head_cycles, head_work = 0, (0, 0)
-        if groups and groups[-1].step == here and alive < groups[-1].heads:
+        # Fewer heads than in the layer before were pruned, unless the layer has no more.
+        pruned = groups and groups[-1].step == here and alive < groups[-1].heads
+        if pruned and as_many_heads(workload, groups[-1].layer, of):
             passes, beats, elements = head_selection(groups[-1].heads, alive, here, of)
             head_work = elements, passes
             head_cycles = int(

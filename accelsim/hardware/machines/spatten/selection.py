@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import simpy
 from numpy.typing import NDArray
 
 from accelsim.hardware.blocks.matrix_fetcher import MatrixFetcher
 from accelsim.hardware.machines.spatten import pipeline
+from accelsim.hardware.machines.spatten.counts import partial_size
 from accelsim.hardware.machines.spatten.decision import Decision
 from accelsim.hardware.machines.spatten.foresight import Foresight, decide
-from accelsim.hardware.machines.spatten.items import Again, Keys, Port, Values, usable
+from accelsim.hardware.machines.spatten.items import Again, Keys, Port, Row, Values, usable
 from accelsim.hardware.machines.spatten.kept_scores import KeptScores
 from accelsim.hardware.machines.spatten.order import LayerOrder
 from accelsim.hardware.machines.spatten.pipeline import DECIDED, FILTERED, GIVEN, SIZE
@@ -65,13 +64,11 @@ class Selection:
         self._scored, self._room = scored, room
         self._decision, self._foresight = decision, foresight
         self._kept_scores = kept_scores
-        self._sums_free = units.weighted_sum.state["free"]
+        self._sums = units.weighted_sum.state
+        self._sums_free = self._sums["free"]
         self._arrays = *units.selecting, *plan.queries, plan.rows.search, plan.times
         self._select_queries = direct(pipeline.select, *self._arrays, fetcher.beats)
-        # A partial result of a query: its sums, maximum and sum of exponentials go out and come
-        # back (section 2, one pass).
-        partial = (plan.workload.value_width + 2) * plan.config.partial_bits // 8
-        self._spill = math.ceil(2 * partial / peak)
+        self._peak = peak
 
     def run(self) -> Following:
         """Select in the order of the scores."""
@@ -112,6 +109,8 @@ class Selection:
             query, scored: from which query on, and that after the last.
         """
         row, plan = item.row, self._plan
+        if plan.mixed:
+            self._sums["scores"] = row.scores
         early = not row.late
         begin = end = transactions = vectors = at = slot = 0
         if early and values is not None:
@@ -123,7 +122,7 @@ class Selection:
             slot = values.slot or 0
         rescaling = 1 if item.tile else 0
         # Written after every tile but the last, read before every one but the first.
-        spill = self._spill if early and item.tile else 0
+        spill = self._spill(row) if early and item.tile else 0
         selects = row.layer.selects
 
         def select(first: int, last: int) -> int:
@@ -131,8 +130,8 @@ class Selection:
                 *self._arrays,
                 first,
                 last,
-                item.tile * plan.tile,
-                plan.tile,
+                item.tile * row.tile,
+                row.tile,
                 item.drops,
                 item.again,
                 early,
@@ -154,6 +153,11 @@ class Selection:
             self._tracks.queries(select, query, scored, item_code(row.index, SCORES))
         else:
             select(query, scored)
+
+    def _spill(self, row: Row) -> int:
+        """Cycles in which a partial result of a query goes out and comes back."""
+        width = int(self._plan.rows.value_dims[row.index])
+        return int(np.ceil(2 * partial_size(width, self._plan.config) / self._peak))
 
     def _selected(self, item: Keys, values: Values | None) -> None:
         """All queries of a tile, or of its LSB pass, are known up to their filters."""
@@ -205,7 +209,7 @@ class Selection:
         if fresh:
             now = ~refetch if drops else np.ones_like(refetch)
         times = self._plan.times[item.row.first : item.row.last, GIVEN][now]
-        there = keys[now] > item.tile * self._plan.tile
+        there = keys[now] > item.tile * item.row.tile
         ready = max(int(times[there].min()), 1) if there.any() else 1
         if not fresh:
             self._fork.ask_late(Again(self._env, values, ready))

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.hardware.blocks.dot_product import DotProduct
 from accelsim.hardware.blocks.softmax import Softmax
 from accelsim.hardware.blocks.top_k import TopK
 from accelsim.hardware.blocks.weighted_sum import WeightedSum
@@ -47,15 +46,18 @@ class Units:
 
     Args:
         config: of the machine.
-        head_dim: elements of a vector.
+        head_dims: elements of a vector, of all layers. The adder trees are as deep as the deepest
+            of them needs, in every layer.
     """
 
-    def __init__(self, config: SpattenConfig, head_dim: int) -> None:
-        self.dot_product = DotProduct(config.multipliers, head_dim, config.scores_per_cycle)
+    def __init__(self, config: SpattenConfig, head_dims: set[int]) -> None:
+        dots = [config.dot_product(head_dim) for head_dim in head_dims]
+        self.dot_product = max(dots, key=lambda dot: dot.head_dim)
+        most = max(dot.scores for dot in dots)
         self.softmax = Softmax(config.softmax_parallelism, config.softmax_fifo)
         self.top_k = TopK(config.topk.parallelism, config.topk.rows)
         self.selector = TopK(config.topk.parallelism, SEARCHES)
-        self.weighted_sum = WeightedSum(config.multipliers, self.dot_product.scores)
+        self.weighted_sum = WeightedSum(config.multipliers, most)
         self.by_name: dict[str, Unit] = {
             "qk_unit": self.dot_product,
             "softmax": self.softmax,

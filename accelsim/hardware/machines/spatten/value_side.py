@@ -245,6 +245,8 @@ class WeightedSumUnit:
         """Multiply the queries of a tile; the cycle of the last beat."""
         row, plan, matrix = values.row, self._plan, values.matrix
         first, last = row.first, row.last
+        if plan.mixed:
+            self._states[0]["scores"] = row.scores
         part, parts = (values.tile, row.value_tiles) if row.two_pass else (0, 0)
         return self._weigh_queries(
             *self._states,
@@ -253,8 +255,8 @@ class WeightedSumUnit:
             plan.times,
             first,
             last,
-            0 if row.two_pass else values.tile * plan.tile,
-            _WHOLE_ROW if row.two_pass else plan.tile,
+            0 if row.two_pass else values.tile * row.tile,
+            _WHOLE_ROW if row.two_pass else row.tile,
             part,
             parts,
             row.streams,

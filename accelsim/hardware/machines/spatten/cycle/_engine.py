@@ -174,19 +174,20 @@ def _build(
 ) -> c.Machine:
     org = organisation(memory, writes=False)
     channels, ports = config.channels, config.fetch_channels
-    lines = config.multipliers // workload.head_dim
-    scores = min(lines, config.scores_per_cycle)
+    # Of a mixed workload the trees are as deep as its widest, and its most vectors, need.
+    widest, narrowest = int(workload.key_dims.max()), int(workload.key_dims.min())
+    scores = min(config.multipliers // narrowest, config.scores_per_cycle)
     # A port asks for no more than the address FIFOs, the memory and the response FIFOs hold.
     per_channel = int(memory.inflight_limit) + 4
     ring = 1 << (config.address_fifo + config.response_fifo + channels * per_channel).bit_length()
     state = np.zeros(1, c.MACHINE)
     s = state[0]
-    pipeline = 2 + (workload.head_dim.bit_length() - 1) + c.EXPONENT
+    log_dim = (widest - 1).bit_length()
+    pipeline = 2 + log_dim + c.EXPONENT
     for name, value in {
         "streamed": dependencies == "streamed",
-        "scores": scores,
         "log_scores": (scores - 1).bit_length(),
-        "log_dim": workload.head_dim.bit_length() - 1,
+        "log_dim": log_dim,
         "parallelism": config.softmax_parallelism,
         "softmax_fifo": config.softmax_fifo,
         "key_depth": config.key_prefetch_depth,

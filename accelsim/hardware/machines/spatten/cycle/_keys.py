@@ -170,14 +170,15 @@ def step_query_key(
     if rows[row].queries_at >= 0 and not all_there(s, requests, joined, rows[row].queries_at):
         return
     keys = _keys_here(matrices, jobs, matrix, job)
-    done = min((s[0].qk_beat + 1) * s[0].scores, keys)
+    scores = matrices[matrix].scores
+    done = min((s[0].qk_beat + 1) * scores, keys)
     if not vector_there(s, requests, vectors, joined, request, done - 1):
         return
     if not two:
         if s[0].qk_beat == 0:
             sequence[s[0].seq_tail] = job
             s[0].seq_tail += 1
-        _take(s, pipe, job, done, keys)
+        _take(s, pipe, job, s[0].qk_beat * scores, done, keys)
     s[0].busy_qk += 1
     s[0].progress += 1
     s[0].qk_beat += 1
@@ -193,10 +194,10 @@ def step_query_key(
 
 
 @inlined
-def _take(s: Records, pipe: Records, job: int, done: int, keys: int) -> None:
+def _take(s: Records, pipe: Records, job: int, before: int, done: int, keys: int) -> None:
     """Put the scores of a beat into the pipeline, with the softmax beats that they complete."""
     parallel = s[0].parallelism
-    complete = done // parallel - s[0].qk_beat * s[0].scores // parallel
+    complete = done // parallel - before // parallel
     if done == keys and done % parallel:
         complete += 1
     at = s[0].pipe_tail % len(pipe)

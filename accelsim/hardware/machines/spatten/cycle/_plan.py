@@ -13,7 +13,7 @@ from accelsim.hardware.config import MemoryConfig
 from accelsim.hardware.machines.spatten._search import head_selection
 from accelsim.hardware.machines.spatten.config import BITS_ON_CHIP, SpattenConfig
 from accelsim.hardware.machines.spatten.cycle import _state as c
-from accelsim.hardware.machines.spatten.rows import Rows, rows_of
+from accelsim.hardware.machines.spatten.rows import Rows, as_many_heads, rows_of
 from accelsim.jit import kernel
 from accelsim.workloads import Workload
 
@@ -115,11 +115,12 @@ class _Planner:
     def __init__(self, workload: Workload, config: SpattenConfig, memory: MemoryConfig) -> None:
         self.workload, self.config = workload, config
         # Values that are narrower than keys lie padded in lines of as many vectors.
-        self.dim, self.value_dim = workload.head_dim, workload.value_width
-        self.lines = config.multipliers // self.dim
-        self.scores = min(self.lines, config.scores_per_cycle)
+        self.dim: list[int] = workload.key_dims.tolist()
+        self.value_dim: list[int] = workload.value_dims.tolist()
+        self.lines = [config.multipliers // dim for dim in self.dim]
+        self.scores = [min(lines, config.scores_per_cycle) for lines in self.lines]
         kept = config.softmax_fifo * config.softmax_parallelism
-        self.tile = min(config.buffer_lines // 2 * self.lines, kept)
+        self.tile = [min(config.buffer_lines // 2 * lines, kept) for lines in self.lines]
         self.kept_scores = kept
         rate = memory.bytes_per_tick * memory.clock_hz / config.frequency_hz
         self.peak = rate * config.channels
@@ -129,7 +130,7 @@ class _Planner:
         self.slot = slot.tolist()
         self.slots = int(slot.max()) + 1
         context = int(max(workload["context_tokens"].max(), workload["keys"].max()))
-        self.region = -(-context * self.dim * 2 // _REGION_STEP) * _REGION_STEP
+        self.region = -(-context * max(self.dim) * 2 // _REGION_STEP) * _REGION_STEP
         self.layout = _Layout()
         self.out: dict[str, list[dict[str, int]]] = {
             name: [] for name in ("rows", "matrices", "pieces", "tiles", "jobs")
@@ -139,7 +140,7 @@ class _Planner:
         self.spill_read = self.spill_write = 0
         self.late_lsb: list[dict[str, int]] = []
         self.two_pass: list[int] = []
-        self.exponentials = self.qk_vectors = self.pv_vectors = self.passes = 0
+        self.exponentials = self.qk_macs = self.pv_macs = self.passes = 0
         self.weighted = 0
         self.sources: list[int] = []
 
@@ -161,8 +162,8 @@ class _Planner:
         }
         self._finish_requests(requests, arrays["tiles"], arrays["pieces"])
         counters = {
-            "qk_macs": self.qk_vectors * self.dim,
-            "pv_macs": self.pv_vectors * self.value_dim,
+            "qk_macs": self.qk_macs,
+            "pv_macs": self.pv_macs,
             "exponentials": self.exponentials,
             "topk_passes": self.passes + _selector_passes(groups),
             "spill_read_bytes": self.spill_read,
@@ -208,7 +209,7 @@ class _Planner:
         keys = self._indices("key_indices", source, int(table.keys[source]))
         values = self._indices("value_indices", source, int(table.values[source]))
         early = not bool(table.late[source])
-        outer = self.config.loop_order == "query-outer" and early and len(keys) > self.tile
+        outer = self.config.loop_order == "query-outer" and early and len(keys) > self.tile[source]
         if not outer:
             return [_Row(source, group, queries, keys, values, early, True)]
         found: list[_Row] = []
@@ -249,7 +250,7 @@ class _Planner:
             }
         )
         self.sources.append(source)
-        n, tiles = len(row.keys), -(-len(row.keys) // self.tile)
+        n, tiles = len(row.keys), -(-len(row.keys) // self.tile[source])
         plane = bool(table.lsb_bits[source] > 0)
         keys, values = table.query_keys[row.queries], table.query_values[row.queries]
         flagged = table.query_refetch[row.queries] > 0
@@ -287,8 +288,9 @@ class _Planner:
         prefix_queries = 0
         if first:
             prefix_queries = self._add_prefix(row, number, request)
-        keys = row.keys[tile * self.tile : (tile + 1) * self.tile]
-        size = -(-int(table.key_bits[source]) * self.dim // 8)
+        own = self.tile[source]
+        keys = row.keys[tile * own : (tile + 1) * own]
+        size = -(-int(table.key_bits[source]) * self.dim[source] // 8)
         self.layout.add(request, keys, size, self._place(_KEYS, source), 1)
         job_0, job_1 = self.jobs_of_piece[0]
         last = tile == tiles - 1
@@ -299,10 +301,11 @@ class _Planner:
                 "group": row.group,
                 "request": request,
                 "vectors": len(keys),
-                "lines": -(-len(keys) // self.lines),
+                "lines": -(-len(keys) // self.lines[source]),
+                "scores": self.scores[source],
                 "job_0": job_0,
                 "job_1": job_1,
-                "offset": tile * self.tile if two else 0,
+                "offset": tile * own if two else 0,
                 "first": int(first),
                 "lsb": 0,
                 "two": int(two),
@@ -326,7 +329,7 @@ class _Planner:
                 layout.add_bytes(request, base, int(workload[column][source]))
         if not self.config.query_traffic:
             return 0
-        size = -(-self.dim * BITS_ON_CHIP // 8)
+        size = -(-self.dim[source] * BITS_ON_CHIP // 8)
         place = int(row.queries[0] - self.table.start[source])
         count = int(row.queries[-1] - row.queries[0]) + 1
         base = self._place(_QUERIES, source) + place * size
@@ -343,13 +346,14 @@ class _Planner:
     ) -> None:
         table, source, layout = self.table, row.source, self.layout
         job_0, job_1 = self.jobs_of_piece[1]
+        own = self.tile[source]
         for tile in range(tiles):
             request = layout.request()
-            keys = row.keys[tile * self.tile : (tile + 1) * self.tile]
+            keys = row.keys[tile * own : (tile + 1) * own]
             if two:
-                size = -(-int(table.key_bits[source]) * self.dim // 8)
+                size = -(-int(table.key_bits[source]) * self.dim[source] // 8)
                 layout.add(request, keys, size, self._place(_KEYS, source), 2)
-            size = -(-int(table.lsb_bits[source]) * self.dim // 8)
+            size = -(-int(table.lsb_bits[source]) * self.dim[source] // 8)
             layout.add(request, keys, size, self._place(_LSBS, source), 1)
             self.late_lsb.append(
                 {
@@ -357,10 +361,11 @@ class _Planner:
                     "group": row.group,
                     "request": request,
                     "vectors": len(keys),
-                    "lines": -(-len(keys) // self.lines),
+                    "lines": -(-len(keys) // self.lines[source]),
+                    "scores": self.scores[source],
                     "job_0": job_0,
                     "job_1": job_1,
-                    "offset": tile * self.tile if two else 0,
+                    "offset": tile * own if two else 0,
                     "first": 0,
                     "lsb": 1,
                     "two": int(two),
@@ -401,16 +406,16 @@ class _Planner:
         matrix: int,
     ) -> int:
         """Add what shares value tiles, with its jobs; the index of the piece."""
-        n = len(row.keys)
-        one_tile_of_many = n > self.tile and not two
-        offset = tile * self.tile if one_tile_of_many else 0
+        n, most = len(row.keys), self.tile[row.source]
+        one_tile_of_many = n > most and not two
+        offset = tile * most if one_tile_of_many else 0
         here = keys > offset
         piece = len(self.out["pieces"])
         late = two or not row.early
         prunes = values < keys
         some = bool((prunes & here).any())
-        fetched = row.values[offset : offset + self.tile] if one_tile_of_many else row.values
-        count = -(-len(fetched) // self.tile) if here.any() or not late else 0
+        fetched = row.values[offset : offset + most] if one_tile_of_many else row.values
+        count = -(-len(fetched) // most) if here.any() or not late else 0
         with_values = np.flatnonzero(here & ~flagged)
         again = np.flatnonzero(here & flagged)
         mode = c.AT_PROBABILITY
@@ -442,7 +447,7 @@ class _Planner:
         self.jobs_of_piece = ((job_0, job_1), (job_1, job_2))
         tile_0 = len(self.out["tiles"])
         jobs = len(with_values) + len(again)
-        total_values = self._job_values(keys, values, offset, one_tile_of_many)
+        total_values = np.clip(keys - offset, 0, most) if one_tile_of_many else values
         self.out["pieces"].append(
             {
                 "late": int(late),
@@ -473,11 +478,6 @@ class _Planner:
             self._add_tile(row, piece, fetched, part, count, late, matrix, total_values[here])
         return piece
 
-    def _job_values(self, keys: Ints, values: Ints, offset: int, one_tile_of_many: bool) -> Ints:
-        if one_tile_of_many:
-            return np.clip(keys - offset, 0, self.tile)
-        return values
-
     def _add_tile(
         self,
         row: _Row,
@@ -490,8 +490,9 @@ class _Planner:
         values: Ints,
     ) -> None:
         request = self.layout.request()
-        vectors = fetched[part * self.tile : (part + 1) * self.tile]
-        size = -(-int(self.table.value_bits[row.source]) * self.value_dim // 8)
+        most = self.tile[row.source]
+        vectors = fetched[part * most : (part + 1) * most]
+        size = -(-int(self.table.value_bits[row.source]) * self.value_dim[row.source] // 8)
         self.layout.add(request, vectors, size, self._place(_VALUES, row.source), 1)
         mine = values * (part + 1) // count - values * part // count
         uses = int((mine > 0).sum())
@@ -500,13 +501,14 @@ class _Planner:
         self.weighted += uses
         if not late:
             self.early_tiles.append(len(self.out["tiles"]))
-        lines = -(-len(vectors) // self.lines)
+        lines = -(-len(vectors) // self.lines[row.source])
         self.out["tiles"].append(
             {
                 "piece": piece,
                 "request": request,
                 "vectors": len(vectors),
                 "lines": lines,
+                "scores": self.scores[row.source],
                 "matrix": matrix,
                 "uses": uses,
                 "asked": c.NEVER,
@@ -528,13 +530,13 @@ class _Planner:
         tile: int,
         count: int,
     ) -> None:
-        config, total = self.config, int(keys[query])
-        offset = tile * self.tile if one_tile_of_many else 0
-        here = min(total - offset, self.tile) if one_tile_of_many else total
+        config, total, most = self.config, int(keys[query]), self.tile[row.source]
+        offset = tile * most if one_tile_of_many else 0
+        here = min(total - offset, most) if one_tile_of_many else total
         used = here if one_tile_of_many else int(values[query])
         prunes = used < here
         index = int(row.queries[query])
-        output = not dropped and (not one_tile_of_many or total <= offset + self.tile)
+        output = not dropped and (not one_tile_of_many or total <= offset + most)
         extra = w_extra = 0
         if two:
             gone = here if row.early else max(0, here - self.kept_scores)
@@ -546,16 +548,16 @@ class _Planner:
         elif one_tile_of_many and tile > 0:
             w_extra = 1
             if row.early:
-                size = (self.value_dim + 2) * config.partial_bits // 8
+                size = (self.value_dim[row.source] + 2) * config.partial_bits // 8
                 self.spill_write += size
                 self.spill_read += size
                 w_extra += int(np.ceil(2 * size / self.peak))
         shares = [used * (t + 1) // count - used * t // count for t in range(max(count, 1))]
-        beats = max(1, sum(-(-number // self.scores) for number in shares))
-        self.qk_vectors += here
+        beats = max(1, sum(-(-number // self.scores[row.source]) for number in shares))
+        self.qk_macs += here * self.dim[row.source]
         self.exponentials += here
         if not dropped:
-            self.pv_vectors += used
+            self.pv_macs += used * self.value_dim[row.source]
             if prunes:
                 self.passes += int(self.table.passes[index])
         self.out["jobs"].append(
@@ -617,7 +619,8 @@ class _Planner:
                     found["select_passes"][number - 1] = here[0]
                     found["each"][number - 1] = per_query
                     found["tokens"][number - 1] = counts[number - 1] if per_query else 1
-            if before.step == group.step and group.heads < before.heads:
+            fewer = before.step == group.step and group.heads < before.heads
+            if fewer and as_many_heads(self.workload, before.layer, group.layer):
                 found["heads"][number - 1] = group.head_cycles
                 passes, _, _ = head_selection(before.heads, group.heads, group.step, group.layer)
                 found["heads_passes"][number - 1] = passes
@@ -728,15 +731,15 @@ class _Planner:
         """Bytes of one fetch of a row's key MSBs, key LSBs and values, tile by tile."""
         table, totals = self.table, []
         for name, bits, count, dim in (
-            ("key_indices", table.key_bits, table.keys, self.dim),
-            ("key_indices", table.lsb_bits, table.keys, self.dim),
-            ("value_indices", table.value_bits, table.values, self.value_dim),
+            ("key_indices", table.key_bits, table.keys, self.dim[source]),
+            ("key_indices", table.lsb_bits, table.keys, self.dim[source]),
+            ("value_indices", table.value_bits, table.values, self.value_dim[source]),
         ):
             size = -(-int(bits[source]) * dim // 8)
             vectors = self._indices(name, source, int(count[source]))
             total = 0
-            for first in range(0, len(vectors), self.tile):
-                part = vectors[first : first + self.tile]
+            for first in range(0, len(vectors), self.tile[source]):
+                part = vectors[first : first + self.tile[source]]
                 atoms = [np.arange(i * size // ATOM, -(-(i + 1) * size // ATOM)) for i in part]
                 total += len(np.unique(np.concatenate(atoms))) * ATOM
             totals.append(total)

@@ -40,7 +40,6 @@ MACHINE = np.dtype(
             "progress",
             # Of the machine and the workload.
             "streamed",
-            "scores",
             "log_dim",
             "log_scores",
             "parallelism",
@@ -202,6 +201,7 @@ MATRIX = np.dtype(
             "request",
             "vectors",
             "lines",
+            "scores",
             "job_0",
             "job_1",
             "offset",
@@ -220,9 +220,9 @@ MATRIX = np.dtype(
         )
     ]
 )
-"""Of keys. ``owner``: the matrix whose lines it uses (itself, or for the LSBs of one tile that of
-the MSBs). ``hold``: lines are released by the decision. ``barrier``: the fork waits behind it for
-the decision."""
+"""Of keys. ``scores``: vectors taken in a cycle. ``owner``: the matrix whose lines it uses (itself,
+or for the LSBs of one tile that of the MSBs). ``hold``: lines are released by the decision.
+``barrier``: the fork waits behind it for the decision."""
 
 PIECE = np.dtype(
     [
@@ -270,6 +270,7 @@ TILE = np.dtype(
             "request",
             "vectors",
             "lines",
+            "scores",
             "matrix",
             # Changes while the machine runs.
             "uses",
@@ -278,7 +279,7 @@ TILE = np.dtype(
         )
     ]
 )
-"""Of values."""
+"""Of values. ``scores``: vectors taken in a cycle."""
 
 JOB = np.dtype(
     [

@@ -205,7 +205,7 @@ def step_weighted_sum(
         return
     tile = pieces[piece].tile_0 + place
     values = share(jobs[job].values, place, pieces[piece].tiles)
-    done = min((s[0].w_tile_beat + 1) * s[0].scores, values)
+    done = min((s[0].w_tile_beat + 1) * tiles[tile].scores, values)
     if values:
         if pieces[piece].union:
             if not all_there(s, requests, joined, tiles[tile].request):

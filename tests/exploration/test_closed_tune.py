@@ -165,7 +165,9 @@ def test_where_nothing_is_within_the_limit_dense_attention_stays(tmp_path: Path)
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A folder to work in, where every model is the tiny one."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("accelsim.functional.closed_loop._texts.load_model", lambda name: TinyModel())
+    monkeypatch.setattr(
+        "accelsim.functional.closed_loop._texts.load_model", lambda name: TinyModel()
+    )
     rng = np.random.default_rng(0)
     (tmp_path / "t.txt").write_text("".join(chr(i) for i in rng.integers(33, 97, size=200)))
     return tmp_path

@@ -145,6 +145,10 @@ def test_constraints_exclude_and_mark(sweep_file: Path, tmp_path: Path) -> None:
             "derived: {accelerator.channels: ceil(1e300) * accelerator.multipliers}",
             "derived.accelerator.channels",
         ),
+        (
+            "derived: {accelerator.channels: 1e18 * accelerator.multipliers}",
+            "derived.accelerator.channels': expected a number up to 1e+18, got 6.4e+19",
+        ),
         (f"constraints: ['latency_s < {'9' * 50 + '0' * 260}']", "expected numbers up to 1e+300"),
         ("set: {source: x}", "give it as 'sources'"),
         ("derived: {source: accelerator.multipliers}", "'source' takes names, got 64"),

@@ -183,6 +183,72 @@ def admit(
 
 
 @kernel
+def admit_heads(
+    alive: NDArray[np.bool_],
+    score: NDArray[np.float64],
+    visible: int,
+    prompt: int,
+    recent: int,
+    budget: int,
+    floor: int,
+    seed: int,
+    work: NDArray[Any],
+) -> None:
+    """:func:`admit` of every group of heads, one key at a time; or of all groups together.
+
+    Together, the keys of lowest score leave, whose group it be, until all hold what they may have
+    together; among equals the last one of the last group leaves first.
+
+    Args:
+        alive, score: [groups, keys].
+        visible, prompt, recent, budget: of :func:`admit`, for one group.
+        floor: keys that each group keeps at least; below 0 each has its own budget.
+        seed: of the pivots of the first group.
+        work: [groups] of :data:`~accelsim.attention.kernels.WORK`; of the first one where groups
+            select together.
+    """
+    groups = len(alive)
+    if floor < 0:
+        for g in range(groups):
+            admit(alive[g], score[g], visible, prompt, recent, budget, 1, seed + g, work[g])
+        return
+    alive[:, visible - 1] = True
+    if visible <= prompt:
+        return
+    counts = np.zeros(groups, dtype=np.int64)
+    for g in range(groups):
+        for j in range(visible):
+            counts[g] += alive[g, j]
+    leaving = counts.sum() - groups * budget
+    if leaving <= 0:
+        return
+    values = np.empty(counts.sum(), dtype=np.float64)
+    group, token = np.empty(len(values), dtype=np.int64), np.empty(len(values), dtype=np.int64)
+    size = 0
+    for g in range(groups - 1, -1, -1):
+        for j in range(max(visible - recent, 0) - 1, -1, -1):
+            if alive[g, j]:
+                values[size], group[size], token[size] = score[g, j], g, j
+                size += 1
+    gone = 0
+    for c in np.argsort(values[:size], kind="mergesort"):
+        if gone == leaving:
+            break
+        if counts[group[c]] > floor:
+            alive[group[c], token[c]] = False
+            counts[group[c]] -= 1
+            gone += 1
+    own = work[0]
+    own.size, own.target = size, size - gone
+    if gone == 1:
+        own.passes, own.elements = 1, size
+        own.beats = (size + COMPARATORS - 1) // COMPARATORS
+    elif 0 < gone < size:
+        _, _, passes, elements, beats = quick_select(values[:size].copy(), size - gone, seed)
+        own.passes, own.elements, own.beats = passes, elements, beats
+
+
+@kernel
 def prune_values(
     probabilities: NDArray[np.float64],
     kept: NDArray[np.bool_],

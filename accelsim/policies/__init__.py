@@ -18,6 +18,7 @@ from accelsim.policies._schedule import LayerSchedule
 from accelsim.policies._selection import (
     FROM_PROBABILITIES,
     Budgeted,
+    ByHead,
     Needs,
     Recent,
     SelectionPart,
@@ -39,6 +40,7 @@ __all__ = [
     "FROM_PROBABILITIES",
     "STAGES",
     "Budgeted",
+    "ByHead",
     "CascadeHeads",
     "CascadeTokens",
     "KiviQuantization",

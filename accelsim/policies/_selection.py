@@ -197,6 +197,24 @@ class Budgeted(SelectionPart):
         return max(1, share, self.floor_tokens)
 
 
+class ByHead(Budgeted):
+    """A budget that the heads of a layer may share.
+
+    Attributes:
+        head_floor: lets the heads of a layer share their budgets, as AdaKV does (Feng et al. 2024):
+            of all of them the best keys stay, whose head it be, but each head keeps at least this
+            part of its own budget (0.2 in its code). Each has its own if not given.
+    """
+
+    head_floor: Fraction | None = None
+
+    def floor(self, context_tokens: int) -> int:
+        """Keys that each head keeps at least where heads share; -1 where they do not."""
+        if self.head_floor is None:
+            return -1
+        return int(self.budget(context_tokens) * self.head_floor)
+
+
 class Recent(Budgeted):
     """A budget of which a part goes to the newest tokens.
 

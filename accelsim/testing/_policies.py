@@ -10,7 +10,7 @@ import numpy as np
 
 from accelsim.functional import PolicyRun, run_policy
 from accelsim.functional.closed_loop import PolicyAttention
-from accelsim.policies import Budgeted, Policy, applicable, load_policy_spec
+from accelsim.policies import Budgeted, ByHead, Policy, applicable, load_policy_spec
 from accelsim.policies.selector import Block, Decision, Shape
 from accelsim.traces import (
     IMAGE,
@@ -119,7 +119,8 @@ class PolicyContract:
                     assert not before & set(tokens), "a removed token came back"
                     before |= set(range(context)) - set(tokens)
                 fixed = rule.needs.permanent and rule.needs.selection in ("one_per_step", "batch")
-                if isinstance(rule, Budgeted) and fixed:
+                together = isinstance(rule, ByHead) and rule.head_floor is not None
+                if isinstance(rule, Budgeted) and fixed and not together:
                     alone = trace.group if rule.share == "query_head" else 1
                     own = rule.at_layer(layer, trace.num_layers)
                     assert len(tokens) <= own.budget(context) * alone

@@ -31,6 +31,9 @@ FAMILY = [
 LAYERS = "heads.accumulate=layers,tokens.accumulate=layers"
 EVERY = [
     *FAMILY,
+    "h2o:selection.head_floor=0.2",
+    "knorm:selection.head_floor=0.2",
+    "keydiff:selection.head_floor=0.2",
     "kivi-4",
     "per-token-4",
     "spatten-tokens",

@@ -165,7 +165,7 @@ def test_where_nothing_is_within_the_limit_dense_attention_stays(tmp_path: Path)
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A folder to work in, where every model is the tiny one."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("accelsim.functional.closed_loop.load_model", lambda name: TinyModel())
+    monkeypatch.setattr("accelsim.functional.closed_loop._texts.load_model", lambda name: TinyModel())
     rng = np.random.default_rng(0)
     (tmp_path / "t.txt").write_text("".join(chr(i) for i in rng.integers(33, 97, size=200)))
     return tmp_path
@@ -211,8 +211,8 @@ def test_the_verb_writes_policy_frontier_and_picture(
         ("m.gguf --max-loss 0", "--max-loss 0: expected more than 0"),
         ("m.gguf --max-loss=-1%", "--max-loss -1%: expected more than 0"),
         ("nosuch --max-loss 1%", "nosuch: is neither a trace (.safetensors) nor a model"),
-        ("m.gguf --max-loss 1%", "expected --text FILE"),
-        ("minilm --max-loss 1%", "--lee WHEEL"),
+        ("m.gguf --max-loss 1%", "expected a text file (--text"),
+        ("minilm --max-loss 1%", "--lee, or key"),
         ("m.gguf --text none.txt --max-loss 1%", "none.txt: cannot be read"),
         ("m.gguf --text t.txt --max-loss 1%", "--text t.txt: the text has 200 tokens"),
         ("m.gguf --text t.txt --max-loss 1% --rule lasso", "rule 'lasso'"),

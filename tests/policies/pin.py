@@ -12,6 +12,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from accelsim.functional import run_policy
 from accelsim.hardware import accelerator_of, load_accelerator
 from accelsim.policies import Policy, applicable, load_policy
 from accelsim.policies import load_policy_spec as spec
-from accelsim.traces import AttentionTrace, synthetic_trace
+from accelsim.policies.selections._visual import Visual
+from accelsim.traces import IMAGE, TEXT, AttentionTrace, MemoryTensors, synthetic_trace
 
 PINS = Path(__file__).with_name("pins.json")
 SHAPE: dict[str, Any] = {"num_layers": 3, "num_query_heads": 6, "num_kv_heads": 2, "head_dim": 8}
@@ -32,6 +34,18 @@ TRACES = {
     "stream": synthetic_trace(seed=4, prefill_tokens=0, decode_tokens=64, **SHAPE),
     "encoder": synthetic_trace(seed=5, prefill_tokens=40, decode_tokens=0, causal=False, **SHAPE),
 }
+
+
+def _seeing() -> AttentionTrace:
+    """The first one, with an image in its prompt."""
+    trace = TRACES["decoder"]
+    tensors = {name: trace.tensors.read(name) for name in trace.tensors.names()}
+    kinds = np.full(trace.tokens, TEXT, dtype=np.int8)
+    kinds[5:29] = IMAGE
+    return replace(trace, tensors=MemoryTensors(tensors | {"token_type": kinds}))
+
+
+TRACES["seeing"] = _seeing()
 # Beside the presets, settings that their defaults switch off.
 SPECS = (
     "h2o:selection.share=kv_head,selection.taper=0.5",
@@ -41,6 +55,20 @@ SPECS = (
     "snapkv:selection.pooling=max,selection.window=5,selection.kernel=4",
     "scissorhands:selection.history=4,selection.drop=3",
     "ems:selection.history=5,selection.similarity=0.2",
+    "snapkv:selection.pyramid=4,selection.window=3",
+    "h2o:selection.head_floor=0.2",
+    "keydiff:selection.head_floor=0.2",
+    "expected-attention:selection.head_floor=0.2,selection.covariance=false",
+    "centrality:selection.share=layer,selection.iterations=5",
+    "moba:selection.share=kv_head,selection.block_tokens=4",
+    "vertical-slash:selection.vertical=6,selection.slash=8,selection.recent=4,selection.block_tokens=4",
+    *(
+        f"dhsa-blocks:selection.mode={mode},selection.query_block=8,selection.key_block=4,"
+        "selection.density=0.3"
+        for mode in ("topk", "a", "vs", "vsb")
+    ),
+    "pyramid-drop:selection.layers=[1],selection.keep=[0.5]",
+    "focus-sec:selection.layers=[1],selection.keep=[0.5]",
     "quest:selection.page_tokens=4,selection.dense_layers=1",
     "quest:selection.share=kv_head",
     "dhsa:selection.share=layer",
@@ -84,9 +112,11 @@ def everything(trace_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and pin of every run on a trace."""
     trace: AttentionTrace = TRACES[trace_name]
     for name, policy in policies():
-        if applicable(policy, trace):
+        # What sees no image is the same with and without one.
+        sees = trace_name != "seeing" or isinstance(policy.selection, Visual)
+        if sees and applicable(policy, trace):
             yield f"{trace_name} {name}", pin(run_policy(trace, policy))
-    for name in preset_names("accelerators"):
+    for name in preset_names("accelerators") if trace_name != "seeing" else ():
         machine = load_accelerator(name)
         decide = accelerator_of(machine.kind).decide
         if decide is not None:

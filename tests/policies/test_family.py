@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from deciding import sequence
 from numpy.typing import NDArray
 
 from accelsim.errors import ConfigError, TraceError
@@ -416,3 +417,41 @@ def test_the_datapath_multiplies_the_query_with_the_scales_of_channels() -> None
     scores = scores * found.query_step * np.asarray(found.key_step).max()
     want = query @ np.repeat(stored, 2, axis=0).transpose(0, 2, 1)
     np.testing.assert_allclose(scores, want, atol=2e-3 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("prompt", [0, 12])
+@pytest.mark.parametrize("kind", ["h2o", "knorm", "keydiff"])
+def test_heads_may_share_what_a_layer_keeps(kind: str, prompt: int) -> None:
+    """A cache of seven keys a head, and two at least; step by step."""
+    at = sequence(3, tokens=TOKENS, prompt=prompt, dim=DIM)
+    key = at.key[0]
+    rule = {"kind": kind, "budget_tokens": 7, "head_floor": 0.3, "share": "kv_head"}
+    kept = at.decide(rule)[0, ::GROUP]
+    recent = 3 if kind == "h2o" else 1
+    caches: list[list[int]] = [[], []]
+    received = np.zeros((KV_HEADS, TOKENS))
+    sizes = set()
+    unit = key / np.linalg.norm(key, axis=2, keepdims=True)
+    for i in range(TOKENS):
+        for cache in caches:
+            cache.append(i)
+        score: dict[tuple[int, int], float] = {}
+        for kv, cache in enumerate(caches):
+            anchor = unit[kv, cache].mean(axis=0)
+            for j in cache:
+                score[kv, j] = {
+                    "h2o": received[kv, j],
+                    "knorm": -np.linalg.norm(key[kv, j]),
+                    "keydiff": -unit[kv, j] @ anchor / np.linalg.norm(anchor),
+                }[kind]
+        while i >= prompt and sum(map(len, caches)) > 2 * 7:
+            free = [at for at in score if at[1] <= i - recent and len(caches[at[0]]) > 2]
+            worst = min((at for at in free if at[1] in caches[at[0]]), key=score.__getitem__)
+            caches[worst[0]].remove(worst[1])
+        sizes.add(len(caches[0]) - len(caches[1]))
+        for kv, cache in enumerate(caches):
+            assert np.flatnonzero(kept[kv, i]).tolist() == cache, (kv, i)
+            for head in range(kv * GROUP, (kv + 1) * GROUP):
+                weights = np.exp(at.scale * key[kv, cache] @ at.query[0][head, i])
+                received[kv, cache] += weights / weights.sum()
+    assert sizes > {0}

@@ -84,7 +84,10 @@ def test_mistakes_are_explained(tmp_path: Path) -> None:
         ),
         ("{kind: h2o, budget_tokens: 8, sinks: 2}", "selection 'h2o': unknown key 'sinks'"),
         ("{kind: windo, budget_tokens: 8}", "unknown selection 'windo', did you mean 'window'"),
-        ("{budget_tokens: 8}", "expected a mapping with 'kind', one of dhsa, ems, h2o"),
+        (
+            "{budget_tokens: 8}",
+            "expected a mapping with 'kind', one of centrality, dhsa, dhsa_blocks",
+        ),
     ):
         path.write_text(f"selection: {text}")
         with pytest.raises(ConfigError) as caught:

@@ -216,3 +216,24 @@ def test_settings_that_make_no_sense(change: dict[str, Any], message: str) -> No
         Policy.model_validate(
             {"selection": {"kind": "fastv", "layers": [1], "keep": [0.5]} | change}
         )
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["kind"])
+@pytest.mark.parametrize(("prefill", "decode"), [(1, 0), (1, 3), (2, 1), (5, 2)])
+@pytest.mark.parametrize("all_images", [True, False])
+def test_short_prompts(rule: dict[str, Any], prefill: int, decode: int, all_images: bool) -> None:
+    trace = synthetic_trace(num_layers=LAYERS, prefill_tokens=prefill, decode_tokens=decode)
+    kinds = np.full(trace.tokens, TEXT, dtype=np.int8)
+    kinds[: prefill if all_images else max(prefill - 1, 1)] = IMAGE
+    scores = np.ones((LAYERS, trace.tokens), dtype=np.float32)
+    own = {name: trace.tensors.read(name) for name in trace.tensors.names()}
+    own |= {"token_type": kinds, "score.own": scores, "score.transition": scores}
+    trace = replace(trace, tensors=MemoryTensors(own))
+    policy = Policy.model_validate({"selection": rule})
+    if why_not(policy, trace):
+        assert not decode
+        return
+    w = run_policy(trace, policy).workload
+    assert w.key_indices is not None
+    for step, context, keys in zip(w["step"], w["context_tokens"], w.key_indices, strict=True):
+        assert not step or context - 1 in keys.tolist()

@@ -331,6 +331,15 @@ BOTH = [
     ("pyramidkv:{r},window_size=8",
      {"kind": "snapkv", "budget_tokens": "prompt", "window": 8, "share": "kv_head",
       "pyramid": 20}),
+    ("adakv(snapkv,window_size=32):{r}",
+     {"kind": "snapkv", "budget_tokens": "prompt", "window": 32, "share": "kv_head",
+      "head_floor": 0.2}),
+    ("adakv(expectedattention):{r}",
+     {"kind": "expected_attention", "budget_tokens": "prompt", "rope_base": "own",
+      "head_floor": 0.2}),
+    ("adakv(knorm):{r}", {"kind": "knorm", "budget_tokens": "own", "head_floor": "own"}),
+    ("adakv(keydiff):{r}",
+     {"kind": "keydiff", "budget_tokens": "own", "anchor": "older", "head_floor": "own"}),
 ]  # fmt: skip
 """A press, and our rule with its parameters. A budget of ours counts the query's own token (but
 of rules that select once, which is of the prompt)."""
@@ -341,7 +350,12 @@ def our_sets(
 ) -> list[list[list[int]]]:
     """Tokens of the prompt that our rule reads at the first decoded query, on exact scores."""
     budget = {"own": kept + 1, "prompt": kept}[rule["budget_tokens"]]
-    own = {"budget_tokens": budget} | ({"rope_base": rope_base} if "rope_base" in rule else {})
+    own: dict[str, Any] = {"budget_tokens": budget}
+    if "rope_base" in rule:
+        own["rope_base"] = rope_base
+    if rule.get("head_floor") == "own":
+        # kvpress keeps a fifth of the prompt's tokens, ours the query's own beside them.
+        own["head_floor"] = (int(0.2 * kept) + 1) / (kept + 1) + 1e-9
     policy = Policy.model_validate({"selection": {**rule, **own}})
     prompt, group = trace.prefill_tokens, trace.group
     shape = Shape(

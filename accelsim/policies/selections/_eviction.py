@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.attention.kernels import WORK
-from accelsim.policies._selection import Budgeted, Recent
+from accelsim.policies._selection import Budgeted, ByHead, Recent
 from accelsim.policies.selector import (
     Block,
     Decision,
@@ -37,6 +37,9 @@ class EvictingSelector(Selector):
         self._state: dict[int, tuple[NDArray[np.bool_], NDArray[np.float64]]] = {}
         self._size = (groups, shape.tokens)
         self.budgets = per_context(rule.budget, shape.tokens)
+        self.floors = np.full(shape.tokens + 1, -1)
+        if isinstance(rule, ByHead):
+            self.floors = per_context(rule.floor, shape.tokens)
 
     def state(self, layer: int) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
         """Return (alive, score), each [groups, tokens]."""

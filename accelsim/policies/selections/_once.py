@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from accelsim.attention.kernels import WORK
 from accelsim.attention.rows import dense_mask
 from accelsim.attention.topk import topk_engine
-from accelsim.policies._base import Fraction
-from accelsim.policies._selection import Budgeted
+from accelsim.policies._selection import ByHead
 from accelsim.policies.selector import (
     Block,
     Decision,
@@ -24,18 +23,11 @@ from accelsim.policies.selector import (
 )
 
 
-class Once(Budgeted):
+class Once(ByHead):
     """A budget that is counted on the prompt, whose keys are selected when it ends.
 
     Nothing leaves in decode, and new tokens stay.
-
-    Attributes:
-        head_floor: lets the heads of a layer share their budgets, as AdaKV does (Feng et al. 2024):
-            of all of them the best keys stay, whose head it be, but each head keeps at least this
-            part of its own budget (0.2 in its code). Each has its own if not given.
     """
-
-    head_floor: Fraction | None = None
 
 
 Rule = TypeVar("Rule", bound=Once)

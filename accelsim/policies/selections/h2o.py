@@ -7,14 +7,14 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.attention.rows import admit, softmax_kept
+from accelsim.attention.rows import admit_heads, softmax_kept
 from accelsim.jit import kernel
-from accelsim.policies._selection import FROM_PROBABILITIES, Needs, Recent
+from accelsim.policies._selection import FROM_PROBABILITIES, ByHead, Needs, Recent
 from accelsim.policies.selections._eviction import WindowedSelector
 from accelsim.policies.selector import Block, Decision, Selector, Shape
 
 
-class H2O(Recent):
+class H2O(Recent, ByHead):
     """Heavy-Hitter Oracle (Zhang et al., NeurIPS 2023).
 
     Score: the sum of all attention probabilities a key has received, in prompt and decode, in its
@@ -43,7 +43,7 @@ class H2OSelector(WindowedSelector):
         alive, score = self.state(block.layer)
         _accumulate(
             block.scores, block.both, block.threshold, block.positions, self.shape.prompt_tokens,
-            self.budgets, self.recents, self.heads, self.seed, alive, score,
+            self.budgets, self.floors, self.recents, self.heads, self.seed, alive, score,
             decision.kept, decision.refetched, work,
         )  # fmt: skip
         return self.finished(decision, work)
@@ -57,6 +57,7 @@ def _accumulate(
     positions: NDArray[np.int64],
     prompt: int,
     budgets: NDArray[np.int64],
+    floors: NDArray[np.int64],
     recents: NDArray[np.int64],
     heads: int,
     seed: int,
@@ -66,13 +67,13 @@ def _accumulate(
     refetched: NDArray[np.bool_],
     work: NDArray[Any],
 ) -> None:
-    for g in range(len(alive)):
-        for r in range(len(positions)):
-            seen = positions[r] + 1
-            admit(
-                alive[g], score[g], seen, prompt, recents[seen], budgets[seen], 1,
-                seed + seen * 31 + g, work[g, r],
-            )  # fmt: skip
+    for r in range(len(positions)):
+        seen = positions[r] + 1
+        admit_heads(
+            alive, score, seen, prompt, recents[seen], budgets[seen], floors[seen],
+            seed + seen * 31, work[:, r],
+        )  # fmt: skip
+        for g in range(len(alive)):
             for h in range(g * heads, (g + 1) * heads):
                 kept[h, r, :seen] = alive[g, :seen]
                 row = scores[h, r]

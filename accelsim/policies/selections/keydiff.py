@@ -7,14 +7,14 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.attention.rows import admit
+from accelsim.attention.rows import admit_heads
 from accelsim.jit import kernel
-from accelsim.policies._selection import FROM_PROBABILITIES, Budgeted, Needs, Sharing
+from accelsim.policies._selection import FROM_PROBABILITIES, ByHead, Needs, Sharing
 from accelsim.policies.selections._eviction import EvictingSelector
 from accelsim.policies.selector import Block, Decision, Selector, Shape
 
 
-class KeyDiff(Budgeted):
+class KeyDiff(ByHead):
     """Keys by their difference from the mean key (Park et al., 2025).
 
     Score: minus the cosine of a key with the anchor, the mean of the keys in the cache, each of
@@ -60,8 +60,8 @@ class KeyDiffSelector(EvictingSelector):
         lengths = np.sqrt((block.key**2).sum(axis=2, keepdims=True))
         unit = np.ascontiguousarray(block.key / np.where(lengths > 0, lengths, 1.0))
         _keep_different(
-            unit, block.positions, self.shape.prompt_tokens, self.budgets, self.heads,
-            self.shape.group, self.seed, self.spared, alive, score, decision.kept, work,
+            unit, block.positions, self.shape.prompt_tokens, self.budgets, self.floors,
+            self.heads, self.shape.group, self.seed, self.spared, alive, score, decision.kept, work,
         )  # fmt: skip
         self.attend(block, decision)
         return self.finished(decision, work)
@@ -73,6 +73,7 @@ def _keep_different(
     positions: NDArray[np.int64],
     prompt: int,
     budgets: NDArray[np.int64],
+    floors: NDArray[np.int64],
     heads: int,
     group: int,
     seed: int,
@@ -84,11 +85,11 @@ def _keep_different(
 ) -> None:
     dim = unit.shape[2]
     anchor = np.empty(dim)
-    for g in range(len(alive)):
-        # KV heads that the group of query heads g reads.
-        first, last = g * heads // group, ((g + 1) * heads - 1) // group + 1
-        for r in range(len(positions)):
-            seen = positions[r] + 1
+    for r in range(len(positions)):
+        seen = positions[r] + 1
+        for g in range(len(alive)):
+            # KV heads that the group of query heads g reads.
+            first, last = g * heads // group, ((g + 1) * heads - 1) // group + 1
             alive[g, seen - 1] = True
             score[g, :seen] = 0.0
             for kv in range(first, last):
@@ -104,8 +105,9 @@ def _keep_different(
                         for d in range(dim):
                             product += anchor[d] * unit[kv, j, d]
                         score[g, j] -= product / length
-            admit(
-                alive[g], score[g], seen, prompt, 1, budgets[seen], 1, seed + seen * 31 + g,
-                work[g, r],
-            )  # fmt: skip
+        admit_heads(
+            alive, score, seen, prompt, 1, budgets[seen], floors[seen], seed + seen * 31,
+            work[:, r],
+        )  # fmt: skip
+        for g in range(len(alive)):
             kept[g * heads : (g + 1) * heads, r, :seen] = alive[g, :seen]

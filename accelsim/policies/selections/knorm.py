@@ -7,14 +7,14 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.attention.rows import admit
+from accelsim.attention.rows import admit_heads
 from accelsim.jit import kernel
-from accelsim.policies._selection import FROM_PROBABILITIES, Budgeted, Needs, Sharing
+from accelsim.policies._selection import FROM_PROBABILITIES, ByHead, Needs, Sharing
 from accelsim.policies.selections._eviction import EvictingSelector
 from accelsim.policies.selector import Block, Decision, Selector, Shape
 
 
-class KNorm(Budgeted):
+class KNorm(ByHead):
     """Keys by their norm (Devoto et al., EMNLP 2024).
 
     Score: minus the Euclidean norm of the key, averaged over the KV heads that decide together;
@@ -56,8 +56,8 @@ class KNormSelector(EvictingSelector):
         score[:, known:context] = -norms.reshape(len(alive), self.heads, -1).mean(axis=1)
         self._scored[block.layer] = context
         _keep_best(
-            block.positions, self.shape.prompt_tokens, self.budgets, self.heads, self.seed, alive,
-            score, decision.kept, work,
+            block.positions, self.shape.prompt_tokens, self.budgets, self.floors, self.heads,
+            self.seed, alive, score, decision.kept, work,
         )  # fmt: skip
         self.attend(block, decision)
         finished = self.finished(decision, work)
@@ -70,6 +70,7 @@ def _keep_best(
     positions: NDArray[np.int64],
     prompt: int,
     budgets: NDArray[np.int64],
+    floors: NDArray[np.int64],
     heads: int,
     seed: int,
     alive: NDArray[np.bool_],
@@ -77,11 +78,11 @@ def _keep_best(
     kept: NDArray[np.bool_],
     work: NDArray[Any],
 ) -> None:
-    for g in range(len(alive)):
-        for r in range(len(positions)):
-            seen = positions[r] + 1
-            admit(
-                alive[g], score[g], seen, prompt, 1, budgets[seen], 1, seed + seen * 31 + g,
-                work[g, r],
-            )  # fmt: skip
+    for r in range(len(positions)):
+        seen = positions[r] + 1
+        admit_heads(
+            alive, score, seen, prompt, 1, budgets[seen], floors[seen], seed + seen * 31,
+            work[:, r],
+        )  # fmt: skip
+        for g in range(len(alive)):
             kept[g * heads : (g + 1) * heads, r, :seen] = alive[g, :seen]

@@ -309,7 +309,7 @@ def test_verify_prints_scores_and_names_what_was_dropped(
 ) -> None:
     one = example(context=600)
     model = TinyModel(f" {one.answers[0]}. ".ljust(40))
-    monkeypatch.setattr("accelsim.functional.closed_loop.load_model", lambda name: model)
+    monkeypatch.setattr("accelsim.functional.closed_loop._texts.load_model", lambda name: model)
     text, out = tmp_path / "t.txt", tmp_path / "r.json"
     text.write_text(TEXT)
     words = ["verify", "--closed-loop", "--model", "some/model", "--text", str(text)]

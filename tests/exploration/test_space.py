@@ -81,8 +81,8 @@ def test_positions_of_ranges_without_levels() -> None:
     positions = (0, 0.25, 0.5, 0.75)
     linear = axis(range={"from": 0.5, "to": 2.5})
     assert [linear.at(p)["k"] for p in positions] == [0.5, 1, 1.5, 2]
-    ratios = axis(log_range={"from": 1, "to": 16})
-    assert [ratios.at(p)["k"] for p in positions] == [1, 2, 4, 8]
+    ratios = axis(log_range={"from": 3, "to": 48})
+    assert [ratios.at(p)["k"] for p in positions] == [3, 6, 12, 24]
     whole = axis(range={"from": 0.5, "to": 4.5}, integer=True)
     assert [whole.at(p)["k"] for p in positions] == [1, 2, 3, 4]
     assert axis(range={"from": 2, "to": 3}).at(0.49) == {"k": 2}
@@ -147,6 +147,8 @@ def test_a_grid_has_every_combination_once_and_a_limit() -> None:
     assert next(points(square, Sampling(), "s.yaml")) == {"a": 1, "b": 1}
     with pytest.raises(ConfigError, match="the grid has 2,000,000 points; at most 1,000,000"):
         next(points((*square, axis(key="c", values=[1, 2])), Sampling(), "s.yaml"))
+    single = [axis(key=f"k{n}", values=[n]) for n in range(30)]
+    assert next(points((*square, *single), Sampling(), "s.yaml"))["k29"] == 29
     with pytest.raises(ConfigError, match=r"s\.yaml: axis 'k' needs 'step' or 'points' on a grid"):
         next(points((axis(range={"from": 1, "to": 2}),), Sampling(), "s.yaml"))
     with pytest.raises(ConfigError, match="axis 'k' needs 'points' on a grid"):

@@ -21,6 +21,7 @@ from accelsim.errors import AccelsimError
 from accelsim.exploration import Front, Results
 from accelsim.exploration._store import Store, StoreError, read_rows
 from accelsim.exploration.metrics import ACCURACY, METRICS
+from accelsim.exploration.sweep_file import Plan, SweepConfig, load_file
 from accelsim.traces import save_trace, synthetic_trace
 
 ROOT = Path(__file__).parents[2]
@@ -143,6 +144,10 @@ def test_constraints_exclude_and_mark(sweep_file: Path, tmp_path: Path) -> None:
         (
             "derived: {accelerator.channels: ceil(1e300) * accelerator.multipliers}",
             "derived.accelerator.channels",
+        ),
+        (
+            "derived: {accelerator.channels: 1e18 * accelerator.multipliers}",
+            "derived.accelerator.channels': expected a number up to 1e+18, got 6.4e+19",
         ),
         (f"constraints: ['latency_s < {'9' * 50 + '0' * 260}']", "expected numbers up to 1e+300"),
         ("set: {source: x}", "give it as 'sources'"),
@@ -546,3 +551,9 @@ def test_store_merges_parts_and_torn_journals(tmp_path: Path) -> None:
     keys = sorted(row["key"] for row in read_rows(tmp_path / "s"))
     assert keys == [*(f"{index:02}" for index in range(20)), "99"]
     assert len(list((tmp_path / "s").glob("part-*"))) <= 17
+
+
+def test_what_is_only_reported_does_not_make_another_study(sweep_file: Path) -> None:
+    write(sweep_file, accelerator="[64]", extra="metrics: {latency_s: minimize, energy_j: report}")
+    plan = Plan(*load_file(SweepConfig, str(sweep_file)))
+    assert plan.identity()["metrics"] == {"latency_s": "minimize"}

@@ -138,6 +138,16 @@ def test_a_replay_keeps_what_the_file_says(some: Decisions, tmp_path: Path) -> N
     assert sum(len(q) for q in kept.values()) == int(workload["keys"].sum())
 
 
+def test_a_later_change_selects_from_what_is_held(tmp_path: Path) -> None:
+    path = tmp_path / "d.safetensors"
+    changes = [(1, [np.arange(10)] * 2), (3, [np.arange(4)] * 2)]
+    save_decisions(decisions_of(TRACE, [layer_decisions(changes)] * 3), path)
+    workload = run_policy(TRACE, policy_of(path)).workload
+    # All 21 tokens before the second query; then the 10 that stayed, and 2 since.
+    for step, size in ((2, 21), (4, 12)):
+        assert set(workload["select_size"][workload["step"] == step]) == {size}
+
+
 def test_a_rule_without_sorting_asks_for_no_top_k(some: Decisions, tmp_path: Path) -> None:
     path = tmp_path / "d.safetensors"
     save_decisions(replace(some, cost=SelectionCost(0, 0, 0)), path)

@@ -116,6 +116,21 @@ def test_constraints_exclude_and_mark(sweep_file: Path, tmp_path: Path) -> None:
     assert all(r["latency_s"] <= middle for r in results.pareto())
 
 
+def test_a_reported_figure_that_no_module_has_names_the_nearest(
+    sweep_file: Path, tmp_path: Path
+) -> None:
+    write(sweep_file, "[64]", "metrics: {modules.fetchr.busy_cycles: report}")
+    with pytest.raises(AccelsimError, match=r"no metric or key .*; did you mean 'modules\.fetcher"):
+        sweep(sweep_file, tmp_path / "store")
+
+
+def test_the_largest_number_may_be_derived(sweep_file: Path) -> None:
+    write(sweep_file, "[64]", "derived: {memory.rows: '1e18'}")
+    plan = Plan(*load_file(SweepConfig, str(sweep_file)))
+    chosen = next(plan.settings(plan.config.sampling))
+    assert chosen["memory.rows"] == 10**18
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [

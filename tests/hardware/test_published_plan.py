@@ -29,7 +29,7 @@ def test_tiles_hold_every_vector_once(seed: int, loop_order: str) -> None:
     config = machine(loop_order=loop_order, buffer_lines=8)
     plan = Plan(simpy.Environment(), random_published_workload(seed), config, True)
     rows, line = plan.rows, 512 // plan.workload.head_dim
-    assert plan.tile == 4 * line
+    assert set(plan.tiles) == {4 * line}
     ends = [row.last for row in plan.items]
     assert [row.first for row in plan.items] == [0, *ends[:-1]]
     for row in plan.items:
@@ -37,7 +37,7 @@ def test_tiles_hold_every_vector_once(seed: int, loop_order: str) -> None:
             sizes = [row.cut(vectors, tile)[0] for tile in range(tiles)]
             if row.two_pass or vectors == row.keys:
                 assert sum(sizes) == vectors
-                assert all(size == plan.tile for size in sizes[:-1])
+                assert all(size == row.tile for size in sizes[:-1])
         queries = slice(row.first, row.last)
         assert not row.split or len(set(rows.position[queries].tolist())) == 1
         assert row.refetches == rows.query_refetch[queries].sum()

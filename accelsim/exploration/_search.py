@@ -9,6 +9,7 @@ import socket
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -108,9 +109,10 @@ def search(
     if finalist is None and config.finalists is not None:
         finalist = open_evaluator(config.finalists, plan.sources[0], where)
     folder = Path(out) if out is not None else Path("runs", "searches", plan.name)
-    with Store(folder) as store:
+    with Store(folder) as store, ExitStack() as opened:
         shared = len(store.writers()) > 1
-        study, note = _open_study(plan, config, storage or folder.absolute() / "study.db", shared)
+        place = storage or folder.absolute() / "study.db"
+        study, note = _open_study(plan, config, place, shared, opened)
         _fail_orphans(study, alone=storage is None and not shared)
         run = _Search(plan, config, store, study, on_point)
         pool = open_executor(executor, workers, scheduler, point_timeout_s)
@@ -143,7 +145,7 @@ def _optuna() -> Any:
 
 
 def _open_study(
-    plan: Plan, config: SearchConfig, place: str | Path, shared: bool
+    plan: Plan, config: SearchConfig, place: str | Path, shared: bool, opened: ExitStack
 ) -> tuple[Any, str]:
     """Open the study of a plan, or begin it.
 
@@ -152,6 +154,7 @@ def _open_study(
         config: its sampler and goals.
         place: URL of a database, or file of an SQLite one.
         shared: others are at work on the store.
+        opened: closes the database.
 
     Returns:
         The study; and, if it is a new one beside an earlier one of the same name, what changed.
@@ -161,7 +164,7 @@ def _open_study(
     digests = {part: _digest(value) for part, value in identity.items()}
     name = f"{plan.name}-{_digest(identity)[:12]}"
     try:
-        storage = _open_storage(optuna, place)
+        storage = _open_storage(optuna, place, opened)
         known = {s.study_name: s for s in optuna.get_all_study_summaries(storage)}
     except Exception as error:
         url = str(place)
@@ -213,7 +216,7 @@ def _sampler(optuna: Any, name: str, seed: int, violations: int) -> Any:
         }[name]()
 
 
-def _open_storage(optuna: Any, place: str | Path) -> Any:
+def _open_storage(optuna: Any, place: str | Path, opened: ExitStack) -> Any:
     """Open the database of a study.
 
     Optuna commits some twenty times a trial, and SQLite by default waits for the disk each time.
@@ -224,6 +227,7 @@ def _open_storage(optuna: Any, place: str | Path) -> Any:
         optuna: the module.
         place: URL, or file of an SQLite database; a file is opened by its path, as a URL would give
             ``?``, ``#`` and braces of a folder's name a meaning.
+        opened: closes its connections.
     """
     from sqlalchemy import event
     from sqlalchemy.pool import QueuePool
@@ -236,6 +240,8 @@ def _open_storage(optuna: Any, place: str | Path) -> Any:
         storage = optuna.storages.RDBStorage("sqlite://", engine_kwargs=options)
     else:
         storage = optuna.storages.RDBStorage(place)
+    opened.callback(storage.engine.dispose)
+    opened.callback(storage.remove_session)
     if storage.engine.dialect.name == "sqlite":
 
         @event.listens_for(storage.engine, "connect")

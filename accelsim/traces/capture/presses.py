@@ -162,6 +162,13 @@ def _kvpress() -> Any:
             module = importlib.import_module("kvpress")
     except ImportError as error:
         missing = getattr(error, "name", None) or "kvpress"
+        if (
+            missing == "pipes"
+        ):  # of the standard library until 3.12; kvpress pins a fire that has it
+            raise TraceError(
+                "a press needs kvpress, which runs on Python 3.12 and older (its fire imports "
+                "'pipes')"
+            ) from None
         raise TraceError(
             f"a press needs the package kvpress ('{missing}' is missing): "
             "pip install 'accelsim[press]'"

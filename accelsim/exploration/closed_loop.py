@@ -104,11 +104,11 @@ class Scorer:
     """Scores policies inside models; keeps both, so that each policy runs once.
 
     Args:
-        sha256: of the contents of a file.
+        checked: refuses a file that is not there or does not have the digest of its contents.
     """
 
-    def __init__(self, sha256: Callable[[Path], str]) -> None:
-        self._sha256 = sha256
+    def __init__(self, checked: Callable[[Path, str], Path]) -> None:
+        self._checked = checked
         self._loops: OrderedDict[str, ClosedLoop] = OrderedDict()
         self._scores: OrderedDict[tuple[str, str], dict[str, float]] = OrderedDict()
 
@@ -152,22 +152,8 @@ class Scorer:
         from accelsim.functional.closed_loop import open_loss
 
         for name, digest in section["files"].items():
-            if not os.path.exists(name):
-                raise AccelsimError(f"{name}: no such file here; it is a text of '{PREFIX}'")
-            if digest and self._sha256(Path(name)) != digest:
-                raise AccelsimError(f"{name}: has changed since the sweep began, or differs here")
-        config = validate(ClosedLoopConfig, section["config"], PREFIX)
-        return open_loss(
-            config.model,
-            score=config.score,
-            texts=config.text,
-            lee=config.lee,
-            windows=config.windows,
-            held_out=0,
-            window_tokens=config.window_tokens,
-            skip=config.skip,
-            prompt_tokens=config.prompt_tokens,
-            examples=config.examples,
-            context=config.context,
-            question_in_prompt=config.question_in_prompt,
-        )
+            if digest:  # a folder has none
+                self._checked(Path(name), digest)
+        settings = dict(section["config"])
+        model, texts = settings.pop("model"), settings.pop("text")
+        return open_loss(model, texts=texts, held_out=0, **settings)

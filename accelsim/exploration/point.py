@@ -110,7 +110,7 @@ class Worker:
 
     def __init__(self) -> None:
         self.session = Session()
-        self._scorer = Scorer(self.session.source_sha256)
+        self._scorer = Scorer(self._checked)
         self._parsed: dict[str, Resolved] = {}
         # Dask may give a worker several threads; one simulation at a time is as fast.
         self._lock = threading.Lock()

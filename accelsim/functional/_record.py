@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,29 +31,6 @@ class PolicyRun:
     workload: Workload
     accuracy: dict[str, Any]
     per_layer: list[dict[str, Any]]
-
-
-class Recording(Protocol):
-    """What takes the requests and figures of a rule."""
-
-    def add(
-        self,
-        place: tuple[At, int, At],
-        heads: NDArray[np.int64],
-        columns: Mapping[str, NDArray[Any]],
-        queries: Sequence[NDArray[Any]],
-        keys: Iterable[NDArray[np.int32]] | None = None,
-        values: Iterable[NDArray[np.int32]] | None = None,
-    ) -> None:
-        """See :meth:`Record.add`."""
-
-    def count(self, counts: Mapping[str, Sequence[NDArray[np.int64]]]) -> None:
-        """See :meth:`Record.count`."""
-
-    def compare(
-        self, layer: int, metrics: NDArray[Any], heads: tuple[int, int], rows: tuple[int, int]
-    ) -> None:
-        """See :meth:`Record.compare`."""
 
 
 class StackRecord:
@@ -241,3 +218,7 @@ class Record:
             "kept_head_fraction": kept_heads / heads,
             "kept_query_fraction": kept_rows / all_rows,
         }
+
+
+Recording = Record | StackRecord
+"""What takes the requests and figures of a rule."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,24 +12,11 @@ from accelsim.attention.kernels import WORK
 from accelsim.attention.rows import dense_mask
 from accelsim.attention.topk import topk_engine
 from accelsim.policies._selection import SelectionPart
-from accelsim.policies.selector import Block, Decision, Floats, Selector, Shape, work_by_kv_head
+from accelsim.policies.selections._prompt import Cost, probabilities
+from accelsim.policies.selector import Block, Decision, Floats, Selector, Shape
 
 Rule = TypeVar("Rule", bound=SelectionPart)
 Pattern = TypeVar("Pattern")
-
-
-class Cost(NamedTuple):
-    """What finding the pattern of a prompt takes.
-
-    Attributes:
-        work: [query_heads] of :data:`~accelsim.attention.kernels.WORK`.
-        reads: keys of a KV head that are read for it.
-        updates: accumulators of a query head that are read and written.
-    """
-
-    work: NDArray[Any]
-    reads: int
-    updates: int
 
 
 class PatternSelector(Selector, Generic[Rule, Pattern]):
@@ -86,9 +73,7 @@ class PatternSelector(Selector, Generic[Rule, Pattern]):
             decision.kept &= marked
             cost = self._costs.pop(block.layer, None)
             if cost is not None:
-                decision.work[:, 0] = work_by_kv_head(cost.work[:, None], self.shape)[:, 0]
-                decision.metadata_vectors[:, 0] = cost.reads
-                decision.score_updates[:, 0] = cost.updates * self.shape.group
+                cost.charge(decision, self.shape)
         self.attend(block, decision)
         return decision
 
@@ -132,14 +117,8 @@ def softmax_of_last(query: Floats, key: Floats, rows: int, scale: float) -> Floa
         rows: how many.
         scale: of the scores.
     """
-    tokens = key.shape[1]
-    scores = query[:, -rows:] @ key.transpose(0, 2, 1) * scale
-    position = np.arange(tokens - rows, tokens)
-    scores[:, np.arange(tokens)[None, :] > position[:, None]] = -np.inf
-    scores -= scores.max(axis=2, keepdims=True)
-    weights = np.exp(scores)
-    weights /= weights.sum(axis=2, keepdims=True)
-    return np.asarray(weights)
+    every = np.arange(key.shape[1])
+    return probabilities(query, key, every[-rows:], every, scale)
 
 
 def columns_and_distances(weights: Floats) -> tuple[Floats, Floats]:

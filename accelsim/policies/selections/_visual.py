@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pydantic
@@ -14,7 +14,8 @@ from accelsim.attention.topk import topk_engine
 from accelsim.errors import ConfigError
 from accelsim.policies._base import ROUNDING_GUARD, Fraction, Layers
 from accelsim.policies._selection import SelectionPart
-from accelsim.policies.selector import Block, Decision, Floats, Selector, Shape, work_by_kv_head
+from accelsim.policies.selections._prompt import Cost
+from accelsim.policies.selector import Block, Decision, Floats, Selector, Shape
 from accelsim.traces import IMAGE
 
 if TYPE_CHECKING:
@@ -86,20 +87,6 @@ class Visual(SelectionPart):
     def why_not_text(self, token_ids: Sequence[int], prompt_tokens: int) -> str:
         """Say that a text has no images."""
         return f"policy '{self.kind}' prunes tokens of images; expected a trace that has some"
-
-
-class Cost(NamedTuple):
-    """What a ranking takes.
-
-    Attributes:
-        work: [1, 1] of :data:`~accelsim.attention.kernels.WORK`, of the layer.
-        reads: keys of a KV head that are read once more.
-        updates: additions to accumulators, of a query head.
-    """
-
-    work: NDArray[Any]
-    reads: int
-    updates: int
 
 
 class VisualSelector(Selector):
@@ -179,11 +166,11 @@ class VisualSelector(Selector):
         )  # fmt: skip
         gone = np.zeros(self.shape.tokens, dtype=np.bool_)
         gone[places] = True
-        work = np.zeros((1, 1), dtype=WORK)
+        work = np.zeros(1, dtype=WORK)
         if target:
             top = topk_engine(scores, target, self.seed + layer * 977)
             gone[places[top.indices]] = False
-            work[0, 0] = (len(places), target, top.passes, top.elements, top.beats)
+            work[0] = (len(places), target, top.passes, top.elements, top.beats)
         self._gone[layer + (not rule.before)] = gone
         self._costs[layer] = Cost(work, reads, updates)
 
@@ -198,29 +185,6 @@ class VisualSelector(Selector):
         decision.kept[:] = self.alive(block.layer)[token] & (token < block.visible[:, None])
         cost = self._costs.pop(block.layer, None) if self.stage(block) == "prefill" else None
         if cost is not None:
-            decision.work[:, 0] = work_by_kv_head(cost.work, self.shape)[:, 0]
-            decision.metadata_vectors[:, 0] = cost.reads
-            decision.score_updates[:, 0] = cost.updates * self.shape.group
+            cost.charge(decision, self.shape)
         self.attend(block, decision)
         return decision
-
-
-def probabilities(
-    query: Floats, key: Floats, rows: NDArray[np.int64], alive: NDArray[np.int64], scale: float
-) -> Floats:
-    """Causal probabilities [query_heads, rows, alive] of some queries over the tokens left.
-
-    Args:
-        query: [query_heads, prompt, head_dim].
-        key: [kv_heads, prompt, head_dim].
-        rows: positions of the queries.
-        alive: positions of the keys.
-        scale: of the scores.
-    """
-    keys = np.repeat(key[:, alive], len(query) // len(key), axis=0)
-    scores = query[:, rows] @ keys.transpose(0, 2, 1) * scale
-    scores[:, alive[None, :] > rows[:, None]] = -np.inf
-    scores -= scores.max(axis=2, keepdims=True)
-    weights = np.exp(scores)
-    weights /= weights.sum(axis=2, keepdims=True)
-    return np.asarray(weights)

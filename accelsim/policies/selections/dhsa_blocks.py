@@ -12,13 +12,13 @@ from accelsim.jit import kernel
 from accelsim.policies._base import Fraction, Positive, Ratio
 from accelsim.policies._selection import Needs, SelectionPart
 from accelsim.policies.selections._pattern import (
-    Cost,
     PatternSelector,
     columns_and_distances,
     largest,
     no_work,
     softmax_of_last,
 )
+from accelsim.policies.selections._prompt import Cost
 from accelsim.policies.selector import Floats, Selector, Shape
 
 Mode = Literal["topk", "a", "vs", "vsb"]

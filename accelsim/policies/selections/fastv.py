@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from accelsim.policies._base import Fraction, Layers
 from accelsim.policies._selection import Needs
-from accelsim.policies.selections._visual import Visual, VisualSelector, probabilities
+from accelsim.policies.selections._prompt import probabilities
+from accelsim.policies.selections._visual import Visual, VisualSelector
 from accelsim.policies.selector import Floats, Selector, Shape
 
 

@@ -101,7 +101,9 @@ class Fetches:
         self.keys: Mask = np.zeros((*size, context), dtype=np.bool_)
         self.values: Mask = np.zeros((*size, context), dtype=np.bool_)
         self._refetched = np.zeros(size, dtype=np.bool_)
-        self._metadata, self._written = np.zeros((2, *size), dtype=np.int64)
+        self._metadata, self._written, self._index, self._products = np.zeros(
+            (4, *size), dtype=np.int64
+        )
         self._policy: Policy | None = None
 
     def add(self, part: Attended) -> None:
@@ -119,16 +121,20 @@ class Fetches:
         for total, count in (
             (self._metadata, decision.metadata_vectors),
             (self._written, decision.written_vectors),
+            (self._index, decision.index_bytes),
+            (self._products, decision.index_products),
         ):
             total += count if self._decoding else count.sum(axis=1, keepdims=True)
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """Columns of the workload, each [kv_heads, fetches]."""
         assert self._policy is not None
-        return requested(
+        found = requested(
             self._policy, self._shape.head_dim, self.keys, self.values, self._contexts,
             self._decoding, self._refetched, self._metadata, self._written, self._shape.value_dim,
         )  # fmt: skip
+        found["metadata_bytes"] = found["metadata_bytes"] + self._index
+        return found | {"index_products": self._products}
 
 
 def fetches_of(part: Attended, shape: Shape) -> Fetches:
@@ -210,7 +216,8 @@ def _check_declared(rule: SelectionPart, decision: Decision) -> None:
     """
     asks = {
         "updates": decision.score_updates,
-        "metadata": decision.metadata_vectors,
+        "metadata": decision.metadata_vectors + decision.index_bytes,
+        "products": decision.index_products,
         "write_backs": decision.written_vectors,
     }
     undeclared = [name for name, asked in asks.items() if asked.any() > getattr(rule.needs, name)]

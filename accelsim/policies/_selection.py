@@ -55,7 +55,8 @@ class Needs(PolicyPart):
     Attributes:
         selection: how often the top-k engine (or an arg-min) runs.
         updates: whether accumulators, flags or votes of keys are read and written.
-        metadata: whether DRAM is read beside keys and values: page bounds, chunk means.
+        metadata: whether DRAM is read beside keys and values: page bounds, chunk means, index keys.
+        products: whether an indexer multiplies beside the attention.
         write_backs: whether DRAM is written: merged vectors, bounds and means.
         merges: whether keys and values that were stored change.
         permanent: whether a token that was removed is gone for good.
@@ -64,6 +65,7 @@ class Needs(PolicyPart):
     selection: Literal["none", "one_per_step", "batch", "once", "every_step", "every_layer"]
     updates: bool = False
     metadata: bool = False
+    products: bool = False
     write_backs: bool = False
     merges: bool = False
     permanent: bool = True

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,6 +24,7 @@ from accelsim.policies._selection import Budgeted, SelectionPart, Stage
 
 if TYPE_CHECKING:
     from accelsim.policies._policy import Policy
+    from accelsim.traces import Index
 
 Floats = NDArray[np.float64]
 
@@ -45,6 +46,8 @@ class Shape:
         token_type: what each token is (:attr:`accelsim.traces.AttentionTrace.token_type`), or
             ``None`` where nothing says so.
         scores: what another program gave to each token, [layers, tokens] by name.
+        index: what ranks the keys of a layer (:meth:`accelsim.traces.AttentionTrace.index`), or
+            ``None`` where no model with an indexer was recorded.
         layers: where layers differ in heads or widths, the shape of each; the fields above are then
             the largest.
     """
@@ -61,6 +64,7 @@ class Shape:
     scores: Mapping[str, NDArray[np.float32]] = field(
         default_factory=dict, compare=False, repr=False
     )
+    index: Callable[[int], Index | None] | None = field(default=None, compare=False, repr=False)
     layers: tuple[Shape, ...] = ()
 
     @property
@@ -121,6 +125,8 @@ class Decision:
         score_updates: [kv_heads, rows], accumulators read and written.
         metadata_vectors: [kv_heads, rows], vectors of head_dim read to rank pages or chunks.
         written_vectors: [kv_heads, rows], vectors of head_dim written back.
+        index_bytes: [kv_heads, rows], bytes read beside, of index keys in a width of their own.
+        index_products: [kv_heads, rows], multiplications of an indexer.
         output: [query_heads, rows, head_dim] where the rule changes keys or values (EMS);
             otherwise the caller multiplies with the stored values.
     """
@@ -131,20 +137,20 @@ class Decision:
     score_updates: NDArray[np.int64]
     metadata_vectors: NDArray[np.int64]
     written_vectors: NDArray[np.int64]
+    index_bytes: NDArray[np.int64]
+    index_products: NDArray[np.int64]
     output: Floats | None = None
 
     @classmethod
     def empty(cls, block: Block, kv_heads: int) -> Decision:
         """Return a decision with nothing kept and no work."""
         heads, rows, context = block.scores.shape
-        none = np.zeros((3, kv_heads, rows), dtype=np.int64)
+        none = np.zeros((5, kv_heads, rows), dtype=np.int64)
         return cls(
             np.zeros((heads, rows, context), dtype=np.bool_),
             np.zeros((heads, rows), dtype=np.bool_),
             np.zeros((kv_heads, rows), dtype=WORK),
-            none[0],
-            none[1],
-            none[2],
+            *none,
         )
 
 

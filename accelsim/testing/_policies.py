@@ -17,6 +17,8 @@ from accelsim.traces import (
     SYSTEM,
     TEXT,
     AttentionTrace,
+    Indexer,
+    LayerEntry,
     MemoryTensors,
     synthetic_trace,
 )
@@ -54,12 +56,12 @@ class PolicyContract:
     def traces(self) -> list[AttentionTrace]:
         """Those of a decoder with and without a prompt, and of an encoder, that it applies to.
 
-        One that applies to none of them is given a prompt with an image.
+        One that applies to none of them is given a prompt with an image, or index keys.
         """
         layers = self.loaded.num_layers or _MODEL["num_layers"]
         made = [make(num_layers=layers) for make in (_decoder, _stream, _encoder)]
         if not any(self.applies(trace) for trace in made):
-            made = [_seeing()]
+            made = [_seeing(), _indexed()]
         return [trace for trace in made if self.applies(trace)]
 
     def applies(self, trace: AttentionTrace) -> bool:
@@ -110,7 +112,8 @@ class PolicyContract:
                 if not trace.causal or not step:
                     continue
                 context = trace.prefill_tokens + step
-                assert context - 1 in tokens
+                # A model's own indexer may leave it out.
+                assert context - 1 in tokens or (rule is not None and rule.needs.products)
                 assert tokens[-1] < context
                 if rule is None:
                     continue
@@ -135,7 +138,8 @@ class PolicyContract:
             for name in trace.tensors.names():
                 tensor = trace.tensors.read(name).copy()
                 if name.startswith("layer."):
-                    tensor[:, cut:] = rng.normal(size=tensor[:, cut:].shape)
+                    later = tensor[cut:] if name.endswith("index_key") else tensor[:, cut:]
+                    later[:] = rng.normal(size=later.shape)
                 tensors[name] = tensor
             other = kept(self.run(replace(trace, tensors=MemoryTensors(tensors))))
             for place, tokens in kept(self.run(trace)).items():
@@ -171,7 +175,7 @@ def attend(policy: Policy, trace: AttentionTrace) -> tuple[PolicyAttention, Kept
     shape = Shape(
         trace.num_layers, trace.num_query_heads, trace.num_kv_heads, trace.head_dim, trace.tokens,
         trace.prefill_tokens if trace.causal else 0, trace.causal, token_type=trace.token_type,
-        scores=trace.scores,
+        scores=trace.scores, index=trace.index,
     )  # fmt: skip
     attention = PolicyAttention(policy, shape, trace.scale)
     found: dict[tuple[int, int, int], set[int]] = {}
@@ -213,6 +217,22 @@ def _encoder(**changes: Any) -> AttentionTrace:
     return synthetic_trace(
         seed=3, prefill_tokens=40, decode_tokens=0, causal=False, **(_MODEL | changes)
     )
+
+
+def _indexed() -> AttentionTrace:
+    """A model whose layers have indexers, the last of which takes over the choice before it."""
+    trace = _decoder()
+    own = Indexer(top_k=9, heads=3, dim=5)
+    entries = [LayerEntry(indexer=own)] * 3 + [LayerEntry(indexer=Indexer(top_k=9, shared=True))]
+    trace = replace(trace, layers=tuple(entries))
+    rng = np.random.default_rng(7)
+    tensors = {
+        name: rng.normal(size=shape).astype(np.float32)
+        if "index" in name
+        else trace.tensors.read(name)
+        for name, shape in trace.expected_shapes()
+    }
+    return replace(trace, tensors=MemoryTensors(tensors))
 
 
 def _seeing() -> AttentionTrace:

@@ -20,7 +20,7 @@ from accelsim.traces._file import (
     tokens_sha256,
     validate_trace,
 )
-from accelsim.traces._layers import Bias, Group, Layer, LayerEntry, Mask
+from accelsim.traces._layers import Bias, Group, Indexer, Layer, LayerEntry, Mask
 from accelsim.traces._schema import header_schema
 from accelsim.traces._shipped import trace_names, trace_path
 from accelsim.traces._skew import LayerSkew, layer_skew
@@ -39,6 +39,7 @@ from accelsim.traces._trace import (
     TOKEN_TYPES,
     VIDEO,
     AttentionTrace,
+    Index,
 )
 
 __all__ = [
@@ -59,6 +60,8 @@ __all__ = [
     "Decisions",
     "DenseRows",
     "Group",
+    "Index",
+    "Indexer",
     "Layer",
     "LayerDecisions",
     "LayerEntry",

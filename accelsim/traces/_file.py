@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from accelsim import files
 from accelsim.errors import TraceError, did_you_mean
-from accelsim.traces._layers import LayerEntry, check_layer, read_layers, write_layers
+from accelsim.traces._layers import INDEX, LayerEntry, check_layer, read_layers, write_layers
 from accelsim.traces._shipped import trace_names, trace_path
 from accelsim.traces._trace import IMAGE, SCHEMA, SCHEMA_2, SCORE, TOKEN_TYPES, AttentionTrace
 
@@ -163,7 +163,8 @@ def validate_trace(trace: AttentionTrace, on_layer: Callable[[int], None] = lamb
     """
     for layer in range(trace.num_layers):
         own = trace.layer(layer)
-        for kind in (*own.tensors(), *(("bias",) if own.bias_shape() else ())):
+        index = () if own.indexer is None else tuple(own.indexer.tensors(own.tokens))
+        for kind in (*own.tensors(), *(("bias",) if own.bias_shape() else ()), *index):
             name = f"layer.{layer}.{kind}"
             finite = np.isfinite(trace.tensors.read(name))
             if not finite.all():
@@ -498,6 +499,13 @@ def _check_tensors(path: Path, trace: AttentionTrace, tensors: MappedTensors) ->
     for layer, entry in enumerate(trace.layers):
         place = f"{path}: metadata 'layers': layer {layer}"
         check_layer(trace.layer(layer), entry, trace.causal, trace.prefill_tokens, place)
+        if entry.indexer is not None and entry.indexer.shared:
+            before = [e.indexer for e in trace.layers[:layer] if e.indexer and not e.indexer.shared]
+            if not before or before[-1].top_k != entry.indexer.top_k:
+                raise TraceError(
+                    f"{place}: 'indexer' is shared; expected a layer before it with an indexer of "
+                    f"top_k {entry.indexer.top_k}"
+                )
     for name, shape in trace.expected_shapes():
         if name not in names:
             raise TraceError(f"{path}: tensor '{name}' is missing{did_you_mean(name, names)}")
@@ -505,6 +513,7 @@ def _check_tensors(path: Path, trace: AttentionTrace, tensors: MappedTensors) ->
         if tensors.shape(name) != shape:
             axes = "[tokens, bytes]" if bits else "[heads, tokens, head_dim]"
             axes = "[heads, …]" if name.endswith(".bias") else axes
+            axes = "(of its indexer)" if name.endswith(INDEX) else axes
             raise TraceError(
                 f"{path}: tensor '{name}' has shape {list(tensors.shape(name))}; "
                 f"expected {list(shape)} {axes}"

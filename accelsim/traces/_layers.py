@@ -127,6 +127,47 @@ class Bias(Config):
         return np.asarray(buckets[np.clip(away - (self.first or 0), 0, len(buckets) - 1)])
 
 
+class Indexer(Config):
+    """What chose the keys of each query, where a model has learned to (DSA's lightning indexer).
+
+    Score of key s for query t: the sum over index heads of weight times ``relu(query . key)``; the
+    ``top_k`` best of the keys up to its own are chosen, all where there are no more. Give ``heads``
+    and ``dim``, or ``shared``.
+
+    Attributes:
+        top_k: keys that a query chooses.
+        heads: index heads: queries and weights of a token. Its index key is one.
+        dim: elements of an index query and of an index key.
+        shared: the layer attends to what the nearest layer before it with an indexer of its own
+            chose.
+    """
+
+    top_k: Count
+    heads: Count | None = None
+    dim: Count | None = None
+    shared: bool = False
+
+    @pydantic.model_validator(mode="after")
+    def _is_one_or_the_other(self) -> Indexer:
+        if [self.heads is None, self.dim is None] != [self.shared] * 2:
+            raise ValueError("indexer: expected 'heads' and 'dim', or 'shared', beside 'top_k'")
+        return self
+
+    def tensors(self, tokens: int) -> dict[str, tuple[int, ...]]:
+        """Kind and shape of its tensors; none where it is shared."""
+        if self.heads is None or self.dim is None:
+            return {}
+        return {
+            "index_query": (self.heads, tokens, self.dim),
+            "index_key": (tokens, self.dim),
+            "index_weight": (self.heads, tokens),
+        }
+
+
+INDEX = ("index_query", "index_key", "index_weight")
+"""Kinds of tensors of an indexer."""
+
+
 class LayerEntry(Config):
     """One layer in the metadata key ``layers``; what is left out is as the other keys say.
 
@@ -149,6 +190,7 @@ class LayerEntry(Config):
         bias: added after scaling and soft cap.
         mask: keys that a query may see; ``causal`` or ``full`` as the key ``causal`` says, ``full``
             in a cross layer and with ``query_tokens``.
+        indexer: what chose the keys of a ``stored`` mask, or would in a longer context.
     """
 
     group: Group | None = None
@@ -167,6 +209,7 @@ class LayerEntry(Config):
     sinks: tuple[Bounded, ...] | None = None
     bias: Bias | None = None
     mask: Mask | None = None
+    indexer: Indexer | None = None
 
 
 @dataclass(frozen=True)
@@ -174,8 +217,8 @@ class Layer:
     """How one layer attends, nothing left open.
 
     Attributes:
-        model_layer, kind, query_heads, kv_heads, key_dim, value_dim, scale, softcap, bias, mask: of
-            :class:`LayerEntry`.
+        model_layer, kind, query_heads, kv_heads, key_dim, value_dim, scale, softcap, bias, mask,
+            indexer: of :class:`LayerEntry`.
         stack: ``group`` of :class:`LayerEntry`.
         tokens: queries.
         keys: keys; other than ``tokens`` in a cross layer only.
@@ -196,6 +239,7 @@ class Layer:
     sinks: NDArray[np.float64] | None
     bias: Bias | None
     mask: Mask
+    indexer: Indexer | None = None
 
     @property
     def slopes(self) -> NDArray[np.float64] | None:
@@ -329,6 +373,10 @@ def check_layer(layer: Layer, entry: LayerEntry, causal: bool, prompt: int, plac
         refuse("kind 'cross': expected mask 'full' or 'stored', and no bias or a stored one")
     if layer.kind == "latent" and (entry.value_dim is None or layer.value_dim > layer.key_dim):
         refuse("kind 'latent': expected value_dim (the latent's width), at most key_dim")
+    if layer.indexer is not None and (cross or layer.aside or not causal):
+        refuse("'indexer': expected it in a layer of a causal model that sees its own tokens")
+    if layer.indexer is not None and layer.mask.kind not in ("causal", "stored"):
+        refuse(f"'indexer' beside mask '{layer.mask.kind}'; expected 'causal' or 'stored'")
     if layer.aside:
         prompt = layer.tokens
     elif entry.mask is not None and not cross:
@@ -371,4 +419,5 @@ def resolved(index: int, entry: LayerEntry, defaults: Layer, causal: bool) -> La
         sinks=None if entry.sinks is None else np.array(entry.sinks),
         bias=entry.bias,
         mask=own("mask", plain),
+        indexer=entry.indexer,
     )

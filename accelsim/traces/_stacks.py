@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from accelsim.traces._layers import Layer, LayerEntry
+from accelsim.traces._layers import INDEX, Layer, LayerEntry
 
 if TYPE_CHECKING:
     from accelsim.traces._trace import AttentionTrace, TensorSource
@@ -55,7 +55,7 @@ class StackTensors:
         own = {
             f"layer.{index}.{kind}"
             for index, layer in enumerate(self._layers)
-            for kind in ("query", "key", "value", "bias", "mask")
+            for kind in ("query", "key", "value", "bias", "mask", *INDEX)
             if f"layer.{layer}.{kind}" in there
         }
         scores = {name for name in there if name.startswith(_SCORE) and self._tokens}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.errors import TraceError
-from accelsim.traces._layers import Layer, LayerEntry, Mask, resolved
+from accelsim.traces._layers import INDEX, Layer, LayerEntry, Mask, resolved
 from accelsim.traces._stacks import Stack, stacks_of
 
 SCHEMA = "attention-trace/1"
@@ -49,6 +49,35 @@ class TensorSource(Protocol):
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of one tensor, without reading it."""
         ...
+
+
+class Index(NamedTuple):
+    """What an indexer ranks keys by.
+
+    Attributes:
+        query: [index heads, tokens, dim] float32, after rotation.
+        key: [tokens, dim] float32, likewise.
+        weight: [index heads, tokens] float32, with every factor of the scores in it.
+        top_k: keys that a query chooses.
+        layer: whose indexer it is: another than the one asked for where layers share a choice.
+    """
+
+    query: NDArray[np.float32]
+    key: NDArray[np.float32]
+    weight: NDArray[np.float32]
+    top_k: int
+    layer: int
+
+    def scores(self, positions: NDArray[np.int64], keys: int) -> NDArray[np.float64]:
+        """Scores of the first ``keys`` keys for the queries at ``positions``, [rows, keys]."""
+        total = np.zeros((len(positions), keys))
+        key = self.key[:keys].T.astype(np.float64)
+        for query, weight in zip(self.query, self.weight, strict=True):
+            products = query[positions].astype(np.float64) @ key
+            np.maximum(products, 0.0, out=products)
+            products *= weight[positions].astype(np.float64)[:, None]
+            total += products
+        return total
 
 
 @dataclass(frozen=True)
@@ -242,6 +271,17 @@ class AttentionTrace:
         table = self._read(layer, "bias")
         return table.astype(np.float64)[:, bias.by_distance(away)]
 
+    def index(self, layer: int) -> Index | None:
+        """What ranks the keys of a layer: its own indexer, or that whose choice it shares."""
+        found = self.layer(layer).indexer
+        if found is None:
+            return None
+        while found is None or found.shared:
+            layer -= 1
+            found = self.layer(layer).indexer
+        query, key, weight = (self._read(layer, kind) for kind in INDEX)
+        return Index(query, key, weight, found.top_k, layer)
+
     def query(self, layer: int) -> NDArray[np.float32]:
         """Queries of a layer, [query_heads, tokens, key_dim] float32, after rotation."""
         return self._read(layer, "query")
@@ -287,3 +327,6 @@ class AttentionTrace:
                 yield f"layer.{layer}.bias", bias
             if own.mask.kind == "stored":
                 yield f"layer.{layer}.mask", (own.tokens, -(-own.keys // 8))
+            if own.indexer is not None:
+                for kind, sizes in own.indexer.tensors(own.tokens).items():
+                    yield f"layer.{layer}.{kind}", sizes

@@ -17,9 +17,16 @@ SERVICES: dict[str, tuple[str, str]] = {
     "runs": ("runs", "contiguous runs of keys gathered beyond one a request"),
     "top_k": ("passes", "passes of a top-k engine, over tokens or over probabilities"),
     "updates": ("updates", "accumulators that rank tokens, read, added to and written"),
-    "metadata": ("bytes", "DRAM reads beside vectors: bounds, means, scales, wide residuals"),
+    "metadata": (
+        "bytes",
+        "DRAM reads beside vectors: bounds, means, index keys, scales, residuals",
+    ),
     "soft_caps": ("scores", "tanh of a score under the model's soft cap"),
     "biases": ("scores", "additions of the model's bias (ALiBi, relative, stored) to a score"),
+    "index_products": (
+        "multiplications",
+        "products of an indexer that chooses keys, before those of attention",
+    ),
     "write_backs": ("bytes", "DRAM writes of a policy: merged vectors, bounds, means"),
 }
 """What a policy or a model can ask of a machine beyond whole vectors of one width: name to (unit,
@@ -77,6 +84,7 @@ def asked(columns: Mapping[str, NDArray[Any]]) -> dict[str, int]:
         "metadata": int(columns["metadata_bytes"].sum() + columns["residual_bytes"].sum()),
         "soft_caps": int(columns["capped_scores"].sum()),
         "biases": int(columns["biased_scores"].sum()),
+        "index_products": int(columns["index_products"].sum()),
         "write_backs": int(columns["write_back_bytes"].sum()),
     }
     return {name: amount for name, amount in amounts.items() if amount}

@@ -61,6 +61,10 @@ COLUMNS: dict[str, tuple[Any, str]] = {
     "key_runs": (np.int32, "contiguous runs of tokens in the fetched keys; 0: not recorded"),
     "capped_scores": (np.int64, "scores under a soft cap of the model, summed over the queries"),
     "biased_scores": (np.int64, "scores to which the model adds a bias, summed over the queries"),
+    "index_products": (
+        np.int64,
+        "multiplications of an indexer that chooses keys, summed over the queries",
+    ),
 }
 """Column name to (dtype, meaning). Counts are numbers of vectors or scores unless named bytes."""
 
@@ -75,6 +79,7 @@ POLICY_COLUMNS = (
     "key_runs",
     "capped_scores",
     "biased_scores",
+    "index_products",
 )
 """What policies and models ask of the hardware beyond vectors and top-k; zero where nothing.
 A Parquet file written before they existed reads as zero."""

@@ -11,14 +11,15 @@ from accelsim.functional import run_policy
 from accelsim.functional.closed_loop import policy_attention
 from accelsim.policies import Needs, applicable, load_policy, load_policy_spec
 from accelsim.testing import PolicyContract
-from accelsim.testing._policies import _decoder, _encoder, _seeing
+from accelsim.testing._policies import _decoder, _encoder, _indexed, _seeing
 from accelsim.traces import AttentionTrace
 from accelsim.traces.capture import ModelShape
 
-DECODER, ENCODER, SEEING = _decoder(), _encoder(), _seeing()
+DECODER, ENCODER, SEEING, INDEXED = _decoder(), _encoder(), _seeing(), _indexed()
 # Tuned presets are other settings of rules that are here, for longer contexts than these.
 NAMES = [n for n in preset_names("policies") if not n.endswith("-1pct")]
 SHORT = {
+    "dsa-indexer": "top_k=7",
     "dhsa-blocks": "query_block=8,selection.key_block=4,selection.density=0.3",
     "vertical-slash": "vertical=6,selection.slash=8,selection.recent=4,selection.block_tokens=4",
 }
@@ -62,11 +63,12 @@ def test_the_amounts_are_those_of_the_needs(name: str) -> None:
     policy = load_policy_spec(name)
     assert policy.selection is not None
     needs = policy.selection.needs
-    trace = next(t for t in (DECODER, ENCODER, SEEING) if applicable(policy, t))
+    trace = next(t for t in (DECODER, ENCODER, SEEING, INDEXED) if applicable(policy, t))
     w = run_policy(trace, policy).workload
     assert (w["write_back_bytes"].sum() > 0) == needs.write_backs or needs.merges
     assert (w["metadata_bytes"].sum() > 0) == needs.metadata
     assert (w["score_updates"].sum() > 0) == needs.updates
+    assert (w["index_products"].sum() > 0) == needs.products
     assert (w["select_size"].max() > 0) == (needs.selection != "none")
 
 

@@ -36,6 +36,7 @@ from accelsim.policies import load_policy
 from accelsim.traces import (
     Bias,
     Decisions,
+    Indexer,
     LayerEntry,
     Mask,
     MemoryTensors,
@@ -176,14 +177,17 @@ def test_traces(tmp_path: Path) -> None:
         LayerEntry(
             sinks=(0.5, 1.0, -1.0, 0.0), bias=Bias(kind="alibi", slopes=(1.0, 0.5, 0.2, 0.1))
         ),
-        LayerEntry(mask=Mask(kind="stored"), model_layer=7),
+        LayerEntry(
+            mask=Mask(kind="stored"), model_layer=7, indexer=Indexer(top_k=2, heads=2, dim=3)
+        ),
+        LayerEntry(indexer=Indexer(top_k=2, shared=True)),
         LayerEntry(group="encoder", query_tokens=2, bias=Bias(kind="stored")),
         LayerEntry(
             group="decoder", bias=Bias(kind="relative", first=-2, buckets=(1, 0, 0)), scale=1.0
         ),
         LayerEntry(group="decoder", kind="cross", key_tokens=2),
     ]
-    plain = synthetic_trace(num_layers=6, head_dim=4, prefill_tokens=3, decode_tokens=2)
+    plain = synthetic_trace(num_layers=7, head_dim=4, prefill_tokens=3, decode_tokens=2)
     trace = replace(plain, layers=tuple(own))
     bits = np.packbits(np.tri(5, dtype=bool), axis=1, bitorder="little")
     tensors = {name: plain.tensors.read(name) for name in plain.tensors.names()}

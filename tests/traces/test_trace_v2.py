@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from accelsim.errors import TraceError
 from accelsim.traces import (
     Bias,
+    Indexer,
     LayerEntry,
     Mask,
     MemoryTensors,
@@ -43,6 +44,8 @@ ENTRIES = (
         group="encoder", query_tokens=9, bias=Bias(kind="relative", first=0, buckets=(0, 1))
     ),
     LayerEntry(group="vision", query_tokens=5, query_heads=2, kv_heads=2, key_dim=4),
+    LayerEntry(indexer=Indexer(top_k=3, heads=2, dim=5)),
+    LayerEntry(mask=Mask(kind="stored"), indexer=Indexer(top_k=3, shared=True)),
 )
 
 
@@ -188,6 +191,19 @@ BAD = [
     ([{"value_dim": 5}], "has shape"),
     ([{"mask": {"kind": "stored"}}], "layer.0.mask' is missing"),
     ([{"model_layer": -1}], "model_layer"),
+    ([{"indexer": {"top_k": 0, "heads": 2, "dim": 4}}], "indexer.top_k"),
+    ([{"indexer": {"top_k": 4, "heads": 2}}], "expected 'heads' and 'dim', or 'shared'"),
+    ([{"indexer": {"top_k": 4, "heads": 2, "dim": 4, "shared": True}}], "or 'shared'"),
+    ([{"indexer": {"top_k": 4, "shared": True}}], "expected a layer before it"),
+    ([{"indexer": {"top_k": 4, "heads": 2, "dim": 4}}], "layer.0.index_query' is missing"),
+    (
+        [{"kind": "cross", "key_tokens": 4, "indexer": {"top_k": 4, "heads": 2, "dim": 4}}],
+        "'indexer': expected it in a layer of a causal model",
+    ),
+    (
+        [{"mask": {"kind": "chunk", "size": 4}, "indexer": {"top_k": 4, "heads": 2, "dim": 4}}],
+        "'indexer' beside mask 'chunk'",
+    ),
     ([{"windw": 4}], "windw"),
     ([{}, {}], "a JSON list of 1 mappings"),
     ({}, "a JSON list of 1 mappings"),

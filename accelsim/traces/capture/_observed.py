@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.errors import TraceError
-from accelsim.traces import Group, LayerEntry, Mask
+from accelsim.traces import Group, Indexer, LayerEntry, Mask
 from accelsim.traces.capture._fitting import BiasBlock, fitting_bias, fitting_mask
 from accelsim.traces.capture._recorder import Progress
 
@@ -80,6 +80,22 @@ class Call:
     sinks: tuple[float, ...] | None = None
     bias: NDArray[np.float32] | None = None
     cause: str = ""
+
+
+class Indexed(NamedTuple):
+    """What an indexer ranked the new tokens of one pass by.
+
+    Attributes:
+        query: [index heads, new, dim] float32.
+        key: [new, dim] float32.
+        weight: [index heads, new] float32, with every factor of the scores in it.
+        top_k: keys that a query chooses.
+    """
+
+    query: NDArray[np.float32]
+    key: NDArray[np.float32]
+    weight: NDArray[np.float32]
+    top_k: int
 
 
 class Recorded(NamedTuple):
@@ -189,6 +205,8 @@ class Observed:
         self.called: list[Place] = []
         self._wanted, self._progress, self._total = wanted, progress, num_layers * steps
         self._facts: dict[Place, _Facts] = {}
+        self._indexes: dict[Place, list[Indexed]] = {}
+        self._sharing: set[Place] = set()
         self._stack = stack
         self.prefix = False
         self.alone = stack in ("encoder", "vision")
@@ -274,6 +292,36 @@ class Observed:
             self._done += 1
         stage = "prefill" if self._passes == 1 else "decode"
         self._progress(stage, min(self._done, self._total), self._total)
+
+    def index(self, place: Place, found: Indexed) -> None:
+        """Keep what the indexer of a layer ranked its new tokens by."""
+        parts = self._indexes.setdefault(place, [])
+        if self._kept(place):
+            query, key, weight = (np.array(tensor) for tensor in found[:3])
+            parts.append(Indexed(query, key, weight, found.top_k))
+
+    def shares_index(self, place: Place) -> None:
+        """Note that a layer attends to what the last indexer before it chose."""
+        self._sharing.add(place)
+
+    def _indexer(
+        self, index: int, place: Place, tensors: dict[str, NDArray[Any]]
+    ) -> Indexer | None:
+        """What chose the keys of a layer; its tensors are added, where it is the layer's own."""
+        if place in self._sharing:
+            before = [own for own in self._indexes if own.layer < place.layer]
+            nearest = max(before, key=lambda own: own.layer, default=None)
+            if nearest is None or not self._indexes[nearest]:
+                return None  # not among the recorded layers
+            return Indexer(top_k=self._indexes[nearest][0].top_k, shared=True)
+        parts = self._indexes.get(place)
+        if not parts:
+            return None
+        for kind, axis in (("query", 1), ("key", 0), ("weight", 1)):
+            joined = np.concatenate([getattr(part, kind) for part in parts], axis=axis)
+            tensors[f"layer.{index}.index_{kind}"] = joined
+        heads, _, dim = parts[0].query.shape
+        return Indexer(top_k=parts[0].top_k, heads=heads, dim=dim)
 
     def _check_self(self, where: str, call: Call) -> None:
         if self.decodes and not (call.causal or self.prefix):
@@ -394,6 +442,9 @@ class Observed:
         for index, place in enumerate(places):
             facts = self._facts[place]
             entry = self._entry(place, facts, common)
+            indexer = self._indexer(index, place, tensors)
+            if indexer is not None:
+                entry = entry.model_copy(update={"indexer": indexer})
             if entry.mask is not None and entry.mask.kind == "stored":
                 tensors[f"layer.{index}.mask"] = facts.bits()
             if facts.biases:

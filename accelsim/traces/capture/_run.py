@@ -23,6 +23,7 @@ TOLERANCE = 1e-4
 """Largest relative error of a trace that is written. Right ones are at 1e-7 (float32) to 4e-6."""
 
 _TEXT_CHARACTERS = 200
+_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,12 @@ class Run:
                     f"(likely cause: {cause})"
                 )
             worst = max(worst, float(errors[head]))
+            fault = index_fault(trace, layer)
+            if fault:
+                raise TraceError(
+                    f"{self.model}: the trace does not reproduce the keys that layer "
+                    f"{self.layers[layer]} chose by its indexer: {fault}"
+                )
         return worst
 
 
@@ -157,3 +164,36 @@ def proof_errors(
         differences = np.maximum(differences, np.abs(rows.output - own).max(axis=(1, 2)))
         largest = np.maximum(largest, np.abs(own).max(axis=(1, 2)))
     return np.asarray(differences / np.where(largest > 0, largest, 1.0))
+
+
+def index_fault(trace: AttentionTrace, layer: int) -> str:
+    """Say why the keys that a layer attends to do not follow from its indexer, or nothing.
+
+    Each query attends to as many keys as it may choose, and none that it left out ranks higher than
+    one that it chose, by more than rounding.
+    """
+    index = trace.index(layer)
+    if index is None:
+        return ""
+    for start in range(0, trace.tokens, _ROWS):
+        rows = np.arange(start, min(start + _ROWS, trace.tokens))
+        scores, chosen = index.scores(rows, trace.tokens), trace.seen(layer, rows)
+        there = np.arange(trace.tokens)[None, :] <= rows[:, None]
+        count = np.minimum(rows + 1, index.top_k)
+        wrong = (chosen & ~there).any(axis=1) | (chosen.sum(axis=1) != count)
+        if wrong.any():
+            row = int(wrong.argmax())
+            return (
+                f"token {rows[row]} attends to {int(chosen[row].sum())} keys; expected {count[row]}"
+            )
+        largest = np.abs(np.where(there, scores, 0.0)).max(axis=1)
+        least = np.where(chosen, scores, np.inf).min(axis=1)
+        missed = np.where(there & ~chosen, scores, -np.inf).max(axis=1)
+        errors = (missed - least) / np.where(largest > 0, largest, 1.0)
+        if not (errors <= TOLERANCE).all():
+            row = int(errors.argmax())
+            return (
+                f"token {rows[row]} leaves out a key that ranks {errors[row]:.2g} of the largest "
+                f"score above one that it chose; expected at most {TOLERANCE:g}"
+            )
+    return ""

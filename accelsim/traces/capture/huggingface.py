@@ -12,6 +12,7 @@ import numpy as np
 
 from accelsim.errors import AccelsimError, TraceError
 from accelsim.traces import TEXT
+from accelsim.traces.capture._indexers import indexed
 from accelsim.traces.capture._inputs import Inputs, Media, Reader
 from accelsim.traces.capture._interface import (
     PLAIN,
@@ -136,7 +137,11 @@ def run_transformers(
         observed.prefix = type(config) in transformers.AutoModelForImageTextToText._model_mapping
         recorder = InterfaceRecorder(observed)
         recorder.stacks = stacks = Stacks(network, kind.pair, sees)
-        with standing_in(transformers, name, recorder), hooked(network, observed, stacks):
+        with (
+            standing_in(transformers, name, recorder),
+            hooked(network, observed, stacks),
+            indexed(network, observed, stacks),
+        ):
             ids = _decode(torch, network, read.given, prompt, decode, observed, kind.pair)
         observed.check_stacks(STACKS[:2] if kind.pair else STACKS[2:] if sees else ())
         if observed.alone:

@@ -47,6 +47,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="What runs the model; auto: NumPy where it can.",
 )
+@click.option(
+    "--hidden",
+    metavar="LIST",
+    help="Layers of which to record what they are given, too (the policy dart compares it).",
+)
 @press_option("whose decisions to record beside the trace")
 @click.option("--out", required=True, metavar="FILE", help="The trace, .safetensors.")
 def command(
@@ -61,6 +66,7 @@ def command(
     group: str | None,
     dtype: str,
     backend: str,
+    hidden: str | None,
     presses: tuple[str, ...],
     out: str,
 ) -> None:
@@ -104,6 +110,7 @@ def command(
             images=image,
             audio=audio,
             group=group,
+            hidden=() if hidden is None else _layers(hidden),
             progress=progress,
         )
     found = _record(model, recorded, trace)

@@ -80,7 +80,7 @@ def shape_of(trace: AttentionTrace) -> Shape:
         Shape(
             trace.num_layers, own.query_heads, own.kv_heads, own.key_dim, trace.tokens,
             trace.prefill_tokens, trace.causal, moved_value_dim(own), kinds, scores,
-            trace.index,
+            trace,
         )
         for own in map(trace.layer, range(trace.num_layers))
     )  # fmt: skip

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,26 @@ if TYPE_CHECKING:
     from accelsim.traces import Index
 
 Floats = NDArray[np.float64]
+
+
+class Recorded(Protocol):
+    """What a trace may hold beside queries, keys and values; see :class:`AttentionTrace` there."""
+
+    @property
+    def embedding(self) -> NDArray[np.float32] | None:
+        """What the first layer is given of each token, [tokens, width]."""
+
+    def index(self, layer: int) -> Index | None:
+        """What ranks the keys of a layer."""
+
+    def transition(self, layer: int) -> NDArray[np.float32] | None:
+        """What attention and FFN do to each token, [2, tokens, 2]."""
+
+    def hidden(self, layer: int) -> NDArray[np.float32] | None:
+        """What a layer is given, under the model's last norm, [tokens, width]."""
+
+    def class_attention(self) -> Mapping[int, NDArray[np.float32]]:
+        """Attention of [CLS] to each patch in the layers of a vision tower, [heads, patches]."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +66,7 @@ class Shape:
         token_type: what each token is (:attr:`accelsim.traces.AttentionTrace.token_type`), or
             ``None`` where nothing says so.
         scores: what another program gave to each token, [layers, tokens] by name.
-        index: what ranks the keys of a layer (:meth:`accelsim.traces.AttentionTrace.index`), or
-            ``None`` where no model with an indexer was recorded.
+        recorded: what a trace holds beside queries, keys and values, or ``None`` inside a model.
         layers: where layers differ in heads or widths, the shape of each; the fields above are then
             the largest.
     """
@@ -64,7 +83,7 @@ class Shape:
     scores: Mapping[str, NDArray[np.float32]] = field(
         default_factory=dict, compare=False, repr=False
     )
-    index: Callable[[int], Index | None] | None = field(default=None, compare=False, repr=False)
+    recorded: Recorded | None = field(default=None, compare=False, repr=False)
     layers: tuple[Shape, ...] = ()
 
     @property

@@ -138,7 +138,7 @@ class PolicyContract:
             for name in trace.tensors.names():
                 tensor = trace.tensors.read(name).copy()
                 if name.startswith("layer."):
-                    later = tensor[cut:] if name.endswith("index_key") else tensor[:, cut:]
+                    later = np.moveaxis(tensor, tensor.shape.index(trace.tokens), 0)[cut:]
                     later[:] = rng.normal(size=later.shape)
                 tensors[name] = tensor
             other = kept(self.run(replace(trace, tensors=MemoryTensors(tensors))))
@@ -175,7 +175,7 @@ def attend(policy: Policy, trace: AttentionTrace) -> tuple[PolicyAttention, Kept
     shape = Shape(
         trace.num_layers, trace.num_query_heads, trace.num_kv_heads, trace.head_dim, trace.tokens,
         trace.prefill_tokens if trace.causal else 0, trace.causal, token_type=trace.token_type,
-        scores=trace.scores, index=trace.index,
+        scores=trace.scores, recorded=trace,
     )  # fmt: skip
     attention = PolicyAttention(policy, shape, trace.scale)
     found: dict[tuple[int, int, int], set[int]] = {}
@@ -236,13 +236,18 @@ def _indexed() -> AttentionTrace:
 
 
 def _seeing() -> AttentionTrace:
-    """A deep model whose prompt has an image, with scores that are imported."""
+    """A deep model whose prompt has an image, with what rules of visual tokens look at."""
     model = _MODEL | {"num_layers": 28}
     trace = synthetic_trace(seed=5, prefill_tokens=40, decode_tokens=24, **model)
     tensors = {name: trace.tensors.read(name) for name in trace.tensors.names()}
     kinds = np.full(trace.tokens, TEXT, dtype=np.int8)
     kinds[:4], kinds[4:28] = SYSTEM, IMAGE
     rng = np.random.default_rng(6)
-    for name in ("transition", "vtc_cls"):
-        tensors[f"score.{name}"] = rng.random((28, trace.tokens)).astype(np.float32)
+    tensors["score.vtc_cls"] = rng.random((28, trace.tokens)).astype(np.float32)
+    tensors["embedding"] = rng.normal(size=(trace.tokens, 12)).astype(np.float32)
+    tensors["layer.5.hidden"] = rng.normal(size=(trace.tokens, 12)).astype(np.float32)
+    tensors["vision.layer.1.cls"] = rng.random((3, 24)).astype(np.float32)
+    for layer in range(6, 12):
+        own = rng.uniform(-1, 1, (2, trace.tokens, 2)).astype(np.float32)
+        tensors[f"layer.{layer}.transition"] = np.abs(own)
     return replace(trace, tensors=MemoryTensors(tensors | {"token_type": kinds}))

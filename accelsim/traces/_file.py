@@ -176,6 +176,11 @@ def validate_trace(trace: AttentionTrace, on_layer: Callable[[int], None] = lamb
         _check_rows(trace, layer)
         on_layer(layer)
     _check_types(trace)
+    for name, _ in trace.beside():
+        if not np.isfinite(trace.tensors.read(name)).all():
+            raise TraceError(
+                f"{trace.path}: tensor '{name}' holds NaN or infinity; expected finite numbers"
+            )
     for name, score in trace.scores.items():
         if not np.isfinite(score).all():
             raise TraceError(
@@ -251,7 +256,8 @@ def save_trace(trace: AttentionTrace, path: str | Path, dtype: Any = np.float16)
     from safetensors.numpy import save
 
     path = Path(path)
-    first = trace.plain and trace.token_type is None and not trace.scores
+    beside = [name for name, _ in trace.beside()]
+    first = trace.plain and trace.token_type is None and not trace.scores and not beside
     metadata = {
         "accelsim.schema": SCHEMA if first else SCHEMA_2,
         "model": trace.model,
@@ -285,6 +291,13 @@ def save_trace(trace: AttentionTrace, path: str | Path, dtype: Any = np.float16)
         own = getattr(trace, name)
         if own is not None:
             tensors[name] = np.ascontiguousarray(own)
+    for name in beside:
+        # Ratios of norms and probabilities of little bytes are kept as they are.
+        kind = dtype if name == "embedding" or name.endswith(".hidden") else np.float32
+        with np.errstate(over="ignore"):
+            tensors[name] = np.ascontiguousarray(trace.tensors.read(name), dtype=kind)
+        if not np.isfinite(tensors[name]).all():
+            raise TraceError(f"{path}: tensor '{name}': expected finite {np.dtype(kind)}")
     for name, score in trace.scores.items():
         tensors[SCORE + name] = np.ascontiguousarray(score)
     payload = canonical(save(tensors, metadata))
@@ -525,6 +538,17 @@ def _check_tensors(path: Path, trace: AttentionTrace, tensors: MappedTensors) ->
         if name in names and (tensors.dtype(name), tensors.shape(name)) != (kind, (trace.tokens,)):
             width = 8 * _BYTES[kind]
             raise TraceError(f"{path}: tensor '{name}': expected int{width} [{trace.tokens}]")
+    for name, wanted in trace.beside():
+        found = tensors.shape(name)
+        fits = len(found) == len(wanted) and all(
+            n == size if size is not None else n > 0 for n, size in zip(found, wanted, strict=True)
+        )
+        if not fits or tensors.dtype(name) not in FLOAT_TYPES:
+            told = ", ".join("any" if size is None else str(size) for size in wanted)
+            raise TraceError(
+                f"{path}: tensor '{name}' is {tensors.dtype(name)} {list(found)}; expected "
+                f"{', '.join(FLOAT_TYPES)} [{told}]"
+            )
     size = (trace.num_layers, trace.tokens)
     for name in sorted(names):
         if name.startswith(SCORE) and (tensors.dtype(name), tensors.shape(name)) != ("F32", size):

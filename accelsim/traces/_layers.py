@@ -167,6 +167,9 @@ class Indexer(Config):
 INDEX = ("index_query", "index_key", "index_weight")
 """Kinds of tensors of an indexer."""
 
+OF_LAYERS = ("transition", "hidden")
+"""Kinds of tensors of a layer that a trace may have beside those that its attention needs."""
+
 
 class LayerEntry(Config):
     """One layer in the metadata key ``layers``; what is left out is as the other keys say.

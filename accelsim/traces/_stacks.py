@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from accelsim.traces._layers import INDEX, Layer, LayerEntry
+from accelsim.traces._layers import INDEX, OF_LAYERS, Layer, LayerEntry
 
 if TYPE_CHECKING:
     from accelsim.traces._trace import AttentionTrace, TensorSource
@@ -55,10 +55,14 @@ class StackTensors:
         own = {
             f"layer.{index}.{kind}"
             for index, layer in enumerate(self._layers)
-            for kind in ("query", "key", "value", "bias", "mask", *INDEX)
+            for kind in ("query", "key", "value", "bias", "mask", *INDEX, *OF_LAYERS)
             if f"layer.{layer}.{kind}" in there
         }
-        scores = {name for name in there if name.startswith(_SCORE) and self._tokens}
+        scores = {
+            name
+            for name in there
+            if self._tokens and (name.startswith((_SCORE, "vision.")) or name == "embedding")
+        }
         return own | scores | (there & set(self._tokens))
 
     def read(self, name: str) -> NDArray[Any]:
@@ -74,7 +78,7 @@ class StackTensors:
         return self._source.shape(self._there(name))
 
     def _there(self, name: str) -> str:
-        if name in self._tokens:
+        if not name.startswith("layer."):
             return name
         _, index, kind = name.split(".")
         return f"layer.{self._layers[int(index)]}.{kind}"

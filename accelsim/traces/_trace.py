@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -25,6 +26,9 @@ TOKEN_TYPES = ("system", "text", "image", "video")
 
 SCORE = "score."
 """How the names of tensors with imported scores begin."""
+
+CLASS = re.compile(r"vision\.layer\.([0-9]{1,9})\.cls")
+"""Name of the attention of [CLS] in a layer of a vision tower."""
 
 OWN_SCALE = "a scale of its own"
 """Of the layers whose scale is not that of the first; see :meth:`AttentionTrace.beyond`."""
@@ -168,6 +172,34 @@ class AttentionTrace:
             name.removeprefix(SCORE): self.tensors.read(name).astype(np.float32) for name in names
         }
 
+    @property
+    def embedding(self) -> NDArray[np.float32] | None:
+        """What the first layer is given of each token, [tokens, width], or ``None``."""
+        if "embedding" not in self.tensors.names():
+            return None
+        return self.tensors.read("embedding").astype(np.float32)
+
+    def hidden(self, layer: int) -> NDArray[np.float32] | None:
+        """What a layer is given, under the model's last norm, [tokens, width], or ``None``."""
+        self._check_layer(layer)
+        name = f"layer.{layer}.hidden"
+        return self._read(layer, "hidden") if name in self.tensors.names() else None
+
+    def transition(self, layer: int) -> NDArray[np.float32] | None:
+        """What attention and FFN do to each token, [2, tokens, 2], or ``None``.
+
+        The norm of the module's output over that of its (normalised) input, and their cosine.
+        """
+        self._check_layer(layer)
+        name = f"layer.{layer}.transition"
+        return self._read(layer, "transition") if name in self.tensors.names() else None
+
+    def class_attention(self) -> dict[int, NDArray[np.float32]]:
+        """Attention of [CLS] to each patch in the layers of a vision tower, [heads, patches]."""
+        found = (CLASS.fullmatch(name) for name in self.tensors.names())
+        layers = sorted(int(match[1]) for match in found if match)
+        return {n: self.tensors.read(f"vision.layer.{n}.cls").astype(np.float32) for n in layers}
+
     def layer(self, layer: int) -> Layer:
         """How a layer attends.
 
@@ -306,6 +338,26 @@ class AttentionTrace:
             raise TraceError(
                 f"{self.path}: layer {layer}: expected 0 to {self.num_layers - 1}, as recorded"
             )
+
+    def beside(self) -> Iterator[tuple[str, tuple[int | None, ...]]]:
+        """Name and shape of every optional tensor of floats that the trace has; ``None``: any size.
+
+        Raises:
+            TraceError: a name that no such tensor may have.
+        """
+        for name in sorted(self.tensors.names()):
+            own = re.fullmatch(r"layer\.([0-9]{1,9})\.(transition|hidden)", name)
+            if name == "embedding":
+                yield name, (self.tokens, None)
+            elif CLASS.fullmatch(name):
+                yield name, (None, None)
+            elif own:
+                if int(own[1]) >= self.num_layers or self.layer(int(own[1])).aside:
+                    raise TraceError(
+                        f"{self.path}: tensor '{name}': expected a layer of the tokens that the "
+                        "trace counts"
+                    )
+                yield name, (2, self.tokens, 2) if own[2] == "transition" else (self.tokens, None)
 
     def _common(self) -> Layer:
         """What the fields say of every layer."""

@@ -48,7 +48,15 @@ def _seeing() -> AttentionTrace:
     tensors = {name: trace.tensors.read(name) for name in trace.tensors.names()}
     kinds = np.full(trace.tokens, TEXT, dtype=np.int8)
     kinds[5:29] = IMAGE
-    return replace(trace, tensors=MemoryTensors(tensors | {"token_type": kinds}))
+    rng = np.random.default_rng(8)
+    beside = {
+        "token_type": kinds,
+        "embedding": rng.normal(size=(trace.tokens, 6)).astype(np.float32),
+        "layer.1.hidden": rng.normal(size=(trace.tokens, 6)).astype(np.float32),
+        "layer.0.transition": rng.random((2, trace.tokens, 2)).astype(np.float32),
+        "vision.layer.3.cls": rng.random((2, 24)).astype(np.float32),
+    }
+    return replace(trace, tensors=MemoryTensors(tensors | beside))
 
 
 TRACES["seeing"] = _seeing()
@@ -77,6 +85,9 @@ SPECS = (
     "dsa-indexer:selection.top_k=7",
     "pyramid-drop:selection.layers=[1],selection.keep=[0.5]",
     "focus-sec:selection.layers=[1],selection.keep=[0.5]",
+    "sparse-vlm:selection.layers=[1],selection.keep=[0.5]",
+    "dart:selection.layers=[1],selection.keep=[0.5],selection.pivots=2",
+    "todre:selection.keep=[0.5]",
     "quest:selection.page_tokens=4,selection.dense_layers=1",
     "quest:selection.share=kv_head",
     "dhsa:selection.share=layer",

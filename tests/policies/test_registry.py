@@ -86,7 +86,7 @@ def test_mistakes_are_explained(tmp_path: Path) -> None:
         ("{kind: windo, budget_tokens: 8}", "unknown selection 'windo', did you mean 'window'"),
         (
             "{budget_tokens: 8}",
-            "expected a mapping with 'kind', one of centrality, dhsa, dhsa_blocks",
+            "expected a mapping with 'kind', one of centrality, dart, dhsa",
         ),
     ):
         path.write_text(f"selection: {text}")

@@ -34,11 +34,35 @@ IMAGES = np.flatnonzero(KINDS >= IMAGE).tolist()
 QUESTION = list(range(25, PROMPT))
 
 
+class Recorded:
+    """Random numbers of what a trace may hold beside queries, keys and values."""
+
+    def __init__(self, seed: int) -> None:
+        rng = np.random.default_rng(seed + 200)
+        self.embedding = rng.normal(size=(40, 6)).astype(np.float32)
+        self._hidden = rng.normal(size=(LAYERS, 40, 6)).astype(np.float32)
+        self._moved = rng.uniform(0, 1, (LAYERS, 2, 40, 2)).astype(np.float32)
+        self._class = {n: rng.random((3, 20)).astype(np.float32) for n in (4, 7)}
+
+    def index(self, layer: int) -> None:
+        return None
+
+    def hidden(self, layer: int) -> NDArray[np.float32]:
+        return np.asarray(self._hidden[layer])
+
+    def transition(self, layer: int) -> NDArray[np.float32]:
+        return np.asarray(self._moved[layer])
+
+    def class_attention(self) -> dict[int, NDArray[np.float32]]:
+        return self._class
+
+
 def seeing(seed: int) -> Sequence:
     scores = np.random.default_rng(seed + 100).random((LAYERS, 40)).astype(np.float32)
     return sequence(
-        seed, layers=LAYERS, token_type=KINDS, scores={"transition": scores, "own": scores}
-    )
+        seed, layers=LAYERS, token_type=KINDS, scores={"transition": scores, "own": scores},
+        recorded=Recorded(seed),
+    )  # fmt: skip
 
 
 def given(at: Sequence, layer: int, i: int, alive: list[int]) -> NDArray[Any]:
@@ -51,9 +75,78 @@ def given(at: Sequence, layer: int, i: int, alive: list[int]) -> NDArray[Any]:
     return found
 
 
+def cosine(a: NDArray[Any], b: NDArray[Any]) -> float:
+    a, b = a.astype(float), b.astype(float)
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+
+def least_alike(at: Sequence, images: list[int], count: int) -> set[int]:
+    """ToDRE: one after the other, the image token least like those before."""
+    found = at.shape.recorded
+    assert found is not None
+    assert found.embedding is not None
+    looked = found.class_attention()[7].mean(axis=0)
+    chosen = [max(images, key=lambda j: looked[IMAGES.index(j)])]
+    while len(chosen) < count:
+        like = {
+            j: sum(cosine(found.embedding[j], found.embedding[k]) for k in chosen)
+            for j in images
+            if j not in chosen
+        }
+        chosen.append(min(like, key=lambda j: like[j]))
+    return set(chosen)
+
+
+def unlike_pivots(at: Sequence, layer: int, rule: dict[str, Any], images: list[int]) -> set[int]:
+    """DART: pivots, and what each of them takes."""
+    found = at.shape.recorded
+    assert found is not None
+    hidden = found.hidden(layer)
+    assert hidden is not None
+    pivots = rule["pivots"]
+    size = {j: float(np.abs(at.key[layer - 1][:, j]).sum()) for j in range(PROMPT)}
+    of_images = sorted(images, key=lambda j: -size[j])[:pivots]
+    of_text = sorted(QUESTION, key=lambda j: -size[j])[:pivots]
+    each = int(len(IMAGES) * rule["keep"][0] / (2 * pivots))
+    left, stay = [j for j in images if j not in of_images], set(of_images)
+    for pivot in of_images + of_text:
+        taken = sorted(left, key=lambda j: cosine(hidden[j], hidden[pivot]))[:each]
+        stay |= set(taken)
+        left = [j for j in left if j not in taken]
+    return stay
+
+
+def raters(at: Sequence) -> list[int]:
+    """SparseVLM: the tokens of the question that the images have to do with."""
+    found = at.shape.recorded
+    assert found is not None
+    assert found.embedding is not None
+    own = found.embedding.astype(float)
+    given = np.zeros(len(QUESTION))
+    for j in IMAGES:
+        weights = np.exp([own[j] @ own[i] for i in QUESTION])
+        given += weights / weights.sum() / len(IMAGES)
+    return [i for i, weight in zip(QUESTION, given, strict=True) if weight > given.mean()]
+
+
+def moved_by(at: Sequence, layer: int, tokens: list[int]) -> NDArray[Any]:
+    """TransPrune: transitions of a layer, of the tokens that it had."""
+    found = at.shape.recorded
+    assert found is not None
+    changes = found.transition(layer)
+    assert changes is not None
+    total = np.zeros(PROMPT)
+    for module in changes.astype(float):
+        weights = np.exp([1 - module[j, 1] for j in tokens])
+        for j, weight in zip(tokens, weights / weights.sum(), strict=True):
+            total[j] += module[j, 0] * weight
+    return total
+
+
 def expected(at: Sequence, rule: dict[str, Any]) -> list[list[int]]:
     """Tokens of the prompt that each layer has, read from the codes of the rules."""
     kind, alive, found = rule["kind"], list(range(PROMPT)), []
+    had: list[list[int]] = []
     stages = dict(zip(rule["layers"], rule["keep"], strict=True))
     for layer in range(LAYERS):
         left = alive
@@ -67,6 +160,18 @@ def expected(at: Sequence, rule: dict[str, Any]) -> list[list[int]]:
                 score = asked.max(axis=(0, 1))[images]
             elif kind == "visual_score":
                 score = at.shape.scores["own"][layer][images]
+            elif kind == "sparse_vlm":
+                own = [given(at, layer, i, alive) for i in raters(at)]
+                score = np.array(own).mean(axis=(0, 1))[images]
+            elif kind in ("todre", "dart"):
+                score = np.zeros(0)
+            elif "score" in rule:
+                first, end = rule["accumulate"]
+                moved = sum(
+                    moved_by(at, k, had[k])[images] for k in range(first, min(end, layer - 1) + 1)
+                )
+                looked = asked.mean(axis=(0, 1))[images]
+                score = moved / (moved.sum() + 1e-8) + looked / (looked.sum() + 1e-8)
             else:
                 first, end = rule["accumulate"]
                 moved = sum(
@@ -79,9 +184,15 @@ def expected(at: Sequence, rule: dict[str, Any]) -> list[list[int]]:
                     score = score + looked / (looked.sum() + 1e-8)
             count = int(stages[layer] * len(IMAGES) + 1e-9)
             count = max(count, 1) if kind == "focus_sec" else count
-            stay = {images[k] for k in best(score, count)}
+            if kind == "todre":
+                stay = least_alike(at, images, count)
+            elif kind == "dart":
+                stay = unlike_pivots(at, layer, rule, images)
+            else:
+                stay = {images[k] for k in best(score, count)}
             left = [j for j in alive if j not in IMAGES or j in stay]
-        before = kind not in ("fastv", "focus_sec")
+        before = kind not in ("fastv", "focus_sec", "sparse_vlm")
+        had.append(left if before else alive)
         found.append(left if before else alive)
         alive = left
     return found
@@ -96,6 +207,11 @@ RULES: list[dict[str, Any]] = [
     {"kind": "transprune", "layers": [2, 4], "keep": [0.8, 0.3], "accumulate": [0, 1],
      "attention": False},
     {"kind": "visual_score", "score": "own", "layers": [0, 3], "keep": [0.5, 0.2]},
+    {"kind": "transprune", "layers": [2, 4], "keep": [0.8, 0.3], "accumulate": [0, 3],
+     "score": "not there"},
+    {"kind": "sparse_vlm", "layers": [0, 2], "keep": [0.6, 0.25]},
+    {"kind": "todre", "layers": [0], "keep": [0.3]},
+    {"kind": "dart", "layers": [2], "keep": [0.45], "pivots": 2},
 ]  # fmt: skip
 
 
@@ -106,7 +222,7 @@ def test_image_tokens_leave_as_the_code_says(rule: dict[str, Any], rows: int, se
     at = seeing(seed)
     kept = at.decide(rule, rows)
     layers = expected(at, rule)
-    assert len(layers[-1]) < len(layers[0]) or rule["kind"] == "visual_score"
+    assert len(layers[-1]) < PROMPT
     for layer, alive in enumerate(layers):
         for i in range(40):
             after = list(range(PROMPT, i + 1))
@@ -136,6 +252,11 @@ def test_what_ranking_costs() -> None:
     assert cost(RULES[3], 0) == (20, 8, 0, 2 * 20 * 7)
     assert cost(RULES[4], 2) == (20, 16, PROMPT, 2 * 20 * (1 + 7))
     assert cost(RULES[6], 0) == (20, 10, 0, 2 * 20)
+    assert cost(RULES[7], 2) == (20, 16, PROMPT, 2 * 20 * (2 + 7))
+    assert cost(RULES[8], 0) == (20, 12, 0, 2 * 20 * len(raters(at)))
+    assert cost(RULES[9], 0) == (20, 6, 0, 0)
+    # Twenty images for two pivots, seven tokens for two, then 18, 16, 14 and 12 for two each.
+    assert cost(RULES[10], 2) == (20, 2, PROMPT, 0)
 
 
 @pytest.mark.parametrize("least", [PROMPT, PROMPT + 1])
@@ -227,7 +348,11 @@ def test_short_prompts(rule: dict[str, Any], prefill: int, decode: int, all_imag
     kinds[: prefill if all_images else max(prefill - 1, 1)] = IMAGE
     scores = np.ones((LAYERS, trace.tokens), dtype=np.float32)
     own = {name: trace.tensors.read(name) for name in trace.tensors.names()}
+    images = int((kinds[:prefill] == IMAGE).sum())
     own |= {"token_type": kinds, "score.own": scores, "score.transition": scores}
+    own |= {"score.not there": scores, "embedding": scores.T.copy()}
+    own |= {f"layer.{n}.hidden": scores.T.copy() for n in range(LAYERS)}
+    own |= {"vision.layer.0.cls": np.ones((2, images), dtype=np.float32)}
     trace = replace(trace, tensors=MemoryTensors(own))
     policy = Policy.model_validate({"selection": rule})
     if why_not(policy, trace):

@@ -15,11 +15,13 @@ from accelsim.cli.capture import command
 from accelsim.cli.inspect import command as inspect_command
 from accelsim.errors import TraceError
 from accelsim.functional import run_policy
-from accelsim.policies import Policy, load_policy, why_not
+from accelsim.policies import Policy, load_policy, load_policy_spec, why_not
 from accelsim.traces import (
     IMAGE,
+    SCHEMA_2,
     TEXT,
     MemoryTensors,
+    dense_rows,
     load_trace,
     save_trace,
     synthetic_trace,
@@ -258,3 +260,164 @@ def test_rules_of_visual_tokens_on_a_captured_model(made, kind):
     first = 1 if kind == "pyramid_drop" else 2
     for layer, keys in zip(w["layer"], w.key_indices, strict=True):
         assert (set(places.tolist()) - set(keys.tolist()) == gone) == (layer >= first)
+
+
+@pytest.fixture(scope="module")
+def deep(made, tmp_path_factory):
+    """A LLaVA of sixteen layers whose prompt has sixteen image tokens, small and random."""
+    import torch
+    import transformers
+
+    folder = tmp_path_factory.mktemp("deep") / "model"
+    shutil.copytree(made("LLaVA (image)"), folder)
+    for path in folder.glob("*.safetensors*"):
+        path.unlink()
+    config = transformers.AutoConfig.from_pretrained(folder)
+    config.text_config.num_hidden_layers = 16
+    config.text_config.layer_types = None
+    config.vision_config.num_hidden_layers = 3
+    config.vision_config.image_size = 32
+    torch.manual_seed(1)
+    network = transformers.LlavaForConditionalGeneration(config)
+    with torch.no_grad():
+        for weight in network.parameters():
+            if weight.dim() > 1:
+                weight.mul_(4.0)
+    network.save_pretrained(folder)
+    reader = transformers.CLIPImageProcessor(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    )
+    processor = transformers.AutoProcessor.from_pretrained(folder)
+    processor.image_processor = reader
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+def seen_by(model, trace):
+    """What each layer is given, [layers + 1, tokens, width], by the model itself."""
+    import torch
+    import transformers
+
+    network = transformers.LlavaForConditionalGeneration.from_pretrained(
+        model, attn_implementation="eager"
+    ).eval()
+    processor = transformers.AutoProcessor.from_pretrained(model)
+    made = processor(
+        text=["<image> a b c"], images=[read_image(f"{model}/image.png")], return_tensors="pt"
+    )
+    made["input_ids"] = torch.tensor([trace.token_ids.tolist()])
+    made.pop("attention_mask")
+    with torch.no_grad():
+        states = network(**made, output_hidden_states=True).hidden_states
+    return network, torch.stack([state[0] for state in states])
+
+
+def test_what_rules_of_visual_tokens_look_at(deep):
+    """Embeddings, changes and [CLS] are those of a plain reading of the model and the trace."""
+    import torch
+
+    trace = capture(deep, "a b c", images=[f"{deep}/image.png"], decode=3, hidden=[5])
+    network, states = seen_by(deep, trace)
+    model = network.model.language_model
+    np.testing.assert_allclose(trace.embedding, states[0].numpy(), atol=1e-5)
+    own = [i for i in range(trace.num_layers) if not trace.layer(i).aside]
+    assert len(own) == 16
+    hidden = model.norm(states[5]).detach().numpy()
+    np.testing.assert_allclose(trace.hidden(own[5]), hidden, rtol=1e-3, atol=1e-4)
+    assert all(trace.hidden(i) is None for n, i in enumerate(own) if n != 5)
+    for number in (0, 7, 14):
+        layer, index = model.layers[number], own[number]
+        output = np.concatenate([rows.output for rows in dense_rows(trace, index)], axis=1)
+        flat = torch.tensor(output.transpose(1, 0, 2).reshape(trace.tokens, -1)).float()
+        with torch.no_grad():
+            given = layer.input_layernorm(states[number])
+            changed = layer.self_attn.o_proj(flat)
+            between = layer.post_attention_layernorm(states[number] + changed)
+            ffn = layer.mlp(between)
+        for found, before, after in zip(
+            trace.transition(index), (given, between), (changed, ffn), strict=True
+        ):
+            a, b = before.double().numpy(), after.double().numpy()
+            size, own_size = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
+            some = size > 0  # the embedding of padding is zero
+            assert some[:16].all()
+            assert not found[~some].any()
+            ratio, cosine = own_size / np.where(some, size, 1), (a * b).sum(axis=1)
+            np.testing.assert_allclose(found[some, 0], ratio[some], rtol=1e-3)
+            expected = cosine[some] / (size * own_size)[some]
+            np.testing.assert_allclose(found[some, 1], expected, atol=1e-3)
+    rows = trace.class_attention()
+    assert list(rows) == [0, 1, 2]
+    for layer, row in rows.items():
+        query, key = trace.query(layer)[:, 0], trace.key(layer)
+        scores = np.exp(np.einsum("hd,hkd->hk", query, key) * trace.layer(layer).scale)
+        np.testing.assert_allclose(row, (scores / scores.sum(1, keepdims=True))[:, 1:], rtol=1e-4)
+    summed = rows[0].mean(axis=0) + rows[1].mean(axis=0)
+    score = trace.scores["vtc_cls"]
+    assert score.shape == (trace.num_layers, trace.tokens)
+    np.testing.assert_allclose(score[-1][:16], summed, rtol=1e-5)
+    assert not score[:, 16:].any()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_presets_of_visual_tokens_run_on_a_capture(deep, tmp_path, dtype):
+    image = [f"{deep}/image.png"]
+    trace = capture(deep, "a b c a b", images=image, decode=3, group="language", hidden=[5])
+    assert {trace.layer(i).stack for i in range(16)} == {None}
+    save_trace(trace, tmp_path / "t.safetensors", dtype)
+    again = load_trace(tmp_path / "t.safetensors")
+    validate_trace(again)
+    assert again.tensors.names() == trace.tensors.names()
+    assert len(again.class_attention()) == 3
+    for name, left in (
+        ("transprune", 2), ("vtc-cls", 4), ("todre", 1), ("dart", 4), ("sparse-vlm:LAYERS", 3),
+    ):  # fmt: skip
+        layers = "selection.layers=[6],selection.keep=[0.2]"
+        policy = load_policy_spec(name.replace("LAYERS", layers))
+        run = run_policy(again, policy)
+        w = run.workload
+        last = w["layer"] == 15
+        assert (w["keys"][last & (w["step"] == 3)] == left + 5 + 3).all(), name
+        assert run.accuracy["kept_token_fraction"] < 1
+    whole = capture(deep, "a b c", images=image, hidden=[5])
+    alone = whole.of_group("language")
+    for name in ("embedding", "layer.5.hidden", "layer.15.transition", "vision.layer.2.cls"):
+        np.testing.assert_array_equal(
+            alone.tensors.read(name),
+            capture(deep, "a b c", images=image, group="language", hidden=[5]).tensors.read(name),
+        )
+
+
+def test_a_layer_whose_input_cannot_be_recorded(deep, made):
+    with pytest.raises(TraceError, match="layer 16 is no decoder layer whose input"):
+        capture(deep, "a b c", images=[f"{deep}/image.png"], hidden=[16])
+    with pytest.raises(TraceError, match="layer 0 is no decoder layer"):
+        capture(made("GPT-2"), "a b c", hidden=[0])
+
+
+BESIDE = [
+    ("embedding", np.zeros((19, 4), np.float32), r"expected F16, BF16, F32 \[20, any\]"),
+    ("embedding", np.zeros((20, 4), np.int8), "'embedding' is I8"),
+    ("embedding", np.zeros(20, np.float32), "'embedding' is F32"),
+    ("layer.0.hidden", np.zeros((20, 0), np.float32), "'layer.0.hidden' is F32"),
+    ("layer.0.transition", np.zeros((2, 20, 3), np.float32), r"\[2, 20, 2\]"),
+    ("layer.9.transition", np.zeros((2, 20, 2), np.float32), "expected a layer of the tokens"),
+    ("vision.layer.0.cls", np.zeros((2, 3, 1), np.float32), r"\[any, any\]"),
+    ("embedding", np.full((20, 4), np.nan, np.float32), "holds NaN or infinity"),
+    ("vision.layer.0.cls", np.full((2, 4), np.inf, np.float32), "holds NaN or infinity"),
+]
+
+
+@pytest.mark.parametrize(("name", "tensor", "message"), BESIDE)
+def test_a_wrong_tensor_beside_is_refused(tmp_path, name, tensor, message):
+    from safetensors import safe_open
+    from safetensors.numpy import load_file, save_file
+
+    path = tmp_path / "t.safetensors"
+    save_trace(synthetic_trace(num_layers=1, prefill_tokens=16, decode_tokens=4), path)
+    with safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    save_file(load_file(path) | {name: tensor}, path, metadata | {"accelsim.schema": SCHEMA_2})
+    with pytest.raises(TraceError, match=message) as caught:
+        validate_trace(load_trace(path))
+    assert "\n" not in str(caught.value)

@@ -80,7 +80,7 @@ class Visual(SelectionPart):
             Shape(
                 trace.num_layers, trace.num_query_heads, trace.num_kv_heads, trace.head_dim,
                 trace.tokens, trace.prefill_tokens, token_type=trace.token_type,
-                scores=trace.scores,
+                scores=trace.scores, recorded=trace,
             )
         )  # fmt: skip
 
@@ -89,7 +89,7 @@ class Visual(SelectionPart):
         return f"policy '{self.kind}' prunes tokens of images; expected a trace that has some"
 
 
-class VisualSelector(Selector):
+class VisualTokens(Selector):
     """Which visual tokens are left, layer by layer.
 
     Raises:
@@ -110,21 +110,24 @@ class VisualSelector(Selector):
         self._costs: dict[int, Cost] = {}
 
     @abstractmethod
-    def rank(
-        self, layer: int, query: Floats, key: Floats, alive: NDArray[np.int64], scale: float
-    ) -> tuple[Floats, int, int]:
-        """Scores [visual tokens alive] of the tokens that may leave.
+    def choose(
+        self,
+        layer: int,
+        target: int,
+        query: Floats,
+        key: Floats,
+        alive: NDArray[np.int64],
+        scale: float,
+    ) -> tuple[NDArray[np.int64], Cost]:
+        """Visual tokens that stay, at most ``target`` of them, and what finding them takes.
 
         Args:
             layer: where.
+            target: how many may stay, fewer than there are.
             query: [query_heads, prompt, head_dim].
             key: [kv_heads, prompt, head_dim].
             alive: tokens of the prompt that are left, ascending.
             scale: of the scores.
-
-        Returns:
-            The scores, the keys that a KV head reads for them, and the additions to accumulators of
-            a query head.
         """
 
     def alive(self, layer: int) -> NDArray[np.bool_]:
@@ -160,19 +163,15 @@ class VisualSelector(Selector):
         target = rule.count(keep, int(self.visual.sum()))
         if target >= len(places):
             return
-        scores, reads, updates = self.rank(
-            layer, query.astype(np.float64), key[:, :prompt].astype(np.float64),
+        stay, cost = self.choose(
+            layer, target, query.astype(np.float64), key[:, :prompt].astype(np.float64),
             np.flatnonzero(alive[:prompt]), scale,
         )  # fmt: skip
         gone = np.zeros(self.shape.tokens, dtype=np.bool_)
         gone[places] = True
-        work = np.zeros(1, dtype=WORK)
-        if target:
-            top = topk_engine(scores, target, self.seed + layer * 977)
-            gone[places[top.indices]] = False
-            work[0] = (len(places), target, top.passes, top.elements, top.beats)
+        gone[stay] = False
         self._gone[layer + (not rule.before)] = gone
-        self._costs[layer] = Cost(work, reads, updates)
+        self._costs[layer] = cost
 
     def rows(self, layer: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Positions whose token is left."""
@@ -188,3 +187,49 @@ class VisualSelector(Selector):
             cost.charge(decision, self.shape)
         self.attend(block, decision)
         return decision
+
+
+class VisualSelector(VisualTokens):
+    """Visual tokens by a score: the largest stay."""
+
+    @abstractmethod
+    def rank(
+        self, layer: int, query: Floats, key: Floats, alive: NDArray[np.int64], scale: float
+    ) -> tuple[Floats, int, int]:
+        """Scores [visual tokens alive] of the tokens that may leave.
+
+        Args:
+            layer: where.
+            query: [query_heads, prompt, head_dim].
+            key: [kv_heads, prompt, head_dim].
+            alive: tokens of the prompt that are left, ascending.
+            scale: of the scores.
+
+        Returns:
+            The scores, the keys that a KV head reads for them, and the additions to accumulators of
+            a query head.
+        """
+
+    def choose(
+        self,
+        layer: int,
+        target: int,
+        query: Floats,
+        key: Floats,
+        alive: NDArray[np.int64],
+        scale: float,
+    ) -> tuple[NDArray[np.int64], Cost]:
+        """The best by their scores."""
+        scores, reads, updates = self.rank(layer, query, key, alive, scale)
+        places = alive[self.visual[alive]]
+        work = np.zeros(1, dtype=WORK)
+        if not target:
+            return places[:0], Cost(work, reads, updates)
+        top = topk_engine(scores, target, self.seed + layer * 977)
+        work[0] = (len(places), target, top.passes, top.elements, top.beats)
+        return places[top.indices], Cost(work, reads, updates)
+
+
+def missing_tensor(kind: str, name: str, more: str = "") -> str:
+    """Say that a trace lacks a tensor."""
+    return f"policy '{kind}' ranks by tensor '{name}'; expected it in the trace{more}"

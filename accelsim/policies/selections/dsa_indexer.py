@@ -111,7 +111,8 @@ class DSAIndexerSelector(Selector):
         """What ranks the keys of a layer."""
         if self._index is None or self._layer != layer:
             # One layer at a time: index queries are as large as queries.
-            self._index = None if self.shape.index is None else self.shape.index(layer)
+            recorded = self.shape.recorded
+            self._index = None if recorded is None else recorded.index(layer)
             self._layer = layer
         if self._index is None:
             raise ConfigError(f"policy '{self.rule.kind}': layer {layer} has no index keys")

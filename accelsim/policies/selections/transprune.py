@@ -23,16 +23,17 @@ class TransPrune(Visual):
     it by the queries and keys of the layer of ``layers``, mean over heads and tokens, normalised
     likewise. Budget: ``keep`` of the image tokens of the prompt, from that layer on.
 
-    A transition needs what a trace does not hold: for the attention and the FFN of a layer, the
-    norm of the output over that of the input, times the softmax over the tokens of one minus their
-    cosine, both added. It is imported: ``score.NAME`` [layers, tokens] of the trace.
+    A transition: for the attention and the FFN of a layer, the norm of the output over that of the
+    input, times the softmax over the tokens that are left of one minus their cosine, both added.
+    Norms and cosines are those of the trace, ``layer.{i}.transition``; where it has none, whole
+    transitions are imported, ``score.NAME`` [layers, tokens].
 
     Asks of the hardware: norms and cosines of two modules in the layers of ``accumulate`` (not
     charged), products of the question with the keys of the next layer, a top-k at each stage;
     queries, keys and values of fewer tokens from there on.
 
     Attributes:
-        score: NAME of the transitions.
+        score: NAME of the transitions, where they are imported.
         accumulate: layers whose transitions count, from the first up to the last of these.
         attention: whether the question counts, too.
     """
@@ -54,7 +55,16 @@ class TransPrune(Visual):
 
     def missing(self, shape: Shape) -> str:
         """Say what is missing, the transitions among it, or return an empty string."""
-        return super().missing(shape) or missing_score(self.kind, self.score, shape)
+        explain = super().missing(shape)
+        if explain or self.score in shape.scores:
+            return explain
+        for layer in range(self.accumulate[0], min(self.accumulate[1], self.layers[-1] - 1) + 1):
+            if shape.recorded is None or shape.recorded.transition(layer) is None:
+                return (
+                    f"policy '{self.kind}' ranks by tensor 'layer.{layer}.transition'; expected it "
+                    f"in the trace, or 'score.{self.score}'"
+                )
+        return ""
 
     def selector(self, shape: Shape, seed: int = 0) -> Selector:
         """Return the rule at work on one sequence."""
@@ -62,7 +72,7 @@ class TransPrune(Visual):
 
 
 class TransPruneSelector(VisualSelector):
-    """Imported transitions, and attention of the question."""
+    """Transitions, and attention of the question."""
 
     rule: TransPrune
 
@@ -72,14 +82,28 @@ class TransPruneSelector(VisualSelector):
         """Both parts, of equal weight."""
         rule, visual = self.rule, self.visual[alive]
         first, last = rule.accumulate
-        changes = self.shape.scores[rule.score][first : min(last + 1, layer)]
-        found = _normalised(changes.astype(np.float64).sum(axis=0)[alive][visual])
+        changes = [self._change(n, alive) for n in range(first, min(last + 1, layer))]
+        found = _normalised(np.sum(changes, axis=0)[visual])
         if not rule.attention:
             return found, 0, len(found) * len(changes)
         rows = self.question
         given = probabilities(query, key, rows, alive, scale).mean(axis=(0, 1))
         found = found + _normalised(given[visual])
         return found, len(alive), len(found) * (len(changes) + len(rows))
+
+    def _change(self, layer: int, alive: NDArray[np.int64]) -> Floats:
+        """Transitions [alive] of a layer."""
+        scores, recorded = self.shape.scores, self.shape.recorded
+        if self.rule.score in scores:
+            return np.asarray(scores[self.rule.score][layer][alive], dtype=np.float64)
+        changes = None if recorded is None else recorded.transition(layer)
+        assert changes is not None, "the selector was made"
+        there = np.flatnonzero(self.alive(layer)[: self.shape.prompt_tokens])
+        total = np.zeros(self.shape.prompt_tokens)
+        for ratio, cosine in changes[:, there].astype(np.float64).transpose(0, 2, 1):
+            weights = np.exp(1.0 - cosine)
+            total[there] += ratio * weights / weights.sum()
+        return total[alive]
 
 
 def missing_score(kind: str, name: str, shape: Shape) -> str:

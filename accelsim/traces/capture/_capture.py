@@ -32,6 +32,7 @@ def capture(
     images: Sequence[str | Path] = (),
     audio: str | Path | None = None,
     group: str | None = None,
+    hidden: Sequence[int] = (),
     progress: Progress = no_progress,
 ) -> AttentionTrace:
     """Run a model on a text and record its queries, keys and values.
@@ -50,6 +51,8 @@ def capture(
         group: the only stack to record, of a model that has several: ``encoder``, ``decoder``,
             ``vision``, ``language``; all if ``None``. An encoder or vision tower is then a trace
             like that of any encoder.
+        hidden: layers, as the model numbers them, of which to record what they are given under the
+            model's last norm, for rules that compare it (DART); with transformers only.
         progress: ``progress(stage, done, total)``, called as the model runs; total is 0 while
             weights are loaded.
 
@@ -71,12 +74,16 @@ def capture(
     path, origin = locate(model)
     gguf = path is not None and path.suffix == ".gguf"
     own = gguf or model in WEIGHT_PACKAGES
+    if hidden and own and backend != "transformers":
+        raise TraceError(f"{model}: what layers are given: expected --backend transformers")
     if backend == "numpy" and not own:
         raise TraceError(
             f"model '{model}': the NumPy backend runs {', '.join(WEIGHT_PACKAGES)} and .gguf files"
         )
     if path is None or not own or backend == "transformers" or media.files:
-        run = _by_transformers(model, path, text, prefill, decode, layers, progress, media, group)
+        run = _by_transformers(
+            model, path, text, prefill, decode, layers, progress, media, group, hidden
+        )
     elif group is not None:
         raise TraceError(f"{model}: group '{group}': expected none, as this is one stack")
     elif gguf:
@@ -113,13 +120,16 @@ def _by_transformers(
     progress: Progress,
     media: Media,
     stack: str | None,
+    hidden: Sequence[int] = (),
 ) -> Run:
     from accelsim.traces.capture.huggingface import run_transformers
 
     gguf = path is not None and path.suffix == ".gguf"
     folder = str(path.parent if path and gguf else path or model)
     name = path.name if path and gguf else None
-    return run_transformers(folder, text, prefill, decode, layers, progress, name, media, stack)
+    return run_transformers(
+        folder, text, prefill, decode, layers, progress, name, media, stack, hidden
+    )
 
 
 def locate(model: str) -> tuple[Path | None, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -189,6 +189,7 @@ class Observed:
     Attributes:
         prefix: whether the model may decode although it reads its prompt in both directions.
         alone: whether what is kept is a stack whose tokens are other than those of the passes.
+        on_tower: told of each attention of a vision tower, kept or not.
     """
 
     def __init__(
@@ -210,6 +211,7 @@ class Observed:
         self._stack = stack
         self.prefix = False
         self.alone = stack in ("encoder", "vision")
+        self.on_tower: Callable[[Place, Call], None] | None = None
 
     def _kept(self, place: Place) -> bool:
         """Whether a place is to be recorded."""
@@ -274,6 +276,8 @@ class Observed:
             self._check_self(where, call)
         if not call.seen.any(axis=1).all():
             raise TraceError(f"{where}: a query sees no key; expected at least its own")
+        if place.group == "vision" and self.on_tower is not None:
+            self.on_tower(place, call)
         self.called.append(place)
         facts = self._facts.setdefault(
             place, _Facts(call.scale, call.softcap, call.sinks, call.causal, call.cause)

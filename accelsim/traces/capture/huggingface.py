@@ -12,6 +12,7 @@ import numpy as np
 
 from accelsim.errors import AccelsimError, TraceError
 from accelsim.traces import TEXT
+from accelsim.traces.capture._beside import Beside
 from accelsim.traces.capture._indexers import indexed
 from accelsim.traces.capture._inputs import Inputs, Media, Reader
 from accelsim.traces.capture._interface import (
@@ -90,6 +91,7 @@ def run_transformers(
     gguf_file: str | None = None,
     media: Media = _NOTHING,
     stack: str | None = None,
+    hidden: Sequence[int] = (),
 ) -> Run:
     """Record a model that transformers can load.
 
@@ -103,6 +105,7 @@ def run_transformers(
         gguf_file: weights inside the folder ``model``, for GGUF.
         media: images and sound.
         stack: the only one to record, of a model that has several; all if ``None``.
+        hidden: layers of which to record what they are given.
 
     Raises:
         TraceError: a model that cannot be loaded, or whose attention a trace cannot hold.
@@ -137,16 +140,23 @@ def run_transformers(
         observed.prefix = type(config) in transformers.AutoModelForImageTextToText._model_mapping
         recorder = InterfaceRecorder(observed)
         recorder.stacks = stacks = Stacks(network, kind.pair, sees)
+        beside = Beside(model, sees, hidden)
         with (
             standing_in(transformers, name, recorder),
             hooked(network, observed, stacks),
             indexed(network, observed, stacks),
+            beside.watching(network, observed),
         ):
             ids = _decode(torch, network, read.given, prompt, decode, observed, kind.pair)
         observed.check_stacks(STACKS[:2] if kind.pair else STACKS[2:] if sees else ())
         if observed.alone:
             ids = read.ids if stack == "encoder" else []
         del network
+    of_tokens: dict[str, Any] = {}
+    if not observed.alone:
+        of_tokens = _of_tokens(read, decode)
+        kinds = of_tokens.get("token_type")
+        of_tokens |= beside.tensors(observed.places(), kinds, observed.tokens())
     labels, causes, main = observed.labels(), observed.causes(), observed.main()
     recorded = observed.finish()
     return Run(
@@ -166,7 +176,7 @@ def run_transformers(
         causes=causes,
         main=main,
         files=tuple(f"file: {path.name}, sha256 {file_sha256(path)}" for path in media.files),
-        of_tokens={} if observed.alone else _of_tokens(read, decode),
+        of_tokens=of_tokens,
     )
 
 

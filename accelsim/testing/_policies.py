@@ -219,9 +219,9 @@ def _encoder(**changes: Any) -> AttentionTrace:
     )
 
 
-def _indexed() -> AttentionTrace:
+def _indexed(prefill: int = 40, decode: int = 24) -> AttentionTrace:
     """A model whose layers have indexers, the last of which takes over the choice before it."""
-    trace = _decoder()
+    trace = synthetic_trace(seed=3, prefill_tokens=prefill, decode_tokens=decode, **_MODEL)
     own = Indexer(top_k=9, heads=3, dim=5)
     entries = [LayerEntry(indexer=own)] * 3 + [LayerEntry(indexer=Indexer(top_k=9, shared=True))]
     trace = replace(trace, layers=tuple(entries))

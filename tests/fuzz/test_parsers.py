@@ -195,6 +195,9 @@ def test_traces(tmp_path: Path) -> None:
     tensors["layer.2.mask"] = bits
     tensors["token_type"] = np.array([0, 1, 2, 3, 1], dtype=np.int8)
     tensors["frame"] = np.array([-1, -1, 0, 1, -1], dtype=np.int16)
+    tensors["embedding"] = tensors["layer.3.hidden"] = np.ones((5, 3), dtype=np.float32)
+    tensors["layer.3.transition"] = np.ones((2, 5, 2), dtype=np.float32)
+    tensors["vision.layer.0.cls"] = np.ones((2, 1), dtype=np.float32)
     save_trace(replace(trace, tensors=MemoryTensors(tensors)), small)
     parse_trace(small)
     seeds = [(tmp_path / "one.safetensors").read_bytes(), mixed, small.read_bytes()]

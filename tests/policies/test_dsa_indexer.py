@@ -107,6 +107,15 @@ def test_what_ranking_costs() -> None:
         assert dense.accuracy["kept_token_fraction"] == 1.0
 
 
+@pytest.mark.parametrize(("prefill", "decode"), [(1, 1), (2, 1), (1, 6), (0, 5)])
+@pytest.mark.parametrize("top_k", [1, 2, 2048])
+def test_short_traces(prefill: int, decode: int, top_k: int) -> None:
+    trace = _indexed(prefill, decode)
+    for (step, layer, _), keys in kept(trace, rule(top_k)).items():
+        if step:
+            assert keys == best(trace, layer, prefill + step - 1, top_k)
+
+
 def test_the_machine_is_told(tmp_path: Path) -> None:
     save_trace(TRACE, tmp_path / "t.safetensors")
     changes = {"policy.selection.top_k": 7}

@@ -13,6 +13,7 @@ from accelsim.errors import AccelsimError
 from accelsim.exploration import RunResult
 from accelsim.policies import load_policy
 from accelsim.policies.selections._visual import Visual
+from accelsim.policies.selections.dsa_indexer import DSAIndexer
 from accelsim.traces import save_trace, synthetic_trace
 
 SHORT = [(1, 0), (1, 1), (2, 1), (5, 1), (3, 0), (1, 6)]
@@ -43,8 +44,8 @@ def test_a_short_trace_runs_or_is_refused(tmp_path: Path, policy: str) -> None:
             ran += 1
             assert result.metrics["latency_cycles"] > 0
             assert result.metrics["dram_read_bytes"] > 0
-    # Without an image (tests/policies/test_visual.py has short ones) there is nothing to drop.
-    assert ran or isinstance(load_policy(policy).selection, Visual)
+    # Those with images and index keys are in test_visual.py and test_dsa_indexer.py.
+    assert ran or isinstance(load_policy(policy).selection, (Visual, DSAIndexer))
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "testing.md"
 MACHINE = "accelsim/hardware/machines/spatten"
 BLOCKS = "accelsim/hardware/blocks"
-PATIENCE = 3
+PATIENCE = 2
 """A mutant hangs, and is noticed, if a run of tests takes so many times the processor seconds that
 all tests of its room took without a change. That was with no kernel compiled, and a mutant compiles
 no more."""

@@ -53,7 +53,7 @@ pathlib.Path(folder, "survivors.json").write_text(json.dumps(survivors))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("room", ["energy", "CSV import"])
+@pytest.mark.parametrize("room", ["energy", "CSV import", "store"])
 def test_changes_are_noticed(room: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", TRIAL, room, str(EACH), str(tmp_path)],

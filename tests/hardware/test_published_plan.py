@@ -13,6 +13,7 @@ from accelsim import configs
 from accelsim.hardware import load_accelerator, simulate
 from accelsim.hardware.config import MemoryConfig
 from accelsim.hardware.machines.spatten.config import SpattenConfig
+from accelsim.hardware.machines.spatten.layout import Layout
 from accelsim.hardware.machines.spatten.plan import Plan
 from accelsim.validation._published_workloads import random_published_workload
 from accelsim.workloads import Workload
@@ -100,3 +101,21 @@ def test_vectors_of_no_recorded_width_have_the_12_bits_of_the_paper() -> None:
     assert unrecorded.cycles == recorded.cycles
     assert unrecorded.dram_read_bytes == recorded.dram_read_bytes
     assert recorded.cycles > run(8).cycles
+
+
+def test_heads_whose_last_tokens_are_left_share_no_transaction() -> None:
+    context, kept = 2048, 16
+    columns = {"head": [0, 1], "keys": [kept] * 2, "values": [kept] * 2, "key_bits": [8] * 2}
+    columns |= {"value_bits": [8] * 2, "context_tokens": [context] * 2}
+    # Regions of 64 KiB hold 1,024 tokens of 64 bytes: were they as short as what is kept, the last
+    # tokens of one head would lie where the other's are.
+    tokens = tuple(np.arange(end - kept, end, dtype=np.int32) for end in (context, context // 2))
+    workload = Workload.from_columns(columns, key_indices=tokens, value_indices=tokens)
+    plan = Plan(simpy.Environment(), workload, machine(), True)
+    layout = Layout(workload, plan.rows, True)
+    found = []
+    for ask in (layout.keys, layout.values):
+        for row in range(2):
+            assert ask(row, 0, kept) == kept * 64 // 32
+            found += layout.take().tolist()
+    assert len(set(found)) == len(found) == 4 * kept * 64 // 32

@@ -1,4 +1,4 @@
-"""A few changes to energy and CSV import, each of which a test of that room must notice.
+"""A few changes to energy, CSV import and the store, each of which a test of that room must notice.
 
 The same few until the lines that they change are edited; ``benchmarks/mutants.py`` tries more.
 """

@@ -255,7 +255,7 @@ def test_a_loop_falls_back_to_transformers(tmp_path: Path) -> None:
     """A tokenizer that is not ours: capture and the closed loop both go on with transformers."""
     transformers = pytest.importorskip("transformers")
     path = write(tmp_path / "m.gguf", "qwen2", **{"tokenizer.ggml.pre": "llama-bpe"})
-    with pytest.raises(TraceError, match="'smollm' or 'qwen2'.*--backend transformers"):
+    with pytest.raises(TraceError, match=r"'smollm' or 'qwen2'.*--backend transformers"):
         GgufModel(path)
     model = load_model(str(path))
     assert type(model).__name__ == "TransformersModel"

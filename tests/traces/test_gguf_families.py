@@ -10,10 +10,16 @@ import numpy as np
 import pytest
 
 from accelsim.errors import TraceError
-from accelsim.functional.closed_loop import load_model, perplexity, policy_attention
+from accelsim.functional.closed_loop import (
+    PerplexityLoss,
+    load_model,
+    perplexity,
+    policy_attention,
+)
 from accelsim.policies import load_policy, load_policy_spec
 from accelsim.traces import load_trace, save_trace
 from accelsim.traces.capture import GgufModel, capture
+from accelsim.traces.capture._run import proof_errors
 from accelsim.traces.capture.gguf import FAMILIES
 
 gguf = pytest.importorskip("gguf")
@@ -208,6 +214,21 @@ def test_policies_run_inside(tmp_path: Path) -> None:
         perplexity(model, [ids], load_policy(name), skip=8) for name in ("dense", "tova")
     )
     assert pruned.dram_bytes < dense.dram_bytes
+
+
+def test_what_tuning_records_has_the_windows(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.gguf", "gemma3", **{"gemma3.attention.sliding_window_pattern": 2})
+    model = load_model(str(path))
+    ids = model.encode(TEXT)
+    trace = PerplexityLoss(model, "m", {"w": ids}, {}, skip=4).trace()
+    assert [trace.layer(i).mask.kind for i in range(LAYERS)] == ["window", "causal", "window"]
+    seen: list[np.ndarray] = []
+    dense = model.dense()
+    model.forward(ids[: trace.tokens], lambda *given: seen.append(dense(*given)) or seen[-1])
+    for layer, own in enumerate(seen):
+        assert proof_errors(trace, layer, own).max() < 1e-4
+    with pytest.raises(TraceError, match="2 of 3 layers have windows below"):
+        perplexity(model, [ids], load_policy("spatten-tokens"), skip=8)
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ from accelsim.exploration import tune_model
 from accelsim.functional.closed_loop import PerplexityLoss, perplexity
 from accelsim.policies import Policy, load_policy
 from accelsim.traces.capture import KVCache
-from accelsim.traces.capture._llama import Llama, LlamaShape
+from accelsim.traces.capture._decoder import Decoder, DecoderShape
 
-SHAPE = LlamaShape(4, 4, 2, 8, 256, 100.0, 1e-5)
+SHAPE = DecoderShape(4, 4, 2, 8, 256, 100.0, 1e-5)
 VOCABULARY, WIDTH = 64, 32
 
 
@@ -47,7 +47,7 @@ class TinyModel:
         for name in weights:
             if "norm" in name:
                 weights[name] = np.ones(WIDTH, dtype=np.float32)
-        self._llama = Llama(SHAPE, weights)
+        self._decoder = Decoder(SHAPE, weights)
         self.calls = 0
 
     def new_cache(self) -> KVCache:
@@ -60,7 +60,7 @@ class TinyModel:
         self, token_ids: Any, attend: Any, cache: Any = None, last_only: bool = False
     ) -> Any:
         self.calls += 1
-        return self._llama.forward(token_ids, cache or KVCache(), attend, last_only)
+        return self._decoder.forward(token_ids, cache or KVCache(), attend, last_only)
 
 
 def windows(count: int, seed: int = 0) -> dict[str, list[int]]:

@@ -127,7 +127,7 @@ class Family:
     refused: str = ""
     decodes: bool = True
     gated: bool = False
-    """Whether a gate comes between the attention and its output projection."""
+    """Whether a gate, or the difference of two heads, comes before the output projection."""
     check: str = "eager"
     """Attention of transformers that the trace is compared with; Falcon's ``eager`` adds ALiBi
     twice, once in the mask."""
@@ -296,7 +296,7 @@ FAMILIES = [
     causal("DeepSeek-V3.2 (indexer)", "DeepseekV32", INDEXED),
     causal("GLM-5 (indexer)", "GlmMoeDsa", INDEXED),
     causal("Doge (dynamic mask)", "Doge", GQA | {"keep_window_size": 6}, "see different keys"),
-    causal("DiffLlama", "DiffLlama", GQA, "calls its attention twice"),
+    causal("DiffLlama", "DiffLlama", GQA, gated=True),
     causal(
         "GPT-Neo",
         "GPTNeo",

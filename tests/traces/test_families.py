@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from accelsim.functional.fixed_point import DATAPATHS
 from accelsim.policies import load_policy
 from accelsim.traces import dense_rows, load_trace, save_trace
 from accelsim.traces.capture import capture
+from accelsim.traces.capture._observed import Call, Observed, Place
+from accelsim.traces.capture._recorder import no_progress
 
 pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -85,6 +88,55 @@ def test_the_page_lists_every_family():
     page = families.PAGE.read_text(encoding="utf-8")
     for family in families.FAMILIES:
         assert f"| {family.name} | {'no' if family.refused else 'yes'} |" in page
+
+
+def test_difference_of_heads(tmp_path):
+    """DiffLlama's two calls a layer are one attention, from which its output follows."""
+    import torch
+
+    model = families.save(present("DiffLlama"), tmp_path)
+    trace = capture(model, families.TEXT, prefill=10, decode=3)
+    assert {trace.layer(i).value_dim for i in range(3)} == {2 * trace.head_dim}
+    network = transformers.DiffLlamaForCausalLM.from_pretrained(model).eval()
+    given = []
+    layers = [layer.self_attn for layer in network.model.layers]
+    for own in layers:
+        own.o_proj.register_forward_pre_hook(lambda _, x: given.append(x[0][0].numpy()))
+    with torch.inference_mode():
+        network(torch.tensor([trace.token_ids.tolist()]))
+    for index, own in enumerate(layers):
+        output = np.concatenate([rows.output for rows in dense_rows(trace, index)], axis=1)
+        with torch.no_grad():
+            parts = [torch.exp((own.lambda_q1 * own.lambda_k1).sum()),
+                     torch.exp((own.lambda_q2 * own.lambda_k2).sum())]  # fmt: skip
+        factor = float(parts[0] - parts[1]) + own.lambda_init
+        half = len(output) // 2
+        both = output[:half] - factor * output[half:]
+        root = np.sqrt((both**2).mean(axis=2, keepdims=True) + own.groupnorm.eps)
+        flat = ((1 - own.lambda_init) * both / root).transpose(1, 0, 2).reshape(13, -1)
+        assert np.abs(flat - given[index]).max() <= 1e-4 * np.abs(given[index]).max()
+
+
+def test_a_second_attention_of_a_layer_is_refused():
+    """Two calls with other queries are two attentions."""
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.normal(size=(2, 3, 4)).astype(np.float32) for _ in range(3))
+    call = Call(q, k, v, v, np.tri(3, dtype=bool), 0.5, True)
+    observed = Observed("m", None, 1, 1, no_progress)
+    observed.begin(3)
+    observed.add(Place(0), call)
+    observed.add(Place(0), replace(call, value=2 * v, output=2 * v))
+    observed.end()
+    assert observed.finish().tensors["layer.0.value"].shape == (2, 3, 8)
+    for other in (
+        replace(call, query=q + 1), replace(call, scale=1.0),
+        replace(call, bias=np.ones((2, 3, 3), dtype=np.float32)),
+    ):  # fmt: skip
+        observed = Observed("m", None, 1, 1, no_progress)
+        observed.begin(3)
+        observed.add(Place(0), call)
+        with pytest.raises(TraceError, match="twice a pass, with other queries"):
+            observed.add(Place(0), other)
 
 
 def test_a_windowed_model_from_capture_to_bytes(tmp_path):

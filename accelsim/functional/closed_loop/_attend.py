@@ -57,11 +57,12 @@ class PolicyAttention:
         self._windows = [w if w is not None and w < shape.tokens else None for w in windows]
         self.selector = selector_for(policy, shape, seed)
         if any(self._windows):
+            count = sum(window is not None for window in self._windows)
             if any(part.tokens or part.heads for part in self._policies.values()):
                 raise TraceError(
-                    f"the policy prunes from layer to layer, and {len(windows)} layers have "
-                    f"windows below {shape.tokens} tokens; expected a policy without 'tokens' and "
-                    "'heads'"
+                    f"the policy prunes from layer to layer, and {count} of {len(windows)} layers "
+                    f"have windows below {shape.tokens} tokens; expected a policy without 'tokens' "
+                    "and 'heads', or shorter texts"
                 )
             self.selector = _Windowed(self.selector, self._windows)
         self._budgets = {

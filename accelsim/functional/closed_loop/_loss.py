@@ -421,12 +421,7 @@ class TaskLoss:
 def _recorded(model: Any, name: str, ids: Sequence[int], prefill: int) -> AttentionTrace:
     """Record a text as it is read, all tokens behind ``prefill`` as if they had been decoded."""
     shape, causal = model.shape, prefill < len(ids)
-    if any(window is not None and window < len(ids) for window in getattr(shape, "windows", ())):
-        raise TraceError(
-            f"{name}: layers with windows below {len(ids)} tokens; expected none (verify "
-            "--closed-loop takes them)"
-        )
-    dense = dense_attention(shape.scale, causal)
+    dense = dense_attention(shape.scale, causal, shape.windows)
     tensors: dict[str, NDArray[Any]] = {"token_ids": np.asarray(ids, dtype=np.int32)}
 
     def attend(
@@ -450,4 +445,5 @@ def _recorded(model: Any, name: str, ids: Sequence[int], prefill: int) -> Attent
         scale=shape.scale,
         tensors=MemoryTensors(tensors),
         tokens_sha256=tokens_sha256(tensors["token_ids"]),
+        layers=shape.entries(len(ids)),
     )

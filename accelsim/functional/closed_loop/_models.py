@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from collections.abc import Sequence
 from functools import cached_property
@@ -12,7 +13,7 @@ import numpy as np
 
 from accelsim.errors import TraceError
 from accelsim.traces.capture import Attend, Floats, ModelShape
-from accelsim.traces.capture.gguf import check_for_transformers
+from accelsim.traces.capture.gguf import OtherModelError, check_for_transformers
 from accelsim.traces.capture.huggingface import (
     check_layer,
     check_plain,
@@ -206,7 +207,12 @@ def load_model(model: str) -> Any:
     if path.suffix == ".gguf":
         if not path.is_file():
             raise TraceError(f"{model}: no such file")
-        return GgufModel(path)
+        try:
+            return GgufModel(path)
+        except OtherModelError:
+            if importlib.util.find_spec("transformers") is None:
+                raise
+            return TransformersModel(str(path.parent), path.name)
     if not path.is_dir() and (path.is_absolute() or model.startswith(".")):
         raise TraceError(f"{model}: no such folder")
     return TransformersModel(model)

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from accelsim.traces.capture._capture import capture
-    from accelsim.traces.capture._llama import KVCache
+    from accelsim.traces.capture._decoder import KVCache
+    from accelsim.traces.capture._gguf_model import GgufModel
     from accelsim.traces.capture._minilm import SentenceEncoder, mean_pool
     from accelsim.traces.capture._recorder import Attend, Floats, Progress, dense_attention
     from accelsim.traces.capture._shape import ModelShape
-    from accelsim.traces.capture._smollm2 import GgufModel
     from accelsim.traces.capture.packages import load_minilm, load_smollm2
 
 _HOMES = {
     "Attend": "_recorder",
     "Floats": "_recorder",
     "Progress": "_recorder",
-    "GgufModel": "_smollm2",
-    "KVCache": "_llama",
+    "GgufModel": "_gguf_model",
+    "KVCache": "_decoder",
     "ModelShape": "_shape",
     "SentenceEncoder": "_minilm",
     "capture": "_capture",

@@ -88,7 +88,7 @@ def capture(
         raise TraceError(f"{model}: group '{group}': expected none, as this is one stack")
     elif gguf:
         from accelsim.traces.capture._numpy import run_gguf
-        from accelsim.traces.capture._smollm2 import OtherModelError
+        from accelsim.traces.capture.gguf import OtherModelError
 
         try:
             run = run_gguf(path, text, prefill, decode, layers, progress)

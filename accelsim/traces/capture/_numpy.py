@@ -1,4 +1,4 @@
-"""Capture from the NumPy models: SmolLM2 and other Llama GGUF files, MiniLM."""
+"""Capture from the NumPy models: GGUF files of the families that it knows, MiniLM."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from accelsim.errors import TraceError
+from accelsim.traces.capture._gguf_model import GgufModel
 from accelsim.traces.capture._minilm import SentenceEncoder
 from accelsim.traces.capture._recorder import Progress, Recorder, choose_layers, dense_attention
 from accelsim.traces.capture._run import Run
-from accelsim.traces.capture._smollm2 import GgufModel
 from accelsim.traces.capture.packages import file_sha256
 
 # In float64 the rounding of different BLAS libraries and processors is a billion times finer than
@@ -27,17 +27,16 @@ def run_gguf(
     layers: Sequence[int] | None,
     progress: Progress,
 ) -> Run:
-    """Record a Llama-architecture GGUF file; arguments as for :func:`~._capture.capture`."""
+    """Record a GGUF file; arguments as for :func:`~._capture.capture`."""
     model = GgufModel(path, _DTYPE)
     chosen = choose_layers(layers, model.shape.num_layers, model.name)
     prompt = cut_prompt(model.encode(text), prefill, model.name)
     check_context(len(prompt) + decode, model.shape.context_tokens, model.name)
     progress("weights", 0, 0)
-    llama = model.llama
+    decoder = model.decoder
     calls = model.shape.num_layers * (1 + decode)
     recorder = Recorder(chosen, progress, calls, len(prompt) + decode)
-    attend = recorder.around(dense_attention(model.shape.scale, causal=True))
-    token_ids = llama.greedy(prompt, decode, attend)
+    token_ids = decoder.greedy(prompt, decode, recorder.around(model.dense()))
     return Run(
         model=model.name,
         weights=f"{path.name} sha256 {file_sha256(path)}",
@@ -50,6 +49,7 @@ def run_gguf(
         model_layers=model.shape.num_layers,
         tensors=recorder.tensors,
         outputs=recorder.outputs,
+        entries=model.shape.entries(len(token_ids), chosen),
     )
 
 

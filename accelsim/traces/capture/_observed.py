@@ -209,6 +209,7 @@ class Observed:
         self._indexes: dict[Place, list[Indexed]] = {}
         self._sharing: set[Place] = set()
         self._stack = stack
+        self._last: tuple[Place, Call] | None = None
         self.prefix = False
         self.alone = stack in ("encoder", "vision")
         self.on_tower: Callable[[Place, Call], None] | None = None
@@ -231,6 +232,7 @@ class Observed:
         Raises:
             TraceError: no layer called, or not those of the pass before.
         """
+        self._last = None
         called = {place for place in self.called if not place.aside}
         if not called or called != {place for place in self._facts if not place.aside}:
             raise TraceError(
@@ -261,7 +263,8 @@ class Observed:
         """Keep an attention.
 
         Raises:
-            TraceError: a second of its place in a pass, or other than in the pass before.
+            TraceError: a second of its place in a pass with other probabilities, or other than in
+                the pass before.
         """
         where = f"{self.model}: layer {place}"
         new, keys = call.seen.shape
@@ -269,9 +272,8 @@ class Observed:
             if self._passes > 1:
                 raise TraceError(f"{where} runs again while decoding; expected one pass of it")
         elif place in self.called:
-            raise TraceError(
-                f"{where} calls its attention twice a pass; a trace holds one attention a layer"
-            )
+            self._widen(place, call)
+            return
         elif not place.cross:
             self._check_self(where, call)
         if not call.seen.any(axis=1).all():
@@ -290,6 +292,7 @@ class Observed:
         self._keep_rules(facts, call, 0 if place.cross else facts.tokens + new - keys)
         if self._kept(place):
             self._keep_rows(place, facts, call)
+        self._last = place, call
         facts.tokens += new
         facts.keys = keys if place.cross else facts.tokens
         if not place.aside:
@@ -326,6 +329,36 @@ class Observed:
             tensors[f"layer.{index}.index_{kind}"] = joined
         heads, _, dim = parts[0].query.shape
         return Indexer(top_k=parts[0].top_k, heads=heads, dim=dim)
+
+    def _widen(self, place: Place, call: Call) -> None:
+        """Take in a second call of a place, whose values stand beside those of the first.
+
+        Two attentions with the same probabilities are one whose values are as wide as both: so
+        DiffLlama computes halves of its values.
+
+        Raises:
+            TraceError: other probabilities.
+        """
+        before, first = self._last if self._last is not None else (None, call)
+        alike = before == place and all(
+            np.array_equal(getattr(first, name), getattr(call, name))
+            for name in ("query", "key", "seen")
+        )
+        told = ("scale", "softcap", "sinks")
+        alike = alike and all(getattr(first, n) == getattr(call, n) for n in told)
+        biased = first.bias is not None or call.bias is not None
+        if biased and not np.array_equal(first.bias, call.bias):  # type: ignore[arg-type]
+            alike = False
+        if not alike:
+            raise TraceError(
+                f"{self.model}: layer {place} calls its attention twice a pass, with other "
+                "queries, keys or masks; a trace holds one attention a layer"
+            )
+        if self._kept(place):
+            parts, new = self._facts[place].parts, call.seen.shape[0]
+            value = call.value if place.cross else call.value[:, -new:]
+            for kind, more in (("value", value), ("output", call.output)):
+                parts[kind][-1] = np.concatenate([parts[kind][-1], more], axis=2)
 
     def _check_self(self, where: str, call: Call) -> None:
         if self.decodes and not (call.causal or self.prefix):

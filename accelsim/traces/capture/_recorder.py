@@ -29,12 +29,14 @@ def no_progress(stage: str, done: int, total: int) -> None:
     """Report nothing."""
 
 
-def dense_attention(scale: float, causal: bool) -> Attend:
+def dense_attention(scale: float, causal: bool, windows: Sequence[int | None] = ()) -> Attend:
     """Return exact softmax attention, in the precision of its arguments.
 
     Args:
         scale: factor of the scores before the softmax.
         causal: whether a query sees only keys at its own position and before.
+        windows: newest keys that a query of each layer sees, its own included; ``None`` for all.
+            Empty where no layer has a window.
     """
 
     def attend(
@@ -43,8 +45,12 @@ def dense_attention(scale: float, causal: bool) -> Attend:
         heads, new, head_dim = query.shape
         grouped = query.reshape(key.shape[0], -1, head_dim)
         scores = (grouped @ key.transpose(0, 2, 1)).reshape(heads, new, -1) * scale
+        place, own = np.arange(key.shape[1])[None, :], positions[:, None]
         if causal:
-            scores[:, np.arange(key.shape[1])[None, :] > positions[:, None]] = -np.inf
+            scores[:, place > own] = -np.inf
+        window = windows[layer] if windows else None
+        if window is not None and window < key.shape[1]:
+            scores[:, place <= own - window] = -np.inf
         scores -= scores.max(axis=-1, keepdims=True)
         weights = np.exp(scores, out=scores)
         weights /= weights.sum(axis=-1, keepdims=True)

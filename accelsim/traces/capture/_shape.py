@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.errors import TraceError
+from accelsim.traces import LayerEntry, Mask
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,27 @@ class ModelShape:
     def scale(self) -> float:
         """Factor of the scores before the softmax."""
         return float(self.head_dim**-0.5)
+
+    def entries(self, tokens: int, layers: Sequence[int] | None = None) -> tuple[LayerEntry, ...]:
+        """Return what a trace of so many tokens says of its layers: their windows.
+
+        Args:
+            tokens: of the trace.
+            layers: recorded ones; all if ``None``.
+
+        Returns:
+            Empty where every query of them sees all before it.
+        """
+        chosen = range(self.num_layers) if layers is None else layers
+        own = [self.windows[layer] if self.windows else None for layer in chosen]
+        if all(window is None or window >= tokens for window in own):
+            return ()
+        return tuple(
+            LayerEntry()
+            if window is None or window >= tokens
+            else LayerEntry(mask=Mask(kind="window", size=window, side="left"))
+            for window in own
+        )
 
 
 def checked_ids(

@@ -15,8 +15,8 @@ from accelsim.errors import TraceError
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike
 
+    from accelsim.traces.capture._gguf_model import GgufModel
     from accelsim.traces.capture._minilm import SentenceEncoder
-    from accelsim.traces.capture._smollm2 import GgufModel
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def load_smollm2(dtype: DTypeLike = "float32") -> GgufModel:
     Raises:
         TraceError: the package is not installed; names the command that installs it.
     """
-    from accelsim.traces.capture._smollm2 import GgufModel
+    from accelsim.traces.capture._gguf_model import GgufModel
 
     return GgufModel(weights_of("smollm2")[0], dtype)
 

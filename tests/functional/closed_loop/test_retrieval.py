@@ -28,10 +28,10 @@ from accelsim.functional.closed_loop import (
 from accelsim.functional.closed_loop._retrieval import wilson_interval
 from accelsim.policies import Policy, load_policy_spec
 from accelsim.traces.capture import KVCache
-from accelsim.traces.capture._llama import Llama, LlamaShape
+from accelsim.traces.capture._decoder import Decoder, DecoderShape
 
 TEXT = "The sea was calm that morning. A boat left the harbour with two men. Nobody saw it again! "
-SHAPE = LlamaShape(2, 4, 2, 8, 2048, 100.0, 1e-5)
+SHAPE = DecoderShape(2, 4, 2, 8, 2048, 100.0, 1e-5)
 VOCABULARY = 128
 
 
@@ -57,7 +57,7 @@ class TinyModel:
             else rng.normal(scale=shape[-1] ** -0.5, size=shape).astype(np.float32)
             for name, shape in shapes.items()
         }
-        self._llama = Llama(SHAPE, weights)
+        self._decoder = Decoder(SHAPE, weights)
         names = {"<|im_start|>": 1, "<|im_end|>": 2} if turns else {}
         self.tokenizer = SimpleNamespace(get_vocab=lambda: names)
 
@@ -75,7 +75,7 @@ class TinyModel:
     ) -> Any:
         cache = KVCache() if cache is None else cache
         self.prompts += len(token_ids) > 200
-        logits = self._llama.forward(token_ids, cache, attend, last_only)
+        logits = self._decoder.forward(token_ids, cache, attend, last_only)
         if self.script:
             logits[-1] = 0.0
             said = cache.tokens - self.start if len(token_ids) == 1 else 0

@@ -195,6 +195,11 @@ class Selection:
         if not values.filtered.known and values.ready:
             values.filtered.announce(0)
 
+    def _after(self, values: Values) -> int:
+        """Cycle of a tile in which no query has keys: not before the tile that it follows."""
+        before = values.row.slots.get(values.tile - 1)
+        return 1 if before is None else max(before.ready, 1)
+
     def _ask_all(
         self,
         item: Keys,
@@ -210,7 +215,7 @@ class Selection:
             now = ~refetch if drops else np.ones_like(refetch)
         times = self._plan.times[item.row.first : item.row.last, GIVEN][now]
         there = keys[now] > item.tile * item.row.tile
-        ready = max(int(times[there].min()), 1) if there.any() else 1
+        ready = max(int(times[there].min()), 1) if there.any() else self._after(values)
         if not fresh:
             self._fork.ask_late(Again(self._env, values, ready))
             return

@@ -415,7 +415,7 @@ class _Planner:
         prunes = values < keys
         some = bool((prunes & here).any())
         fetched = row.values[offset : offset + most] if one_tile_of_many else row.values
-        count = -(-len(fetched) // most) if here.any() or not late else 0
+        count = -(-len(fetched) // most)
         with_values = np.flatnonzero(here & ~flagged)
         again = np.flatnonzero(here & flagged)
         mode = c.AT_PROBABILITY
@@ -463,6 +463,7 @@ class _Planner:
                 "tx_total": 0,
                 "two": int(two),
                 "two_before": before,
+                "follows": int(late and not two and not here.any()),
                 "filter_left": jobs,
                 "filter_end": c.NEVER,
                 "decide_left": job_1 - job_0 if plane else 0,

@@ -77,9 +77,13 @@ def step_probabilities(
             return
         late = pieces[piece].late
         if late and not pieces[piece].queued:
-            slots[s[0].slot_tail] = piece
-            s[0].slot_tail += 1
             pieces[piece].queued = 1
+            last = piece + 1
+            while last < len(pieces) and pieces[last].follows:
+                last += 1
+            for queued in range(piece, last):
+                slots[s[0].slot_tail] = queued
+                s[0].slot_tail += 1
         if prunes:
             if not _take_buffer(s, jobs, topk, buffers, job):
                 return

@@ -241,6 +241,7 @@ PIECE = np.dtype(
             "tx_total",
             "two",
             "two_before",
+            "follows",
             # Changes while the machine runs.
             "filter_left",
             "filter_end",
@@ -258,6 +259,7 @@ PIECE = np.dtype(
 asked for on demand, in slots (late rows, and all of two passes). ``mode``: when (AT_PROBABILITY,
 WITH_FILTER, AFTER_FILTERS). ``lsb_0``, ``lsb_1``: matrices of the LSB pass. ``job_0``, ``job_1``:
 in the list of jobs with values. ``two_before``: piece of the two-pass row two before; -1: none.
+``follows``: a late tile in which no query has keys, which goes with the piece before it.
 ``gradual``: the job whose filter makes transactions known."""
 
 AT_PROBABILITY, WITH_FILTER, AFTER_FILTERS = range(3)

@@ -109,11 +109,13 @@ def step_value_fork(
     now = s[0].now
     if s[0].slot_head != s[0].slot_tail:
         piece = slots[s[0].slot_head]
-        if pieces[piece].two and pieces[piece].due <= now:
+        if pieces[piece].follows or (pieces[piece].two and pieces[piece].due <= now):
             take_slot(s, pieces, tiles, slots, early_tiles, value_pool, asks, piece)
     for i in range(s[0].ask_count):
         tile = asks[i]
-        if pieces[tiles[tile].piece].due <= now:
+        piece = tiles[tile].piece
+        # What follows a tile has a place behind it, and so is the oldest when that was asked for.
+        if pieces[piece].due <= now or (i == 0 and pieces[piece].follows):
             for j in range(i + 1, s[0].ask_count):
                 asks[j - 1] = asks[j]
             s[0].ask_count -= 1

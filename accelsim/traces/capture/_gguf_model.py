@@ -1,4 +1,4 @@
-"""SmolLM2, and other Llama-architecture GGUF files: weights and tokenizer, without torch."""
+"""Models of GGUF files, weights and tokenizer, without torch: SmolLM2, Qwen2/3, Gemma 3."""
 
 from __future__ import annotations
 
@@ -11,25 +11,19 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from accelsim.errors import TraceError
-from accelsim.traces.capture._llama import KVCache, Llama
+from accelsim.traces.capture._decoder import Decoder, KVCache
 from accelsim.traces.capture._recorder import Attend, Floats, dense_attention
+from accelsim.traces.capture._tokenizers import build_tokenizer, first_tokens
 from accelsim.traces.capture.gguf import (
-    ARCHITECTURE,
+    FAMILIES,
+    OTHERS,
+    OtherModelError,
     architecture,
-    llama_shape,
-    missing,
+    decoder_shape,
     open_gguf,
     unreadable,
 )
 from accelsim.traces.capture.packages import require
-
-_OTHERS = " (for others: --backend transformers, with pip install 'accelsim[capture]')"
-_PRE_TOKENIZER = "smollm"
-"""``tokenizer.ggml.pre`` of SmolLM and SmolLM2: digits one by one, then byte-level BPE."""
-
-
-class OtherModelError(TraceError):
-    """A GGUF file of a model that transformers may know."""
 
 
 class GgufModel:
@@ -46,7 +40,8 @@ class GgufModel:
         dtype: float32, or float64 where results must not depend on the machine.
 
     Raises:
-        TraceError: not a GGUF file, or not a Llama-architecture model with a SmolLM tokenizer.
+        OtherModelError: a model or a tokenizer that our own forward pass does not know.
+        TraceError: not a GGUF file, or one with a key that is missing or not understood.
     """
 
     causal = True
@@ -55,10 +50,11 @@ class GgufModel:
         path = Path(path)
         self.path = path
         self._gguf, self._reader, self._dtype = require("gguf", "gguf"), open_gguf(path), dtype
-        name = architecture(path, self._reader)
-        if name != ARCHITECTURE:
+        self._architecture = architecture(path, self._reader)
+        if self._architecture not in FAMILIES:
             raise OtherModelError(
-                f"{path}: architecture '{name}'; expected '{ARCHITECTURE}'{_OTHERS}"
+                f"{path}: architecture '{self._architecture}'; expected {', '.join(FAMILIES)}"
+                f"{OTHERS}"
             )
         try:
             self.fields: dict[str, Any] = {
@@ -66,11 +62,13 @@ class GgufModel:
             }
         except Exception as error:  # the library raises whatever a broken file leads it to
             raise unreadable(path, error) from None
-        self.shape = llama_shape(path, self.fields)
-        self.tokenizer = self._tokenizer()
+        self.shape = decoder_shape(path, self._architecture, self.fields)
+        self.tokenizer = build_tokenizer(path, self.fields)
+        vocabulary = len(self.fields["tokenizer.ggml.tokens"])
+        self._first = first_tokens(path, self.fields, vocabulary)
 
     @functools.cached_property
-    def llama(self) -> Llama:
+    def decoder(self) -> Decoder:
         """The model with its weights, read when first used (4 s for SmolLM2).
 
         Raises:
@@ -85,7 +83,7 @@ class GgufModel:
             }
         except Exception as error:  # as above; unsupported quantization types land here too
             raise TraceError(f"{self.path}: cannot dequantize ({_first_line(error)})") from None
-        return Llama(self.shape, self._checked(weights))
+        return Decoder(self.shape, self._checked(weights))
 
     @property
     def name(self) -> str:
@@ -115,8 +113,8 @@ class GgufModel:
             cache: what came before them, extended in place; nothing if not given.
             last_only: compute the logits of the last token only.
         """
-        attend = attend or dense_attention(self.shape.scale, True)
-        return self.llama.forward(
+        attend = attend or self.dense()
+        return self.decoder.forward(
             token_ids, KVCache() if cache is None else cache, attend, last_only
         )
 
@@ -139,29 +137,28 @@ class GgufModel:
             attend: attention of one layer; dense if not given.
             cache: what came before, extended in place; nothing if not given.
         """
-        attend = attend or dense_attention(self.shape.scale, True)
-        return self.llama.greedy(token_ids, steps, attend, cache)
+        attend = attend or self.dense()
+        return self.decoder.greedy(token_ids, steps, attend, cache)
 
-    def _field(self, name: str) -> Any:
-        if name not in self.fields:
-            raise missing(self.path, name)
-        return self.fields[name]
+    def dense(self) -> Attend:
+        """Return exact attention, with the windows of the model."""
+        return dense_attention(self.shape.scale, True, self.shape.windows)
 
     def _checked(self, weights: dict[str, Floats]) -> dict[str, Floats]:
-        shape = self.shape
+        shape, family = self.shape, FAMILIES[self._architecture]
         heads = {"q": shape.num_query_heads, "k": shape.num_kv_heads, "v": shape.num_kv_heads}
         kinds = ("attn_norm", "attn_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down")
+        own = [*(f"{k}.weight" for k in (*kinds, *(f"attn_{h}" for h in heads))), *family.tensors]
         expected = {"token_embd.weight", "output_norm.weight"} | {
-            f"blk.{i}.{kind}.weight"
-            for i in range(shape.num_layers)
-            for kind in (*kinds, *(f"attn_{h}" for h in heads))
+            f"blk.{i}.{kind}" for i in range(shape.num_layers) for kind in own
         }
         missing, foreign = expected - set(weights), set(weights) - expected - {"output.weight"}
         if missing or foreign:
             name = sorted(missing or foreign)[0]
             raise TraceError(
                 f"{self.path}: tensor '{name}' is {'missing' if missing else 'not understood'}; "
-                "expected a plain Llama model (for others give a folder or id for transformers)"
+                f"expected a plain model of architecture '{self._architecture}' (for others give a "
+                "folder or id for transformers)"
             )
         for layer in range(shape.num_layers):
             for head, count in heads.items():
@@ -171,57 +168,9 @@ class GgufModel:
                         f"{self.path}: tensor '{name}' has {weights[name].shape[0]} rows; "
                         f"expected {count} heads x {shape.head_dim}"
                     )
-                if head != "v":
+                if family.turned and head != "v":
                     weights[name] = _hugging_face_order(weights[name], count)
         return weights
-
-    def _tokenizer(self) -> Any:
-        for name, expected in (("model", "gpt2"), ("pre", _PRE_TOKENIZER)):
-            value = self._field(f"tokenizer.ggml.{name}")
-            if value != expected:
-                raise OtherModelError(
-                    f"{self.path}: tokenizer.ggml.{name} is '{value}'; expected '{expected}'"
-                    f"{_OTHERS}"
-                )
-        tokenizers = require("tokenizers", "tokenizers")
-        tokens = self._texts("tokenizer.ggml.tokens")
-        pairs = [tuple(merge.split(" ", 1)) for merge in self._texts("tokenizer.ggml.merges")]
-        vocabulary = {token: i for i, token in enumerate(tokens)}
-        for pair in pairs:
-            if len(pair) != 2 or not {*pair, "".join(pair)} <= vocabulary.keys():
-                raise TraceError(
-                    f"{self.path}: GGUF key 'tokenizer.ggml.merges': {' '.join(pair)[:40]!r}; "
-                    "expected two tokens whose joint is one, all in the vocabulary"
-                )
-        self._first = self._beginning(len(tokens))
-        built = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=pairs))
-        built.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
-            [
-                tokenizers.pre_tokenizers.Digits(individual_digits=True),
-                tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False),
-            ]
-        )
-        built.decoder = tokenizers.decoders.ByteLevel()
-        return built
-
-    def _texts(self, name: str) -> list[str]:
-        value = self._field(name)
-        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-            raise TraceError(f"{self.path}: GGUF key '{name}': expected a list of texts")
-        return value
-
-    def _beginning(self, tokens: int) -> list[int]:
-        """Ids that the file's tokenizer puts before a text."""
-        wanted = self.fields.get("tokenizer.ggml.add_bos_token", False)
-        first = self.fields.get("tokenizer.ggml.bos_token_id")
-        if not wanted:
-            return []
-        if isinstance(first, bool) or not isinstance(first, int) or not 0 <= first < tokens:
-            raise TraceError(
-                f"{self.path}: GGUF key 'tokenizer.ggml.bos_token_id' is {first!r}; expected a "
-                f"token, since add_bos_token is set"
-            )
-        return [first]
 
 
 def _hugging_face_order(weight: Floats, heads: int) -> Floats:

@@ -18,6 +18,7 @@ from accelsim.policies._registry import register_selection, selection_kinds
 from accelsim.policies._schedule import LayerSchedule
 from accelsim.policies._selection import (
     FROM_PROBABILITIES,
+    IN_BOTH_DIRECTIONS,
     Budgeted,
     ByHead,
     Needs,
@@ -39,6 +40,7 @@ from accelsim.policies.values import LocalValues
 
 __all__ = [
     "FROM_PROBABILITIES",
+    "IN_BOTH_DIRECTIONS",
     "STAGES",
     "Budgeted",
     "ByHead",

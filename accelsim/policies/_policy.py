@@ -8,7 +8,7 @@ from typing import Any
 import pydantic
 
 from accelsim.configs import Config, load, parse_override
-from accelsim.policies._selection import FROM_PROBABILITIES, Stage
+from accelsim.policies._selection import FROM_PROBABILITIES, IN_BOTH_DIRECTIONS, Stage
 from accelsim.policies._stages import (
     STAGES,
     Quantization,
@@ -265,11 +265,15 @@ def _why_not(policy: Policy, trace: AttentionTrace) -> str:
     explain = _other_depth(policy, trace.num_layers)
     if explain:
         return explain
-    rule, kivi = _on_cache(policy, causal=trace.causal)
+    decodes = trace.decode_tokens > 0
+    rule, kivi = _on_cache(policy, causal=trace.causal or decodes)
     by_selector = rule is not None or kivi or by_layer(policy, trace)
     served = _by_selector(rule, kivi) if by_selector else _IN_THE_CASCADE
-    decodes_ahead = trace.decode_tokens and not (trace.causal or by_selector)
-    if decodes_ahead and "layers" in _readings(policy.by_stage().values()):
+    if (
+        decodes
+        and not (trace.causal or by_selector)
+        and "layers" in _readings(policy.by_stage().values())
+    ):
         return "policy 'accumulate: layers' decodes causal models only; expected causal = true"
     beyond = trace.beyond()
     if OTHER_HEADS in beyond and any(p.heads for p in policy.by_stage().values()):
@@ -282,11 +286,14 @@ def _why_not(policy: Policy, trace: AttentionTrace) -> str:
             name = "kivi" if kivi else "accumulate: layers" if rule is None else rule.kind
             who = f"policy '{name}'" if by_selector and word in _IN_THE_CASCADE else "a policy"
             return f"layer {layer} has {word}, which {who} does not support"
+    if by_selector and decodes and not trace.causal and not served >= IN_BOTH_DIRECTIONS:
+        name = "kivi" if rule is None else rule.kind
+        return f"policy '{name}' reads a prompt in one direction; expected causal = true"
     if rule is not None and rule.encoder:
         if trace.causal or trace.decode_tokens:
             return f"policy '{rule.kind}' prunes encoders; expected a trace with causal = false"
         return rule.why_not(trace)
-    if (rule is not None or kivi) and not (trace.causal and trace.decode_tokens):
+    if (rule is not None or kivi) and not decodes:
         name = "kivi" if rule is None else rule.kind
         return f"policy '{name}' acts on the cache of a decoder; expected decode tokens"
     if not trace.has_values:
@@ -297,8 +304,10 @@ def _why_not(policy: Policy, trace: AttentionTrace) -> str:
 def _by_selector(rule: Selection | None, kivi: bool) -> frozenset[str]:
     """What :meth:`accelsim.traces.AttentionTrace.beyond` may name where a selector decides."""
     served = {OWN_SCALE} | (FROM_PROBABILITIES if rule is None else rule.follows)
-    if kivi or (rule is not None and rule.follows and not rule.encoder):
+    if rule is None or (rule.follows and not (rule.encoder or rule.drops_queries)):
         served |= {"cross attention"}
+    if kivi and rule is None:
+        served |= IN_BOTH_DIRECTIONS
     if rule is None or not rule.needs.merges:
         served |= {"values of another width than keys"} | (set() if kivi else {"latent attention"})
     return frozenset(served)

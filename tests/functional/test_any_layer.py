@@ -56,13 +56,11 @@ KINDS = (
 SHAPES = frozenset(("query_heads", "kv_heads", "width", "latent"))
 
 
-def stored_bits(rng: np.random.Generator, causal: bool, tokens: int, keys: int) -> Any:
-    """A mask that shows each query about half of the keys that it may see, at least one."""
+def stored_bits(rng: np.random.Generator, ends: Any, tokens: int, keys: int) -> Any:
+    """A mask that shows each query about half of the keys before its end, at least one."""
     seen = rng.random((tokens, keys)) < 0.5
-    if causal:
-        seen &= np.tri(tokens, keys, dtype=bool)
-    shown = rng.integers(0, np.arange(tokens) + 1 if causal else keys, size=tokens)
-    seen[np.arange(tokens), shown] = True
+    seen &= np.arange(keys) < np.broadcast_to(ends, tokens)[:, None]
+    seen[np.arange(tokens), rng.integers(0, ends, size=tokens)] = True
     return np.packbits(seen, axis=1, bitorder="little")
 
 
@@ -121,8 +119,11 @@ def make(
             fields["mask"] = Mask(kind="causal")
         if "stored" in has:
             fields["mask"] = Mask(kind="stored")
-            back = "cross" not in has and (causal or decode > 0)
-            tensors[f"{name}.mask"] = stored_bits(rng, back, tokens, keys)
+            ends: Any = keys
+            if "cross" not in has and (causal or decode > 0):
+                ends = np.arange(tokens) + 1
+                ends = ends if causal else np.where(ends <= prefill, prefill, ends)
+            tensors[f"{name}.mask"] = stored_bits(rng, ends, tokens, keys)
         if "alibi" in has and "cross" not in has:
             fields["bias"] = Bias(kind="alibi", slopes=tuple(rng.normal(size=heads[0]).tolist()))
         elif "relative" in has and "cross" not in has:
@@ -152,9 +153,11 @@ def make(
 
 
 @st.composite
-def traces(draw: Any, *, allowed: tuple[str, ...] = KINDS, decoder: bool = False) -> AttentionTrace:
-    """Any such trace; of a decoder, one that decodes and sees nothing later."""
-    causal = decoder or draw(st.booleans())
+def traces(
+    draw: Any, *, allowed: tuple[str, ...] = KINDS, decoder: bool = False, both: bool = False
+) -> AttentionTrace:
+    """Any such trace; of a decoder, one that decodes, and sees later tokens only if ``both``."""
+    causal = (decoder and not both) or draw(st.booleans())
     prefill = draw(st.integers(0 if causal else 1, 9))
     decode = draw(st.integers(max(1 - prefill, int(decoder)), 6))
     latent = draw(st.booleans())
@@ -471,18 +474,33 @@ def test_parquet_keeps_the_widths(tmp_path: Any) -> None:
 
 TOKENS_BY_LAYER = "spatten-tokens:tokens.accumulate=layers"
 ALL_BY_LAYER = "spatten-full:tokens.accumulate=layers,heads.accumulate=layers"
+MOBA = "moba:selection.block_tokens=2,selection.blocks=2"
+LINES = (
+    "vertical-slash:selection.vertical=3,selection.slash=3,selection.window=2,selection.first=1,"
+    "selection.recent=1,selection.block_tokens=1"
+)
+DHSA_BLOCKS = tuple(
+    "dhsa-blocks:selection.query_block=2,selection.key_block=2,selection.density=0.4,"
+    f"selection.mode={mode}"
+    for mode in ("topk", "a", "vs", "vsb")
+)
+IN_PROMPT = ("dhsa", MOBA, LINES, *DHSA_BLOCKS)
+"""Rules of the queries of a prompt, which read it in one direction."""
 SELECTING = (
-    "h2o", "tova", "streaming-llm", "scissorhands", "snapkv", "knorm", "keydiff", "quest", "dhsa",
-    "ems", "kivi-4", TOKENS_BY_LAYER, ALL_BY_LAYER,
+    "h2o", "tova", "streaming-llm", "scissorhands", "snapkv", "knorm", "keydiff", "quest",
+    "ems", "kivi-4", "centrality:selection.sinks=1,selection.recent=1", "pyramidkv",
+    "expected-attention:selection.sinks=1", "duo-attention:selection.sinks=1,selection.recent=2",
+    TOKENS_BY_LAYER, ALL_BY_LAYER, *IN_PROMPT,
 )  # fmt: skip
 FOLLOWED = (
     "window", "chunk", "stored", "alibi", "relative", "stored_bias", "softcap", "scale", "kv_heads",
-    "width", "latent", "cross",
+    "width", "latent", "cross", "sinks", "prefix",
 )  # fmt: skip
+BOTH_WAYS = {"a prefix", "causal and full layers side by side"}
 
 
 @given(
-    trace=traces(allowed=FOLLOWED, decoder=True),
+    trace=traces(allowed=FOLLOWED, decoder=True, both=True),
     name=st.sampled_from(SELECTING),
 )
 @settings(max_examples=120, deadline=None)
@@ -491,16 +509,18 @@ def test_selections_attend_to_what_is_seen_and_kept(trace: AttentionTrace, name:
     beyond = set(trace.beyond())
     if name == "ems":
         merges = {
-            "sliding windows", "chunks", "stored masks", "cross attention", OTHER_KV_HEADS,
-            OWN_SCALE,
+            "sliding windows", "chunks", "stored masks", "cross attention", "sinks",
+            OTHER_KV_HEADS, OWN_SCALE, *BOTH_WAYS,
         }  # fmt: skip
         assert applicable(policy, trace) or beyond - merges
     else:
-        refused = {"kivi-4": "latent attention"}.get(name, "")
-        refused = "cross attention" if "accumulate" in name else refused
-        assert applicable(policy, trace) or refused in beyond
+        refused = {"latent attention"} if name == "kivi-4" else set()
+        one_way = name in IN_PROMPT or "accumulate" in name
+        no_prompt = "duo" in name and not trace.prefill_tokens
+        cannot = no_prompt or (one_way and not trace.causal)
+        assert applicable(policy, trace) or refused & beyond or cannot
     if not applicable(policy, trace):
-        with pytest.raises(TraceError, match=r"layer \d has .*, which policy '"):
+        with pytest.raises(TraceError, match=r"layer \d has .*, which policy '|prompt|decodes"):
             run_policy(trace, policy)
         return
     work = run_policy(trace, policy).workload
@@ -512,7 +532,7 @@ def test_selections_attend_to_what_is_seen_and_kept(trace: AttentionTrace, name:
         assert set(work.key_indices[row]) <= set(np.flatnonzero(seen.any(axis=0)))
         shown = seen.sum(axis=1)[np.searchsorted(np.unique(position), position)]
         assert (keys <= shown).all()
-        dense = work["step"][row] == 0 and name != "dhsa" and "accumulate" not in name
+        dense = work["step"][row] == 0 and name not in IN_PROMPT and "accumulate" not in name
         if dense or trace.layer(layer).kind == "cross":
             assert (keys == shown).all()  # a prompt is dense
         scored = work["query_keys"][row] + work["refetch_query_keys"][row]
@@ -520,7 +540,7 @@ def test_selections_attend_to_what_is_seen_and_kept(trace: AttentionTrace, name:
         assert work["capped_scores"][row] == scored * (trace.layer(layer).softcap is not None)
 
 
-@given(trace=traces(allowed=FOLLOWED, decoder=True), wide=st.booleans())
+@given(trace=traces(allowed=FOLLOWED, decoder=True, both=True), wide=st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_a_selection_that_keeps_everything_is_dense(trace: AttentionTrace, wide: bool) -> None:
     """The two ways of computing a trace agree where they decide alike."""
@@ -542,7 +562,7 @@ def test_a_selection_that_keeps_everything_is_dense(trace: AttentionTrace, wide:
 
 
 @given(
-    trace=traces(allowed=FOLLOWED, decoder=True), name=st.sampled_from(SELECTING),
+    trace=traces(allowed=FOLLOWED, decoder=True, both=True), name=st.sampled_from(SELECTING),
     rows=st.integers(1, 5), tile=st.integers(1, 5),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)

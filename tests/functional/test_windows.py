@@ -146,8 +146,9 @@ def test_policies_refuse_by_name_what_they_do_not_compute() -> None:
             continue
         with pytest.raises(TraceError, match=r"layer \d has [\w -]+, which policy '"):
             run_policy(trace(), policy)
-    assert not applicable(load_policy("h2o"), trace())
-    assert applicable(load_policy("h2o"), trace((LayerEntry(scale=0.3),) + 3 * (LayerEntry(),)))
+    assert applicable(load_policy("h2o"), trace())
+    assert not applicable(load_policy("ems"), trace())
+    assert applicable(load_policy("ems"), trace((LayerEntry(scale=0.3),) + 3 * (LayerEntry(),)))
 
 
 @pytest.mark.parametrize("machine", ["a3-base", "mnnfast"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pydantic
@@ -13,10 +13,10 @@ from accelsim.attention.kernels import WORK
 from accelsim.attention.topk import topk_engine
 from accelsim.errors import ConfigError
 from accelsim.policies._base import ROUNDING_GUARD, Fraction, Layers
-from accelsim.policies._selection import SelectionPart
+from accelsim.policies._selection import FROM_PROBABILITIES, IN_BOTH_DIRECTIONS, SelectionPart
 from accelsim.policies.selections._prompt import Cost
-from accelsim.policies.selector import Block, Decision, Floats, Selector, Shape
-from accelsim.traces import IMAGE
+from accelsim.policies.selector import Block, Decision, Floats, Prompt, Selector, Shape
+from accelsim.traces import IMAGE, OTHER_HEADS, OTHER_KV_HEADS, OTHER_WIDTHS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +40,13 @@ class Visual(SelectionPart):
     keep: tuple[Fraction, ...]
     in_prompt: ClassVar[bool] = True
     foresees: ClassVar[bool] = True
+    drops_queries: ClassVar[bool] = True
+    # One set of tokens that are left goes through all layers.
+    follows: ClassVar[frozenset[str]] = (FROM_PROBABILITIES | IN_BOTH_DIRECTIONS) - {
+        OTHER_HEADS,
+        OTHER_KV_HEADS,
+        OTHER_WIDTHS,
+    }
     before: ClassVar[bool]
     """Whether tokens leave before the layer that ranks them, or after it."""
     at_least: ClassVar[int] = 0
@@ -110,17 +117,12 @@ class VisualSelector(Selector):
         self._costs: dict[int, Cost] = {}
 
     @abstractmethod
-    def rank(
-        self, layer: int, query: Floats, key: Floats, alive: NDArray[np.int64], scale: float
-    ) -> tuple[Floats, int, int]:
+    def rank(self, prompt: Prompt, alive: NDArray[np.int64]) -> tuple[Floats, int, int]:
         """Scores [visual tokens alive] of the tokens that may leave.
 
         Args:
-            layer: where.
-            query: [query_heads, prompt, head_dim].
-            key: [kv_heads, prompt, head_dim].
+            prompt: of the layer.
             alive: tokens of the prompt that are left, ascending.
-            scale: of the scores.
 
         Returns:
             The scores, the keys that a KV head reads for them, and the additions to accumulators of
@@ -142,17 +144,10 @@ class VisualSelector(Selector):
         first = int(np.flatnonzero(self.visual)[-1]) + 1
         return np.arange(min(first, prompt - 1), prompt)
 
-    def foresee(
-        self,
-        layer: int,
-        query: NDArray[Any],
-        key: NDArray[Any],
-        positions: NDArray[np.int64],
-        scale: float,
-    ) -> None:
+    def foresee(self, prompt: Prompt) -> None:
         """Rank the visual tokens of a prompt, where this layer does."""
-        prompt, rule = self.shape.prompt_tokens, self.rule
-        if layer not in rule.layers or not rule.min_keys <= len(positions) == prompt:
+        tokens, rule, layer = self.shape.prompt_tokens, self.rule, prompt.layer
+        if layer not in rule.layers or not rule.min_keys <= len(prompt.positions) == tokens:
             return
         alive = self.alive(layer)
         places = np.flatnonzero(alive & self.visual)
@@ -160,10 +155,7 @@ class VisualSelector(Selector):
         target = rule.count(keep, int(self.visual.sum()))
         if target >= len(places):
             return
-        scores, reads, updates = self.rank(
-            layer, query.astype(np.float64), key[:, :prompt].astype(np.float64),
-            np.flatnonzero(alive[:prompt]), scale,
-        )  # fmt: skip
+        scores, reads, updates = self.rank(prompt, np.flatnonzero(alive[:tokens]))
         gone = np.zeros(self.shape.tokens, dtype=np.bool_)
         gone[places] = True
         work = np.zeros(1, dtype=WORK)

@@ -341,6 +341,8 @@ def why_closed_loop_not(
     skip: int | None = None,
     num_layers: int | None = None,
     token_ids: Sequence[int] | None = None,
+    sinks: bool = False,
+    both_ways: bool = False,
 ) -> str:
     """Say why a policy cannot run inside a model, or return an empty string.
 
@@ -351,6 +353,8 @@ def why_closed_loop_not(
         skip: first position whose prediction is scored, if any is.
         num_layers: layers of the model, if known.
         token_ids: the text, if known.
+        sinks: whether the softmax of the model has sinks.
+        both_ways: whether the queries of its prompt see later tokens of it.
     """
     explain = "" if num_layers is None else _other_depth(policy, num_layers)
     if explain:
@@ -367,14 +371,41 @@ def why_closed_loop_not(
         explain = rule.why_not_text(token_ids, prompt_tokens)
         if explain:
             return explain
+    explain = _why_model_not(policy, rule, kivi, sinks=sinks, both_ways=both_ways)
+    if explain:
+        return explain
+    if both_ways and not prompt_tokens:
+        return "the model reads its prompt in both directions; expected a prompt length"
     early = causal and skip is not None and skip + 1 < prompt_tokens
     prefill = policy.at_stage("prefill")
     cascades = (prefill.tokens or prefill.heads) and "steps" in _readings([prefill])
+    if early and both_ways:
+        return (
+            "the model reads its prompt in both directions, so predictions in it have seen later "
+            f"tokens; expected none of them scored (skip >= {prompt_tokens - 1})"
+        )
     if early and (cascades or (prefill.selection is not None and prefill.selection.foresees)):
         return (
             "the policy ranks a prompt as a whole, so predictions in it have seen later tokens; "
             f"expected none of them scored (skip >= {prompt_tokens - 1})"
         )
+    return ""
+
+
+def _why_model_not(
+    policy: Policy, rule: Selection | None, kivi: bool, *, sinks: bool, both_ways: bool
+) -> str:
+    """Say that a rule does not follow how a model attends, or return an empty string."""
+    by_layers = "layers" in _readings(policy.by_stage().values())
+    if rule is None and not kivi and not by_layers:
+        return ""
+    name = "accumulate: layers" if rule is None and by_layers else "kivi"
+    name = name if rule is None else rule.kind
+    served = _by_selector(rule, kivi)
+    if sinks and "sinks" not in served:
+        return f"policy '{name}' does not support the sinks of the model"
+    if both_ways and not served >= IN_BOTH_DIRECTIONS:
+        return f"policy '{name}' reads a prompt in one direction, the model in both"
     return ""
 
 

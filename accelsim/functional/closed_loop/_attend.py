@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from accelsim.attention.kernels import NO_SINKS
 from accelsim.attention.look import PLAIN, Look
 from accelsim.errors import TraceError
 from accelsim.functional._block import attend_block, cut, fetches_of
@@ -23,7 +24,7 @@ from accelsim.policies.selector import (
     selector_for,
     stage_of,
 )
-from accelsim.traces.capture import Attend, Floats
+from accelsim.traces.capture import Attend, Floats, ModelShape
 from accelsim.workloads import read_bits
 
 _ROWS_PER_BLOCK = 128
@@ -61,6 +62,7 @@ class PolicyAttention:
         dram_bytes: traffic of keys, values and metadata, read and written, as the workload of an
             open loop counts it (:func:`accelsim.workloads.read_bits`). The prompt of a causal model
             is not counted: this is the traffic of the decoding that follows.
+        prompt_tokens: first tokens, which are read as a prompt.
         alive: [tokens], tokens that have a query in the last layer.
     """
 
@@ -75,6 +77,7 @@ class PolicyAttention:
     ) -> None:
         self._policies, self._shape, self._scale = policy.by_stage(), shape, scale
         self._looks = looks or _plain
+        self.prompt_tokens = shape.prompt_tokens
         self._windows = [w if w is not None and w < shape.tokens else None for w in windows]
         self.selector = selector_for(policy, shape, seed)
         if any(self._windows):
@@ -242,7 +245,7 @@ def forward(
 
 
 def policy_attention(
-    policy: Policy, shape: Any, tokens: int, *, causal: bool, prompt_tokens: int = 0
+    policy: Policy, shape: ModelShape, tokens: int, *, causal: bool, prompt_tokens: int = 0
 ) -> PolicyAttention:
     """Return the attention of one sequence.
 
@@ -263,10 +266,27 @@ def policy_attention(
             tokens,
             prompt_tokens,
             causal,
+            both_ways=shape.both_ways,
         ),
         shape.scale,
-        windows=getattr(shape, "windows", ()),
+        windows=shape.windows,
+        looks=_model_looks(shape, prompt_tokens),
     )
+
+
+def _model_looks(shape: ModelShape, prompt_tokens: int) -> Looks | None:
+    """How the queries of a model attend beside its windows."""
+    if not shape.sinks and not shape.both_ways:
+        return None
+    sinks = [np.array(own) for own in shape.sinks] or [NO_SINKS] * shape.num_layers
+
+    def look(layer: int, positions: NDArray[np.int64]) -> Look:
+        ends = positions + 1
+        if shape.both_ways:
+            ends = np.where(positions < prompt_tokens, prompt_tokens, ends)
+        return Look(sinks=sinks[layer], ends=ends)
+
+    return look
 
 
 __all__ = ["Attend", "PolicyAttention", "forward", "policy_attention"]

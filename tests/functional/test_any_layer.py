@@ -16,7 +16,7 @@ from accelsim.attention import reference
 from accelsim.attention.quantization import progressive_planes, quantize_dequantize
 from accelsim.baselines import AttentionShape
 from accelsim.configs import load
-from accelsim.errors import AccelsimError, TraceError, WorkloadError
+from accelsim.errors import TraceError, WorkloadError
 from accelsim.functional import _selected, run_policy, verify_fixed_point
 from accelsim.functional import fixed_point as fp
 from accelsim.hardware import load_accelerator, simulate
@@ -283,12 +283,6 @@ def test_outputs_are_those_of_the_reference(trace: AttentionTrace, name: str) ->
 @given(trace=traces(), name=st.sampled_from(("dense", "spatten-full", "spatten-tokens")))
 @settings(max_examples=40, deadline=None)
 def test_fixed_point_stays_near_the_same_policy(trace: AttentionTrace, name: str) -> None:
-    refused = {"soft-capped scores", "sinks", "ALiBi", "a relative bias", "a stored bias"}
-    beyond = refused & set(trace.beyond())
-    if beyond:
-        with pytest.raises(AccelsimError, match="which the fixed-point datapath does not compute"):
-            verify_fixed_point(trace, load_policy(name), fp.DATAPATHS["published"])
-        return
     if not applicable(load_policy(name), trace):
         return
     found = verify_fixed_point(trace, load_policy(name), fp.DATAPATHS["published"])
@@ -297,7 +291,10 @@ def test_fixed_point_stays_near_the_same_policy(trace: AttentionTrace, name: str
     rows = run.workload["queries"].sum()
     assert found.summary["rows"] == rows
     if name == "dense":
-        assert found.summary["relative_error_to_policy"] < 0.02
+        # Sinks take most of what a row gives, and the steps of a code stay.
+        limit = 0.02 if "sinks" not in trace.beyond() else 0.1
+        assert found.summary["relative_error_to_policy"] < limit
+        assert found.summary["relative_output_error"] < limit
         assert abs(found.summary["kept_mass"] - run.accuracy["kept_mass"]) < 1e-9
 
 

@@ -19,6 +19,8 @@ from accelsim.configs import load
 from accelsim.errors import TraceError, WorkloadError
 from accelsim.functional import _selected, run_policy, verify_fixed_point
 from accelsim.functional import fixed_point as fp
+from accelsim.functional._record import Record
+from accelsim.functional._walk import visit
 from accelsim.hardware import load_accelerator, simulate
 from accelsim.hardware.config import MemoryConfig
 from accelsim.policies import Policy, applicable, load_policy, load_policy_spec
@@ -579,6 +581,31 @@ def test_tiles_change_no_decision(trace: AttentionTrace, name: str, rows: int, t
             assert cut.workload[column].tolist() == whole.workload[column].tolist(), column
         for name, figure in whole.accuracy.items():
             assert cut.accuracy[name] == pytest.approx(figure, abs=1e-9), name
+
+
+def test_layer_by_layer_leaves_cross_attention_whole() -> None:
+    """All heads and all keys of it; and what a tile holds goes when its last own layer is done."""
+    trace = make(2, [set(), {"cross"}, set(), {"cross"}], prefill=9, decode=4)
+    policy = load_policy_spec(f"{ALL_BY_LAYER},heads.mean_keep=0.5")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_selected, "_TILE_BYTES", 2 * LayerCascade.STATE_BYTES * trace.tokens)
+        rule = _selected.SelectedRule(trace, policy, 0)
+        record = Record(trace, True)
+        visit(trace, rule, record)
+    work = record.result(rule.keep_ratio).workload
+    assert rule.order == "tiles"
+    assert len(rule._selector._tiles) <= 2  # type: ignore[attr-defined]
+    for row in range(work.rows):
+        layer, step = int(work["layer"][row]), int(work["step"][row])
+        if layer in (1, 3):
+            keys = trace.layer(layer).keys
+            assert work["keys"][row] == keys
+            assert work["queries"][row] == (9 if step == 0 else 1) * 2
+            assert work["query_keys"][row] == work["queries"][row] * keys
+    pruned = work["layer"] == 2
+    assert work["queries"][pruned].sum() < work["queries"][work["layer"] == 0].sum()
+    places = list(zip(*(work[n].tolist() for n in ("step", "layer", "head")), strict=True))
+    assert len(set(places)) == len(places)
 
 
 def test_memory_does_not_grow_with_the_square_of_the_context() -> None:

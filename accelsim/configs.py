@@ -174,15 +174,15 @@ def validate(model: type[C], data: Mapping[str, Any], where: str) -> C:
         raise ConfigError("; ".join(_explain(model, where, e) for e in found[:3])) from None
 
 
-def parse_override(text: str) -> tuple[str, Any]:
-    """Split ``KEY=VALUE`` of ``--set``; the value is read as YAML."""
+def parse_override(text: str, option: str = "--set") -> tuple[str, Any]:
+    """Split ``KEY=VALUE`` of ``--set``, or of another option; the value is read as YAML."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"--set {shorten(text, _MAX_SHOWN)}: expected KEY=VALUE")
+        raise ConfigError(f"{option} {shorten(text, _MAX_SHOWN)}: expected KEY=VALUE")
     try:
         parsed = yaml_reader.read(value)
     except yaml_reader.YamlError as error:
-        shown = f"--set {shorten(key, _MAX_SHOWN)}={shorten(value, _MAX_SHOWN)}"
+        shown = f"{option} {shorten(key, _MAX_SHOWN)}={shorten(value, _MAX_SHOWN)}"
         raise ConfigError(f"{shown}: not a YAML value ({error})") from None
     return key.strip(), parsed
 
@@ -293,6 +293,7 @@ def _explain(model: type[pydantic.BaseModel], where: str, error: Any) -> str:
         return f"{where}: key '{key}' is missing"
     value = shown(error.get("input"))
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    message = message.replace("a valid tuple", "a list")
     if error["type"] in _BOUNDS:
         message += _unit_at(model, location)
     prefix = "" if error["type"] == "value_error" else "expected "

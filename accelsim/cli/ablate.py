@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 @click.argument("after", metavar="TO")
 @click.argument("source")
 @click.option(
-    "--policy", metavar="NAME|FILE", help="Pruning and quantization policy of a trace (dense)."
+    "--policy",
+    metavar="NAME|FILE[:KEY=VALUE,...]",
+    help="Pruning and quantization policy of a trace (dense).",
 )
 @click.option(
     "--engine",

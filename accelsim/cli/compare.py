@@ -31,7 +31,7 @@ _PRUNED = ("spatten-pruned", "spatten-full")
     "--policy",
     "policies",
     multiple=True,
-    metavar="NAME|FILE",
+    metavar="NAME|FILE[:KEY=VALUE,...]",
     help="Policy to run (repeatable); the first is what the others are compared with "
     "(default: dense, spatten-pruned, spatten-full).",
 )
@@ -66,6 +66,8 @@ def command(
     Examples:
       accelsim compare traces/smollm2-64p-32d.safetensors --out runs/demo
       accelsim compare traces/minilm-128.safetensors --policy dense --policy static-8
+      accelsim compare traces/smollm2-64p-32d.safetensors --policy tova
+        --policy tova:selection.budget_fraction=0.5
       accelsim compare traces/smollm2-64p-32d.safetensors --policies all --out runs/all
       accelsim compare shape:llama-3-8b --context 8192 --decode 1
     """

@@ -24,7 +24,7 @@ from accelsim.cli._options import (
 @click.argument("source")
 @click.option(
     "--policy",
-    metavar="NAME|FILE",
+    metavar="NAME|FILE[:KEY=VALUE,...]",
     help="Pruning and quantization policy of a trace or shape (default: dense; see "
     "'accelsim presets list policies'). A workload file holds its decisions already.",
 )

@@ -17,7 +17,7 @@ from accelsim.energy import EnergyTable, check_table
 from accelsim.errors import AccelsimError, ConfigError, did_you_mean
 from accelsim.hardware import accelerator_of
 from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
-from accelsim.policies import Policy
+from accelsim.policies import Policy, split_policy
 from accelsim.traces import trace_names, trace_path
 from accelsim.workloads import Workload, benchmark_names, benchmark_path
 from accelsim.workloads.shapes import ShapeSource, is_shape, read_shape
@@ -181,8 +181,9 @@ def resolve(
                 "--policy and policy.* are for accelerators without one"
             )
     elif undecided:
-        name = policy or DEFAULT_POLICY
-        parts["policy"] = library.load("policy", name, "policies", split["policy"])
+        name, changes = split_policy(policy or DEFAULT_POLICY)
+        changes |= split["policy"]
+        parts["policy"] = library.load("policy", name, "policies", changes)
     elif policy is not None or split["policy"]:
         raise ConfigError(
             f"{setup.source_name}: a workload already holds a policy's decisions; --policy is for "

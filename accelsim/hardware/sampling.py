@@ -3,22 +3,23 @@
 A *unit* is a layer of a step with the rows of all heads and sequences. Units are drawn from a
 lattice with a random origin: systematic over the steps, by golden sections over the layers, so that
 each unit is as likely as every other. Its points are dealt to eight samples, each run by itself. In
-front of the units that are measured come those
-before them in the run, which open DRAM rows and fill buffers and whose time is not counted; a run
-goes through its units one after another, so refreshes fall as they do in a long run. Of a layer
-whose rows are so long that filling the pipeline is nothing beside them, only some heads are run,
-systematically too.
+front of the units that are measured come those before them in the run, which open DRAM rows and
+fill buffers, and behind them the next one, whose keys are fetched while they end; their time is not
+counted. A run goes through its units one after another, so refreshes fall as they do in a long run.
+Of a layer whose rows are so long that filling the pipeline is nothing beside them, only some heads
+are run, systematically too.
 
 Totals are ratio estimates: what was measured over what the units' rows ask for, which is known of
 all rows. Intervals are Student's over the delete-one jackknife of the eight samples; as these are
-neighbours on a lattice, what counts is how neighbours differ, in the order of their layers.
+neighbours on a lattice, what counts is how neighbours differ, in the order of their layers. What
+all samples have in common they cannot tell; see :data:`UNSEEN`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,10 @@ LEVEL = 0.98
 STUDENT = 3.365
 """Two-sided quantile of Student's t at :data:`LEVEL` with five degrees of freedom, which is what
 the seven differences of neighbours are worth (2 x 7 x 7 / (3 x 8 - 4) = 4.9)."""
+UNSEEN = 0.006
+"""Half of the least width of an interval of time, relative. Samples that agree to the cycle, as
+those of a prompt do, are not exact: orders of requests that differ by a cycle meet other DRAM rows
+open, which moves totals by up to 0.6 % ("Differences below 1 %", docs/validation.md)."""
 DEFAULT_FRACTION = 0.02
 SMALLEST = 1 << 28
 """Size from which a run is sampled if nothing else is asked for; see :func:`size_of`. About two
@@ -43,6 +48,10 @@ _MEASURED = 3
 _WARM_VECTORS = 4096
 """In front come units with twice as many vectors as both buffers hold: that far ahead keys are
 fetched."""
+_LEAD_VECTORS = 1 << 14
+"""Vectors of the rows in front of all are fewer than so many, or than two units have: about the
+time between two refreshes of HBM2. Runs that all began alike would all have as many refreshes in
+their measured units, or as few."""
 _RUN_VECTORS = 1 << 16
 """Least vectors of a run: tens of thousands of cycles, with several refreshes among them."""
 _THIN_SCORES = 1 << 22
@@ -90,7 +99,7 @@ class Sampled:
         """Ends of the interval of a total.
 
         Args:
-            of: the total, of an activity.
+            of: the total, of an activity. What :data:`UNSEEN` of the cycles change in it is added.
         """
         middle, others = of(self.activity), np.array([of(a) for a in self.without])
         count = len(others)
@@ -98,7 +107,14 @@ class Sampled:
             return middle, middle
         differences = float((np.diff(others) ** 2).sum()) / 2
         spread = math.sqrt((count - 1) / count * differences)
-        return middle - STUDENT * spread, middle + STUDENT * spread
+        half = STUDENT * spread + abs(of(_slower(self.activity)) - middle)
+        return middle - half, middle + half
+
+
+def _slower(activity: Activity) -> Activity:
+    """The same work in a little more time."""
+    cycles, prefill = (round(c * (1 + UNSEEN)) for c in (activity.cycles, activity.prefill_cycles))
+    return replace(activity, cycles=cycles, prefill_cycles=prefill)
 
 
 def sample(
@@ -207,11 +223,10 @@ def _plan(
 ) -> list[_Part]:
     """Rows of each run of a stage: one whole, or some samples."""
     scores = _scores(workload)
-    vectors = (workload["keys"] + workload["values"]).astype(np.int64)
-    a_unit = max(int(vectors[stage.rows].sum()) // stage.units, 1)
+    a_unit = max(int(_vectors(workload)[stage.rows].sum()) // stage.units, 1)
     warm = -(-_WARM_VECTORS // a_unit)
     several = max(_MEASURED, 2 * warm)
-    each = warm + several
+    each = warm + several + 1
     blocks = max(
         round(fraction * stage.units / SAMPLES / each), -(-_RUN_VECTORS // (each * a_unit))
     )
@@ -222,17 +237,31 @@ def _plan(
     for part in np.argsort(layer).tolist():
         points = np.arange(part, blocks * SAMPLES, SAMPLES)
         measured = _measured(stage, points, blocks * SAMPLES, several, origin)
-        before = {u - back for u in measured for back in range(1, warm + 1)} - measured
-        units = sorted(measured | {u for u in before if u >= 0})
+        around = {u + by for u in measured for by in range(-warm, 2)}
+        units = sorted(u for u in around if 0 <= u < stage.units)
         rows = [_thinned(workload, stage.rows_of(u), scores, rng) for u in units]
+        rows.insert(0, _lead(workload, stage, units[0], rng))
         sizes = [len(r) for r in rows]
-        flags = [u in measured for u in units]
-        parts.append(_Part(np.concatenate(rows), np.repeat(units, sizes), np.repeat(flags, sizes)))
+        flags = [False, *(u in measured for u in units)]
+        numbers = np.repeat([-1, *units], sizes)
+        parts.append(_Part(np.concatenate(rows), numbers, np.repeat(flags, sizes)))
     if 2 * sum(len(part.rows) for part in parts) >= len(stage.rows):
         every = np.ones(len(stage.rows), np.bool_)
         unit = np.repeat(np.arange(stage.units), np.diff(stage.start))
         return [_Part(stage.rows, unit, every, whole=True)]
     return parts
+
+
+def _lead(workload: Workload, stage: _Stage, unit: int, rng: np.random.Generator) -> Ints:
+    """Some rows before a unit, so that the first refresh falls anywhere in what is measured."""
+    before = stage.order[: stage.start[unit]]
+    own = stage.rows_of(unit)
+    if stage.early or _scores(workload)[own].sum() > _THIN_SCORES:
+        # Beside such a unit a refresh is nothing.
+        return before[:0]
+    target = rng.random() * max(2 * _vectors(workload)[own].sum(), _LEAD_VECTORS)
+    count = int(np.searchsorted(np.cumsum(_vectors(workload)[before[::-1]]), target))
+    return before[len(before) - count :]
 
 
 def _measured(
@@ -254,6 +283,11 @@ def _thinned(workload: Workload, rows: Ints, scores: Ints, rng: np.random.Genera
         return rows
     at = (rng.random() + np.arange(keep)) * len(rows) / keep
     return np.asarray(rows[at.astype(np.int64)])
+
+
+def _vectors(workload: Workload) -> Ints:
+    vectors: Ints = (workload["keys"] + workload["values"]).astype(np.int64)
+    return vectors
 
 
 def _scores(workload: Workload) -> Ints:

@@ -11,6 +11,7 @@ from accelsim.policies._policy import (
     by_layer,
     load_policy,
     load_policy_spec,
+    split_policy,
     why_closed_loop_not,
     why_not,
 )
@@ -68,6 +69,7 @@ __all__ = [
     "load_policy_spec",
     "register_selection",
     "selection_kinds",
+    "split_policy",
     "why_closed_loop_not",
     "why_not",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -420,9 +421,19 @@ def load_policy_spec(spec: str) -> Policy:
     Raises:
         ConfigError: with file, key and expectation.
     """
-    name, _, changes = spec.partition(":")
-    pairs = [parse_override(text) for text in changes.split(",") if text]
-    return load_policy(name, dict(pairs))
+    return load_policy(*split_policy(spec))
+
+
+def split_policy(spec: str) -> tuple[str, dict[str, Any]]:
+    """Split ``NAME|FILE[:KEY=VALUE,KEY=VALUE]`` into what is loaded and what is changed in it.
+
+    Raises:
+        ConfigError: a change that is none.
+    """
+    name, _, changes = (spec, "", "") if os.path.isfile(spec) else spec.partition(":")
+    return name, dict(
+        parse_override(text, f"policy {name}:") for text in changes.split(",") if text
+    )
 
 
 def load_policy(name_or_path: str, overrides: dict[str, object] | None = None) -> Policy:

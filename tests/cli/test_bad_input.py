@@ -166,6 +166,12 @@ CASES: dict[str, tuple[Callable[[Path], None], str, str]] = {
         "round in a circle",
     ),
     "no such file of hardware": (nothing, f"replay {TRACE} --accelerator no.yaml", "no such file"),
+    "no change of a policy": (
+        nothing, f"replay {TRACE} --policy moba:selection", "policy moba: selection: expected KEY",
+    ),
+    "bad change of a policy": (
+        nothing, f"replay {TRACE} --policy moba:selection.block_tokens=0", "block_tokens",
+    ),
     "buffer": (nothing, f"replay {TRACE} --set buffer_lines=1", "buffer_lines"),
     "fifo of no depth": (nothing, f"replay {TRACE} --set softmax_fifo=0", "softmax_fifo"),
     "address fifo": (nothing, f"replay {TRACE} --set address_fifo=0", "address_fifo"),

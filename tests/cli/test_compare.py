@@ -40,6 +40,30 @@ def test_policies_in_the_order_given(tiny_trace: Path, accelsim: Callable[..., A
         assert result["metrics"]["policy_read_bytes"] == sum(decided.values())
 
 
+def test_a_policy_may_be_given_with_changes(
+    tiny_trace: Path, tmp_path: Path, accelsim: Callable[..., Any]
+) -> None:
+    """As ``verify`` takes it; ``--set`` comes last, and a file may have a colon in its name."""
+    half = "tova:selection.budget_fraction=0.5"
+    words = ["--policy", half, "--baseline", "titan-xp", "--json", "-"]
+    found = accelsim("compare", tiny_trace, "--policy", "tova", *words).document()["results"]
+    chosen = load_policy("tova", {"selection.budget_fraction": 0.5})
+    decided = run_policy(load_trace(tiny_trace), chosen).workload.policy_bytes()
+    assert list(found) == ["tova", half]
+    assert found[half]["metrics"]["policy_read_bytes"] == sum(decided.values())
+    assert found[half]["metrics"] != found["tova"]["metrics"]
+    last = ("--set", "policy.selection.budget_fraction=0.25")
+    assert (
+        accelsim("replay", tiny_trace, *words, *last).document()["metrics"]["policy_read_bytes"]
+        == found["tova"]["metrics"]["policy_read_bytes"]
+    )
+    file = tmp_path / "a:b.yaml"
+    file.write_text("extends: tova\n")
+    words[1] = str(file)
+    mine = accelsim("replay", tiny_trace, *words).document()["metrics"]
+    assert mine["policy_read_bytes"] == found["tova"]["metrics"]["policy_read_bytes"]
+
+
 def test_table(tiny_trace: Path, accelsim: Callable[..., Any]) -> None:
     table = accelsim("compare", tiny_trace, "--baseline", "titan-xp").out
     for words in ("keys, MSB plane", "keys, LSB plane", "dram", "relative output error",

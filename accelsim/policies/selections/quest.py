@@ -74,7 +74,7 @@ class QuestSelector(BlockSelector[Quest]):
         full = block.key.shape[1] // size
         pages = full_blocks(block.key, full, size)
         bounds = np.zeros((len(block.scores), len(block.positions), full))
-        if full:
+        if full and block.positions[-1] >= shape.prompt_tokens:  # a prompt is dense
             low = np.repeat(pages.min(axis=2), shape.group, axis=0)
             high = np.repeat(pages.max(axis=2), shape.group, axis=0)
             _page_bounds(block.query, low, high, bounds)

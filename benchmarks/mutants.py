@@ -5,9 +5,10 @@
 Sites are drawn from the files of a room: comparisons, arithmetic, ``and``/``or``, ``not``,
 ``min``/``max`` and integer constants. No sites are texts, paths, what is raised, sizes of caches,
 and limits of schemas (``tests/contracts/test_bounds.py`` holds that each number has them). Each
-mutant runs the tests of its room in a copy of the repository, stopped at the first failure.
-Survivors that nothing can notice stand with their reason in mutants.yaml. With ``--write`` the
-table and the survivors go into docs/testing.md.
+mutant runs the tests of its room in a copy of the repository, stopped at the first failure, or
+when they take several times what they take without a change. Survivors that nothing can notice
+stand with their reason in mutants.yaml. With ``--write`` the table and the survivors go into
+docs/testing.md; rooms that were not run keep what stands there of them.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ import argparse
 import ast
 import hashlib
 import importlib
+import math
 import multiprocessing
 import os
+import re
 import resource
 import shlex
 import shutil
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,10 +35,15 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "testing.md"
 MACHINE = "accelsim/hardware/machines/spatten"
 BLOCKS = "accelsim/hardware/blocks"
-LIMIT_S = 300
-"""Processor seconds of one run of tests. A mutant that takes more hangs; that is noticed."""
+PATIENCE = 2
+"""A mutant hangs, and is noticed, if a run of tests takes so many times the processor seconds that
+all tests of its room took without a change. That was with no kernel compiled, and a mutant compiles
+no more."""
+LONGEST_S = 600
+"""Processor seconds of the tests of a room without a change, and of what is tried alone."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,7 @@ ROOMS = {
             "tests/hardware/test_pins.py -k presets",
             "tests/hardware/blocks",
             "tests/hardware/test_published_plan.py tests/hardware/test_published_foresight.py",
+            "tests/hardware/test_module.py tests/hardware/test_selection_cost.py",
         ),
     ),
     "rivals": Room(
@@ -160,6 +170,7 @@ _ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
 _NAMES = {"min": "max", "max": "min"}
 _NO_SITES = ("ge", "gt", "le", "lt", "maxsize")
 """Arguments that declare or tune and compute nothing: limits of schemas, sizes of caches."""
+SECONDS = "processor-seconds"
 _LOADED_ONCE = ("numpy", "numba", "pyarrow", "pydantic", "simpy", "yaml")
 
 
@@ -264,11 +275,15 @@ def _span(source: str, node: ast.expr) -> tuple[int, int]:
     return at(node.lineno, node.col_offset), at(node.end_lineno, node.end_col_offset)
 
 
+def files_of(room: str) -> list[Path]:
+    """The files of a room."""
+    paths = [ROOT / entry for entry in ROOMS[room].files]
+    return [file for path in paths for file in sorted(path.glob("*.py")) or [path]]
+
+
 def drawn(room: str, each: int, seed: int) -> list[Mutant]:
     """So many mutants of a room; a change elsewhere in its files draws the same again."""
-    paths = [ROOT / entry for entry in ROOMS[room].files]
-    files = [file for path in paths for file in sorted(path.glob("*.py")) or [path]]
-    sites = [mutant for file in files for mutant in mutants_of(room, file)]
+    sites = [mutant for file in files_of(room) for mutant in mutants_of(room, file)]
 
     def place(mutant: Mutant) -> bytes:
         return hashlib.sha256(f"{seed} {mutant.file} {mutant.what}".encode()).digest()
@@ -296,6 +311,16 @@ class Copy:
         # Third-party packages are loaded once, and every run of tests begins as a fork of that.
         self.start = multiprocessing.get_context("forkserver")
         self.start.set_forkserver_preload(list(_LOADED_ONCE))
+        self.limit_s: dict[str, int] = {}
+
+    def learn(self, room: str) -> None:
+        """Run the tests of a room without a change: they pass, and this is how long they take."""
+        taken = 0.0
+        for tests in ROOMS[room].tests:
+            if self.fails(tests):
+                raise SystemExit(f"{room}: tests fail without a mutant: {tests}")
+            taken += float((self.root / SECONDS).read_text(encoding="utf-8"))
+        self.limit_s[room] = math.ceil(PATIENCE * taken)
 
     def noticed(self, mutant: Mutant, tests: tuple[str, ...] = ()) -> bool:
         """Whether one of the tests fails, or hangs; those of the room if none are given."""
@@ -307,34 +332,37 @@ class Copy:
             shutil.copytree(self.root / "accelsim", kept, copy_function=os.link)
             file.unlink()
             file.write_text(mutant.text, encoding="utf-8")
-            return any(self.fails(each) for each in tests or ROOMS[mutant.room].tests)
+            limit = self.limit_s.get(mutant.room, LONGEST_S)
+            return any(self.fails(each, limit) for each in tests or ROOMS[mutant.room].tests)
         finally:
             shutil.rmtree(self.root / "accelsim")
             kept.rename(self.root / "accelsim")
             assert file.read_text(encoding="utf-8") == whole
 
-    def fails(self, tests: str) -> bool:
-        """Whether tests fail, or hang."""
-        process = self.start.Process(target=_run_tests, args=(str(self.root), tests))
+    def fails(self, tests: str, limit_s: int = LONGEST_S) -> bool:
+        """Whether tests fail, or take more processor seconds."""
+        process = self.start.Process(target=_run_tests, args=(str(self.root), tests, limit_s))
         process.start()
-        process.join(10 * LIMIT_S)  # a machine may be busy, and what waits for ever uses no time
+        process.join(10 * limit_s)  # a machine may be busy, and what waits for ever uses no time
         if process.is_alive():
             process.kill()
             process.join()
         return process.exitcode != 0
 
 
-def _run_tests(root: str, tests: str) -> None:
-    """Run tests in this process, which ends with their status."""
+def _run_tests(root: str, tests: str, limit_s: int) -> None:
+    """Run tests in this process, which ends with their status and leaves its time in a file."""
     os.chdir(root)
     sys.path.insert(0, root)
     os.environ["PYTHONPATH"] = root
-    resource.setrlimit(resource.RLIMIT_CPU, (LIMIT_S, LIMIT_S))
+    resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s))
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
     pytest = importlib.import_module("pytest")
-    sys.exit(int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *shlex.split(tests)])))
+    status = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *shlex.split(tests)]))
+    Path(root, SECONDS).write_text(str(time.process_time()), encoding="utf-8")
+    sys.exit(status)
 
 
 def _found(file: Path | None) -> dict[str, bool]:
@@ -367,8 +395,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         copy = Copy(Path(folder))
         for room in {mutant.room for mutant in mutants if mutant.key not in before}:
-            if any(copy.fails(tests) for tests in ROOMS[room].tests):
-                raise SystemExit(f"{room}: tests fail without a mutant")
+            copy.learn(room)
         for mutant in mutants:
             noticed = before.get(mutant.key)
             if noticed is None:
@@ -380,21 +407,61 @@ def main() -> None:
             state = "noticed" if noticed else "SURVIVED"
             where = f"{mutant.file}:{mutant.line}"
             print(f"{len(results)}/{len(mutants)} {state} {where}: {mutant.what}", flush=True)
-    lines = ["| room | mutants | noticed | share |", "|---|---|---|---|"]
-    for room in [*rooms, "all"]:
-        found = [noticed for mutant, noticed in results if room in (mutant.room, "all")]
-        share = 100 * sum(found) / len(found)
-        lines.append(f"| {room} | {len(found)} | {sum(found)} | {share:.0f} % |")
+    found = {}
+    for room in rooms:
+        noticed_here = [noticed for mutant, noticed in results if mutant.room == room]
+        found[room] = (len(noticed_here), sum(noticed_here))
     known = reasons()
-    lines += ["", "Survivors, and why nothing notices them:", ""]
-    for mutant in (mutant for mutant, noticed in results if not noticed):
-        reason = known.get((mutant.file, mutant.what), "no test yet")
-        lines.append(f"- `{mutant.file}`: `{mutant.what}`: {reason}")
-    print("\n".join(lines))
+    survivors = {
+        mutant.key: known.get((mutant.file, mutant.what), "no test yet")
+        for mutant, noticed in results
+        if not noticed
+    }
+    if args.write:
+        old_found, old_survivors = read_page(PAGE.read_text(encoding="utf-8"))
+        found = old_found | found
+        others = {file for room in ROOMS if room not in rooms for file in files_of(room)}
+        survivors |= {
+            key: reason
+            for key, reason in old_survivors.items()
+            if ROOT / key.split(": ")[0] in others
+        }
+    text = written(found, survivors)
+    print(text)
     if args.write:
         sys.path.insert(0, str(ROOT / "benchmarks"))
-        page = importlib.import_module("_page")
-        page.replace(ROOT / "docs" / "testing.md", "benchmarks/mutants.py", "\n".join(lines) + "\n")
+        importlib.import_module("_page").replace(PAGE, "benchmarks/mutants.py", text)
+
+
+def written(found: dict[str, tuple[int, int]], survivors: dict[str, str]) -> str:
+    """The part of the page: a table of rooms, and survivors with their reasons.
+
+    Args:
+        found: of a room, how many mutants were tried and how many noticed.
+        survivors: reasons, by :attr:`Mutant.key`.
+    """
+    lines = ["| room | mutants | noticed | share |", "|---|---|---|---|"]
+    rows = {room: found[room] for room in ROOMS if room in found}
+    rows["all"] = (sum(tried for tried, _ in rows.values()), sum(n for _, n in rows.values()))
+    for room, (tried, noticed) in rows.items():
+        lines.append(f"| {room} | {tried} | {noticed} | {100 * noticed / tried:.0f} % |")
+    lines += ["", "Survivors, and why nothing notices them:", ""]
+    files = [str(file.relative_to(ROOT)) for room in ROOMS for file in files_of(room)]
+    for key in sorted(survivors, key=lambda key: files.index(key.split(": ")[0])):
+        file, what = key.split(": ", 1)
+        lines.append(f"- `{file}`: `{what}`: {survivors[key]}")
+    return "\n".join(lines) + "\n"
+
+
+def read_page(text: str) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
+    """What :func:`written` put into a page."""
+    found = {
+        match[1]: (int(match[2]), int(match[3]))
+        for match in re.finditer(r"^\| ([\w ]+) \| (\d+) \| (\d+) \| \d+ % \|$", text, re.M)
+        if match[1] in ROOMS
+    }
+    survivors = re.findall(r"^- `([^`]+)`: `([^`]+)`: (.+)$", text, re.M)
+    return found, {f"{file}: {what}": reason for file, what, reason in survivors}
 
 
 if __name__ == "__main__":

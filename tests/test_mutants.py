@@ -1,4 +1,4 @@
-"""A few changes to energy and CSV import, each of which a test of that room must notice.
+"""A few changes to energy, CSV import and the store, each of which a test of that room must notice.
 
 The same few until the lines that they change are edited; ``benchmarks/mutants.py`` tries more.
 """
@@ -53,7 +53,7 @@ pathlib.Path(folder, "survivors.json").write_text(json.dumps(survivors))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("room", ["energy", "CSV import"])
+@pytest.mark.parametrize("room", ["energy", "CSV import", "store"])
 def test_changes_are_noticed(room: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", TRIAL, room, str(EACH), str(tmp_path)],
@@ -77,6 +77,32 @@ def test_draws_do_not_move_with_other_lines(mutants: Any) -> None:
     few, more = (mutants.drawn("energy", each, seed=0) for each in (5, 10))
     assert few == more[:5]
     assert few != mutants.drawn("energy", 5, seed=1)
+
+
+def test_a_run_of_one_room_keeps_what_stands_of_the_others(
+    mutants: Any, tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "docs" / "testing.md"
+    page.parent.mkdir()
+    a, b = "accelsim/energy/_table.py: a = 1 → a = 2", "accelsim/exploration/_store.py: b → (not b)"
+    found = {"energy": (4, 3), "store": (5, 4)}
+    text = mutants.written(found, {a: "read as `a`", b: "no test yet"})
+    assert "| all | 9 | 7 | 78 % |" in text
+    assert mutants.read_page(text) == (found, {a: "read as `a`", b: "no test yet"})
+    marks = ("<!-- made by benchmarks/mutants.py -->\n", "<!-- end of benchmarks/mutants.py -->\n")
+    page.write_text(text.join(marks), encoding="utf-8")
+    # All that is drawn of the store is known, so that no test runs.
+    drawn = mutants.drawn("store", 3, seed=0)
+    known = tmp_path / "known.txt"
+    known.write_text("".join(f"+ {mutant.key}\n" for mutant in drawn), encoding="utf-8")
+    monkeypatch.setattr(mutants, "PAGE", page)
+    monkeypatch.setattr(mutants, "Copy", lambda folder: None)
+    argv = ["mutants.py", "store", "--each", "3", "--known", str(known), "--write"]
+    monkeypatch.setattr(sys, "argv", argv)
+    mutants.main()
+    assert "3/3 noticed" in capsys.readouterr().out
+    now = mutants.read_page(page.read_text(encoding="utf-8"))
+    assert now == ({"energy": (4, 3), "store": (3, 3)}, {a: "read as `a`"})
 
 
 def test_what_is_changed_is_code(mutants: Any, tmp_path: Path, monkeypatch: Any) -> None:

@@ -46,9 +46,13 @@ def _steps(peaks: Float, largest_code: int) -> Float:
 
 def _read_back(tensor: NDArray[Any], largest_code: int, steps: Float) -> Float:
     # Codes as whole floats: a running model reads keys back at every step.
-    codes = np.rint(np.divide(tensor, steps, dtype=np.float64))
+    # In place: a division that casts as it goes takes several times as long.
+    codes = tensor.astype(np.float64)
+    codes /= steps
+    np.rint(codes, out=codes)
     np.clip(codes, -largest_code, largest_code, out=codes)
-    return np.asarray(np.multiply(codes, steps, out=codes))
+    codes *= steps
+    return codes
 
 
 def quantize_dequantize(tensor: NDArray[Any], bits: int, scale: ScaleOf) -> Float:

@@ -139,6 +139,9 @@ def main(arguments: list[str] | None = None) -> Any:
         _refuse(f"output cannot be written ({error.strerror})")
 
 
+_CHOSEN_WITH_SET = ("memory", "energy")
+"""What an accelerator's YAML names, and no option does."""
+
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """How a write fails on a file system that is full or broken."""
 
@@ -173,4 +176,7 @@ def _refuse(message: str) -> None:
 def _nearest_option(error: click.NoSuchOption) -> str:
     known = [] if error.ctx is None else error.ctx.command.get_params(error.ctx)
     names = [name for option in known for name in option.opts if name.startswith("--")]
+    key = error.option_name.removeprefix("--")
+    if key in _CHOSEN_WITH_SET and "--set" in names:
+        return f"; an accelerator names its own, and --set {key}=NAME another"
     return did_you_mean(error.option_name, names, "--")

@@ -59,7 +59,7 @@ def sight(
         end = positions + 1
         whole = len(end) and end[-1] == context
         some = None if whole else np.arange(context) < (end[-1] if len(end) else 0)
-        return Sight(np.zeros_like(end), end, NO_BITS, some)
+        return Sight(np.zeros(len(end), dtype=np.int64), end, NO_BITS, some)
     first = own.mask.first(positions)
     end = np.minimum(own.mask.end(positions, own.keys), context)
     steps = np.zeros(context + 1, dtype=np.int64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -102,10 +102,11 @@ def moved_value_dim(own: Layer) -> int | None:
 
 
 def _load_layer(trace: AttentionTrace, policy: Policy, layer: int) -> kernels.Tensors:
+    """A layer as it reads back under the policy of one stage and layer."""
     query, key, value = finite_tensors(trace, layer)
     own = trace.layer(layer)
     latent = own.kind == "latent"
-    q = policy.at_layer(layer, trace.num_layers).quantization
+    q = policy.quantization
     if isinstance(q, ProgressiveQuantization):
         first, both = progressive_planes(key, q.msb_bits, q.lsb_bits, q.split, q.scale)
         value_bits = q.fetched_value_bits
@@ -174,6 +175,31 @@ class _Step(NamedTuple):
     metrics: NDArray[Any]
 
 
+class _Places(NamedTuple):
+    """Tokens of several steps, one after the other.
+
+    Attributes:
+        step: which of the steps each is of.
+        token: its number.
+        ends: of each step, one past its last.
+    """
+
+    step: NDArray[np.int64]
+    token: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+
+def _places(tokens: Sequence[NDArray[np.int64]]) -> _Places:
+    sizes = [len(each) for each in tokens]
+    step = np.repeat(np.arange(len(tokens)), sizes)
+    return _Places(step, np.concatenate(tokens), np.cumsum(sizes))
+
+
+def _cut(values: NDArray[Any], ends: NDArray[np.int64]) -> list[NDArray[Any]]:
+    """Parts of an array, each up to its end."""
+    return [values[i:j] for i, j in itertools.pairwise([0, *ends.tolist()])]
+
+
 class CascadeRule(OpenLoopRule):
     """Cascade, value pruning and static or progressive quantization.
 
@@ -190,9 +216,11 @@ class CascadeRule(OpenLoopRule):
     ) -> None:
         self._trace, self._seed, self._observe = trace, seed, observe
         self._cascade = StepCascade(policy, shape_of(trace), seed)
-        self._stages = {
-            stage: _StageRule(trace, policy.at_stage(stage)) for stage in stages_of(trace)
-        }
+        self._stages: dict[Stage, _StageRule] = {}
+        for stage in stages_of(trace):
+            own = policy.at_stage(stage)
+            alike = (rule for rule in self._stages.values() if rule.policy is own)
+            self._stages[stage] = next(alike, None) or _StageRule(trace, own)
         self._own = [trace.layer(i) for i in range(trace.num_layers)]
         self._bias = score_biases(trace, self._own)
         self._layers: dict[int, kernels.Tensors] = {}
@@ -238,11 +266,11 @@ class CascadeRule(OpenLoopRule):
             tokens, received = np.ones(context, dtype=np.bool_), np.zeros(context)
         seen = sight(trace, layer, own, asking, context)
         rows = kernels.Rows(
-            asking, np.flatnonzero(tokens[:context]), heads, context, seen.first, seen.end,
+            asking, tokens[:context].nonzero()[0], heads, context, seen.first, seen.end,
             seen.bits,
         )  # fmt: skip
         found = kernels.attend_layer(
-            self._tensors(layer, stage.policy),
+            self._tensors(layer, stage),
             rows,
             kernels.Settings(
                 own.scale,
@@ -282,18 +310,22 @@ class CascadeRule(OpenLoopRule):
         own, stage = self._own[layer], self._stages[name]
         steps = self._waiting.pop(layer)
         contexts = np.array([each.context for each in steps])
+        kept = _places([each.kept for each in steps])
+        all_seen = all(each.read is each.kept for each in steps)
+        read = kept if all_seen else _places([each.read for each in steps])
+        used = np.concatenate([each.used_values for each in steps], axis=1)
         keys = np.zeros((own.kv_heads, len(steps), contexts[-1]), dtype=np.bool_)
-        values = np.zeros_like(keys)
-        for i, each in enumerate(steps):
-            keys[:, i, each.read] = True
-            values[:, i, each.kept] = each.used_values
+        keys[:, read.step, read.token] = True
+        values = np.zeros(keys.shape, dtype=np.bool_)
+        values[:, kept.step, kept.token] = used
         record.compare(
             layer,
-            np.concatenate([each.metrics for each in steps], dtype=kernels.METRICS),
+            kernels.joined([each.metrics for each in steps], kernels.METRICS),
             (sum(each.heads for each in steps), len(steps) * own.query_heads),
             (sum(each.rows for each in steps), sum(each.queries for each in steps)),
         )
-        counts = np.stack([each.counts for each in steps], dtype=kernels.COUNTS)
+        counts = kernels.joined([each.counts for each in steps], kernels.COUNTS)
+        counts = counts.reshape(len(steps), own.kv_heads)
         columns = requested(
             stage.by_layer[layer], own.key_dim, keys, values, contexts, name == "decode",
             counts["refetch_queries"].T > 0, value_dim=moved_value_dim(own),
@@ -303,17 +335,17 @@ class CascadeRule(OpenLoopRule):
         mine = counts[at, alive]
         chosen = np.zeros(len(at), dtype=kernels.WORK)
         first = np.flatnonzero(np.diff(at, prepend=-1))
-        chosen[first] = np.concatenate([each.work for each in steps], dtype=kernels.WORK)[at[first]]
-        per_query = np.concatenate([each.per_query for each in steps], dtype=kernels.PER_QUERY)
+        chosen[first] = kernels.joined([each.work for each in steps], kernels.WORK)[at[first]]
+        per_query = kernels.joined([each.per_query for each in steps], kernels.PER_QUERY)
         if own.mask.kind == "stored":
             per_query = per_query[per_query["keys"] > 0]
-        ends = np.cumsum(mine["queries"]).tolist()
         scored = mine["query_keys"] + mine["refetch_query_keys"]
         accumulates = own.kind != "cross" and self._cascade.accumulates(name)
-        kept = [each.kept.astype(np.int32) for each in steps]
-        read = [
-            short if each.read is each.kept else each.read.astype(np.int32)
-            for short, each in zip(kept, steps, strict=True)
+        fetched = _cut(read.token.astype(np.int32), read.ends)
+        tokens = kept.token.astype(np.int32)
+        multiplied = [
+            _cut(tokens[of_head], np.cumsum(count))
+            for of_head, count in zip(used, columns["values"], strict=True)
         ]
         record.add(
             (np.array([each.step for each in steps])[at], layer, contexts[at]),
@@ -327,21 +359,22 @@ class CascadeRule(OpenLoopRule):
                 "biased_scores": scored * (own.bias is not None),
                 "score_updates": mine["query_keys"] * accumulates,
             },
-            [per_query[i:j] for i, j in itertools.pairwise([0, *ends])],
-            (read[i] for i in at.tolist()),
-            (kept[i][steps[i].used_values[h]] for i, h in zip(at.tolist(), alive, strict=True)),
+            _cut(per_query, np.cumsum(mine["queries"])),
+            (fetched[i] for i in at.tolist()),
+            (multiplied[h][i] for i, h in zip(at.tolist(), alive.tolist(), strict=True)),
         )
 
-    def _tensors(self, layer: int, policy: Policy) -> kernels.Tensors:
+    def _tensors(self, layer: int, stage: _StageRule) -> kernels.Tensors:
         """A layer as a stage reads it."""
-        if self._stored is not policy.quantization and self._stored != policy.quantization:
+        quantization = stage.policy.quantization
+        if self._stored is not quantization and self._stored != quantization:
             self._layers, self._held_bytes = {}, 0  # never two copies of a long trace
-            self._stored = policy.quantization
+            self._stored = quantization
         found = self._layers.get(layer)
         if found is None:
             if self.order == "layers":
                 self._layers, self._held_bytes = {}, 0
-            found = _load_layer(self._trace, policy, layer)
+            found = _load_layer(self._trace, stage.by_layer[layer], layer)
             size = sum({id(tensor): tensor.nbytes for tensor in found}.values())
             if not self._layers or self._held_bytes + size <= _HELD_BYTES:
                 self._layers[layer] = found

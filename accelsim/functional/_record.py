@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.attention.kernels import METRICS, PER_QUERY
+from accelsim.attention.kernels import METRICS, PER_QUERY, joined
 from accelsim.traces import AttentionTrace
 from accelsim.workloads import LayerShape, QueryTable, RivalWorkload, Workload
 
@@ -158,9 +158,9 @@ class Record:
         rank = np.empty(trace.num_layers, dtype=np.int64)
         rank[[layer for stack in trace.stacks() for layer in stack.layers]] = np.arange(len(rank))
         order = np.lexsort([columns["head"], rank[columns["layer"]], columns["step"]])
-        queries = [self._queries[i] for i in order]
-        # Given, the type need not be agreed on array by array.
-        every = np.concatenate(queries, dtype=PER_QUERY)
+        places = order.tolist()
+        queries = [self._queries[i] for i in places]
+        every = joined(queries, PER_QUERY)
         own = trace.layer(int(columns["layer"][order[0]]))
         shapes = {
             index: LayerShape(other.query_heads, other.kv_heads, *other.widths)
@@ -177,30 +177,39 @@ class Record:
             ),
         }
         if self._keys:
-            fields["key_indices"] = tuple(self._keys[i] for i in order)
-            fields["value_indices"] = tuple(self._values[i] for i in order)
+            fields["key_indices"] = tuple(self._keys[i] for i in places)
+            fields["value_indices"] = tuple(self._values[i] for i in places)
         kind: type[Workload] = Workload
         if self._counts:
             kind = RivalWorkload
             fields["counts"] = {n: np.concatenate(lists) for n, lists in self._counts.items()}
         columns = {name: column[order] for name, column in columns.items()}
         workload = kind.from_columns(columns, **fields)
+        counts = self._counts_by_layer(workload)
         per_layer = []
         for layer in range(trace.num_layers):
-            figures = self._figures(workload, slice(layer, layer + 1))
+            figures = self._figures(counts, slice(layer, layer + 1))
             ratio = keep_ratio(layer, figures)
             per_layer.append({"layer": layer, **figures, "token_keep_ratio": ratio})
-        accuracy = {"mode": "open-loop", **self._figures(workload, slice(None))}
+        accuracy = {"mode": "open-loop", **self._figures(counts, slice(None))}
         return PolicyRun(workload, accuracy, per_layer)
 
-    def _figures(self, workload: Workload, layers: slice) -> dict[str, float]:
-        sums = dict(zip(NAMES, self._metrics[layers].sum(axis=0).tolist(), strict=True))
-        here = np.isin(workload["layer"], np.arange(self._trace.num_layers)[layers])
-        count = {
-            name: int(workload[name][here].sum())
-            for name in ("refetch_queries", "query_keys", "query_values")
+    def _counts_by_layer(self, workload: Workload) -> dict[str, NDArray[np.int64]]:
+        """Sums over the rows of each layer, int64 [layers]."""
+        two_planes = np.where(workload["key_lsb_bits"] > 0, workload["queries"], 0)
+        counted = {"two_planes": two_planes} | {
+            name: workload[name] for name in ("refetch_queries", "query_keys", "query_values")
         }
-        two_planes = int(workload["queries"][here & (workload["key_lsb_bits"] > 0)].sum())
+        found = {name: np.zeros(self._trace.num_layers, dtype=np.int64) for name in counted}
+        for name, column in counted.items():
+            np.add.at(found[name], workload["layer"], column)
+        return found
+
+    def _figures(self, counts: Mapping[str, NDArray[np.int64]], layers: slice) -> dict[str, float]:
+        """Figures of some layers; ``counts`` are sums of the workload by layer."""
+        sums = dict(zip(NAMES, self._metrics[layers].sum(axis=0).tolist(), strict=True))
+        count = {name: int(of_layer[layers].sum()) for name, of_layer in counts.items()}
+        two_planes = count["two_planes"]
         kept_heads, heads = self._heads[layers].sum(axis=0).tolist()
         kept_rows, all_rows = self._rows[layers].sum(axis=0).tolist()
         rows, reference = sums["rows"], sums["reference_square"]

@@ -1,8 +1,9 @@
 """Accelerators by kind: a kind is a module of ``machines`` that defines ``ACCELERATOR``.
 
 ``kind: spatten-e2e`` in a YAML file is ``accelsim/hardware/machines/spatten_e2e.py``, so a new
-accelerator is one new file plus one YAML and nothing else has to know it. One that lives outside
-this package is made known with :func:`register_accelerator`.
+accelerator is one new file plus one YAML and nothing else has to know it. One of another package
+has an entry point of the group :data:`ENTRY_POINTS`, or is made known to one process with
+:func:`register_accelerator`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
     from accelsim.hardware.timeline import Recorder
     from accelsim.traces import AttentionTrace
     from accelsim.workloads import Workload
+
+ENTRY_POINTS = "accelsim.accelerators"
+"""Group of entry points: the name is the kind, the object an :class:`Accelerator`."""
 
 ENGINES = ("event", "cycle")
 """Engines by name; ``event`` is the SimPy model, which every accelerator has; ``cycle`` is compiled
@@ -129,7 +134,8 @@ class _Kind(configs.Config):
 def accelerator_kinds() -> list[str]:
     """Names that ``kind`` may have, sorted."""
     names = [name for name in _modules() if hasattr(_module(name), "ACCELERATOR")]
-    return sorted({name.replace("_", "-") for name in names} | set(_REGISTERED))
+    own = {name.replace("_", "-") for name in names}
+    return sorted(own | set(_REGISTERED) | set(_entry_points()))
 
 
 def accelerator_of(kind: str, where: str = "accelerator") -> Accelerator:
@@ -140,12 +146,14 @@ def accelerator_of(kind: str, where: str = "accelerator") -> Accelerator:
         where: the file that names it, for the error.
 
     Raises:
-        ConfigError: no such kind.
+        ConfigError: no such kind, or a package whose entry point is not one.
     """
     name = kind.replace("-", "_")
     found = _REGISTERED.get(kind)
     if found is None and name in _modules():
         found = getattr(_module(name), "ACCELERATOR", None)
+    elif found is None and kind in _entry_points():
+        found = _loaded(_entry_points()[kind], where)
     if not isinstance(found, Accelerator):
         known = accelerator_kinds()
         raise ConfigError(
@@ -312,6 +320,26 @@ def _dependencies(
 def _modules() -> list[str]:
     package = importlib.import_module("accelsim.hardware.machines")
     return [m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
+
+
+@functools.cache
+def _entry_points() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
+
+
+def _loaded(entry: EntryPoint, where: str) -> Accelerator:
+    package = entry.dist.name if entry.dist else "?"
+    told = f"{where}: key 'kind': entry point '{entry.name}' of package '{package}'"
+    try:
+        found = entry.load()
+    except Exception as error:
+        # Another package's code: whatever it raises, the user gets one line.
+        raise ConfigError(f"{told}: {entry.value} cannot be imported ({error})") from error
+    if not isinstance(found, Accelerator):
+        raise ConfigError(
+            f"{told}: {entry.value} is of type {type(found).__name__}; expected an Accelerator"
+        )
+    return found
 
 
 def _module(name: str) -> Any:

@@ -226,16 +226,23 @@ class Selector(ABC):
     def learn(self, block: Block, output: Floats) -> None:  # noqa: B027
         """Be told the attention output [query_heads, rows, head_dim] of a block, after `run`."""
 
-    def attend(self, block: Block, decision: Decision) -> None:
-        """Softmax over ``decision.kept``, for rules whose mask does not depend on this block."""
+    def attend(self, block: Block, decision: Decision, rows: slice = slice(None)) -> None:
+        """Softmax over ``decision.kept``, from both planes where the first does not suffice.
+
+        Args:
+            block: ``scores`` of the rows become probabilities.
+            decision: ``refetched`` is written.
+            rows: of the block. A rule whose next row depends on the probabilities of this one asks
+                row by row.
+        """
         attend_rows(
-            block.scores,
-            block.both,
+            block.scores[:, rows],
+            block.both[:, rows],
             block.threshold,
             block.sinks,
-            block.visible,
-            decision.kept,
-            decision.refetched,
+            block.visible[rows],
+            decision.kept[:, rows],
+            decision.refetched[:, rows],
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -146,8 +147,17 @@ class AttentionTrace:
             TraceError: a layer that the trace does not hold.
         """
         self._check_layer(layer)
-        entry = self.layers[layer] if self.layers else LayerEntry()
-        return resolved(layer, entry, self._common(), self.causal)
+        found = self._resolved.get(layer)
+        if found is None:
+            entry = self.layers[layer] if self.layers else LayerEntry()
+            found = resolved(layer, entry, self._common(), self.causal)
+            self._resolved[layer] = found
+        return found
+
+    @cached_property
+    def _resolved(self) -> dict[int, Layer]:
+        """Layers that were asked for: a run asks for each some ten times."""
+        return {}
 
     @property
     def plain(self) -> bool:

@@ -261,20 +261,23 @@ class Workload:
                     f"workload '{self.name}': {name}: {len(lists)} lists for {self.rows} rows"
                 )
             return
-        counts = np.array([len(row) for row in lists])
+        counts = np.fromiter(map(len, lists), np.int64, len(lists))
         if len(counts) != self.rows or (counts != self.columns[column]).any():
             raise WorkloadError(
                 f"workload '{self.name}': {name}: expected a list for each row, with as many "
                 f"tokens as its {column}"
             )
         flat = np.concatenate(lists)
-        row = np.repeat(np.arange(self.rows), counts)
-        wrong = flat < 0
-        wrong[1:] |= (np.diff(flat) <= 0) & (row[1:] == row[:-1])
+        ends = np.cumsum(counts)
+        wrong = np.zeros(len(flat) + 1, dtype=np.bool_)
+        wrong[1:-1] = flat[1:] <= flat[:-1]
+        wrong[ends] = False  # the first of the next row
+        wrong[:-1] |= flat < 0
         if wrong.any():
             at = int(np.argmax(wrong))
+            row = int(np.searchsorted(ends, at, side="right"))
             raise WorkloadError(
-                f"workload '{self.name}': {name}: row {row[at]} names token {flat[at]}; expected "
+                f"workload '{self.name}': {name}: row {row} names token {flat[at]}; expected "
                 "ascending token indexes"
             )
 

@@ -20,7 +20,7 @@ PAGES = {"spatten.md": "spatten-paper", "a3.md": "a3-conservative", "mnnfast.md"
 OWN = HERE / "your-own.md"
 SOURCE = "traces/smollm2-64p-32d.safetensors"
 POLICIES = ("dense", "static-8", "spatten-full")
-_FILE = re.compile(r"^```(?:python|yaml) (\S+)\n(.*?)^```", re.M | re.S)
+_FILE = re.compile(r"^```(?:python|yaml|toml) (\S+)\n(.*?)^```", re.M | re.S)
 
 
 def diagram(preset: str) -> str:

@@ -46,6 +46,7 @@ def test_help_loads_nothing_heavy(verb):
         ("--hlep", "; did you mean '--help'?"),
         ("--polcy", "; did you mean '--policy'?"),
         ("--acelerator=x", "; did you mean '--accelerator'?"),
+        ("--memory", "; an accelerator names its own, and --set memory=NAME another"),
         ("--foo", ""),
         ("--verbose", ""),
         ("-q", ""),

@@ -15,6 +15,7 @@ from accelsim.errors import WorkloadError
 from accelsim.hardware import accelerator_of, load_accelerator, simulate
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.config import MemoryConfig
+from accelsim.hardware.machines.a3 import A3Config
 from accelsim.hardware.timeline import READS, TRACK, Recorder
 from accelsim.traces import synthetic_trace
 from accelsim.workloads import RivalWorkload, Workload
@@ -169,3 +170,19 @@ def test_pruned_workloads_and_wide_heads_are_refused() -> None:
     )
     with pytest.raises(WorkloadError, match="head_dim 128"):
         run("a3-base", wide)
+
+
+def test_sizes_are_those_of_the_paper_if_a_file_names_none() -> None:
+    """d = 64, n = 320, 9-bit elements (§VI-B, §VI-D); a row of 320 has a number of 9 bits."""
+    given = {"kind": "a3", "description": "x", "source": "x"}
+    config = A3Config.model_validate(given)
+    assert (config.multipliers, config.capacity_rows, config.element_bits) == (64, 320, 9)
+    assert (config.module_overhead, config.selection_fill, config.scan_width) == (9, 4, 16)
+    assert config.buffer_bytes == 2 * 320 * 64 * 9 / 8
+    approximate = A3Config.model_validate(given | {"iterations": 0.5})
+    assert approximate.buffer_bytes == 320 * 64 * (9 + 9 + 18) / 8
+    bits = {
+        rows: approximate.model_copy(update={"capacity_rows": rows}).sorted_entry_bits - 9
+        for rows in (1, 2, 256, 257, 320)
+    }
+    assert bits == {1: 0, 2: 1, 256: 8, 257: 9, 320: 9}

@@ -11,6 +11,7 @@ from accelsim.errors import WorkloadError
 from accelsim.hardware import accelerator_of, load_accelerator, simulate
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.config import MemoryConfig
+from accelsim.hardware.machines.mnnfast import MnnFastConfig
 from accelsim.hardware.timeline import READS, TRACK, Recorder
 from accelsim.traces import synthetic_trace
 from accelsim.workloads import Workload
@@ -109,3 +110,12 @@ def test_books_timeline_operations_and_queues() -> None:
 def test_needs_tensors_or_a_fraction() -> None:
     with pytest.raises(WorkloadError, match="kept_fraction"):
         run(dense(64, 1))
+
+
+def test_sizes_if_a_file_names_none() -> None:
+    """Two channels of 32 GB/s; three pairs of chunks of 64 vectors of 64 elements."""
+    given = {"kind": "mnnfast", "description": "x", "source": "x"}
+    config = MnnFastConfig.model_validate(given)
+    assert (config.channels, config.chunk_rows, config.element_bits) == (2, 64, 12)
+    assert config.buffer_bytes == 3 * 2 * 64 * 64 * 12 / 8
+    assert config.model_copy(update={"chunk_rows": 32}).buffer_bytes == 3 * 2 * 32 * 64 * 12 / 8

@@ -116,7 +116,7 @@ MORE: dict[str, tuple[dict[str, Any], float]] = {
     "row buffers": ({"topk": {"rows": 3}}, 0.01),
     "comparators": ({"topk": {"parallelism": 32}}, 0.01),
     "multipliers": ({"multipliers": 1024}, 0.05),
-    "buffers": ({"buffer_lines": 512}, 0.05),
+    "buffers": ({"buffer_lines": 512}, 0.07),
     "prefetch": ({"key_prefetch_depth": 3, "value_prefetch_depth": 3}, 0.12),
     "channels": ({"channels": 32}, 0.15),
 }

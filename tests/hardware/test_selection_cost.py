@@ -15,7 +15,7 @@ from accelsim.hardware.machines.spatten._search import search_cycles
 from accelsim.hardware.machines.spatten.config import SpattenConfig
 from accelsim.policies import load_policy
 from accelsim.traces import synthetic_trace
-from accelsim.workloads import Workload
+from accelsim.workloads import QueryTable, Workload
 
 MACHINE = load_accelerator("spatten-paper")
 MEMORY = configs.load(MemoryConfig, MACHINE.memory, "memories")
@@ -82,3 +82,26 @@ def test_the_prompt_before_tova_takes_what_its_widths_take() -> None:
     # The last query of the prompt ranks, once a layer and head, and each decoded one after it.
     counted = tova["score_updates"][tova["step"] == 0].sum()
     assert counted == 3 * 4 * 96
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("cost", [400, 1000])
+def test_a_search_behind_a_query_of_two_passes_begins_with_its_last_score(
+    cost: int, count: int
+) -> None:
+    keys, values = 1500, 15
+    columns = {"keys": [keys] * 2, "values": [values] * 2, "key_bits": [8] * 2}
+    columns |= {"value_bits": [8] * 2, "step": [0, 0], "layer": [0, 1]}
+    passes, beats = 10, cost - 10 * MACHINE.topk.pass_overhead
+    columns |= {"select_size": [0, 2000], "select_target": [0, keys], "select_passes": [0, passes]}
+    columns |= {"select_beats": [0, beats], "select_elements": [0, 16 * beats]}
+    none = np.zeros(2 * count, np.int64)
+    details = {"position": none + 3, "keys": none + keys, "values": none + values}
+    details |= {"refetch": none, "topk_passes": none + 10, "topk_beats": none + 300}
+    table = QueryTable.of([count, count], details)
+    workload = Workload.from_columns(columns, query_table=table)
+    # A memory that both engines know to the cycle; the next layer waits for the last search.
+    memory = configs.load(MemoryConfig, "flat", "memories")
+    event, cycle = (simulate(workload, MACHINE, memory, engine) for engine in ("event", "cycle"))
+    assert event.modules["selector"].busy_cycles == count * cost
+    assert event.completion_cycles == cycle.completion_cycles

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import runpy
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -75,7 +78,8 @@ WAYS = pytest.mark.parametrize("machine", ["registered", "a file"], indirect=Tru
 
 def test_the_page_is_short_enough() -> None:
     assert set(FILES) == {
-        "vector_unit.py", "accelerators/vector-unit.yaml", "energy/vector-unit-45nm.yaml"
+        "vector_unit.py", "accelerators/vector-unit.yaml", "energy/vector-unit-45nm.yaml",
+        "pyproject.toml",
     }  # fmt: skip
     assert 60 <= len(FILES["vector_unit.py"].splitlines()) <= 140
 
@@ -141,6 +145,76 @@ def test_policies_change_its_bytes_and_lanes_its_time(
     for result, lanes in ((slow, 16), (dense, 256)):
         watts = result.energy_j_by_part["leakage"] / result.metrics["latency_s"]
         assert watts == pytest.approx(0.173e-3 * lanes)
+
+
+@pytest.fixture
+def package(tmp_path: Path, source: Path) -> Path:
+    """A folder that a package of the machine was installed into, as pip leaves it."""
+    (tmp_path / "vector_unit.py").write_text(FILES["vector_unit.py"], encoding="utf-8")
+    accelerator = FILES["accelerators/vector-unit.yaml"]
+    accelerator = accelerator.replace("vector-unit-45nm", "vector-unit-45nm.yaml")
+    (tmp_path / "vector-unit.yaml").write_text(accelerator, encoding="utf-8")
+    (tmp_path / "vector-unit-45nm.yaml").write_text(ENERGY, encoding="utf-8")
+    installed = tmp_path / "vector_unit-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: vector-unit\nVersion: 1.0\n")
+    group, point = FILES["pyproject.toml"].splitlines()
+    assert group == '[project.entry-points."accelsim.accelerators"]'
+    points = f"[accelsim.accelerators]\n{point.replace(chr(34), '')}\n"
+    (installed / "entry_points.txt").write_text(points)
+    (tmp_path / "test_own.py").write_text(
+        "from accelsim.testing import AcceleratorContract\n\n\n"
+        "class TestVectorUnit(AcceleratorContract):\n"
+        '    accelerator = "vector-unit.yaml"\n'
+    )
+    shutil.copy(source, tmp_path / "small.safetensors")
+    return tmp_path
+
+
+def run_there(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    paths = f"{folder}{os.pathsep}{ROOT}"
+    return subprocess.run(
+        [sys.executable, *command], cwd=folder, env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+REPLAY = ("-m", "accelsim", "replay", "small.safetensors", "--accelerator", "vector-unit.yaml")
+
+
+def test_a_package_with_an_entry_point_works_in_every_verb_and_worker(package: Path) -> None:
+    found = run_there(package, *REPLAY, "--json", "r.json")
+    assert found.returncode == 0, found.stderr
+    record = json.loads((package / "r.json").read_text(encoding="utf-8"))
+    assert record["metrics"]["latency_cycles"] > 0
+    (package / "s.yaml").write_text(
+        "sources: [small.safetensors]\naccelerator: vector-unit.yaml\npolicy: dense\n"
+        "axes: [{key: accelerator.lanes, values: [64, 256]}]\n"
+    )
+    sweep = ("-m", "accelsim", "sweep", "s.yaml", "--out", "store", "--executor", "processes")
+    found = run_there(package, *sweep)
+    assert found.returncode == 0, found.stderr
+    assert "2 points" in found.stdout
+    assert "0 failed" in found.stdout
+    found = run_there(package, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_own.py")
+    assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import nothing_of_that_name\n", "cannot be imported (No module named "),
+        ("ACCELERATOR = 3\n", "vector_unit:ACCELERATOR is of type int; expected an Accelerator"),
+    ],
+)
+def test_a_broken_package_is_one_line(package: Path, text: str, said: str) -> None:
+    (package / "vector_unit.py").write_text(text)
+    found = run_there(package, *REPLAY)
+    assert found.returncode == 2
+    assert len(found.stderr.strip().splitlines()) == 1
+    told = "vector-unit.yaml: key 'kind': entry point 'vector-unit' of package 'vector-unit'"
+    assert told in found.stderr
+    assert said in found.stderr
 
 
 ENERGY = FILES["energy/vector-unit-45nm.yaml"]

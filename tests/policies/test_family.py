@@ -24,7 +24,7 @@ from accelsim.policies import (
 from accelsim.policies.selections.ems import merge_into_nearest
 from accelsim.policies.selections.snapkv import pool
 from accelsim.policies.selections.zero_tprune import ZeroTPrune, page_rank, prune
-from accelsim.policies.selector import Block, Shape, selector_for
+from accelsim.policies.selector import Block, Decision, Shape, selector_for
 from accelsim.traces import synthetic_trace
 from accelsim.traces.capture import ModelShape, dense_attention
 
@@ -455,3 +455,27 @@ def test_heads_may_share_what_a_layer_keeps(kind: str, prompt: int) -> None:
                 weights = np.exp(at.scale * key[kv, cache] @ at.query[0][head, i])
                 received[kv, cache] += weights / weights.sum()
     assert sizes > {0}
+
+
+def test_rows_may_be_attended_one_by_one() -> None:
+    rng = np.random.default_rng(3)
+    query, key, value = tensors()
+    first, both = rng.normal(size=(2, HEADS, TOKENS, TOKENS))
+    policy = load_policy("streaming-llm")
+    selector = selector_for(policy, Shape(4, HEADS, KV_HEADS, DIM, TOKENS, 0))
+    found = []
+    for parts in ([slice(None)], [slice(row, row + 1) for row in range(TOKENS)]):
+        scores = first.copy()
+        block = Block(
+            0, np.arange(TOKENS), query, key, value, scores, both.copy(), 0.3, True, 1.0
+        )  # fmt: skip
+        decision = Decision.empty(block, KV_HEADS)
+        decision.kept[:] = np.tri(TOKENS, dtype=np.bool_) & ~np.tri(TOKENS, k=-8, dtype=np.bool_)
+        for rows in parts:
+            selector.attend(block, decision, rows)
+        np.testing.assert_allclose(block.scores.sum(axis=2), 1.0)
+        found.append((block.scores, decision.refetched))
+    (whole, refetched), (by_row, refetched_by_row) = found
+    assert np.array_equal(whole, by_row)
+    assert np.array_equal(refetched, refetched_by_row)
+    assert 0 < refetched.mean() < 1

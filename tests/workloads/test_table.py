@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from accelsim.errors import WorkloadError
-from accelsim.workloads import QueryTable, Workload
+from accelsim.workloads import LayerShape, QueryTable, Workload
 from accelsim.workloads.indices import DrawnIndices
 
 ROW = st.fixed_dictionaries(
@@ -256,3 +256,23 @@ def test_copies_run_together_layer_by_layer() -> None:
     # The largest head is 2, so each copy has three places for heads.
     assert three["head"].tolist() == [0, 2, 3, 5, 6, 8, 1, 4, 7, 0, 3, 6]
     assert three.policy_bytes()["value"] == 3 * work.policy_bytes()["value"]
+
+
+def test_layers_may_have_widths_of_their_own() -> None:
+    columns = {name: [8, 8, 8, 8] for name in ("keys", "values", "key_bits", "value_bits")}
+    columns["layer"] = [0, 1, 2, 1]
+    shapes = {
+        0: LayerShape(4, 4, 64, 64),
+        1: LayerShape(8, 1, 96, 80, latent=True),
+        2: LayerShape(4, 2, 128, 32),
+    }
+    workload = Workload.from_columns(columns, head_dim=64, layers=shapes)
+    assert workload.key_dims.tolist() == [64, 96, 128, 96]
+    assert workload.value_dims.tolist() == [64, 80, 32, 80]
+    # Values of a latent lie in its keys.
+    assert workload.fetched_value_dims.tolist() == [64, 0, 32, 0]
+    assert not workload.one_width
+    with pytest.raises(WorkloadError, match="differ from those of the first row's layer"):
+        Workload.from_columns(columns, head_dim=96, layers=shapes)
+    with pytest.raises(WorkloadError, match="layer 2 has rows"):
+        Workload.from_columns(columns, head_dim=64, layers={i: shapes[i] for i in (0, 1)})

@@ -177,28 +177,32 @@ def activity_of(machine: Spatten) -> Activity:
         activity.modules[module.name] = module.activity
         module.activity.operations = module.operations
         module.activity.peak_operations_per_cycle = float(most)
+    _cut(activity.modules["selector"], total)
     for module_activity in activity.modules.values():
-        _close(module_activity, total)
+        spent = module_activity.busy_cycles + sum(module_activity.stall_cycles.values())
+        if spent < total:
+            module_activity.stall_cycles["idle"] = total - spent
     activity.queues = _queues(machine)
     finish(activity, rows, order.completions)
     return activity
 
 
-def _close(module: ModuleActivity, total: int) -> None:
-    """What is neither busy nor stalled was idle; what goes on after the last output is no part of
-    the run (a streamed run ends before its last selections)."""
-    idle = total - module.busy_cycles - sum(module.stall_cycles.values())
-    if idle > 0:
-        module.stall_cycles["idle"] = idle
-    for reason in list(module.stall_cycles) if idle < -module.busy_cycles else ():
-        over = min(-idle - module.busy_cycles, module.stall_cycles[reason])
-        module.stall_cycles[reason] -= over
-        idle += over
-    if idle < 0:
-        module.busy_cycles += idle
-        if module.operations is not None and module.peak_operations_per_cycle is not None:
-            peak = int(module.peak_operations_per_cycle)
-            module.operations = min(module.operations, module.busy_cycles * peak)
+def _cut(module: ModuleActivity, total: int) -> None:
+    """Leave out what goes on after the last output: a streamed run ends before its last selections.
+
+    No other module does; what it has too many is a broken book, and is refused.
+    """
+    over = max(module.busy_cycles + sum(module.stall_cycles.values()) - total, 0)
+    # The search is the last of it; the wait for its scores is before.
+    searched = min(over, module.busy_cycles)
+    module.busy_cycles -= searched
+    for reason, cycles in module.stall_cycles.items():
+        waited = min(over - searched, cycles)
+        module.stall_cycles[reason] -= waited
+        searched += waited
+    peak = module.peak_operations_per_cycle
+    if over and module.operations is not None and peak is not None:
+        module.operations = min(module.operations, module.busy_cycles * int(peak))
 
 
 def finish(activity: Activity, rows: Rows, completions: list[int]) -> None:

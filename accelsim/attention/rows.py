@@ -19,6 +19,7 @@ def softmax_kept(
     row: NDArray[np.float64],
     both: NDArray[np.float64],
     threshold: float,
+    sink: float,
     kept: NDArray[np.bool_],
     visible: int,
 ) -> bool:
@@ -29,6 +30,7 @@ def softmax_kept(
             query does not see has -inf.
         both: scores from both bit planes; read only if the row is refetched.
         threshold: a row whose largest probability is below is computed again from ``both``.
+        sink: a score that takes part and has no key; -inf for none.
         kept: [keys].
         visible: keys that the query may see.
 
@@ -42,22 +44,23 @@ def softmax_kept(
         for j in range(visible):
             if kept[j] and source[j] > top:
                 top = source[j]
-        total = 0.0
         if top == -np.inf:
             # Nothing is kept, or nothing of it is seen.
             for j in range(len(row)):
                 row[j] = 0.0
             return refetched
+        largest, top = top, max(top, sink)
         # Below the threshold for sure needs the sum, which a refetch needs again anyway.
+        total = np.exp(sink - top)
         if threshold > 0.0 and not refetched:
             for j in range(visible):
                 if kept[j]:
                     total += np.exp(source[j] - top)
-            if 1.0 / total < threshold:
+            if np.exp(largest - top) / total < threshold:
                 refetched = True
                 source = both
                 continue
-            total = 0.0
+            total = np.exp(sink - top)
         for j in range(visible):
             if kept[j]:
                 row[j] = np.exp(source[j] - top)
@@ -76,6 +79,7 @@ def attend_rows(
     scores: NDArray[np.float64],
     both: NDArray[np.float64],
     threshold: float,
+    sinks: NDArray[np.float64],
     visible: NDArray[np.int64],
     kept: NDArray[np.bool_],
     refetched: NDArray[np.bool_],
@@ -85,6 +89,7 @@ def attend_rows(
     Args:
         scores, both: [heads, rows, keys].
         threshold: of the refetch.
+        sinks: [heads], -inf for none.
         visible: [rows].
         kept: [heads, rows, keys].
         refetched: [heads, rows], written.
@@ -92,7 +97,7 @@ def attend_rows(
     for h in range(scores.shape[0]):
         for r in range(scores.shape[1]):
             refetched[h, r] = softmax_kept(
-                scores[h, r], both[h, r], threshold, kept[h, r], visible[r]
+                scores[h, r], both[h, r], threshold, sinks[h], kept[h, r], visible[r]
             )
 
 

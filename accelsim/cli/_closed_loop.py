@@ -15,6 +15,7 @@ from accelsim.cli._presses import for_closed_loop, press_option, recorded
 if TYPE_CHECKING:
     from accelsim.exploration import Retrieval
     from accelsim.policies import Policy
+    from accelsim.traces.capture import ModelShape
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -158,11 +159,11 @@ def _scores(
     with stages(model) as on_stage:
         windows: list[list[int]] = []
         if lee is not None:
-            score, layers = _lee(lee)
+            score, shape = _lee(lee)
         else:
-            score, layers, windows = _perplexity(model, options)
+            score, shape, windows = _perplexity(model, options)
         if policies is None:
-            policies = _every(layers, causal=lee is None, prompt_tokens=prompt, skip=skip)
+            policies = _every(shape, causal=lee is None, prompt_tokens=prompt, skip=skip)
         results = {}
         for spec, policy in policies.items():
             results[spec] = score(
@@ -203,9 +204,7 @@ def _tasks(
     context, asked = options["context"], options["question_in_prompt"]
     loaded, examples = task_texts(model, tasks, options["texts"], options["examples"], context)
     if policies is None:
-        policies = _every(
-            loaded.shape.num_layers, causal=True, prompt_tokens=context // 2, skip=context
-        )
+        policies = _every(loaded.shape, causal=True, prompt_tokens=context // 2, skip=context)
     with remaining(model) as tell:
         found = run_retrieval(
             loaded,
@@ -244,7 +243,7 @@ def _write(document: dict[str, Any], json_file: str | None, folder: Path | None)
         write_text(folder / "closed-loop.json", text + "\n")
 
 
-def _every(num_layers: int, *, causal: bool, prompt_tokens: int, skip: int) -> dict[str, Policy]:
+def _every(shape: ModelShape, *, causal: bool, prompt_tokens: int, skip: int) -> dict[str, Policy]:
     """The presets that can run inside the model, by name."""
     from accelsim.configs import preset_names
     from accelsim.policies import load_policy, why_closed_loop_not
@@ -254,7 +253,13 @@ def _every(num_layers: int, *, causal: bool, prompt_tokens: int, skip: int) -> d
         name: policy
         for name, policy in found.items()
         if not why_closed_loop_not(
-            policy, causal=causal, prompt_tokens=prompt_tokens, skip=skip, num_layers=num_layers
+            policy,
+            causal=causal,
+            prompt_tokens=prompt_tokens,
+            skip=skip,
+            num_layers=shape.num_layers,
+            sinks=bool(shape.sinks),
+            both_ways=shape.both_ways,
         )
     }
 
@@ -268,8 +273,8 @@ def _figure(model: str, results: dict[str, dict[str, Any]]) -> str:
     return policy_figure(points, f"{metric} (closed loop)", title=title, log=metric == "perplexity")
 
 
-def _perplexity(name: str, options: dict[str, Any]) -> tuple[Any, int, list[list[int]]]:
-    """What scores a policy (or one for each window), the layers of the model, and the windows."""
+def _perplexity(name: str, options: dict[str, Any]) -> tuple[Any, ModelShape, list[list[int]]]:
+    """What scores a policy (or one for each window), the model's shape, and the windows."""
     from accelsim.functional.closed_loop import SHIPPED, Text, load_model, perplexity
 
     texts = [Text(text) for text in options["texts"] or [SHIPPED]]
@@ -283,13 +288,13 @@ def _perplexity(name: str, options: dict[str, Any]) -> tuple[Any, int, list[list
             model, windows, policy, skip=options["skip"],
             prompt_tokens=options["prompt_tokens"], on_window=tell,
         ),
-        model.shape.num_layers,
+        model.shape,
         windows,
     )  # fmt: skip
 
 
-def _lee(path: str) -> tuple[Any, int]:
-    """What scores a policy, and the layers of the model."""
+def _lee(path: str) -> tuple[Any, ModelShape]:
+    """What scores a policy, and the model's shape."""
     from accelsim.functional.closed_loop import lee_score, read_lee
     from accelsim.traces.capture import load_minilm
 
@@ -297,7 +302,7 @@ def _lee(path: str) -> tuple[Any, int]:
     model = load_minilm()
     return (
         lambda policy, tell: lee_score(model, stories, judged, policy, on_story=tell),
-        model.shape.num_layers,
+        model.shape,
     )
 
 

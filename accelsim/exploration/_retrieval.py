@@ -92,8 +92,9 @@ def run_retrieval(
         raise TraceError("no example of a task; expected at least one")
     for spec, policy in policies.items():
         explain = why_closed_loop_not(
-            policy, causal=True, prompt_tokens=1, num_layers=model.shape.num_layers
-        )
+            policy, causal=True, prompt_tokens=1, num_layers=model.shape.num_layers,
+            sinks=bool(model.shape.sinks), both_ways=model.shape.both_ways,
+        )  # fmt: skip
         if explain:
             raise TraceError(f"{spec}: {explain}")
     with ExitStack() as stack:

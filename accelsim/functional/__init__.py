@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from accelsim.attention.topk import PARALLELISM, TopK, topk_engine
+    from accelsim.functional._attends import Looks
     from accelsim.functional._machine import run_machine
     from accelsim.functional._record import PolicyRun
     from accelsim.functional._run import run_policy
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PARALLELISM",
+    "Looks",
     "PolicyRun",
     "TopK",
     "VerifyResult",
@@ -30,6 +32,7 @@ __all__ = [
 
 _HOMES = {
     "PARALLELISM": "accelsim.attention.topk",
+    "Looks": "accelsim.functional._attends",
     "PolicyRun": "accelsim.functional._record",
     "TopK": "accelsim.attention.topk",
     "VerifyResult": "accelsim.functional._verify",

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.attention.kernels import NO_BIAS, NO_BITS, NO_STORED
+from accelsim.attention.kernels import NO_BIAS, NO_BITS, NO_SINKS, NO_STORED
+from accelsim.attention.look import Look
 from accelsim.errors import TraceError
 from accelsim.traces import AttentionTrace, Bias, Layer
 
@@ -115,3 +116,61 @@ def score_biases(trace: AttentionTrace, layers: Sequence[Layer]) -> list[NDArray
         row = np.ascontiguousarray(added[:, 0])
         found.append(made.setdefault(own.bias, row) if own.bias.kind == "alibi" else row)
     return found
+
+
+class Looks:
+    """How queries of a trace attend, for selectors: of a decoder, or of an encoder.
+
+    Args:
+        trace: of one stack.
+    """
+
+    def __init__(self, trace: AttentionTrace) -> None:
+        self._trace = trace
+        self._own = [trace.layer(index) for index in range(trace.num_layers)]
+        self._bias = score_biases(trace, self._own)
+        self.decodes = trace.causal or trace.decode_tokens > 0
+
+    def ends(self, layer: int, positions: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """One past the last key that queries may see, [rows]; ``None``: their own, or all."""
+        trace, mask = self._trace, self._own[layer].mask
+        if not self.decodes or trace.causal or mask.backward:
+            return None
+        prompt = trace.prefill_tokens
+        if mask.kind == "prefix":
+            return mask.end(positions, trace.tokens)
+        return np.where(positions < prompt, prompt, positions + 1)
+
+    def __call__(
+        self, layer: int, positions: NDArray[np.int64], context: int | None = None
+    ) -> Look:
+        """How queries attend.
+
+        Args:
+            layer: where.
+            positions: of the queries, ascending.
+            context: columns of what depends on the key; up to the last end if ``None``.
+
+        Raises:
+            TraceError: a query that sees no key, or a stored bias that is not finite.
+        """
+        trace, own = self._trace, self._own[layer]
+        ends = self.ends(layer, positions)
+        if context is None:
+            last = positions[-1:] + 1 if self.decodes else np.array([trace.tokens])
+            context = int((last if ends is None else ends).max(initial=0))
+        whole = ("causal", "prefix") if self.decodes else ("full",)
+        hidden = None
+        if own.mask.kind not in whole:
+            seen = trace.seen(layer, positions)
+            if not seen.any(axis=1).all():
+                raise TraceError(f"{trace.path}: layer {layer}: a query sees no key; expected one")
+            hidden = ~seen[:, :context]
+        return Look(
+            hidden,
+            own.softcap or 0.0,
+            self._bias[layer],
+            stored_bias(trace, layer, own, positions, context),
+            NO_SINKS if own.sinks is None else own.sinks,
+            ends,
+        )

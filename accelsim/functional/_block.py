@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.attention.kernels import NO_BIAS, NO_STORED, WORK
+from accelsim.attention.kernels import WORK
+from accelsim.attention.look import PLAIN, Look
 from accelsim.attention.rows import prune_values
 from accelsim.errors import ConfigError
 from accelsim.functional._requests import Mask, requested
@@ -37,45 +38,6 @@ class Attended:
     used: NDArray[np.bool_]
     topk: NDArray[Any]
     output: NDArray[np.float64]
-
-
-class Look(NamedTuple):
-    """How rows attend beyond causal softmax.
-
-    Attributes:
-        hidden: [rows, context], tokens that a row does not see; ``None`` where it sees all up to
-            its own.
-        softcap: c of ``c * tanh(score / c)``; 0 for none.
-        bias: [query_heads, distances], added by the distance of a key from the query, 0 in the
-            middle; empty for none.
-        added: [query_heads, rows, context], added instead; empty for none.
-    """
-
-    hidden: NDArray[np.bool_] | None = None
-    softcap: float = 0.0
-    bias: NDArray[np.float64] = NO_BIAS
-    added: NDArray[np.float32] = NO_STORED
-
-    def apply(self, scores: NDArray[np.float64], positions: NDArray[np.int64]) -> None:
-        """Cap, add and hide, in place.
-
-        Args:
-            scores: [query_heads, rows, context].
-            positions: of the rows.
-        """
-        if self.softcap > 0.0:
-            scores[...] = self.softcap * np.tanh(scores / self.softcap)
-        if len(self.bias):
-            away = np.arange(scores.shape[2])[None, :] - positions[:, None]
-            scores += self.bias[:, away + self.bias.shape[1] // 2]
-        if len(self.added):
-            scores += self.added
-        if self.hidden is not None:
-            scores[:, self.hidden] = -np.inf
-
-
-PLAIN = Look()
-"""Causal softmax, or full softmax of an encoder."""
 
 
 class Fetches:
@@ -173,7 +135,11 @@ def attend_block(
         look: masks of the layer, and what changes its scores.
     """
     shape = selector.shape
-    context = int(positions[-1]) + 1 if shape.causal else shape.tokens
+    ends = look.ends
+    if ends is not None:
+        context = int(ends.max())
+    else:
+        context = int(positions[-1]) + 1 if shape.causal else shape.tokens
     scores, both = stored.scores(query, positions, context, scale)
     for found in (scores,) if both is scores else (scores, both):
         look.apply(found, positions)
@@ -188,6 +154,7 @@ def attend_block(
         stored.threshold,
         shape.causal,
         scale,
+        look,
     )
     decision = selector.run(block)
     if policy.selection is not None:
@@ -232,7 +199,11 @@ def _check_declared(rule: SelectionPart, decision: Decision) -> None:
 
 
 def cut(
-    positions: NDArray[np.int64], shape: Shape, rows: int, scores: int | None = None
+    positions: NDArray[np.int64],
+    shape: Shape,
+    rows: int,
+    scores: int | None = None,
+    ends: NDArray[np.int64] | None = None,
 ) -> Iterator[NDArray[np.int64]]:
     """Cut query rows into blocks that do not mix the prompt with what follows it.
 
@@ -243,17 +214,20 @@ def cut(
         shape: of the model and the run.
         rows: most rows of a block.
         scores: most scores of a block of several rows; any number if ``None``.
+        ends: [rows], one past the last key that each may see; its own if ``None``.
     """
     if not shape.causal:
         yield positions
         return
     prompt = positions < shape.prompt_tokens
-    for half in (positions[prompt], positions[~prompt]):
+    contexts = positions + 1 if ends is None else ends
+    for part in (prompt, ~prompt):
+        half, longest = positions[part], contexts[part]
         start = 0
         while start < len(half):
             size = min(rows, len(half) - start)
             if scores is not None:
-                context = int(half[start + size - 1]) + 1
+                context = int(longest[start + size - 1])
                 size = min(size, max(scores // (shape.num_query_heads * context), 1))
             yield half[start : start + size]
             start += size

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.attention.kernels import (
+    cap_row,
     filter_top,
     quick_select,
     scores_of_row,
@@ -30,6 +31,17 @@ _FRACTION, _LIMIT, _LN2 = fp.FRACTION_BITS, fp.EXPONENT_LIMIT, fp.LN2
 _INVERSE_LN2, _K_SHIFT = fp.INVERSE_LN2, fp.FRACTION_BITS + fp.INVERSE_LN2_BITS
 _ONE, _RATIO_BITS = fp.PROBABILITY_ONE, fp.RATIO_BITS
 _LONGEST_SHIFT = 62
+_CHANGED, _CAP_END, _CAP_INVERSE, _CAP_FACTOR, _SINK = range(5)
+_CAP_BITS, _CAP_FACTOR_BITS = fp.CAP_BITS, fp.CAP_FACTOR_BITS
+_SCORE_LIMIT, _NO_SINK = fp.SCORE_LIMIT, fp.NO_SINK
+NO_BIAS = np.zeros((0, 0), dtype=np.int64)
+NO_DENSE_BIAS = np.zeros((0, 0))
+
+
+def changes_of(changes: fp.Changes | None, bias: Integers | None) -> Integers:
+    """Return what a layer does to scores as the numbers that the kernels take."""
+    changed = changes is not None or bias is not None
+    return np.array([changed, *(changes or fp.Changes())], dtype=np.int64)
 
 
 def settings(datapath: fp.Datapath) -> Integers:
@@ -122,21 +134,55 @@ def row_scores(
 
 
 @kernel
+def changed_score(wide: int, shift: int, changes: Integers, bias: int, rounding: int) -> int:
+    """Return a softmax input in ``FRACTION_BITS`` fraction bits: rounded, capped, then biased."""
+    right = shift - _FRACTION
+    if right >= 0:
+        score = shift_right(wide, min(right, _LONGEST_SHIFT), rounding)
+    else:
+        most = _SCORE_LIMIT >> min(-right, _LONGEST_SHIFT)
+        if -most <= wide <= most:
+            score = wide << min(-right, _LONGEST_SHIFT)
+        else:
+            score = _SCORE_LIMIT if wide > 0 else -_SCORE_LIMIT
+    score = min(max(score, -_SCORE_LIMIT), _SCORE_LIMIT)
+    if changes[_CAP_END] > 0:
+        size, one = abs(score), 1 << _FRACTION
+        part = one
+        if size < changes[_CAP_END]:
+            e = exponential(size * changes[_CAP_INVERSE], _FRACTION + _CAP_BITS, rounding)
+            part = divide((one - e) << _FRACTION, one + e, rounding)
+        capped = shift_right(part * changes[_CAP_FACTOR], _CAP_FACTOR_BITS, rounding)
+        score = capped if score > 0 else -capped
+    changed: int = score + bias
+    return changed
+
+
+@kernel
 def row_softmax(
     scores: Integers,
     visible: int,
     multipliers: Integers,
     shift: int,
     path: Integers,
+    changes: Integers,
+    bias: Integers,
     exponentials: Integers,
     probabilities: Integers,
 ) -> tuple[int, int]:
     """Write exponentials and probability codes; return their sum and the largest code."""
-    rounding = path[_ROUNDING]
+    rounding, total = path[_ROUNDING], 0
     for j in range(visible):
         exponentials[j] = scores[j] * multipliers[j]
+        if changes[_CHANGED]:
+            added = bias[j] if len(bias) else 0
+            exponentials[j] = changed_score(exponentials[j], shift, changes, added, rounding)
     top = exponentials[:visible].max()
-    total = 0
+    if changes[_CHANGED]:
+        shift = _FRACTION
+        if changes[_SINK] != _NO_SINK:
+            top = max(top, changes[_SINK])
+            total = exponential(top - changes[_SINK], shift, rounding)
     for j in range(visible):
         exponentials[j] = exponential(top - exponentials[j], shift, rounding)
         total += exponentials[j]
@@ -204,6 +250,8 @@ def attend_row(
     path: Integers,
     threshold: int,
     budget: int,
+    changes: Integers,
+    bias: Integers,
     scores: Integers,
     exponentials: Integers,
     probabilities: Integers,
@@ -214,13 +262,13 @@ def attend_row(
     """One query of one head; adds to ``overflows`` and returns whether LSBs were needed."""
     overflows[0] += row_scores(query, first_transposed, visible, path, scores)
     total, largest = row_softmax(
-        scores, visible, multipliers, shift, path, exponentials, probabilities
+        scores, visible, multipliers, shift, path, changes, bias, exponentials, probabilities
     )
     refetched: bool = largest < threshold
     if refetched:
         overflows[0] += row_scores(query, both_transposed, visible, path, scores)
         total, largest = row_softmax(
-            scores, visible, multipliers, shift, path, exponentials, probabilities
+            scores, visible, multipliers, shift, path, changes, bias, exponentials, probabilities
         )
     row_used(probabilities, visible, budget, used)
     read = values_both if refetched else values
@@ -244,6 +292,8 @@ def attend_rows(
     path: Integers,
     threshold: int,
     value_budget: Integers,
+    changes: Integers,
+    bias: Integers,
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
     """All queries of one head; see :func:`accelsim.functional.fixed_point_attention`."""
     rows = len(query)
@@ -258,7 +308,8 @@ def attend_rows(
         refetched[row] = attend_row(
             query[row], first_transposed, both_transposed, values, values_both, visible[row],
             multipliers[row], shifts[row], ratios, path, threshold, value_budget[visible[row]],
-            scores, exponentials, probabilities[row], used[row], output[row], overflows,
+            changes, bias[row] if len(bias) else bias.ravel(), scores, exponentials,
+            probabilities[row], used[row], output[row], overflows,
         )  # fmt: skip
     return probabilities, used, output, refetched, overflows
 
@@ -304,6 +355,11 @@ def compare_head(
     kept: Integers,
     scale: float,
     policy_output: NDArray[np.float64],
+    changes: Integers,
+    bias: Integers,
+    softcap: float,
+    dense_bias: NDArray[np.float64],
+    sink: float,
 ) -> NDArray[Any]:
     """Run one head row by row in fixed point, beside dense attention in float64.
 
@@ -319,6 +375,10 @@ def compare_head(
         kept: token of each kept key.
         scale: of the scores.
         policy_output: outputs of the policy in float64, [rows, value_dim].
+        changes, bias: as :func:`attend_rows`.
+        softcap: of the dense scores; 0 for none.
+        dense_bias: added to them then, [rows, context]; empty for none.
+        sink: that takes part in their softmax; -inf for none.
 
     Returns:
         [len(SUMS)].
@@ -334,7 +394,10 @@ def compare_head(
     for row in range(rows):
         seen, n = dense_visible[row], visible[row]
         scores_of_row(dense_query[row], dense_keys_transposed, seen, scale, dense_scores)
-        log_sum, _ = softmax_row(dense_scores, seen, dense_probabilities)
+        cap_row(dense_scores, 0, seen, softcap)
+        if len(dense_bias):
+            dense_scores[:seen] += dense_bias[row, :seen]
+        log_sum, _ = softmax_row(dense_scores, seen, dense_probabilities, sink)
         weighted_sum(dense_probabilities, dense_values, everything, seen, dense_output)
         dense_square = 0.0
         for d in range(dim):
@@ -346,7 +409,8 @@ def compare_head(
         refetched = attend_row(
             query[row], first_transposed, both_transposed, values, values_both, n,
             multipliers[row], shifts[row], ratios, path, threshold, value_budget[n],
-            scores, exponentials, probabilities, used, output, overflows,
+            changes, bias[row] if len(bias) else bias.ravel(), scores, exponentials,
+            probabilities, used, output, overflows,
         )  # fmt: skip
         square, product = 0.0, 0.0
         for d in range(dim):
@@ -361,10 +425,11 @@ def compare_head(
         elif square == dense_square:
             sums[4] += 1.0
         total = probabilities[:n].sum()
+        whole = _ONE if sink > -np.inf else total  # of a sink, too
         for j in range(n):
             sums[6] += dense_probabilities[kept[j]]
             if probabilities[j] > 0:
-                p = probabilities[j] / total
+                p = probabilities[j] / whole
                 sums[5] += p * (np.log(p) - dense_scores[kept[j]] + log_sum)
         sums[7] += refetched
         sums[8] += 1.0

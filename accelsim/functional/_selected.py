@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.attention.kernels import METRICS, PER_QUERY, WORK
-from accelsim.errors import TraceError
-from accelsim.functional._attends import score_biases, stored_bias
-from accelsim.functional._block import Attended, Fetches, Look, attend_block, cut
+from accelsim.attention.look import Look
+from accelsim.functional._attends import Looks
+from accelsim.functional._block import Attended, Fetches, attend_block, cut
 from accelsim.functional._cascade import CascadeRule, shape_of, stages_of
 from accelsim.functional._record import NAMES, Recording
 from accelsim.functional._stored import Stored, value_budgets
 from accelsim.functional._walk import OpenLoopRule, Order, finite_tensors
 from accelsim.policies import STAGES, Policy, beside
 from accelsim.policies.cascade import LayerCascade
-from accelsim.policies.selector import Shape, selector_for, stage_of
+from accelsim.policies.selector import Prompt, Shape, selector_for, stage_of
 from accelsim.traces import AttentionTrace, Layer
 
 _ROWS_PER_BLOCK = 256
@@ -38,18 +39,21 @@ class SelectedRule(OpenLoopRule):
 
     def __init__(self, trace: AttentionTrace, policy: Policy, seed: int) -> None:
         self._trace, self._policy, self._seed = trace, policy, seed
-        self._shape = shape_of(trace)
+        self._looks = Looks(trace)
+        # A decoder, even where its prompt is read in both directions.
+        self._shape = as_decoder(shape_of(trace), self._looks.decodes)
         self._selector = selector_for(policy, self._shape, seed)
         if isinstance(self._selector, LayerCascade):
             row = self._selector.STATE_BYTES * trace.tokens
             self.tile_tokens = max(_TILE_BYTES // row, 1)
             self.order = "layers" if self.tile_tokens >= trace.tokens else "tiles"
+            own = [trace.layer(index).kind != "cross" for index in range(trace.num_layers)]
+            self._selector.last_layer = int(np.flatnonzero(own).max(initial=0))
         self._budgets = {
             stage: value_budgets(own, trace.num_layers, trace.tokens)
             for stage, own in policy.by_stage().items()
         }
         self._own = [trace.layer(index) for index in range(trace.num_layers)]
-        self._bias = score_biases(trace, self._own)
         self._layer = -1
         self._stored: Stored | None = None
         self._quantization = policy.quantization
@@ -63,6 +67,8 @@ class SelectedRule(OpenLoopRule):
 
     def keep_ratio(self, layer: int, figures: dict[str, float]) -> float:
         """Of the cascade's schedule; else what was kept."""
+        if self._own[layer].kind == "cross":
+            return 1.0
         if self._tokens is not None:
             return self._tokens.keep_ratio(layer, self._trace.num_layers)
         return figures["kept_token_fraction"]
@@ -71,8 +77,14 @@ class SelectedRule(OpenLoopRule):
         """The prompt of a layer, or all that follows it; or a tile of either."""
         trace, shape, own = self._trace, self._shape, self._own[layer]
         if own.kind == "cross":
-            # Its keys are there before the first query, and no rule of a cache acts on them.
-            self._crossing[stage_of(positions, shape)].attend(layer, positions, record)
+            # Its keys are there before the first query, and neither a rule of a cache nor a cascade
+            # that accumulates by layers acts on them. A prompt asks for them once, in whole.
+            stage = stage_of(positions, shape)
+            if stage == "prefill":
+                if positions[-1] < trace.prefill_tokens - 1:
+                    return
+                positions = np.arange(trace.prefill_tokens)
+            self._crossing[stage].attend(layer, positions, record)
             return
         if layer != self._layer:
             self._layer = layer
@@ -91,20 +103,17 @@ class SelectedRule(OpenLoopRule):
         prompt = stage == "prefill"
         if prompt and shape.causal:
             asking = query[:, positions[0] : positions[-1] + 1]
-            self._selector.foresee(layer, asking, self._stored.key_both, positions, own.scale)
+            looks = functools.partial(self._looks, layer, context=trace.prefill_tokens)
+            keys = self._stored.key_both
+            self._selector.foresee(Prompt(layer, asking, keys, positions, own.scale, looks))
         rows = self._selector.rows(layer, positions)
         last = trace.prefill_tokens if shape.causal else shape.tokens
         if prompt and layer not in self._prompts:
             self._prompts[layer] = _Requests(own, Fetches(shape.at(layer), last), shape.at(layer))
-        masked = own.mask.kind not in ("causal", "full")
-        for part in cut(rows, shape, _ROWS_PER_BLOCK, _SCORES_PER_BLOCK):
+        ends = self._looks.ends(layer, rows)
+        for part in cut(rows, shape, _ROWS_PER_BLOCK, _SCORES_PER_BLOCK, ends):
             wide = query[:, part].astype(np.float64)
-            context = int(part[-1]) + 1 if shape.causal else shape.tokens
-            hidden = ~trace.seen(layer, part)[:, :context] if masked else None
-            if hidden is not None and hidden.all(axis=1).any():
-                raise TraceError(f"{trace.path}: layer {layer}: a query sees no key; expected one")
-            added = stored_bias(trace, layer, own, part, context)
-            look = Look(hidden, own.softcap or 0.0, self._bias[layer], added)
+            look = self._looks(layer, part)
             got = attend_block(
                 self._selector, here, self._stored, layer, wide, part, own.scale,
                 self._budgets[stage][layer], self._seed + layer, look,
@@ -118,7 +127,7 @@ class SelectedRule(OpenLoopRule):
                 self._prompts[layer].add(got)
             else:
                 mine = shape.at(layer)
-                found = _Requests(own, Fetches(mine, context, part), mine)
+                found = _Requests(own, Fetches(mine, int(part[-1]) + 1, part), mine)
                 found.add(got)
                 for at in range(len(part)):
                     step = int(part[at]) + 1 - trace.prefill_tokens
@@ -128,6 +137,12 @@ class SelectedRule(OpenLoopRule):
             whole = self._prompts.pop(layer)
             if whole.some:
                 whole.note((0, layer, last), 0, slice(None), record)
+
+
+def as_decoder(shape: Shape, decodes: bool) -> Shape:
+    """The shape of a model that decodes: its rows are those of a prompt, and those after it."""
+    layers = tuple(as_decoder(own, decodes) for own in shape.layers)
+    return replace(shape, causal=decodes, layers=layers)
 
 
 class _Requests:
@@ -268,8 +283,10 @@ def _compare(
     look.apply(scores, block.positions)
     hidden = np.arange(context)[None, :] >= block.visible[:, None]
     scores[:, hidden] = -np.inf
-    scores -= scores.max(axis=-1, keepdims=True)
-    scores -= np.log(np.exp(scores).sum(axis=-1, keepdims=True))
+    sinks = block.sinks[:, None, None]
+    top = np.maximum(scores.max(axis=-1, keepdims=True), sinks)
+    scores -= top
+    scores -= np.log(np.exp(scores).sum(axis=-1, keepdims=True) + np.exp(sinks - top))
     dense = np.exp(scores)
     reference = (dense.reshape(len(key), -1, context) @ value).reshape(heads, rows, -1)
     norms = np.sqrt((got.output**2).sum(axis=-1) * (reference**2).sum(axis=-1))

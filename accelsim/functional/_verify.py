@@ -21,6 +21,8 @@ from accelsim.policies import Policy, ProgressiveQuantization, Stage, load_polic
 from accelsim.traces import AttentionTrace, load_trace
 
 _SUMS = _fixed_kernels.SUMS
+_BIASED_ROWS = 64
+"""Rows whose biases are in memory together."""
 
 
 @dataclass(frozen=True)
@@ -103,12 +105,12 @@ def verify_fixed_point(
     Raises:
         AccelsimError: a trace or policy that the datapath cannot take.
     """
-    for word, layer in trace.beyond().items():
-        biased = word in ("ALiBi", "a relative bias", "a stored bias")
-        if biased or word in ("soft-capped scores", "sinks"):
+    for layer in range(trace.num_layers):
+        cap = trace.layer(layer).softcap
+        if cap is not None and cap > fp.MAX_SOFTCAP:
             raise AccelsimError(
-                f"{trace.path}: layer {layer} has {word}, which the fixed-point datapath does not "
-                "compute; expected plain softmax"
+                f"{trace.path}: layer {layer} has a soft cap of {cap:g}; the fixed-point datapath "
+                f"takes caps up to {fp.MAX_SOFTCAP:g}"
             )
     checker = _Checker(trace, policy, datapath, on_layer)
     run = run_policy(trace, policy, indices=False, observe=checker.observe)
@@ -178,20 +180,33 @@ class _Checker:
             self.enter(stage)
         trace, layer = self.trace, self.layers[at.layer]
         own = trace.layer(at.layer)
-        # Rows whose keys begin at different tokens, or have gaps, have operands of their own.
-        rows = len(at.positions) if at.first.any() or len(at.bits) else 0
-        parts = [slice(row, row + 1) for row in range(rows)] or [slice(None)]
-        for head in range(own.query_heads):
-            for part in parts:
-                sums = self._head(at, layer, head, head // own.group, part)
+        # Rows whose keys begin at different tokens, or have gaps, have operands of their own. Of a
+        # bias there is a number for each score, so those are taken some at a time.
+        size = len(at.positions) if own.bias is None else _BIASED_ROWS
+        size = 1 if at.first.any() or len(at.bits) else max(size, 1)
+        for first in range(0, max(len(at.positions), 1), size):
+            part = slice(first, first + size)
+            bias = trace.bias(at.layer, at.positions[part], 0, at.context)
+            for head in range(own.query_heads):
+                added = None if bias is None else bias[head]
+                sums = self._head(at, layer, head, head // own.group, part, added)
                 self.sums[at.layer, head] += sums
                 if self.progressive:
                     self.two_plane_rows[at.layer, head] += sums[_SUMS.index("rows")]
 
     def _head(
-        self, at: LayerStep, layer: _Layer, head: int, kv: int, part: slice
+        self,
+        at: LayerStep,
+        layer: _Layer,
+        head: int,
+        kv: int,
+        part: slice,
+        added: NDArray[np.float64] | None,
     ) -> NDArray[np.float64]:
-        """Some rows of a head, which see their keys from one token on."""
+        """Some rows of a head, which see their keys from one token on.
+
+        What is ``added`` to their scores is [rows, context].
+        """
         ops, positions, end = layer.operands, at.positions[part], at.end[part]
         first, last = int(at.first[part].min(initial=at.context)), int(end.max(initial=0))
         kept = at.kept[(at.kept >= first) & (at.kept < last)]
@@ -202,7 +217,11 @@ class _Checker:
             kept = kept[np.isin(kept, seen)]
             # Nothing that it sees was kept: as of a pruned head.
             alive, kept = alive and len(kept) > 0, kept if len(kept) else seen[:1]
-        own_scale = self.trace.layer(at.layer).scale
+        own = self.trace.layer(at.layer)
+        own_scale, sink = own.scale, None if own.sinks is None else float(own.sinks[head])
+        changed = own.softcap is not None or sink is not None
+        changes = fp.score_changes(own.softcap, sink) if changed else None
+        codes = None if added is None else fp.score_codes(added[:, kept])
         scale = own_scale * self.datapath.score_scale
         scaled = [
             fp.dequantization(float(step), layer.key_steps[kv, kept], scale)
@@ -231,6 +250,13 @@ class _Checker:
             np.searchsorted(seen, kept),
             own_scale,
             at.outputs[head, part],
+            _fixed_kernels.changes_of(changes, codes),
+            _fixed_kernels.NO_BIAS if codes is None else np.ascontiguousarray(codes),
+            own.softcap or 0.0,
+            _fixed_kernels.NO_DENSE_BIAS
+            if added is None
+            else np.ascontiguousarray(added[:, seen], dtype=np.float64),
+            -np.inf if sink is None else sink,
         )
         return sums
 

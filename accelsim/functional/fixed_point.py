@@ -52,6 +52,14 @@ INVERSE_LN2 = round(2**INVERSE_LN2_BITS / math.log(2))
 """1/ln 2 with ``INVERSE_LN2_BITS`` fraction bits."""
 EXPONENT_LIMIT = 32 << FRACTION_BITS
 """exp(-32) is zero in ``FRACTION_BITS`` fraction bits under every rounding."""
+SCORE_LIMIT: int = 2**30 << FRACTION_BITS
+"""Largest magnitude of a changed score, a bias or a sink, in ``FRACTION_BITS`` fraction bits."""
+CAP_BITS = 29
+"""Fraction bits of 2 / c of a soft cap c."""
+CAP_FACTOR_BITS = 24
+"""Fraction bits of c itself: those of a 32-bit float, which the products of the unit hold."""
+MAX_SOFTCAP = 1024.0
+"""Beyond this, 2 / c would have fewer than 20 significant bits."""
 MAX_HEAD_DIM = 256
 """Beyond this, full-width sums might leave the published accumulator."""
 MAX_KEYS = 1 << 17
@@ -250,6 +258,59 @@ def value_ratios(value_steps: NDArray[np.float64]) -> tuple[Integers, float]:
     return np.rint(value_steps / largest * 2**RATIO_BITS).astype(np.int64), largest
 
 
+def score_codes(values: NDArray[Any]) -> Integers:
+    """Return what is added to scores, or takes part among them, in ``FRACTION_BITS`` fraction bits.
+
+    Args:
+        values: biases or sinks; finite, of any shape.
+    """
+    limit = SCORE_LIMIT / 2.0**FRACTION_BITS
+    clipped = np.clip(np.asarray(values, dtype=np.float64), -limit, limit)
+    return np.asarray(np.rint(np.ldexp(clipped, FRACTION_BITS)), dtype=np.int64)
+
+
+class Changes(NamedTuple):
+    """What a layer does to dequantized scores before the softmax, as the datapath holds it.
+
+    The dequantized score is rounded to the fraction bits of the exponential, where a plain layer
+    subtracts the largest first. Then c * tanh(score / c) of a soft cap, by the exponential unit as
+    (1 - e) / (1 + e) with e = exp(-2 |score| / c); then the bias; and the sink takes part in the
+    largest score and in the sum. No hardware is published: the order is the models', widths are
+    ours.
+
+    Attributes:
+        cap_end: 16 c in ``FRACTION_BITS`` fraction bits, from where on the cap is reached; 0
+            without a cap.
+        cap_inverse: 2 / c in ``CAP_BITS`` fraction bits.
+        cap_factor: c in ``CAP_FACTOR_BITS`` fraction bits.
+        sink: in ``FRACTION_BITS`` fraction bits; ``NO_SINK`` without one.
+    """
+
+    cap_end: int = 0
+    cap_inverse: int = 0
+    cap_factor: int = 0
+    sink: int = -(1 << 62)
+
+
+NO_SINK = Changes().sink
+
+
+def score_changes(softcap: float | None, sink: float | None) -> Changes:
+    """Return a soft cap and a sink as the datapath holds them.
+
+    Raises:
+        ConfigError: a cap above ``MAX_SOFTCAP``.
+    """
+    code = NO_SINK if sink is None else int(score_codes(np.array(sink)))
+    if softcap is None:
+        return Changes(sink=code)
+    if softcap > MAX_SOFTCAP:
+        raise ConfigError(f"soft cap {softcap:g}: the datapath takes caps up to {MAX_SOFTCAP:g}")
+    end = min(round(16 * softcap * 2**FRACTION_BITS), SCORE_LIMIT)
+    inverse, factor = round(2 ** (CAP_BITS + 1) / softcap), round(softcap * 2**CAP_FACTOR_BITS)
+    return Changes(max(end, 1), inverse, factor, code)
+
+
 def threshold_code(threshold: float) -> int:
     """Return the probability code that the largest probability of a row is compared with."""
     return round(threshold * PROBABILITY_ONE)
@@ -287,6 +348,8 @@ def fixed_point_attention(
     datapath: Datapath,
     threshold: int = 0,
     value_budget: Integers | None = None,
+    changes: Changes | None = None,
+    bias: Integers | None = None,
 ) -> FixedAttention:
     """Attention of one head in SpAtten's arithmetic.
 
@@ -302,6 +365,9 @@ def fixed_point_attention(
         datapath: widths and rounding.
         threshold: probability code below which a row takes ``key_both``; 0 never.
         value_budget: values used of n visible keys, indexed by n; all if ``None``.
+        changes: soft cap and sink, from :func:`score_changes`; ``None``: plain softmax, unless
+            there is a bias.
+        bias: [rows, keys], from :func:`score_codes`.
 
     Raises:
         SimulationError: shapes or operands that the datapath does not hold.
@@ -326,6 +392,8 @@ def fixed_point_attention(
         _fixed_kernels.settings(datapath),
         threshold,
         budget,
+        _fixed_kernels.changes_of(changes, bias),
+        _fixed_kernels.NO_BIAS if bias is None else bias,
     )
     probabilities, used, output, refetched, overflows = result
     return FixedAttention(probabilities, used, output, refetched, tuple(overflows.tolist()))

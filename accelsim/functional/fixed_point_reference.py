@@ -10,14 +10,19 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from accelsim.functional.fixed_point import (
+    CAP_BITS,
+    CAP_FACTOR_BITS,
     COEFFICIENTS,
     EXPONENT_LIMIT,
     FRACTION_BITS,
     INVERSE_LN2,
     INVERSE_LN2_BITS,
     LN2,
+    NO_SINK,
     PROBABILITY_ONE,
     RATIO_BITS,
+    SCORE_LIMIT,
+    Changes,
     Datapath,
 )
 
@@ -106,6 +111,43 @@ def exponentials_of(
     return [exponential(top - w, shift, rounding) for w in wide]
 
 
+def changed_score(wide: int, shift: int, changes: Changes, bias: int, rounding: str) -> int:
+    """Return a softmax input in ``FRACTION_BITS`` fraction bits: rounded, capped, then biased."""
+    one = 2**FRACTION_BITS
+    scaled = wide * one * (2**-shift if shift < 0 else 1)
+    score = divide(scaled, 2 ** max(shift, 0), rounding)
+    score = max(-SCORE_LIMIT, min(score, SCORE_LIMIT))
+    if changes.cap_end:
+        size = abs(score)
+        part = one
+        if size < changes.cap_end:
+            e = exponential(size * changes.cap_inverse, FRACTION_BITS + CAP_BITS, rounding)
+            part = divide((one - e) * one, one + e, rounding)
+        capped = divide(part * changes.cap_factor, 2**CAP_FACTOR_BITS, rounding)
+        score = capped if score > 0 else -capped
+    return score + bias
+
+
+def changed_exponentials_of(
+    scores: Sequence[int],
+    multipliers: Sequence[int],
+    shift: int,
+    changes: Changes,
+    bias: Sequence[int] | None,
+    rounding: str,
+) -> tuple[list[int], int]:
+    """The same of a layer that changes scores; also what the sink adds to their sum."""
+    inputs = [
+        changed_score(score * multiplier, shift, changes, 0 if bias is None else bias[j], rounding)
+        for j, (score, multiplier) in enumerate(zip(scores, multipliers, strict=True))
+    ]
+    top = max([*inputs, changes.sink])
+    more = 0
+    if changes.sink != NO_SINK:
+        more = exponential(top - changes.sink, FRACTION_BITS, rounding)
+    return [exponential(top - x, FRACTION_BITS, rounding) for x in inputs], more
+
+
 def attend_row(
     query: Sequence[int],
     keys_first: Sequence[Sequence[int]],
@@ -119,6 +161,8 @@ def attend_row(
     threshold: int = 0,
     budget: int | None = None,
     values_both: Sequence[Sequence[int]] | None = None,
+    changes: Changes | None = None,
+    bias: Sequence[int] | None = None,
 ) -> Row:
     """Run one query through the datapath.
 
@@ -134,18 +178,28 @@ def attend_row(
         threshold: probability code; a row whose largest is below it takes ``keys_both``.
         budget: how many values to use; all if ``None``.
         values_both: values of a row that takes ``keys_both``; ``values`` if ``None``.
+        changes: soft cap and sink; plain softmax if neither they nor ``bias`` are given.
+        bias: per key, in ``FRACTION_BITS`` fraction bits.
     """
     rounding = datapath.rounding
+
+    def softmax(scores: Sequence[int]) -> tuple[list[int], int]:
+        if changes is None and bias is None:
+            found = exponentials_of(scores, multipliers, shift, rounding)
+            return found, sum(found)
+        found, more = changed_exponentials_of(
+            scores, multipliers, shift, changes or Changes(), bias, rounding
+        )
+        return found, sum(found) + more
+
     scores, score_overflows = scores_of(query, keys_first, datapath)
-    exponentials = exponentials_of(scores, multipliers, shift, rounding)
-    total = sum(exponentials)
+    exponentials, total = softmax(scores)
     probabilities = [divide(PROBABILITY_ONE * e, total, rounding) for e in exponentials]
     refetched = max(probabilities) < threshold
     if refetched:
         scores, more = scores_of(query, keys_both, datapath)
         score_overflows += more
-        exponentials = exponentials_of(scores, multipliers, shift, rounding)
-        total = sum(exponentials)
+        exponentials, total = softmax(scores)
         probabilities = [divide(PROBABILITY_ONE * e, total, rounding) for e in exponentials]
 
     order = sorted(range(len(scores)), key=lambda j: (-probabilities[j], j))

@@ -19,6 +19,7 @@ from accelsim.policies._registry import register_selection, selection_kinds
 from accelsim.policies._schedule import LayerSchedule
 from accelsim.policies._selection import (
     FROM_PROBABILITIES,
+    IN_BOTH_DIRECTIONS,
     Budgeted,
     ByHead,
     Needs,
@@ -40,6 +41,7 @@ from accelsim.policies.values import LocalValues
 
 __all__ = [
     "FROM_PROBABILITIES",
+    "IN_BOTH_DIRECTIONS",
     "STAGES",
     "Budgeted",
     "ByHead",

@@ -9,7 +9,7 @@ from typing import Any
 import pydantic
 
 from accelsim.configs import Config, load, parse_override
-from accelsim.policies._selection import FROM_PROBABILITIES, Stage
+from accelsim.policies._selection import FROM_PROBABILITIES, IN_BOTH_DIRECTIONS, Stage
 from accelsim.policies._stages import (
     STAGES,
     Quantization,
@@ -266,11 +266,15 @@ def _why_not(policy: Policy, trace: AttentionTrace) -> str:
     explain = _other_depth(policy, trace.num_layers)
     if explain:
         return explain
-    rule, kivi = _on_cache(policy, causal=trace.causal)
+    decodes = trace.decode_tokens > 0
+    rule, kivi = _on_cache(policy, causal=trace.causal or decodes)
     by_selector = rule is not None or kivi or by_layer(policy, trace)
     served = _by_selector(rule, kivi) if by_selector else _IN_THE_CASCADE
-    decodes_ahead = trace.decode_tokens and not (trace.causal or by_selector)
-    if decodes_ahead and "layers" in _readings(policy.by_stage().values()):
+    if (
+        decodes
+        and not (trace.causal or by_selector)
+        and "layers" in _readings(policy.by_stage().values())
+    ):
         return "policy 'accumulate: layers' decodes causal models only; expected causal = true"
     beyond = trace.beyond()
     if OTHER_HEADS in beyond and any(p.heads for p in policy.by_stage().values()):
@@ -283,11 +287,14 @@ def _why_not(policy: Policy, trace: AttentionTrace) -> str:
             name = "kivi" if kivi else "accumulate: layers" if rule is None else rule.kind
             who = f"policy '{name}'" if by_selector and word in _IN_THE_CASCADE else "a policy"
             return f"layer {layer} has {word}, which {who} does not support"
+    if by_selector and decodes and not trace.causal and not served >= IN_BOTH_DIRECTIONS:
+        name = "kivi" if rule is None else rule.kind
+        return f"policy '{name}' reads a prompt in one direction; expected causal = true"
     if rule is not None and rule.encoder:
         if trace.causal or trace.decode_tokens:
             return f"policy '{rule.kind}' prunes encoders; expected a trace with causal = false"
         return rule.why_not(trace)
-    if (rule is not None or kivi) and not (trace.causal and trace.decode_tokens):
+    if (rule is not None or kivi) and not decodes:
         name = "kivi" if rule is None else rule.kind
         return f"policy '{name}' acts on the cache of a decoder; expected decode tokens"
     if not trace.has_values:
@@ -298,8 +305,10 @@ def _why_not(policy: Policy, trace: AttentionTrace) -> str:
 def _by_selector(rule: Selection | None, kivi: bool) -> frozenset[str]:
     """What :meth:`accelsim.traces.AttentionTrace.beyond` may name where a selector decides."""
     served = {OWN_SCALE} | (FROM_PROBABILITIES if rule is None else rule.follows)
-    if kivi or (rule is not None and rule.follows and not rule.encoder):
+    if rule is None or (rule.follows and not (rule.encoder or rule.drops_queries)):
         served |= {"cross attention"}
+    if kivi and rule is None:
+        served |= IN_BOTH_DIRECTIONS
     if rule is None or not rule.needs.merges:
         served |= {"values of another width than keys"} | (set() if kivi else {"latent attention"})
     return frozenset(served)
@@ -333,6 +342,8 @@ def why_closed_loop_not(
     skip: int | None = None,
     num_layers: int | None = None,
     token_ids: Sequence[int] | None = None,
+    sinks: bool = False,
+    both_ways: bool = False,
 ) -> str:
     """Say why a policy cannot run inside a model, or return an empty string.
 
@@ -343,6 +354,8 @@ def why_closed_loop_not(
         skip: first position whose prediction is scored, if any is.
         num_layers: layers of the model, if known.
         token_ids: the text, if known.
+        sinks: whether the softmax of the model has sinks.
+        both_ways: whether the queries of its prompt see later tokens of it.
     """
     explain = "" if num_layers is None else _other_depth(policy, num_layers)
     if explain:
@@ -359,14 +372,41 @@ def why_closed_loop_not(
         explain = rule.why_not_text(token_ids, prompt_tokens)
         if explain:
             return explain
+    explain = _why_model_not(policy, rule, kivi, sinks=sinks, both_ways=both_ways)
+    if explain:
+        return explain
+    if both_ways and not prompt_tokens:
+        return "the model reads its prompt in both directions; expected a prompt length"
     early = causal and skip is not None and skip + 1 < prompt_tokens
     prefill = policy.at_stage("prefill")
     cascades = (prefill.tokens or prefill.heads) and "steps" in _readings([prefill])
+    if early and both_ways:
+        return (
+            "the model reads its prompt in both directions, so predictions in it have seen later "
+            f"tokens; expected none of them scored (skip >= {prompt_tokens - 1})"
+        )
     if early and (cascades or (prefill.selection is not None and prefill.selection.foresees)):
         return (
             "the policy ranks a prompt as a whole, so predictions in it have seen later tokens; "
             f"expected none of them scored (skip >= {prompt_tokens - 1})"
         )
+    return ""
+
+
+def _why_model_not(
+    policy: Policy, rule: Selection | None, kivi: bool, *, sinks: bool, both_ways: bool
+) -> str:
+    """Say that a rule does not follow how a model attends, or return an empty string."""
+    by_layers = "layers" in _readings(policy.by_stage().values())
+    if rule is None and not kivi and not by_layers:
+        return ""
+    name = "accumulate: layers" if rule is None and by_layers else "kivi"
+    name = name if rule is None else rule.kind
+    served = _by_selector(rule, kivi)
+    if sinks and "sinks" not in served:
+        return f"policy '{name}' does not support the sinks of the model"
+    if both_ways and not served >= IN_BOTH_DIRECTIONS:
+        return f"policy '{name}' reads a prompt in one direction, the model in both"
     return ""
 
 

@@ -39,11 +39,15 @@ probabilities, or all heads of a layer do."""
 FROM_PROBABILITIES = frozenset(
     (
         "sliding windows", "chunks", "stored masks", "soft-capped scores", "ALiBi",
-        "a relative bias", "a stored bias", OTHER_HEADS, OTHER_KV_HEADS, OTHER_WIDTHS,
+        "a relative bias", "a stored bias", "sinks", OTHER_HEADS, OTHER_KV_HEADS, OTHER_WIDTHS,
     )
 )  # fmt: skip
 """How layers may attend (:meth:`accelsim.traces.AttentionTrace.beyond`) under a rule that decides
 from probabilities, positions or keys alone: a token that a query does not see has probability 0."""
+
+IN_BOTH_DIRECTIONS = frozenset(("a prefix", "causal and full layers side by side"))
+"""The same of a decoder whose prompt, or its beginning, is read in both directions: for rules that
+leave such a prompt dense, or look only at what its queries see."""
 
 
 class Needs(PolicyPart):
@@ -92,9 +96,12 @@ class SelectionPart(PolicyPart):
     foresees: ClassVar[bool] = False
     """Whether it decides for the queries of a prompt from later ones of it: a prediction inside the
     prompt has then seen what it predicts."""
+    drops_queries: ClassVar[bool] = False
+    """Whether a token that left a causal prompt has no query any more."""
     follows: ClassVar[frozenset[str]] = frozenset()
     """What :meth:`accelsim.traces.AttentionTrace.beyond` may name for it:
-    :data:`FROM_PROBABILITIES` or a part; a trace with anything else is refused."""
+    :data:`FROM_PROBABILITIES` or a part, with :data:`IN_BOTH_DIRECTIONS` or without; a trace with
+    anything else is refused."""
     kind: str
     """Name of the rule, a ``Literal`` of one value in every subclass."""
 

@@ -128,8 +128,8 @@ class StepCascade(_Cascade):
     def _prune_tokens(self, rule: CascadeTokens, layer: int, stage: Stage, context: int) -> None:
         first, recent = rule.protected_ranges()
         before = self.tokens.copy()
-        # All queries of an encoder see all tokens, and none of them is the newest.
-        ordered = self.shape.causal or stage == "decode"
+        # Queries that see later tokens are in no order, and none of them is the newest.
+        ordered = (self.shape.causal and not self.shape.both_ways) or stage == "decode"
         keep_tokens(
             self.tokens, self.token_importance, context,
             rule.budget(layer, self.shape.num_layers, context), first,
@@ -216,6 +216,10 @@ class LayerCascade(_Cascade):
     a layer in the order of their positions. Whether all tiles of a layer come before the next layer
     or all layers of a tile before the next tile changes no decision; the latter holds one tile at a
     time. Positions of the prompt follow the policy of the prefill, later ones that of decode.
+
+    Attributes:
+        last_layer: that is asked, where others follow that attend to another sequence: those are
+            left whole, and nothing in them counts.
     """
 
     STATE_BYTES = 5
@@ -224,6 +228,7 @@ class LayerCascade(_Cascade):
     def __init__(self, policy: Policy, shape: Shape, seed: int = 0) -> None:
         super().__init__(policy, shape, seed)
         self._counts_heads = any(p.heads is not None for p in self._stages.values())
+        self.last_layer = shape.num_layers - 1
         layers, size = shape.num_layers, shape.tokens
         self._tiles: list[_Tile] = []
         self._budgets: dict[tuple[int, Stage], NDArray[np.int64]] = {}
@@ -249,7 +254,7 @@ class LayerCascade(_Cascade):
             first, recent = tokens.protected_ranges()
             by_age, permanent = tokens.per_query, tokens.permanent
         _cascade_rows(
-            block.scores, block.both, block.threshold, block.positions, tile.start,
+            block.scores, block.both, block.threshold, block.sinks, block.positions, tile.start,
             budgets, first, max(recent, 1), by_age, permanent,
             self.seed_of(layer, 0), tile.survivors, self._alive[layer], tile.received,
             self._importance[layer], tile.heads_alive, decision.kept, decision.refetched,
@@ -264,7 +269,7 @@ class LayerCascade(_Cascade):
         if self._counts_heads:
             tile.head_received[block.positions - tile.start] += np.abs(output).sum(axis=2).T
         last = block.positions[-1] - tile.start == len(tile.survivors) - 1
-        tile.finished = bool(last) and block.layer == self.shape.num_layers - 1
+        tile.finished = bool(last) and block.layer == self.last_layer
 
     def _budgets_of(self, layer: int, stage: Stage) -> NDArray[np.int64]:
         """Tokens kept of each number of tokens, [tokens + 1]."""
@@ -362,6 +367,7 @@ def _cascade_rows(
     scores: NDArray[np.float64],
     both: NDArray[np.float64],
     threshold: float,
+    sinks: NDArray[np.float64],
     positions: NDArray[np.int64],
     start: int,
     budgets: NDArray[np.int64],
@@ -395,6 +401,6 @@ def _cascade_rows(
             if heads_alive[row, h]:
                 kept[h, r, :seen] = mine[:seen]
             own = scores[h, r]
-            refetched[h, r] = softmax_kept(own, both[h, r], threshold, kept[h, r], seen)
+            refetched[h, r] = softmax_kept(own, both[h, r], threshold, sinks[h], kept[h, r], seen)
             for j in range(seen):
                 got[j] += own[j]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.attention.kernels import WORK
+from accelsim.attention.look import PLAIN, Look
 from accelsim.attention.rows import attend_rows, dense_mask
 from accelsim.errors import ConfigError
 from accelsim.policies._selection import Budgeted, SelectionPart, Stage
@@ -67,6 +68,7 @@ class Shape:
             ``None`` where nothing says so.
         scores: what another program gave to each token, [layers, tokens] by name.
         recorded: what a trace holds beside queries, keys and values, or ``None`` inside a model.
+        both_ways: whether the queries of the prompt see later tokens of it.
         layers: where layers differ in heads or widths, the shape of each; the fields above are then
             the largest.
     """
@@ -84,6 +86,7 @@ class Shape:
         default_factory=dict, compare=False, repr=False
     )
     recorded: Recorded | None = field(default=None, compare=False, repr=False)
+    both_ways: bool = False
     layers: tuple[Shape, ...] = ()
 
     @property
@@ -111,6 +114,7 @@ class Block:
         threshold: refetch below this largest probability; 0 never.
         causal: whether a row sees only keys up to its own position.
         scale: of the scores.
+        look: how the rows attend; what it hides has scores of -inf.
     """
 
     layer: int
@@ -123,13 +127,45 @@ class Block:
     threshold: float
     causal: bool
     scale: float
+    look: Look = PLAIN
 
     @property
     def visible(self) -> NDArray[np.int64]:
-        """Keys that each row may see, before the policy."""
+        """One past the last key that each row may see, before the policy, [rows].
+
+        Behind a row's own token in an encoder, and in a prompt that is read in both directions.
+        """
+        if self.look.ends is not None:
+            return self.look.ends
         if self.causal:
             return self.positions + 1
         return np.full(len(self.positions), self.scores.shape[2], dtype=np.int64)
+
+    @property
+    def sinks(self) -> Floats:
+        """Sink of each query head, -inf where there is none."""
+        return self.look.sinks_of(len(self.scores))
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """All queries of a prompt in a layer, as a rule is shown them before its blocks.
+
+    Attributes:
+        layer: where.
+        query: [query_heads, rows, head_dim].
+        key: [kv_heads, tokens, head_dim] as they read back, those of the prompt first.
+        positions: of the rows.
+        scale: of the scores.
+        look: of some positions, how they attend to the tokens of the prompt.
+    """
+
+    layer: int
+    query: NDArray[Any]
+    key: NDArray[Any]
+    positions: NDArray[np.int64]
+    scale: float
+    look: Callable[[NDArray[np.int64]], Look] = lambda positions: PLAIN
 
 
 @dataclass
@@ -204,26 +240,12 @@ class Selector(ABC):
         """
         return positions
 
-    def foresee(  # noqa: B027
-        self,
-        layer: int,
-        query: NDArray[Any],
-        key: NDArray[Any],
-        positions: NDArray[np.int64],
-        scale: float,
-    ) -> None:
+    def foresee(self, prompt: Prompt) -> None:  # noqa: B027
         """Be shown all queries of a prompt in a layer, before :meth:`rows` and the blocks.
 
         Of a causal model. Most rules need not look. A rule that decides for a prompt as a whole
         reads it here, and says so in its settings
         (:attr:`~accelsim.policies.SelectionPart.foresees`).
-
-        Args:
-            layer: where.
-            query: [query_heads, rows, head_dim].
-            key: [kv_heads, tokens, head_dim] as they read back, those of the prompt first.
-            positions: of the rows.
-            scale: of the scores.
         """
 
     def learn(self, block: Block, output: Floats) -> None:  # noqa: B027
@@ -242,6 +264,7 @@ class Selector(ABC):
             block.scores[:, rows],
             block.both[:, rows],
             block.threshold,
+            block.sinks,
             block.visible[rows],
             decision.kept[:, rows],
             decision.refetched[:, rows],
@@ -275,16 +298,9 @@ class Staged(Selector):
         """Let the selector of the block's stage decide."""
         return self._selectors[self.stage(block)].run(block)
 
-    def foresee(
-        self,
-        layer: int,
-        query: NDArray[Any],
-        key: NDArray[Any],
-        positions: NDArray[np.int64],
-        scale: float,
-    ) -> None:
+    def foresee(self, prompt: Prompt) -> None:
         """Show the selector of the prompt."""
-        self._selectors["prefill"].foresee(layer, query, key, positions, scale)
+        self._selectors["prefill"].foresee(prompt)
 
     def learn(self, block: Block, output: Floats) -> None:
         """Tell the selector of the block's stage."""
@@ -325,16 +341,9 @@ class ByLayer(Selector):
         """Ask the selector of the layer."""
         return self._selectors[layer].rows(layer, positions)
 
-    def foresee(
-        self,
-        layer: int,
-        query: NDArray[Any],
-        key: NDArray[Any],
-        positions: NDArray[np.int64],
-        scale: float,
-    ) -> None:
+    def foresee(self, prompt: Prompt) -> None:
         """Show the selector of the layer."""
-        self._selectors[layer].foresee(layer, query, key, positions, scale)
+        self._selectors[prompt.layer].foresee(prompt)
 
     def learn(self, block: Block, output: Floats) -> None:
         """Tell the selector of the block's layer."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from accelsim.functional import PolicyRun, run_policy
+from accelsim.functional import Looks, PolicyRun, run_policy
 from accelsim.functional.closed_loop import PolicyAttention
 from accelsim.policies import Budgeted, ByHead, Policy, applicable, load_policy_spec
 from accelsim.policies.selector import Block, Decision, Shape
@@ -17,8 +17,10 @@ from accelsim.traces import (
     SYSTEM,
     TEXT,
     AttentionTrace,
+    Bias,
     Indexer,
     LayerEntry,
+    Mask,
     MemoryTensors,
     synthetic_trace,
 )
@@ -56,12 +58,17 @@ class PolicyContract:
     def traces(self) -> list[AttentionTrace]:
         """Those of a decoder with and without a prompt, and of an encoder, that it applies to.
 
-        One that applies to none of them is given a prompt with an image, or index keys.
+        One that applies to none of them is given a prompt with an image, or index keys. Of each
+        there is one more under random masks, biases and sinks, and of a decoder one that reads its
+        prompt in both directions, where the policy takes them.
         """
         layers = self.loaded.num_layers or _MODEL["num_layers"]
         made = [make(num_layers=layers) for make in (_decoder, _stream, _encoder)]
         if not any(self.applies(trace) for trace in made):
             made = [_seeing(), _indexed()]
+        made += [_masked(trace) for trace in made] + [
+            _in_both_directions(trace) for trace in made if trace.causal and trace.prefill_tokens
+        ]
         return [trace for trace in made if self.applies(trace)]
 
     def applies(self, trace: AttentionTrace) -> bool:
@@ -109,18 +116,20 @@ class PolicyContract:
         for trace in self.traces():
             gone: dict[tuple[int, int], set[int]] = {}
             for (step, layer, head), tokens in kept(self.run(trace)).items():
-                if not trace.causal or not step:
+                if not trace.decode_tokens or not step:
                     continue
                 context = trace.prefill_tokens + step
-                # A model's own indexer may leave it out.
-                assert context - 1 in tokens or (rule is not None and rule.needs.products)
-                assert tokens[-1] < context
+                seen = set(np.flatnonzero(trace.seen(layer, np.array([context - 1]))[0]).tolist())
+                # A model's own indexer may leave the query's own token out.
+                indexed = rule is not None and rule.needs.products
+                assert context - 1 in tokens or context - 1 not in seen or indexed
+                assert set(tokens) <= seen
                 if rule is None:
                     continue
                 if rule.needs.permanent:
                     before = gone.setdefault((layer, head), set())
                     assert not before & set(tokens), "a removed token came back"
-                    before |= set(range(context)) - set(tokens)
+                    before |= seen - set(tokens)
                 fixed = rule.needs.permanent and rule.needs.selection in ("one_per_step", "batch")
                 together = isinstance(rule, ByHead) and rule.head_floor is not None
                 if isinstance(rule, Budgeted) and fixed and not together:
@@ -137,7 +146,7 @@ class PolicyContract:
             tensors = {}
             for name in trace.tensors.names():
                 tensor = trace.tensors.read(name).copy()
-                if name.startswith("layer."):
+                if name.startswith("layer.") and not name.endswith((".mask", ".bias")):
                     later = np.moveaxis(tensor, tensor.shape.index(trace.tokens), 0)[cut:]
                     later[:] = rng.normal(size=later.shape)
                 tensors[name] = tensor
@@ -153,7 +162,7 @@ class PolicyContract:
             assert decided == kept(run)
             w = run.workload
             assert attention.kept_keys == int(w["query_keys"].sum())
-            moved = w.select(w["step"] > 0) if trace.causal else w
+            moved = w.select(w["step"] > 0) if Looks(trace).decodes else w
             written = int(moved["write_back_bytes"].sum())
             assert attention.dram_bytes == sum(moved.policy_bytes().values()) + written
 
@@ -172,28 +181,31 @@ def attend(policy: Policy, trace: AttentionTrace) -> tuple[PolicyAttention, Kept
     Returns:
         The attention, and the tokens whose keys it fetched.
     """
+    looks = Looks(trace)
     shape = Shape(
         trace.num_layers, trace.num_query_heads, trace.num_kv_heads, trace.head_dim, trace.tokens,
-        trace.prefill_tokens if trace.causal else 0, trace.causal, token_type=trace.token_type,
-        scores=trace.scores, recorded=trace,
+        trace.prefill_tokens if looks.decodes else 0, looks.decodes, token_type=trace.token_type,
+        scores=trace.scores, recorded=trace, both_ways=looks.decodes and not trace.causal,
     )  # fmt: skip
-    attention = PolicyAttention(policy, shape, trace.scale)
+    attention = PolicyAttention(policy, shape, trace.scale, looks=looks)
     found: dict[tuple[int, int, int], set[int]] = {}
     decide: Callable[[Block], Decision] = attention.selector.run
 
     def watched(block: Block) -> Decision:
         decision = decide(block)
-        grouped = decision.kept.reshape(len(block.key), -1, *decision.kept.shape[1:])
+        hidden = block.look.hidden
+        read = decision.kept if hidden is None else decision.kept & ~hidden
+        grouped = read.reshape(len(block.key), -1, *read.shape[1:])
         for head, rows in enumerate(np.asarray(grouped.any(axis=1))):
             for position, mask in zip(block.positions.tolist(), rows, strict=True):
-                step = max(position - trace.prefill_tokens + 1, 0) if trace.causal else 0
+                step = max(position - trace.prefill_tokens + 1, 0) if looks.decodes else 0
                 tokens = found.setdefault((step, block.layer, head), set())
                 tokens.update(np.flatnonzero(mask).tolist())
         return decision
 
     attention.selector.run = watched  # type: ignore[method-assign]
     prompt = trace.prefill_tokens
-    one_by_one = attention.by_step and trace.causal
+    one_by_one = attention.by_step and looks.decodes
     cuts = [prompt, *range(prompt + 1, trace.tokens)] if one_by_one else []
     for positions in np.split(np.arange(trace.tokens), cuts):
         for layer in range(trace.num_layers if len(positions) else 0):
@@ -251,3 +263,37 @@ def _seeing() -> AttentionTrace:
         own = rng.uniform(-1, 1, (2, trace.tokens, 2)).astype(np.float32)
         tensors[f"layer.{layer}.transition"] = np.abs(own)
     return replace(trace, tensors=MemoryTensors(tensors | {"token_type": kinds}))
+
+
+def _masked(trace: AttentionTrace) -> AttentionTrace:
+    """The same with windows, chunks and random masks, biases, soft caps and sinks."""
+    rng = np.random.default_rng(7)
+    heads, tokens = trace.num_query_heads, trace.tokens
+    tensors = {name: trace.tensors.read(name) for name in trace.tensors.names()}
+    slopes = Bias(kind="alibi", slopes=tuple(rng.uniform(0.0, 0.3, size=heads).tolist()))
+    sinks = tuple(rng.normal(size=heads).tolist())
+    window = Mask(kind="window", size=13, side="left" if trace.causal else "both")
+    kinds = [
+        LayerEntry(mask=window, sinks=sinks),
+        LayerEntry(mask=Mask(kind="stored"), softcap=2.0),
+        LayerEntry(mask=Mask(kind="chunk", size=17) if trace.causal else None, bias=slopes),
+        LayerEntry(sinks=sinks),
+    ]
+    layers = tuple(kinds[layer % len(kinds)] for layer in range(trace.num_layers))
+    for layer in range(1, trace.num_layers, len(kinds)):
+        seen = rng.random((tokens, tokens)) < 0.6
+        seen |= np.eye(tokens, dtype=bool)
+        seen &= np.tri(tokens, dtype=bool) | (not trace.causal)
+        tensors[f"layer.{layer}.mask"] = np.packbits(seen, axis=1, bitorder="little")
+    return replace(trace, layers=layers, tensors=MemoryTensors(tensors))
+
+
+def _in_both_directions(trace: AttentionTrace) -> AttentionTrace:
+    """The same with a prompt that is read in both directions, in whole or in part."""
+    prompt = trace.prefill_tokens
+    kinds = [Mask(kind="prefix", length=prompt), Mask(kind="prefix", length=prompt // 2 + 1)]
+    layers = tuple(
+        LayerEntry(mask=kinds[layer % 2], sinks=(0.5,) * trace.num_query_heads if layer else None)
+        for layer in range(trace.num_layers)
+    )
+    return replace(trace, causal=False, layers=layers)

@@ -16,9 +16,11 @@ from accelsim.attention import reference
 from accelsim.attention.quantization import progressive_planes, quantize_dequantize
 from accelsim.baselines import AttentionShape
 from accelsim.configs import load
-from accelsim.errors import AccelsimError, TraceError, WorkloadError
+from accelsim.errors import TraceError, WorkloadError
 from accelsim.functional import _selected, run_policy, verify_fixed_point
 from accelsim.functional import fixed_point as fp
+from accelsim.functional._record import Record
+from accelsim.functional._walk import visit
 from accelsim.hardware import load_accelerator, simulate
 from accelsim.hardware.config import MemoryConfig
 from accelsim.policies import Policy, applicable, load_policy, load_policy_spec
@@ -56,13 +58,11 @@ KINDS = (
 SHAPES = frozenset(("query_heads", "kv_heads", "width", "latent"))
 
 
-def stored_bits(rng: np.random.Generator, causal: bool, tokens: int, keys: int) -> Any:
-    """A mask that shows each query about half of the keys that it may see, at least one."""
+def stored_bits(rng: np.random.Generator, ends: Any, tokens: int, keys: int) -> Any:
+    """A mask that shows each query about half of the keys before its end, at least one."""
     seen = rng.random((tokens, keys)) < 0.5
-    if causal:
-        seen &= np.tri(tokens, keys, dtype=bool)
-    shown = rng.integers(0, np.arange(tokens) + 1 if causal else keys, size=tokens)
-    seen[np.arange(tokens), shown] = True
+    seen &= np.arange(keys) < np.broadcast_to(ends, tokens)[:, None]
+    seen[np.arange(tokens), rng.integers(0, ends, size=tokens)] = True
     return np.packbits(seen, axis=1, bitorder="little")
 
 
@@ -121,8 +121,11 @@ def make(
             fields["mask"] = Mask(kind="causal")
         if "stored" in has:
             fields["mask"] = Mask(kind="stored")
-            back = "cross" not in has and (causal or decode > 0)
-            tensors[f"{name}.mask"] = stored_bits(rng, back, tokens, keys)
+            ends: Any = keys
+            if "cross" not in has and (causal or decode > 0):
+                ends = np.arange(tokens) + 1
+                ends = ends if causal else np.where(ends <= prefill, prefill, ends)
+            tensors[f"{name}.mask"] = stored_bits(rng, ends, tokens, keys)
         if "alibi" in has and "cross" not in has:
             fields["bias"] = Bias(kind="alibi", slopes=tuple(rng.normal(size=heads[0]).tolist()))
         elif "relative" in has and "cross" not in has:
@@ -152,9 +155,11 @@ def make(
 
 
 @st.composite
-def traces(draw: Any, *, allowed: tuple[str, ...] = KINDS, decoder: bool = False) -> AttentionTrace:
-    """Any such trace; of a decoder, one that decodes and sees nothing later."""
-    causal = decoder or draw(st.booleans())
+def traces(
+    draw: Any, *, allowed: tuple[str, ...] = KINDS, decoder: bool = False, both: bool = False
+) -> AttentionTrace:
+    """Any such trace; of a decoder, one that decodes, and sees later tokens only if ``both``."""
+    causal = (decoder and not both) or draw(st.booleans())
     prefill = draw(st.integers(0 if causal else 1, 9))
     decode = draw(st.integers(max(1 - prefill, int(decoder)), 6))
     latent = draw(st.booleans())
@@ -280,12 +285,6 @@ def test_outputs_are_those_of_the_reference(trace: AttentionTrace, name: str) ->
 @given(trace=traces(), name=st.sampled_from(("dense", "spatten-full", "spatten-tokens")))
 @settings(max_examples=40, deadline=None)
 def test_fixed_point_stays_near_the_same_policy(trace: AttentionTrace, name: str) -> None:
-    refused = {"soft-capped scores", "sinks", "ALiBi", "a relative bias", "a stored bias"}
-    beyond = refused & set(trace.beyond())
-    if beyond:
-        with pytest.raises(AccelsimError, match="which the fixed-point datapath does not compute"):
-            verify_fixed_point(trace, load_policy(name), fp.DATAPATHS["published"])
-        return
     if not applicable(load_policy(name), trace):
         return
     found = verify_fixed_point(trace, load_policy(name), fp.DATAPATHS["published"])
@@ -294,7 +293,10 @@ def test_fixed_point_stays_near_the_same_policy(trace: AttentionTrace, name: str
     rows = run.workload["queries"].sum()
     assert found.summary["rows"] == rows
     if name == "dense":
-        assert found.summary["relative_error_to_policy"] < 0.02
+        # Sinks take most of what a row gives, and the steps of a code stay.
+        limit = 0.02 if "sinks" not in trace.beyond() else 0.1
+        assert found.summary["relative_error_to_policy"] < limit
+        assert found.summary["relative_output_error"] < limit
         assert abs(found.summary["kept_mass"] - run.accuracy["kept_mass"]) < 1e-9
 
 
@@ -471,18 +473,33 @@ def test_parquet_keeps_the_widths(tmp_path: Any) -> None:
 
 TOKENS_BY_LAYER = "spatten-tokens:tokens.accumulate=layers"
 ALL_BY_LAYER = "spatten-full:tokens.accumulate=layers,heads.accumulate=layers"
+MOBA = "moba:selection.block_tokens=2,selection.blocks=2"
+LINES = (
+    "vertical-slash:selection.vertical=3,selection.slash=3,selection.window=2,selection.first=1,"
+    "selection.recent=1,selection.block_tokens=1"
+)
+DHSA_BLOCKS = tuple(
+    "dhsa-blocks:selection.query_block=2,selection.key_block=2,selection.density=0.4,"
+    f"selection.mode={mode}"
+    for mode in ("topk", "a", "vs", "vsb")
+)
+IN_PROMPT = ("dhsa", MOBA, LINES, *DHSA_BLOCKS)
+"""Rules of the queries of a prompt, which read it in one direction."""
 SELECTING = (
-    "h2o", "tova", "streaming-llm", "scissorhands", "snapkv", "knorm", "keydiff", "quest", "dhsa",
-    "ems", "kivi-4", TOKENS_BY_LAYER, ALL_BY_LAYER,
+    "h2o", "tova", "streaming-llm", "scissorhands", "snapkv", "knorm", "keydiff", "quest",
+    "ems", "kivi-4", "centrality:selection.sinks=1,selection.recent=1", "pyramidkv",
+    "expected-attention:selection.sinks=1", "duo-attention:selection.sinks=1,selection.recent=2",
+    TOKENS_BY_LAYER, ALL_BY_LAYER, *IN_PROMPT,
 )  # fmt: skip
 FOLLOWED = (
     "window", "chunk", "stored", "alibi", "relative", "stored_bias", "softcap", "scale", "kv_heads",
-    "width", "latent", "cross",
+    "width", "latent", "cross", "sinks", "prefix",
 )  # fmt: skip
+BOTH_WAYS = {"a prefix", "causal and full layers side by side"}
 
 
 @given(
-    trace=traces(allowed=FOLLOWED, decoder=True),
+    trace=traces(allowed=FOLLOWED, decoder=True, both=True),
     name=st.sampled_from(SELECTING),
 )
 @settings(max_examples=120, deadline=None)
@@ -491,16 +508,18 @@ def test_selections_attend_to_what_is_seen_and_kept(trace: AttentionTrace, name:
     beyond = set(trace.beyond())
     if name == "ems":
         merges = {
-            "sliding windows", "chunks", "stored masks", "cross attention", OTHER_KV_HEADS,
-            OWN_SCALE,
+            "sliding windows", "chunks", "stored masks", "cross attention", "sinks",
+            OTHER_KV_HEADS, OWN_SCALE, *BOTH_WAYS,
         }  # fmt: skip
         assert applicable(policy, trace) or beyond - merges
     else:
-        refused = {"kivi-4": "latent attention"}.get(name, "")
-        refused = "cross attention" if "accumulate" in name else refused
-        assert applicable(policy, trace) or refused in beyond
+        refused = {"latent attention"} if name == "kivi-4" else set()
+        one_way = name in IN_PROMPT or "accumulate" in name
+        no_prompt = "duo" in name and not trace.prefill_tokens
+        cannot = no_prompt or (one_way and not trace.causal)
+        assert applicable(policy, trace) or refused & beyond or cannot
     if not applicable(policy, trace):
-        with pytest.raises(TraceError, match=r"layer \d has .*, which policy '"):
+        with pytest.raises(TraceError, match=r"layer \d has .*, which policy '|prompt|decodes"):
             run_policy(trace, policy)
         return
     work = run_policy(trace, policy).workload
@@ -512,7 +531,7 @@ def test_selections_attend_to_what_is_seen_and_kept(trace: AttentionTrace, name:
         assert set(work.key_indices[row]) <= set(np.flatnonzero(seen.any(axis=0)))
         shown = seen.sum(axis=1)[np.searchsorted(np.unique(position), position)]
         assert (keys <= shown).all()
-        dense = work["step"][row] == 0 and name != "dhsa" and "accumulate" not in name
+        dense = work["step"][row] == 0 and name not in IN_PROMPT and "accumulate" not in name
         if dense or trace.layer(layer).kind == "cross":
             assert (keys == shown).all()  # a prompt is dense
         scored = work["query_keys"][row] + work["refetch_query_keys"][row]
@@ -520,7 +539,7 @@ def test_selections_attend_to_what_is_seen_and_kept(trace: AttentionTrace, name:
         assert work["capped_scores"][row] == scored * (trace.layer(layer).softcap is not None)
 
 
-@given(trace=traces(allowed=FOLLOWED, decoder=True), wide=st.booleans())
+@given(trace=traces(allowed=FOLLOWED, decoder=True, both=True), wide=st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_a_selection_that_keeps_everything_is_dense(trace: AttentionTrace, wide: bool) -> None:
     """The two ways of computing a trace agree where they decide alike."""
@@ -542,7 +561,7 @@ def test_a_selection_that_keeps_everything_is_dense(trace: AttentionTrace, wide:
 
 
 @given(
-    trace=traces(allowed=FOLLOWED, decoder=True), name=st.sampled_from(SELECTING),
+    trace=traces(allowed=FOLLOWED, decoder=True, both=True), name=st.sampled_from(SELECTING),
     rows=st.integers(1, 5), tile=st.integers(1, 5),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
@@ -562,6 +581,31 @@ def test_tiles_change_no_decision(trace: AttentionTrace, name: str, rows: int, t
             assert cut.workload[column].tolist() == whole.workload[column].tolist(), column
         for name, figure in whole.accuracy.items():
             assert cut.accuracy[name] == pytest.approx(figure, abs=1e-9), name
+
+
+def test_layer_by_layer_leaves_cross_attention_whole() -> None:
+    """All heads and all keys of it; and what a tile holds goes when its last own layer is done."""
+    trace = make(2, [set(), {"cross"}, set(), {"cross"}], prefill=9, decode=4)
+    policy = load_policy_spec(f"{ALL_BY_LAYER},heads.mean_keep=0.5")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_selected, "_TILE_BYTES", 2 * LayerCascade.STATE_BYTES * trace.tokens)
+        rule = _selected.SelectedRule(trace, policy, 0)
+        record = Record(trace, True)
+        visit(trace, rule, record)
+    work = record.result(rule.keep_ratio).workload
+    assert rule.order == "tiles"
+    assert len(rule._selector._tiles) <= 2  # type: ignore[attr-defined]
+    for row in range(work.rows):
+        layer, step = int(work["layer"][row]), int(work["step"][row])
+        if layer in (1, 3):
+            keys = trace.layer(layer).keys
+            assert work["keys"][row] == keys
+            assert work["queries"][row] == (9 if step == 0 else 1) * 2
+            assert work["query_keys"][row] == work["queries"][row] * keys
+    pruned = work["layer"] == 2
+    assert work["queries"][pruned].sum() < work["queries"][work["layer"] == 0].sum()
+    places = list(zip(*(work[n].tolist() for n in ("step", "layer", "head")), strict=True))
+    assert len(set(places)) == len(places)
 
 
 def test_memory_does_not_grow_with_the_square_of_the_context() -> None:

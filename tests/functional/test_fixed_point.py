@@ -45,6 +45,8 @@ def compare(
     threshold: int = 0,
     budget: int | None = None,
     value_both: np.ndarray | None = None,
+    changes: fp.Changes | None = None,
+    bias: np.ndarray | None = None,
 ) -> plain.Row:
     """Run one row both ways, insist on equality, and return it."""
     keys = len(first)
@@ -53,13 +55,14 @@ def compare(
         multipliers=multipliers.tolist(), shift=shift, value_ratios=ratios.tolist(),
         datapath=datapath, threshold=threshold, budget=budget,
         values_both=None if value_both is None else value_both.tolist(),
+        changes=changes, bias=None if bias is None else bias.tolist(),
     )  # fmt: skip
     result = fp.fixed_point_attention(
         query[None], first, both, value, np.array([keys]),
         multipliers=multipliers[None], shifts=np.array([shift]), ratios=ratios,
         datapath=datapath, threshold=threshold,
         value_budget=None if budget is None else np.full(keys + 1, budget),
-        value_both=value_both,
+        value_both=value_both, changes=changes, bias=None if bias is None else bias[None],
     )  # fmt: skip
     assert result.probabilities[0].tolist() == row.probabilities
     assert np.flatnonzero(result.used[0]).tolist() == row.used
@@ -91,6 +94,68 @@ def test_kernels_equal_plain_integers(data: st.DataObject, keys: int, dim: int, 
         data.draw(st.none() | st.integers(1, keys)),
         data.draw(st.none() | st.just(draw((keys, width)))),
     )  # fmt: skip
+
+
+numbers = st.sampled_from([-1e9, -40.0, -1e-9, 0.0, 1e-9, 40.0, 1e9]) | st.floats(-60, 60)
+caps = st.sampled_from([1e-9, 0.1, 1.0, fp.MAX_SOFTCAP]) | st.floats(0.5, 100)
+
+
+@settings(deadline=None, max_examples=200)
+@given(data=st.data(), keys=st.integers(1, 9), dim=st.sampled_from([1, 8]))
+def test_changed_scores_equal_plain_integers(data: st.DataObject, keys: int, dim: int) -> None:
+    """Soft caps, biases and sinks, up to scores and shifts that no model has."""
+
+    def draw(shape: tuple[int, ...], elements: st.SearchStrategy[int] = codes) -> np.ndarray:
+        return data.draw(hnp.arrays(np.int64, shape, elements=elements))
+
+    cap, sink = data.draw(st.none() | caps), data.draw(st.none() | numbers)
+    bias = data.draw(st.none() | hnp.arrays(np.float64, (keys,), elements=numbers))
+    first = draw((keys, dim))
+    compare(
+        draw((dim,)), first, np.clip(first + 1, -2048, 2047), draw((keys, 3)),
+        draw((keys,), st.integers(1, 2**fp.MULTIPLIER_BITS)),
+        data.draw(st.integers(-10, 90)),
+        draw((keys,), st.integers(0, 2**fp.RATIO_BITS)),
+        data.draw(st.sampled_from(DATAPATHS + NARROW)),
+        data.draw(st.integers(0, 2048)),
+        data.draw(st.none() | st.integers(1, keys)),
+        changes=fp.score_changes(cap, sink),
+        bias=None if bias is None else fp.score_codes(bias),
+    )  # fmt: skip
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    seed=st.integers(0, 999), cap=st.none() | st.floats(0.5, 100),
+    sink=st.none() | st.floats(-9, 9), biased=st.booleans(), steep=st.floats(0.01, 4.0),
+)  # fmt: skip
+def test_changed_probabilities_are_those_of_float64(
+    seed: int, cap: float | None, sink: float | None, biased: bool, steep: float
+) -> None:
+    """Within a code and a half of the models' order: cap, then bias, then a sink in the sum."""
+    rng, keys, dim = np.random.default_rng(seed), 17, 8
+    query, key = rng.integers(-2047, 2048, (1, dim)), rng.integers(-2047, 2048, (keys, dim))
+    value = rng.integers(-2047, 2048, (keys, 5))
+    added = rng.normal(size=keys) * 3 if biased else None
+    multipliers, shift = fp.dequantization(2**-11, np.full(keys, 2**-11), steep)
+    found = fp.fixed_point_attention(
+        query, key, key, value, np.array([keys]), multipliers=multipliers[None],
+        shifts=np.array([shift]), ratios=np.full(keys, 1 << fp.RATIO_BITS),
+        datapath=fp.load_datapath(), changes=fp.score_changes(cap, sink),
+        bias=None if added is None else fp.score_codes(added)[None],
+    )  # fmt: skip
+    weights, output = reference.dense(
+        query[None] / 2.0**11, key[None] / 2.0**11, value[None], np.ones((1, keys), dtype=bool),
+        scale=steep, softcap=cap, bias=added, sinks=None if sink is None else np.array([sink]),
+    )  # fmt: skip
+    codes_of = weights[0, 0] * fp.PROBABILITY_ONE
+    np.testing.assert_allclose(found.probabilities[0], codes_of, atol=0.6)
+    assert np.abs(found.output[0] - output[0, 0]).max() < 0.6 * keys + 1
+
+
+def test_caps_that_the_datapath_does_not_hold_are_refused() -> None:
+    with pytest.raises(ConfigError, match="takes caps up to 1024"):
+        fp.score_changes(2000.0, None)
 
 
 @pytest.mark.parametrize("datapath", DATAPATHS + NARROW, ids=lambda p: f"{p.name}-{p.rounding}")

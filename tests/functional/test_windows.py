@@ -132,10 +132,11 @@ def test_fixed_point_follows_the_windows() -> None:
         found = verify_fixed_point(trace(layers), load_policy(name), fp.DATAPATHS["published"])
         limit = 0.1 if name == "dense" else 0.9
         assert 0 < found.summary["relative_error_to_policy"] < limit
-    with pytest.raises(
-        AccelsimError, match="layer 2 has soft-capped scores, which the fixed-point"
-    ):
-        verify_fixed_point(trace(), load_policy("dense"), fp.DATAPATHS["published"])
+    found = verify_fixed_point(trace(), load_policy("dense"), fp.DATAPATHS["published"])
+    assert 0 < found.summary["relative_error_to_policy"] < 0.1
+    steep = trace((LayerEntry(), LayerEntry(softcap=5000.0), LayerEntry(), LayerEntry()))
+    with pytest.raises(AccelsimError, match="layer 1 has a soft cap of 5000; the fixed-point"):
+        verify_fixed_point(steep, load_policy("dense"), fp.DATAPATHS["published"])
 
 
 def test_policies_refuse_by_name_what_they_do_not_compute() -> None:
@@ -146,8 +147,9 @@ def test_policies_refuse_by_name_what_they_do_not_compute() -> None:
             continue
         with pytest.raises(TraceError, match=r"layer \d has [\w -]+, which policy '"):
             run_policy(trace(), policy)
-    assert not applicable(load_policy("h2o"), trace())
-    assert applicable(load_policy("h2o"), trace((LayerEntry(scale=0.3),) + 3 * (LayerEntry(),)))
+    assert applicable(load_policy("h2o"), trace())
+    assert not applicable(load_policy("ems"), trace())
+    assert applicable(load_policy("ems"), trace((LayerEntry(scale=0.3),) + 3 * (LayerEntry(),)))
 
 
 @pytest.mark.parametrize("machine", ["a3-base", "mnnfast"])

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from accelsim.attention.look import Look
 from accelsim.policies import Policy
-from accelsim.policies.selector import Block, Decision, Shape, selector_for
+from accelsim.policies.selector import Block, Decision, Prompt, Shape, selector_for
 
 
 @dataclass
@@ -20,6 +21,8 @@ class Sequence:
     Attributes:
         shape: of model and run.
         query, key, value: one array a layer.
+        seen: which keys each query sees, [tokens, tokens]; those up to its own if ``None``.
+        softcap, bias, sinks: of all layers; ``bias`` is [query_heads, tokens, tokens].
         decisions: what was decided for each block that was shown last, by layer.
     """
 
@@ -27,7 +30,57 @@ class Sequence:
     query: list[NDArray[Any]]
     key: list[NDArray[Any]]
     value: list[NDArray[Any]]
+    seen: NDArray[np.bool_] | None = None
+    softcap: float = 0.0
+    bias: NDArray[np.float32] | None = None
+    sinks: NDArray[Any] | None = None
     decisions: dict[int, list[Decision]] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> NDArray[np.bool_]:
+        """Which keys each query sees, [tokens, tokens]."""
+        dense = np.tri(self.shape.tokens, dtype=np.bool_)
+        return dense if self.seen is None else self.seen
+
+    def gives(self, layer: int, i: int, keys: list[int]) -> NDArray[Any]:
+        """What a query gives to some keys, as the layer attends; [query_heads, tokens]."""
+        found = np.zeros((self.shape.num_query_heads, self.shape.tokens))
+        for head in range(len(found)):
+            exponentials = {}
+            for j in keys:
+                if not self.shown[i, j]:
+                    continue
+                key = self.key[layer][head // self.shape.group, j]
+                score = float(self.query[layer][head, i] @ key) * self.scale
+                if self.softcap:
+                    score = self.softcap * np.tanh(score / self.softcap)
+                if self.bias is not None:
+                    score += self.bias[head, i, j]
+                exponentials[j] = np.exp(score)
+            total = sum(exponentials.values())
+            total += 0.0 if self.sinks is None else np.exp(self.sinks[head])
+            for j, value in exponentials.items():
+                found[head, j] = value / total
+        return found
+
+    def ends(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """One past the last key that queries may see, by the shape of all masks of the prompt."""
+        later = (self.shown & ~np.tri(self.shape.tokens, dtype=np.bool_)).any(axis=0)
+        prefix = int(np.flatnonzero(later)[-1]) + 1 if later.any() else 0
+        return np.where(rows < self.shape.prompt_tokens, np.maximum(rows + 1, prefix), rows + 1)
+
+    def look(self, rows: NDArray[np.int64], context: int | None = None) -> Look:
+        """How some queries attend."""
+        ends = self.ends(rows)
+        seen = slice(int(ends.max()) if context is None else context)
+        added = (
+            {}
+            if self.bias is None
+            else {"added": self.bias[:, rows][:, :, seen].astype(np.float32)}
+        )
+        sinks = {} if self.sinks is None else {"sinks": self.sinks}
+        hidden = None if self.seen is None else ~self.seen[rows][:, seen]
+        return Look(hidden, self.softcap, **added, **sinks, ends=ends)
 
     @property
     def scale(self) -> float:
@@ -35,7 +88,7 @@ class Sequence:
 
     def scores(self, layer: int, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Scaled scores [query_heads, rows, keys up to the last row]."""
-        seen = slice(int(rows[-1]) + 1 if self.shape.causal else self.shape.tokens)
+        seen = slice(int(self.ends(rows).max()) if self.shape.causal else self.shape.tokens)
         keys = np.repeat(self.key[layer][:, seen], self.shape.group, axis=0)
         return np.asarray(self.query[layer][:, rows] @ keys.transpose(0, 2, 1) * self.scale)
 
@@ -57,20 +110,30 @@ class Sequence:
             for half in self._halves():
                 if half[0] < shape.prompt_tokens:
                     selector.foresee(
-                        layer, self.query[layer][:, half], self.key[layer], half, self.scale
+                        Prompt(
+                            layer,
+                            self.query[layer][:, half],
+                            self.key[layer],
+                            half,
+                            self.scale,
+                            lambda rows: self.look(rows, shape.prompt_tokens),
+                        )
                     )
                 asking = selector.rows(layer, half)
                 if not len(asking):
                     continue
                 for part in np.split(asking, range(rows, len(asking), rows)):
-                    seen = slice(part[-1] + 1)
+                    look = self.look(part)
+                    seen = slice(int(look.ends.max()))  # type: ignore[union-attr]
                     scores = self.scores(layer, part)
+                    look.apply(scores, part)
                     block = Block(
                         layer, part, self.query[layer][:, part], self.key[layer][:, seen],
                         self.value[layer][:, seen], scores, scores, 0.0, True, self.scale,
+                        look,
                     )  # fmt: skip
                     decision = selector.run(block)
-                    kept[layer][:, part, seen] = decision.kept
+                    kept[layer][:, part, seen] = decision.kept & self.shown[part][:, seen]
                     self.decisions[layer].append(decision)
         return kept
 
@@ -96,3 +159,29 @@ def sequence(
 def best(scores: NDArray[Any], count: int) -> set[int]:
     """Places of the ``count`` largest; among equals the first."""
     return set(np.argsort(-np.asarray(scores), kind="stable")[:count].tolist())
+
+
+def masked(at: Sequence, seed: int, kind: str, *, own: bool = True) -> Sequence:
+    """The same under a mask, with soft cap, bias and sinks.
+
+    Args:
+        at: plain.
+        seed: of what is random.
+        kind: ``window``, ``chunk``, ``random`` or ``prefix``, or ``none``.
+        own: whether a random mask shows each query its own token.
+    """
+    rng, tokens = np.random.default_rng(seed), at.shape.tokens
+    i, j = np.indices((tokens, tokens))
+    seen = i >= j
+    if kind == "window":
+        seen &= i - j < 9
+    elif kind == "chunk":
+        seen &= i // 11 == j // 11
+    elif kind == "random":
+        shown = rng.random((tokens, tokens)) < 0.5
+        seen &= shown | (i == j) if own else shown | (j == 0)
+    elif kind == "prefix":
+        seen |= (j < 20) & (i < at.shape.prompt_tokens)
+    heads = at.shape.num_query_heads
+    bias = rng.normal(size=(heads, tokens, tokens)).astype(np.float32)
+    return replace(at, seen=seen, softcap=2.5, bias=bias, sinks=rng.normal(size=heads))

@@ -22,11 +22,13 @@ SELECTIONS: dict[str, dict[str, Any]] = {
     "centrality": {
         **CACHE, "share": "kv_head", "damping": 0.15, "iterations": 3, "sinks": 4, "recent": 8
     },
+    "dart": {"min_keys": 0, "layers": (5,), "keep": (0.2222,), "pivots": 4},
     "dhsa": {**CACHE, "share": "query_head", "chunk_tokens": 8, "sinks": 4, "local": 8},
     "dhsa_blocks": {
         "min_keys": 0, "mode": "vs", "query_block": 128, "key_block": 32, "density": 0.125,
         "vertical_share": 0.5,
     },
+    "dsa_indexer": {"min_keys": 0, "top_k": 2048, "index_bits": 8, "scale_bits": 32},
     "duo_attention": {"min_keys": 0, "sinks": 128, "recent": 256, "window": 32},
     "ems": {**CACHE, "share": "kv_head", "recent_fraction": 0.25, "history": 32, "similarity": 0.6},
     "expected_attention": {
@@ -47,7 +49,9 @@ SELECTIONS: dict[str, dict[str, Any]] = {
         **CACHE, "share": "query_head", "recent_fraction": 0.5, "history": 32, "drop": 8
     },
     "snapkv": {**CACHE, "share": "query_head", "window": 32, "kernel": 5, "pooling": "mean"},
+    "sparse_vlm": {"min_keys": 0, "layers": (2, 6, 15), "keep": (0.5209, 0.3473, 0.191)},
     "streaming_llm": {**CACHE, "share": "layer", "sinks": 4},
+    "todre": {"min_keys": 0, "layers": (0,), "keep": (0.1,)},
     "tova": {**CACHE, "share": "layer", "recent_tokens": 0},
     "transprune": {
         "min_keys": 0, "score": "transition", "layers": (7, 9, 12), "keep": (0.875, 0.625, 0.125),

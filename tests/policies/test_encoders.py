@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,16 +11,29 @@ from accelsim.attention.quantization import quantize_dequantize
 from accelsim.functional import run_policy
 from accelsim.policies import Policy
 from accelsim.policies.selections.zero_tprune_published import ZeroTPrunePublished
-from accelsim.traces import synthetic_trace
+from accelsim.traces import LayerEntry, Mask, MemoryTensors, synthetic_trace
 
 LAYERS, TOKENS = 4, 24
 
 
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_zero_tprune_votes_compares_and_ranks(seed: int) -> None:
+def test_zero_tprune_votes_compares_and_ranks(seed: int, masked: bool) -> None:
     trace = synthetic_trace(
         seed=seed, num_layers=LAYERS, prefill_tokens=TOKENS, decode_tokens=0, causal=False
     )
+    rng, sinks = np.random.default_rng(seed), np.full(trace.num_query_heads, -np.inf)
+    seen = np.ones((TOKENS, TOKENS), dtype=bool)
+    if masked:
+        seen, sinks = (
+            (rng.random(seen.shape) < 0.6) | np.eye(TOKENS, dtype=bool),
+            rng.normal(size=trace.num_query_heads),
+        )
+        bits = np.packbits(seen, axis=1, bitorder="little")
+        tensors = {name: trace.tensors.read(name) for name in trace.tensors.names()}
+        tensors |= {f"layer.{layer}.mask": bits for layer in range(LAYERS)}
+        entry = LayerEntry(mask=Mask(kind="stored"), sinks=tuple(sinks.tolist()))
+        trace = replace(trace, layers=(entry,) * LAYERS, tensors=MemoryTensors(tensors))
     rule = {
         "kind": "zero_tprune_published", "keep_similarity": 0.8, "keep_importance": 0.7,
         "after_layers": [0.25, 0.75], "iterations": [6, 4, 2],
@@ -42,8 +57,8 @@ def test_zero_tprune_votes_compares_and_ranks(seed: int) -> None:
         maps = []
         for head in range(trace.num_query_heads):
             scores = query[head, alive] @ key[head // trace.group, alive].T * trace.scale
-            weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-            maps.append(weights / weights.sum(axis=1, keepdims=True))
+            weights = np.exp(scores) * seen[np.ix_(alive, alive)]
+            maps.append(weights / (weights.sum(axis=1, keepdims=True) + np.exp(sinks[head])))
 
         def vote(maps: list[np.ndarray], first: bool, times: int) -> np.ndarray:
             size = len(maps[0])
@@ -71,7 +86,8 @@ def test_zero_tprune_votes_compares_and_ranks(seed: int) -> None:
         alive = sorted(alive[left[t]] for t in best)
     assert len(expected[-1]) < len(expected[1]) < TOKENS
     for (layer, _), keys in found.items():
-        assert keys == expected[layer], layer
+        shown = seen[expected[layer]].any(axis=0)
+        assert keys == [j for j in expected[layer] if shown[j]], layer
 
 
 def test_products_fall_with_depth() -> None:

@@ -178,6 +178,18 @@ def test_a_whole_prompt_is_no_place_for_predictions() -> None:
     assert "expected a prompt length" in why_closed_loop_not(policy, causal=True)
 
 
+def test_a_rule_that_knows_no_sinks_stays_out_of_models_with_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    policy = load_policy("moba")
+    assert not why_closed_loop_not(policy, causal=True, prompt_tokens=4, sinks=True)
+    explain = why_closed_loop_not(policy, causal=True, prompt_tokens=4, both_ways=True)
+    assert explain == "policy 'moba' reads a prompt in one direction, the model in both"
+    monkeypatch.setattr(type(policy.selection), "follows", frozenset())
+    explain = why_closed_loop_not(policy, causal=True, prompt_tokens=4, sinks=True)
+    assert explain == "policy 'moba' does not support the sinks of the model"
+
+
 SIZES = [(32, 8, 4, 0.25), (29, 8, 4, 0.25), (32, 4, 8, 0.5), (30, 8, 8, 0.3), (32, 8, 4, 0.9)]
 
 

@@ -22,6 +22,8 @@ from accelsim.traces import (
     AttentionTrace,
     Decisions,
     LayerDecisions,
+    LayerEntry,
+    Mask,
     SelectionCost,
     digest_of_file,
     layer_decisions,
@@ -136,6 +138,32 @@ def test_a_replay_keeps_what_the_file_says(some: Decisions, tmp_path: Path) -> N
         for at in [(1, 1, 0), (1, 1, 1), (1, 2, 0), (1, 2, 1), (3, 2, 0)]
     )
     assert sum(len(q) for q in kept.values()) == int(workload["keys"].sum())
+
+
+def test_a_replay_fetches_what_a_query_sees_of_it(some: Decisions, tmp_path: Path) -> None:
+    path = tmp_path / "d.safetensors"
+    save_decisions(some, path)
+    masks = [
+        Mask(kind="window", size=5, side="left"), Mask(kind="chunk", size=7),
+        Mask(kind="prefix", length=12),
+    ]  # fmt: skip
+    for causal in (True, False):
+        chosen = masks if not causal else [*masks[:2], None]
+        layers = tuple(
+            LayerEntry(mask=mask, sinks=(0.5,) * TRACE.num_query_heads) for mask in chosen
+        )
+        under = replace(TRACE, layers=layers, causal=causal)
+        plain, found = (run_policy(t, policy_of(path)).workload for t in (TRACE, under))
+        places = zip(*(plain[n].tolist() for n in ("step", "layer", "head")), strict=True)
+        sets = dict(zip(places, plain.key_indices, strict=True))
+        for row in range(found.rows):
+            step, layer = int(found["step"][row]), int(found["layer"][row])
+            rows = np.arange(20) if step == 0 else np.array([19 + step])
+            seen = np.flatnonzero(under.seen(layer, rows).any(axis=0))
+            kept = sets[step, layer, int(found["head"][row])]
+            assert found.key_indices[row].tolist() == sorted(set(seen) & set(kept.tolist()))
+        table = found.query_table
+        assert (causal and table.keys.max() == 26) or table.keys[table.position < 12].max() == 12
 
 
 def test_a_later_change_selects_from_what_is_held(tmp_path: Path) -> None:

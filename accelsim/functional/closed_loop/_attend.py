@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from accelsim.attention.kernels import NO_SINKS
+from accelsim.attention.look import PLAIN, Look
 from accelsim.errors import TraceError
 from accelsim.functional._block import attend_block, cut, fetches_of
 from accelsim.functional._stored import Stored, value_budgets
 from accelsim.policies import Policy, Quantization
-from accelsim.policies.selector import Block, Decision, Selector, Shape, selector_for, stage_of
-from accelsim.traces.capture import Attend, Floats
+from accelsim.policies.selector import (
+    Block,
+    Decision,
+    Prompt,
+    Selector,
+    Shape,
+    selector_for,
+    stage_of,
+)
+from accelsim.traces.capture import Attend, Floats, ModelShape
 from accelsim.workloads import read_bits
 
 _ROWS_PER_BLOCK = 128
 """Query rows handled together: their scores stay in cache, and memory is bounded by one layer."""
+
+Looks = Callable[[int, NDArray[np.int64]], Look]
+"""How queries attend: of a layer and positions."""
+
+
+def _plain(layer: int, positions: NDArray[np.int64]) -> Look:
+    return PLAIN
 
 
 class PolicyAttention:
@@ -34,6 +52,8 @@ class PolicyAttention:
         seed: of the pivots of the top-k engine.
         windows: newest keys that a query of each layer sees, or none. In layers with a window
             nothing is selected: their cache is bounded already.
+        looks: of a layer and the positions of queries, how they attend beside that; ``None``:
+            by causal or full softmax.
 
     Attributes:
         selector: the rule at work.
@@ -42,6 +62,7 @@ class PolicyAttention:
         dram_bytes: traffic of keys, values and metadata, read and written, as the workload of an
             open loop counts it (:func:`accelsim.workloads.read_bits`). The prompt of a causal model
             is not counted: this is the traffic of the decoding that follows.
+        prompt_tokens: first tokens, which are read as a prompt.
         alive: [tokens], tokens that have a query in the last layer.
     """
 
@@ -52,8 +73,11 @@ class PolicyAttention:
         scale: float,
         seed: int = 0,
         windows: Sequence[int | None] = (),
+        looks: Looks | None = None,
     ) -> None:
         self._policies, self._shape, self._scale = policy.by_stage(), shape, scale
+        self._looks = looks or _plain
+        self.prompt_tokens = shape.prompt_tokens
         self._windows = [w if w is not None and w < shape.tokens else None for w in windows]
         self.selector = selector_for(policy, shape, seed)
         if any(self._windows):
@@ -103,18 +127,17 @@ class PolicyAttention:
         if len(prompt):
             policy = policy.at_layer(layer, shape.num_layers)
             stored = self._read_back(layer, policy, key, value, int(positions[0]))
-            asking = query[:, : len(prompt)]
-            self.selector.foresee(layer, asking, stored.key_both, prompt, self._scale)
+            asking, looks = query[:, : len(prompt)], functools.partial(self._looks, layer)
+            self.selector.foresee(
+                Prompt(layer, asking, stored.key_both, prompt, self._scale, looks)
+            )
         rows = self.selector.rows(layer, positions)
         self.alive[positions] = False
         self.alive[rows] = True
-        seen = positions + 1 if shape.causal else np.full(len(positions), shape.tokens)
-        window = self._windows[layer] if self._windows else None
-        seen = seen if window is None else np.minimum(seen, window)
-        self.visible_keys += int(seen.sum()) * shape.num_query_heads
+        self.visible_keys += self._seen(layer, positions) * shape.num_query_heads
         output = np.zeros(query.shape, dtype=np.float32)
         for part in cut(rows, shape, _ROWS_PER_BLOCK):
-            place = part - positions[0]
+            place, look = part - positions[0], self._looks(layer, part)
             stage = stage_of(part, shape)
             here = self._policies[stage].at_layer(layer, shape.num_layers)
             if stored is None or here.quantization != policy.quantization:
@@ -122,7 +145,7 @@ class PolicyAttention:
             policy = here
             got = attend_block(
                 self.selector, here, stored, layer, query[:, place], part, self._scale,
-                self._budgets[stage][layer], 1,
+                self._budgets[stage][layer], 1, look,
             )  # fmt: skip
             output[:, place] = got.output
             self.kept_keys += int(np.count_nonzero(got.decision.kept))
@@ -132,6 +155,19 @@ class PolicyAttention:
                 self.dram_bytes += sum(int(bits.sum()) for bits in read.values()) // 8
                 self.dram_bytes += int(columns["write_back_bytes"].sum())
         return output
+
+    def _seen(self, layer: int, positions: NDArray[np.int64]) -> int:
+        """Keys that the queries of a head see."""
+        shape, seen = self._shape, 0
+        window = self._windows[layer] if self._windows else None
+        for part in cut(positions, shape, _ROWS_PER_BLOCK):
+            look = self._looks(layer, part)
+            ends = part + 1 if shape.causal else np.full(len(part), shape.tokens)
+            ends = ends if look.ends is None else look.ends
+            ends = ends if window is None else np.minimum(ends, window)
+            shown = look.hidden is not None and np.count_nonzero(~look.hidden)
+            seen += int(ends.sum()) if look.hidden is None else int(shown)
+        return seen
 
     def _read_back(
         self, layer: int, policy: Policy, key: Floats, value: Floats, known: int
@@ -176,17 +212,10 @@ class _Windowed(Selector):
         """Ask the rule."""
         return self._rule.rows(layer, positions)
 
-    def foresee(
-        self,
-        layer: int,
-        query: NDArray[Any],
-        key: NDArray[Any],
-        positions: NDArray[np.int64],
-        scale: float,
-    ) -> None:
+    def foresee(self, prompt: Prompt) -> None:
         """Show the rule what it decides itself."""
-        if self._windows[layer] is None:
-            self._rule.foresee(layer, query, key, positions, scale)
+        if self._windows[prompt.layer] is None:
+            self._rule.foresee(prompt)
 
     def learn(self, block: Block, output: NDArray[np.float64]) -> None:
         """Tell the rule what it decided itself."""
@@ -217,7 +246,7 @@ def forward(
 
 
 def policy_attention(
-    policy: Policy, shape: Any, tokens: int, *, causal: bool, prompt_tokens: int = 0
+    policy: Policy, shape: ModelShape, tokens: int, *, causal: bool, prompt_tokens: int = 0
 ) -> PolicyAttention:
     """Return the attention of one sequence.
 
@@ -238,10 +267,27 @@ def policy_attention(
             tokens,
             prompt_tokens,
             causal,
+            both_ways=shape.both_ways,
         ),
         shape.scale,
-        windows=getattr(shape, "windows", ()),
+        windows=shape.windows,
+        looks=_model_looks(shape, prompt_tokens),
     )
+
+
+def _model_looks(shape: ModelShape, prompt_tokens: int) -> Looks | None:
+    """How the queries of a model attend beside its windows."""
+    if not shape.sinks and not shape.both_ways:
+        return None
+    sinks = [np.array(own) for own in shape.sinks] or [NO_SINKS] * shape.num_layers
+
+    def look(layer: int, positions: NDArray[np.int64]) -> Look:
+        ends = positions + 1
+        if shape.both_ways:
+            ends = np.where(positions < prompt_tokens, prompt_tokens, ends)
+        return Look(sinks=sinks[layer], ends=ends)
+
+    return look
 
 
 __all__ = ["Attend", "PolicyAttention", "forward", "policy_attention"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ from accelsim.traces.capture.huggingface import (
 from accelsim.traces.capture.packages import WEIGHT_PACKAGES, load_smollm2, require
 
 _NAME = "accelsim_policy"
+_SINKS = "s_aux"
+"""What transformers calls the sinks that a layer gives to its attention function."""
+_BOTH_WAYS = frozenset(("paligemma",))
+"""Types of models whose prompt is read in both directions, where ``token_type_ids`` is 0."""
 
 
 class TransformersModel:
@@ -53,22 +58,23 @@ class TransformersModel:
         self._name, self._where = model, {"gguf_file": gguf_file} if gguf_file else {}
         self._transformers = transformers
         self._attend: Attend | None = None
-        self._calls = 0
+        self._calls = self._prefix = 0
         with quiet(transformers):
             if gguf_file:
                 check_for_transformers(Path(model) / gguf_file)
             config = load_pretrained(transformers.AutoConfig, model, self._where)
-            if not generates_text(transformers, config, model):
+            both_ways = config.model_type in _BOTH_WAYS
+            if not both_ways and not generates_text(transformers, config, model):
                 raise TraceError(f"{model}: is an encoder; expected a causal language model")
-            self.shape = _shape(config.get_text_config())
+            shape = _shape(config.get_text_config())
             transformers.AttentionInterface.register(_NAME, self._attention)
             transformers.AttentionMaskInterface.register(_NAME, plain_mask(transformers))
             options = {"attn_implementation": _NAME, "dtype": self._torch.float32, **self._where}
             if not gguf_file:
                 options["use_safetensors"] = True  # the alternative is a pickle
-            self._network = load_pretrained(
-                transformers.AutoModelForCausalLM, model, options
-            ).eval()
+            kind = "AutoModelForImageTextToText" if both_ways else "AutoModelForCausalLM"
+            self._network = load_pretrained(getattr(transformers, kind), model, options).eval()
+        self.shape = replace(shape, sinks=_sinks(self._network), both_ways=both_ways)
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text, with what the model's tokenizer adds."""
@@ -119,13 +125,19 @@ class TransformersModel:
                 "(is the text tokenized for another model?)"
             )
         self._attend, self._calls = attend, 0
+        told: dict[str, Any] = {} if cache is None else {self._cache_argument: cache}
+        if self.shape.both_ways:
+            # Of the first pass; all of it where nothing says what its prompt is.
+            self._prefix = min(getattr(attend, "prompt_tokens", len(token_ids)), len(token_ids))
+            suffix = self._torch.arange(len(token_ids)) >= self._prefix
+            told["token_type_ids"] = suffix.int()[None]
         # The last model that was made may have taken the name.
         self._transformers.AttentionInterface.register(_NAME, self._attention)
         with self._torch.inference_mode(), foreign_code(self._name):
             output = self._network(
                 input_ids=self._torch.tensor([list(token_ids)]),
                 use_cache=cache is not None,
-                **({} if cache is None else {self._cache_argument: cache}),
+                **told,
             )
         self._attend = None
         if self._calls != self.shape.num_layers:
@@ -148,7 +160,15 @@ class TransformersModel:
     ) -> tuple[Any, None]:
         """Compute attention as transformers asks for it: [1, heads, tokens, head_dim] in."""
         check_layer(self._name, module, self._calls)
+        given = options.pop(_SINKS, None)
         check_plain(self._name, options)
+        sinks = self.shape.sinks[self._calls] if self.shape.sinks else None
+        found = None if given is None else tuple(given.flatten().tolist())
+        if found != sinks:
+            raise TraceError(
+                f"{self._name}: layer {self._calls} has sinks that are not parameters of its "
+                "attention; expected those"
+            )
         if scaling is not None and not np.isclose(scaling, self.shape.scale):
             raise TraceError(
                 f"{self._name}: scores are scaled by {scaling:g}; expected {self.shape.scale:g} "
@@ -182,6 +202,8 @@ class TransformersModel:
         seen = mask if mask.dtype == self._torch.bool else mask == 0
         before = tokens - seen.shape[-2]
         expected = self._torch.ones_like(seen[0]).tril(before)
+        if self.shape.both_ways and not before:
+            expected[..., : self._prefix, : self._prefix] = True
         if not whole:
             expected &= ~self._torch.ones_like(seen[0]).tril(before - int(window or 0))
         if not bool((seen[0] == expected).all()):
@@ -230,6 +252,16 @@ def _shape(config: Any) -> ModelShape:
         ),
         windows=_windows(config),
     )
+
+
+def _sinks(network: Any) -> tuple[tuple[float, ...], ...]:
+    """Sinks of each layer; empty where there are none."""
+    found = {
+        module.layer_idx: tuple(module.sinks.detach().float().flatten().tolist())
+        for module in network.modules()
+        if isinstance(getattr(module, "layer_idx", None), int) and hasattr(module, "sinks")
+    }
+    return tuple(found[layer] for layer in sorted(found))
 
 
 def _windows(config: Any) -> tuple[int | None, ...]:

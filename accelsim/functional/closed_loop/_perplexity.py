@@ -96,7 +96,8 @@ def perplexity(
     for own, ids in zip(policies, windows, strict=True):
         explain = why_closed_loop_not(
             own, causal=True, prompt_tokens=prompt_tokens, skip=skip,
-            num_layers=model.shape.num_layers, token_ids=ids,
+            num_layers=model.shape.num_layers, token_ids=ids, sinks=bool(model.shape.sinks),
+            both_ways=model.shape.both_ways,
         )  # fmt: skip
         if explain:
             raise TraceError(explain)

@@ -164,7 +164,8 @@ class Asked:
         """Attention that has read the prompt, the cache, and the prompt's last logits."""
         explain = why_closed_loop_not(
             policy, causal=True, prompt_tokens=len(self._prompt), skip=len(self._prompt) - 1,
-            num_layers=self._model.shape.num_layers,
+            num_layers=self._model.shape.num_layers, sinks=bool(self._model.shape.sinks),
+            both_ways=self._model.shape.both_ways,
         )  # fmt: skip
         if explain:
             raise TraceError(explain)

@@ -57,6 +57,7 @@ def keep_blocks(
     bounds: NDArray[np.float64],
     opened: NDArray[np.bool_],
     positions: NDArray[np.int64],
+    visible: NDArray[np.int64],
     prompt: int,
     size: int,
     budgets: NDArray[np.int64],
@@ -72,6 +73,7 @@ def keep_blocks(
         bounds: [groups, rows, blocks], what ranks full blocks.
         opened: [rows, blocks], those that a row may read (:func:`open_blocks`).
         positions: of the rows.
+        visible: [rows], one past the last key of each.
         prompt: a row with so many keys or fewer keeps all.
         size: keys of a block.
         budgets: [rows], likewise.
@@ -89,7 +91,7 @@ def keep_blocks(
             full = positions[r] // size
             blocks = np.flatnonzero(opened[r, :full])
             if seen <= prompt or len(blocks) <= allowed[r] or seen <= budgets[r]:
-                kept[first:last, r, :seen] = True
+                kept[first:last, r, : visible[r]] = True
                 continue
             kept[first:last, r, full * size : seen] = True
             if allowed[r] < 1:

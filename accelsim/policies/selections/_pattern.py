@@ -12,8 +12,8 @@ from accelsim.attention.kernels import WORK
 from accelsim.attention.rows import dense_mask
 from accelsim.attention.topk import topk_engine
 from accelsim.policies._selection import SelectionPart
-from accelsim.policies.selections._prompt import Cost, probabilities
-from accelsim.policies.selector import Block, Decision, Floats, Selector, Shape
+from accelsim.policies.selections._prompt import Cost
+from accelsim.policies.selector import Block, Decision, Floats, Prompt, Selector, Shape
 
 Rule = TypeVar("Rule", bound=SelectionPart)
 Pattern = TypeVar("Pattern")
@@ -29,15 +29,11 @@ class PatternSelector(Selector, Generic[Rule, Pattern]):
         self._costs: dict[int, Cost] = {}
 
     @abstractmethod
-    def find(
-        self, query: Floats, key: Floats, scale: float, seed: int
-    ) -> tuple[Pattern, Cost] | None:
+    def find(self, prompt: Prompt, seed: int) -> tuple[Pattern, Cost] | None:
         """Find the pattern of a prompt, or ``None`` where all is kept.
 
         Args:
-            query: [query_heads, prompt, head_dim].
-            key: [query_heads, prompt, head_dim], those of a KV head for each of its query heads.
-            scale: of the scores.
+            prompt: the whole one.
             seed: of the pivots of the top-k engine.
         """
 
@@ -45,22 +41,14 @@ class PatternSelector(Selector, Generic[Rule, Pattern]):
     def keep(self, pattern: Pattern, positions: NDArray[np.int64], kept: NDArray[np.bool_]) -> None:
         """Mark keys [query_heads, rows, keys]; those after a query may be marked, too."""
 
-    def foresee(
-        self,
-        layer: int,
-        query: NDArray[Any],
-        key: NDArray[Any],
-        positions: NDArray[np.int64],
-        scale: float,
-    ) -> None:
+    def foresee(self, prompt: Prompt) -> None:
         """Find the pattern of a prompt."""
-        prompt = self.shape.prompt_tokens
-        if positions[0] != 0 or not self.rule.min_keys <= len(positions) == prompt:
+        rows, tokens = prompt.positions, self.shape.prompt_tokens
+        if rows[0] != 0 or not self.rule.min_keys <= len(rows) == tokens:
             return
-        keys = np.repeat(key[:, :prompt].astype(np.float64), self.shape.group, axis=0)
-        found = self.find(query.astype(np.float64), keys, scale, self.seed + layer * 977)
+        found = self.find(prompt, self.seed + prompt.layer * 977)
         if found is not None:
-            self._patterns[layer], self._costs[layer] = found
+            self._patterns[prompt.layer], self._costs[prompt.layer] = found
 
     def run(self, block: Block) -> Decision:
         """Attend to the pattern in the prompt, and densely after it."""
@@ -106,19 +94,6 @@ def largest(values: Floats, count: int, seed: int, work: NDArray[Any]) -> NDArra
 def no_work(heads: int) -> NDArray[Any]:
     """Work [heads] to add to."""
     return np.zeros(heads, dtype=WORK)
-
-
-def softmax_of_last(query: Floats, key: Floats, rows: int, scale: float) -> Floats:
-    """Causal probabilities [heads, rows, tokens] of the last ``rows`` queries.
-
-    Args:
-        query: [heads, tokens, head_dim].
-        key: likewise.
-        rows: how many.
-        scale: of the scores.
-    """
-    every = np.arange(key.shape[1])
-    return probabilities(query, key, every[-rows:], every, scale)
 
 
 def columns_and_distances(weights: Floats) -> tuple[Floats, Floats]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.policies.selector import Decision, Floats, Shape, work_by_kv_head
+from accelsim.policies.selector import Decision, Floats, Prompt, Shape, work_by_kv_head
 
 
 class Cost(NamedTuple):
@@ -31,21 +31,32 @@ class Cost(NamedTuple):
 
 
 def probabilities(
-    query: Floats, key: Floats, rows: NDArray[np.int64], alive: NDArray[np.int64], scale: float
-) -> Floats:
-    """Causal probabilities [query_heads, rows, alive] of some queries over the tokens left.
+    prompt: Prompt, rows: NDArray[np.int64], alive: NDArray[np.int64]
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """What some queries give to the tokens that are left, as the layer attends.
 
     Args:
-        query: [query_heads, prompt, head_dim].
-        key: [kv_heads, prompt, head_dim].
+        prompt: of the layer.
         rows: positions of the queries.
-        alive: positions of the keys.
-        scale: of the scores.
+        alive: positions of the keys, ascending.
+
+    Returns:
+        Probabilities [query_heads, rows, alive], and which keys each query sees [rows, alive]. A
+        query that sees none of them gives nothing.
     """
-    keys = np.repeat(key[:, alive], len(query) // len(key), axis=0)
-    scores = query[:, rows] @ keys.transpose(0, 2, 1) * scale
-    scores[:, alive[None, :] > rows[:, None]] = -np.inf
-    scores -= scores.max(axis=2, keepdims=True)
-    weights = np.exp(scores)
-    weights /= weights.sum(axis=2, keepdims=True)
-    return np.asarray(weights)
+    query, key = prompt.query[:, rows].astype(np.float64), prompt.key[:, alive].astype(np.float64)
+    keys = np.repeat(key, len(query) // len(key), axis=0)
+    scores = query @ keys.transpose(0, 2, 1) * prompt.scale
+    look = prompt.look(rows)
+    look.apply(scores, rows, alive)
+    ends = rows + 1 if look.ends is None else look.ends
+    seen = alive[None, :] < ends[:, None]
+    if look.hidden is not None:
+        seen &= ~look.hidden[:, alive]
+    scores[:, ~seen] = -np.inf
+    sinks = look.sinks_of(len(scores))[:, None, None]
+    top = np.maximum(scores.max(axis=2, keepdims=True), sinks)
+    top = np.where(top > -np.inf, top, 0.0)
+    weights = np.exp(scores - top)
+    total = weights.sum(axis=2, keepdims=True) + np.exp(sinks - top)
+    return np.asarray(weights / np.where(total > 0, total, 1.0)), seen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pydantic
@@ -13,10 +13,10 @@ from accelsim.attention.kernels import WORK
 from accelsim.attention.topk import topk_engine
 from accelsim.errors import ConfigError
 from accelsim.policies._base import ROUNDING_GUARD, Fraction, Layers
-from accelsim.policies._selection import SelectionPart
+from accelsim.policies._selection import FROM_PROBABILITIES, IN_BOTH_DIRECTIONS, SelectionPart
 from accelsim.policies.selections._prompt import Cost
-from accelsim.policies.selector import Block, Decision, Floats, Selector, Shape
-from accelsim.traces import IMAGE
+from accelsim.policies.selector import Block, Decision, Floats, Prompt, Selector, Shape
+from accelsim.traces import IMAGE, OTHER_HEADS, OTHER_KV_HEADS, OTHER_WIDTHS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +40,13 @@ class Visual(SelectionPart):
     keep: tuple[Fraction, ...]
     in_prompt: ClassVar[bool] = True
     foresees: ClassVar[bool] = True
+    drops_queries: ClassVar[bool] = True
+    # One set of tokens that are left goes through all layers.
+    follows: ClassVar[frozenset[str]] = (FROM_PROBABILITIES | IN_BOTH_DIRECTIONS) - {
+        OTHER_HEADS,
+        OTHER_KV_HEADS,
+        OTHER_WIDTHS,
+    }
     before: ClassVar[bool]
     """Whether tokens leave before the layer that ranks them, or after it."""
     at_least: ClassVar[int] = 0
@@ -111,23 +118,14 @@ class VisualTokens(Selector):
 
     @abstractmethod
     def choose(
-        self,
-        layer: int,
-        target: int,
-        query: Floats,
-        key: Floats,
-        alive: NDArray[np.int64],
-        scale: float,
+        self, prompt: Prompt, target: int, alive: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], Cost]:
         """Visual tokens that stay, at most ``target`` of them, and what finding them takes.
 
         Args:
-            layer: where.
+            prompt: of the layer.
             target: how many may stay, fewer than there are.
-            query: [query_heads, prompt, head_dim].
-            key: [kv_heads, prompt, head_dim].
             alive: tokens of the prompt that are left, ascending.
-            scale: of the scores.
         """
 
     def alive(self, layer: int) -> NDArray[np.bool_]:
@@ -145,17 +143,10 @@ class VisualTokens(Selector):
         first = int(np.flatnonzero(self.visual)[-1]) + 1
         return np.arange(min(first, prompt - 1), prompt)
 
-    def foresee(
-        self,
-        layer: int,
-        query: NDArray[Any],
-        key: NDArray[Any],
-        positions: NDArray[np.int64],
-        scale: float,
-    ) -> None:
+    def foresee(self, prompt: Prompt) -> None:
         """Rank the visual tokens of a prompt, where this layer does."""
-        prompt, rule = self.shape.prompt_tokens, self.rule
-        if layer not in rule.layers or not rule.min_keys <= len(positions) == prompt:
+        tokens, rule, layer = self.shape.prompt_tokens, self.rule, prompt.layer
+        if layer not in rule.layers or not rule.min_keys <= len(prompt.positions) == tokens:
             return
         alive = self.alive(layer)
         places = np.flatnonzero(alive & self.visual)
@@ -163,10 +154,7 @@ class VisualTokens(Selector):
         target = rule.count(keep, int(self.visual.sum()))
         if target >= len(places):
             return
-        stay, cost = self.choose(
-            layer, target, query.astype(np.float64), key[:, :prompt].astype(np.float64),
-            np.flatnonzero(alive[:prompt]), scale,
-        )  # fmt: skip
+        stay, cost = self.choose(prompt, target, np.flatnonzero(alive[:tokens]))
         gone = np.zeros(self.shape.tokens, dtype=np.bool_)
         gone[places] = True
         gone[stay] = False
@@ -193,17 +181,12 @@ class VisualSelector(VisualTokens):
     """Visual tokens by a score: the largest stay."""
 
     @abstractmethod
-    def rank(
-        self, layer: int, query: Floats, key: Floats, alive: NDArray[np.int64], scale: float
-    ) -> tuple[Floats, int, int]:
+    def rank(self, prompt: Prompt, alive: NDArray[np.int64]) -> tuple[Floats, int, int]:
         """Scores [visual tokens alive] of the tokens that may leave.
 
         Args:
-            layer: where.
-            query: [query_heads, prompt, head_dim].
-            key: [kv_heads, prompt, head_dim].
+            prompt: of the layer.
             alive: tokens of the prompt that are left, ascending.
-            scale: of the scores.
 
         Returns:
             The scores, the keys that a KV head reads for them, and the additions to accumulators of
@@ -211,21 +194,15 @@ class VisualSelector(VisualTokens):
         """
 
     def choose(
-        self,
-        layer: int,
-        target: int,
-        query: Floats,
-        key: Floats,
-        alive: NDArray[np.int64],
-        scale: float,
+        self, prompt: Prompt, target: int, alive: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], Cost]:
         """The best by their scores."""
-        scores, reads, updates = self.rank(layer, query, key, alive, scale)
+        scores, reads, updates = self.rank(prompt, alive)
         places = alive[self.visual[alive]]
         work = np.zeros(1, dtype=WORK)
         if not target:
             return places[:0], Cost(work, reads, updates)
-        top = topk_engine(scores, target, self.seed + layer * 977)
+        top = topk_engine(scores, target, self.seed + prompt.layer * 977)
         work[0] = (len(places), target, top.passes, top.elements, top.beats)
         return places[top.indices], Cost(work, reads, updates)
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from accelsim.policies._base import Count, Fraction, Iterations
-from accelsim.policies._selection import FROM_PROBABILITIES, Needs, Sharing
+from accelsim.policies._selection import FROM_PROBABILITIES, IN_BOTH_DIRECTIONS, Needs, Sharing
 from accelsim.policies.selections._once import Once, OnceSelector
 from accelsim.policies.selector import Block, Decision, Floats, Selector, Shape
 
@@ -38,7 +38,7 @@ class Centrality(Once):
     sinks: Count = 4
     recent: Count = 8
     needs: ClassVar[Needs] = Needs(selection="once", updates=True, metadata=True)
-    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES
+    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES | IN_BOTH_DIRECTIONS
 
     def selector(self, shape: Shape, seed: int = 0) -> Selector:
         """Return the rule at work on one sequence."""

@@ -13,7 +13,7 @@ from accelsim.policies._base import Fraction, Layers, Positive
 from accelsim.policies._selection import Needs
 from accelsim.policies.selections._prompt import Cost
 from accelsim.policies.selections._visual import Visual, VisualTokens, missing_tensor
-from accelsim.policies.selector import Floats, Selector, Shape
+from accelsim.policies.selector import Floats, Prompt, Selector, Shape
 
 
 class DART(Visual):
@@ -73,39 +73,26 @@ class DARTSelector(VisualTokens):
         super().__init__(rule, shape, seed)
         self._keys: NDArray[Any] | None = None
 
-    def foresee(
-        self,
-        layer: int,
-        query: NDArray[Any],
-        key: NDArray[Any],
-        positions: NDArray[np.int64],
-        scale: float,
-    ) -> None:
+    def foresee(self, prompt: Prompt) -> None:
         """Choose where the layer does, and remember the keys for the next one."""
-        super().foresee(layer, query, key, positions, scale)
-        wanted = layer + 1 in self.rule.layers
-        self._keys = key[:, : self.shape.prompt_tokens].copy() if wanted else None
+        super().foresee(prompt)
+        wanted = prompt.layer + 1 in self.rule.layers
+        self._keys = prompt.key[:, : self.shape.prompt_tokens].copy() if wanted else None
 
     def choose(
-        self,
-        layer: int,
-        target: int,
-        query: Floats,
-        key: Floats,
-        alive: NDArray[np.int64],
-        scale: float,
+        self, prompt: Prompt, target: int, alive: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], Cost]:
         """Let each pivot take its part."""
         recorded, rule = self.shape.recorded, self.rule
         assert recorded is not None
         assert self._keys is not None
-        hidden = recorded.hidden(layer)
+        hidden = recorded.hidden(prompt.layer)
         assert hidden is not None
         places = alive[self.visual[alive]]
         asking = self.question[~self.visual[self.question]]
         size = np.abs(self._keys.astype(np.float64)).sum(axis=(0, 2))
         work = np.zeros(1, dtype=WORK)
-        seed = self.seed + layer * 977
+        seed = self.seed + prompt.layer * 977
         images = self._best(size[places], places, rule.pivots, seed, work)
         texts = self._best(size[asking], asking, rule.pivots, seed + 1, work)
         vectors = hidden[: self.shape.prompt_tokens].astype(np.float64)

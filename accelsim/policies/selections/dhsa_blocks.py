@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -10,16 +11,15 @@ from numpy.typing import NDArray
 
 from accelsim.jit import kernel
 from accelsim.policies._base import Fraction, Positive, Ratio
-from accelsim.policies._selection import Needs, SelectionPart
+from accelsim.policies._selection import FROM_PROBABILITIES, Needs, SelectionPart
 from accelsim.policies.selections._pattern import (
     PatternSelector,
     columns_and_distances,
     largest,
     no_work,
-    softmax_of_last,
 )
-from accelsim.policies.selections._prompt import Cost
-from accelsim.policies.selector import Floats, Selector, Shape
+from accelsim.policies.selections._prompt import Cost, probabilities
+from accelsim.policies.selector import Floats, Prompt, Selector, Shape
 
 Mode = Literal["topk", "a", "vs", "vsb"]
 Blocks = NDArray[np.bool_]
@@ -45,6 +45,9 @@ class DHSABlocks(SelectionPart):
       in the place of tokens; the newest blocks are all those from the block's first query on.
 
     A prompt is filled up with zero vectors to whole blocks; among equals the first block stays.
+    Under a mask of the model, key blocks of which a block of queries sees nothing are not ranked
+    and not counted; the probabilities of ``vs`` are those of the layer, with its biases and sinks,
+    of as many queries at the end without zero vectors (all ours). Products of means know no bias.
     ``dhsa`` is the earlier form: a query alone, chunks of a few keys, in decode too.
 
     Asks of the hardware: a pass over the keys of the prompt for their means or the probabilities of
@@ -67,6 +70,7 @@ class DHSABlocks(SelectionPart):
     in_prompt: ClassVar[bool] = True
     foresees: ClassVar[bool] = True
     needs: ClassVar[Needs] = Needs(selection="once", updates=True, metadata=True, permanent=False)
+    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES
 
     def selector(self, shape: Shape, seed: int = 0) -> Selector:
         """Return the rule at work on one sequence."""
@@ -76,7 +80,8 @@ class DHSABlocks(SelectionPart):
 class _Grid:
     """Blocks of a padded prompt, and what every mode asks about them."""
 
-    def __init__(self, rule: DHSABlocks, tokens: int) -> None:
+    def __init__(self, rule: DHSABlocks, prompt: Prompt) -> None:
+        tokens = prompt.query.shape[1]
         unit = math.lcm(rule.query_block, rule.key_block)
         self.tokens = -(-tokens // unit) * unit
         self.rows, self.columns = self.tokens // rule.query_block, self.tokens // rule.key_block
@@ -85,39 +90,61 @@ class _Grid:
         self.newest = ((row + 1) * rule.query_block - 1) // rule.key_block
         self.start = row * rule.query_block // rule.key_block
         self.seen = self.column[None, :] <= self.newest[:, None]
+        self.open = self.seen & ~self._hidden(rule, prompt)
         self.between = (self.column > 0)[None, :] & (self.column[None, :] < self.newest[:, None])
-        self.dense = self.newest + 1 <= self.budget
+        self.between &= self.open
+        # Without a rule of its own for the order, later blocks are ranked as well.
+        self.ranked = self.open | ~self.seen if rule.mode == "topk" else self.open
+        self.dense = self.ranked.sum(axis=1) <= self.budget
         if rule.mode in ("vs", "vsb"):
             within = math.ceil(self.budget * rule.key_block / rule.query_block)
             self.dense[:within] = True
             self.dense[-1] = True
 
+    def _hidden(self, rule: DHSABlocks, prompt: Prompt) -> Blocks:
+        """Key blocks of which no query of a block sees anything, [rows, columns]."""
+        hidden = np.zeros((self.rows, self.columns), dtype=np.bool_)
+        if prompt.look(prompt.positions[:1]).hidden is None:
+            return hidden
+        for row, queries in enumerate(
+            np.split(
+                prompt.positions, range(rule.query_block, len(prompt.positions), rule.query_block)
+            )
+        ):
+            unseen = prompt.look(queries).hidden
+            assert unseen is not None
+            unseen = unseen | (np.arange(unseen.shape[1]) > queries[:, None])
+            missing = self.tokens - unseen.shape[1]
+            unseen = np.pad(unseen.all(axis=0), (0, missing), constant_values=True)
+            hidden[row] = unseen.reshape(self.columns, -1).all(axis=1)
+        return hidden
+
 
 class DHSABlocksSelector(PatternSelector[DHSABlocks, Blocks]):
     """A mask of blocks for each query head."""
 
-    def find(
-        self, query: Floats, key: Floats, scale: float, seed: int
-    ) -> tuple[Blocks, Cost] | None:
+    def find(self, prompt: Prompt, seed: int) -> tuple[Blocks, Cost] | None:
         """Choose blocks by the mode."""
-        rule, tokens = self.rule, query.shape[1]
-        grid, work = _Grid(rule, tokens), no_work(len(query))
+        rule, (heads, tokens, dim) = self.rule, prompt.query.shape
+        grid, work = _Grid(rule, prompt), no_work(heads)
         if grid.dense.all():
             return None
-        missing = grid.tokens - tokens
-        query, key = (np.pad(t, ((0, 0), (0, missing), (0, 0))) for t in (query, key))
-        updates = 0
+        missing = ((0, 0), (0, grid.tokens - tokens), (0, 0))
+        query = np.pad(prompt.query.astype(np.float64), missing)
+        key = np.pad(prompt.key[:, :tokens].astype(np.float64), missing)
+        reads, updates = tokens, 0
         if rule.mode == "vs":
-            scores, updates = self._lines(query, key, scale, grid, seed, work)
+            filled = replace(prompt, query=query, key=key)
+            scores, reads, updates = self._lines(filled, tokens, grid, seed, work)
         else:
-            heads, _, dim = query.shape
             mean_query = query.reshape(heads, grid.rows, -1, dim).mean(axis=2)
-            mean_key = key.reshape(heads, grid.columns, -1, dim).mean(axis=2)
+            mean_key = key.reshape(len(key), grid.columns, -1, dim).mean(axis=2)
+            mean_key = np.repeat(mean_key, self.shape.group, axis=0)
             scores = mean_query @ mean_key.transpose(0, 2, 1)
             if rule.mode == "vsb":
-                scores = self._block_lines(scores[:, -1] * scale, grid, seed, work)
+                scores = self._block_lines(scores[:, -1] * prompt.scale, grid, seed, work)
         mask = self._fill(scores, grid, seed, work)
-        return mask, Cost(work, tokens, updates)
+        return mask, Cost(work, reads, updates)
 
     def keep(self, pattern: Blocks, positions: NDArray[np.int64], kept: NDArray[np.bool_]) -> None:
         """Blocks of each query."""
@@ -131,14 +158,17 @@ class DHSABlocksSelector(PatternSelector[DHSABlocks, Blocks]):
         mask = np.zeros((heads, grid.rows, grid.columns), dtype=np.bool_)
         for row in range(grid.rows):
             if mode == "topk":
-                mask[:, row] = largest(scores[:, row], grid.budget, seed + row * heads, work)
+                choice = np.flatnonzero(grid.ranked[row])
+                mask[:, row][:, choice] = largest(
+                    scores[:, row][:, choice], grid.budget, seed + row * heads, work
+                )
                 continue
             if grid.dense[row]:
                 mask[:, row] = grid.seen[row]
                 continue
             forced = grid.column == 0
             newest = grid.start[row] if mode == "vsb" else grid.newest[row]
-            forced = forced | ((grid.column >= newest) & grid.seen[row])
+            forced = (forced | ((grid.column >= newest) & grid.seen[row])) & grid.open[row]
             mask[:, row] = forced
             left = min(grid.budget - int(forced.sum()), max(int(grid.newest[row]) - 1, 0))
             choice = np.flatnonzero(grid.between[row])
@@ -147,28 +177,38 @@ class DHSABlocksSelector(PatternSelector[DHSABlocks, Blocks]):
         return mask
 
     def _lines(
-        self, query: Floats, key: Floats, scale: float, grid: _Grid, seed: int, work: NDArray[Any]
-    ) -> tuple[Floats, int]:
-        """Scores [heads, rows, columns] from the last block's probabilities, and their number."""
-        rule, rows = self.rule, min(self.rule.query_block, grid.tokens)
-        columns, distances = columns_and_distances(softmax_of_last(query, key, rows, scale))
+        self, filled: Prompt, tokens: int, grid: _Grid, seed: int, work: NDArray[Any]
+    ) -> tuple[Floats, int, int]:
+        """Scores [heads, rows, columns] from the last block's probabilities.
+
+        Returns:
+            They, the keys that are read for them, and the sums that are updated.
+        """
+        rule, heads = self.rule, len(filled.query)
+        last = grid.tokens if filled.look(filled.positions[:1]).plain else tokens
+        every = np.arange(last)
+        weights, seen = probabilities(filled, every[-rule.query_block :], every)
+        missing = ((0, 0), (0, grid.tokens - last))
+        columns, distances = (np.pad(sums, missing) for sums in columns_and_distances(weights))
         budget = grid.budget * rule.key_block
         vertical = int(budget * rule.vertical_share)
         chosen = largest(columns, vertical, seed + 1_000_003, work)
-        by_key = np.where(chosen, columns, 0.0).reshape(len(query), grid.columns, -1).sum(axis=2)
+        by_key = np.where(chosen, columns, 0.0).reshape(heads, grid.columns, -1).sum(axis=2)
         slash = largest(distances, budget - vertical, seed + 2_000_003, work)
         scores = np.repeat(by_key[:, None], grid.rows, axis=1)
         _meet(
             np.where(slash, distances, 0.0), slash, rule.query_block, rule.key_block, grid.newest,
             scores,
         )  # fmt: skip
-        return scores, 2 * int(np.arange(grid.tokens - rows + 1, grid.tokens + 1).sum())
+        return scores, int(seen[:, :tokens].any(axis=0).sum()), 2 * int(seen.sum())
 
     def _block_lines(self, last: Floats, grid: _Grid, seed: int, work: NDArray[Any]) -> Floats:
         """The same from the products of the last block with all blocks, [heads, columns]."""
         vertical = int(grid.budget * self.rule.vertical_share)
-        chosen = largest(last, vertical, seed + 1_000_003, work)
-        slash = largest(last, grid.budget - vertical, seed + 2_000_003, work)
+        chosen, slash = (np.zeros(last.shape, dtype=np.bool_) for _ in range(2))
+        seen = np.flatnonzero(grid.open[-1])
+        chosen[:, seen] = largest(last[:, seen], vertical, seed + 1_000_003, work)
+        slash[:, seen] = largest(last[:, seen], grid.budget - vertical, seed + 2_000_003, work)
         scores = np.repeat(np.where(chosen, last, 0.0)[:, None], grid.rows, axis=1)
         for head in range(len(last)):
             for column in np.flatnonzero(slash[head]):

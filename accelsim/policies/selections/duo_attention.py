@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 from accelsim.configs import Unit
 from accelsim.errors import ConfigError
 from accelsim.policies._base import Count, Fraction, Positive
-from accelsim.policies._selection import FROM_PROBABILITIES, Needs, SelectionPart
+from accelsim.policies._selection import (
+    FROM_PROBABILITIES,
+    IN_BOTH_DIRECTIONS,
+    Needs,
+    SelectionPart,
+)
 from accelsim.policies.selector import Block, Decision, Selector, Shape
 
 if TYPE_CHECKING:
@@ -51,7 +56,7 @@ class DuoAttention(SelectionPart):
     window: Positive = 32
     in_prompt: ClassVar[bool] = True
     needs: ClassVar[Needs] = Needs(selection="none")
-    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES
+    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES | IN_BOTH_DIRECTIONS
 
     @pydantic.model_validator(mode="after")
     def _check_heads(self) -> DuoAttention:
@@ -110,7 +115,9 @@ class DuoAttentionSelector(Selector):
         shape, rule = self.shape, self.rule
         decision = Decision.empty(block, shape.num_kv_heads)
         token, seen = np.arange(block.scores.shape[2]), block.visible[:, None]
-        streams = (token < rule.sinks) | (token >= seen - rule.recent) | (seen < rule.min_keys)
+        # What a query of a prefix sees behind itself is newer than the window.
+        newest = block.positions[:, None] + 1 - rule.recent
+        streams = (token < rule.sinks) | (token >= newest) | (seen < rule.min_keys)
         finds = rule.retrieval_fraction is not None
         if finds and self.stage(block) == "prefill":
             decision.kept[:] = token < seen

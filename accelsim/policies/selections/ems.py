@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from accelsim.attention.rows import shrink, softmax_kept
 from accelsim.jit import kernel
 from accelsim.policies._base import Fraction, Positive
-from accelsim.policies._selection import Needs, Recent
+from accelsim.policies._selection import IN_BOTH_DIRECTIONS, Needs, Recent
 from accelsim.policies.selections._eviction import per_context
 from accelsim.policies.selector import (
     Block,
@@ -50,9 +50,10 @@ class EMS(Recent):
         selection="one_per_step", updates=True, write_backs=True, merges=True
     )
     # A merged key is seen where the key that it was merged into is.
-    follows: ClassVar[frozenset[str]] = frozenset(
-        ("sliding windows", "chunks", "stored masks", OTHER_HEADS, OTHER_KV_HEADS, OTHER_WIDTHS)
-    )
+    follows: ClassVar[frozenset[str]] = IN_BOTH_DIRECTIONS | {
+        "sliding windows", "chunks", "stored masks", "sinks", OTHER_HEADS, OTHER_KV_HEADS,
+        OTHER_WIDTHS,
+    }  # fmt: skip
 
     def selector(self, shape: Shape, seed: int = 0) -> Selector:
         """Return the rule at work on one sequence."""
@@ -88,7 +89,8 @@ class EMSSelector(Selector):
         cache = self._caches.setdefault(block.layer, _Cache(self.shape, self.rule.history))
         output: Floats = np.zeros(block.query.shape)
         _merge_rows(
-            block.query, block.key, block.value, block.scale, block.positions,
+            block.query, block.key, block.value, block.scale, block.sinks, block.positions,
+            block.visible,
             self.shape.prompt_tokens, self.budgets, self.recents, self.rule.similarity, self.seed,
             cache.key, cache.value, cache.alive, cache.received, cache.local, cache.ring,
             block.scores, decision.kept, output, decision.work, decision.written_vectors,
@@ -178,7 +180,9 @@ def _merge_rows(
     new_key: NDArray[np.float64],
     new_value: NDArray[np.float64],
     scale: float,
+    sinks: NDArray[np.float64],
     positions: NDArray[np.int64],
+    visible: NDArray[np.int64],
     prompt: int,
     budgets: NDArray[np.int64],
     recents: NDArray[np.int64],
@@ -200,10 +204,13 @@ def _merge_rows(
     group = len(query) // kv_heads
     for g in range(kv_heads):
         for r in range(len(positions)):
-            position = positions[r]
+            position, end = positions[r], visible[r]
             seen = position + 1
-            key[g, position], value[g, position] = new_key[g, position], new_value[g, position]
-            alive[g, position] = True
+            # Of a prompt that is read in both directions a query sees later keys, too.
+            for j in range(position, end):
+                if not alive[g, j]:
+                    key[g, j], value[g, j] = new_key[g, j], new_value[g, j]
+                    alive[g, j] = True
             if seen > prompt:
                 before = alive[g, :seen].copy()
                 score = combined_score(received[g], local[g], alive[g], seen)
@@ -221,25 +228,25 @@ def _merge_rows(
                     ):
                         written[g, r] += 2
             oldest = ring[g, position % history]
-            for j in range(seen):
+            for j in range(end):
                 local[g, j] -= oldest[j]
                 oldest[j] = 0.0
             for h in range(g * group, (g + 1) * group):
                 row = probabilities[h, r]
-                for j in range(seen):
+                for j in range(end):
                     # A key that the query does not see has -inf.
                     if alive[g, j] and row[j] > -np.inf:
                         dot = 0.0
                         for d in range(dim):
                             dot += query[h, r, d] * key[g, j, d]
                         row[j] = dot * scale
-                kept[h, r, :seen] = alive[g, :seen]
-                softmax_kept(row, row, 0.0, kept[h, r], seen)
-                for j in range(seen):
+                kept[h, r, :end] = alive[g, :end]
+                softmax_kept(row, row, 0.0, sinks[h], kept[h, r], end)
+                for j in range(end):
                     if alive[g, j]:
                         received[g, j] += row[j]
                         oldest[j] += row[j]
                         for d in range(dim):
                             output[h, r, d] += row[j] * value[g, j, d]
-            for j in range(seen):
+            for j in range(end):
                 local[g, j] += oldest[j]

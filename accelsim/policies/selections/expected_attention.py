@@ -10,7 +10,12 @@ from numpy.typing import NDArray
 
 from accelsim.configs import Unit
 from accelsim.policies._base import Count, Positive
-from accelsim.policies._selection import Needs, Sharing
+from accelsim.policies._selection import (
+    FROM_PROBABILITIES,
+    IN_BOTH_DIRECTIONS,
+    Needs,
+    Sharing,
+)
 from accelsim.policies.selections._once import Once, OnceSelector
 from accelsim.policies.selector import Block, Decision, Floats, Selector, Shape
 
@@ -26,7 +31,8 @@ class ExpectedAttention(Once):
     their queries take part.
 
     A trace holds queries after rotation, so the rotation is part of the settings: pairs are element
-    i and i + head_dim / 2, as in Llama and its relatives.
+    i and i + head_dim / 2, as in Llama and its relatives. What is expected is of all keys of the
+    prompt, whatever mask, cap or bias the layer has (ours).
 
     Asks of the hardware: a sum of queries and of their outer products per query head, a product of
     head_dim x head_dim with each key of the prompt, read once more; norms of values; one top-k.
@@ -49,6 +55,7 @@ class ExpectedAttention(Once):
     covariance: bool = True
     value_norm: bool = True
     needs: ClassVar[Needs] = Needs(selection="once", metadata=True)
+    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES | IN_BOTH_DIRECTIONS
 
     def selector(self, shape: Shape, seed: int = 0) -> Selector:
         """Return the rule at work on one sequence."""

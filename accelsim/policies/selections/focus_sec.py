@@ -11,7 +11,7 @@ from accelsim.policies._base import Fraction, Layers
 from accelsim.policies._selection import Needs
 from accelsim.policies.selections._prompt import probabilities
 from accelsim.policies.selections._visual import Visual, VisualSelector
-from accelsim.policies.selector import Floats, Selector, Shape
+from accelsim.policies.selector import Floats, Prompt, Selector, Shape
 
 
 class FocusSEC(Visual):
@@ -40,11 +40,9 @@ class FocusSEC(Visual):
 class FocusSECSelector(VisualSelector):
     """The largest of the layer's own attention from the question."""
 
-    def rank(
-        self, layer: int, query: Floats, key: Floats, alive: NDArray[np.int64], scale: float
-    ) -> tuple[Floats, int, int]:
+    def rank(self, prompt: Prompt, alive: NDArray[np.int64]) -> tuple[Floats, int, int]:
         """The most that a head of a question token gives to each."""
         rows = self.question
-        given = probabilities(query, key, rows, alive, scale).max(axis=(0, 1))
-        found = given[self.visual[alive]]
+        given, _ = probabilities(prompt, rows, alive)
+        found = given.max(axis=(0, 1))[self.visual[alive]]
         return found, 0, len(found) * len(rows)

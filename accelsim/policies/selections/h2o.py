@@ -9,7 +9,13 @@ from numpy.typing import NDArray
 
 from accelsim.attention.rows import admit_heads, softmax_kept
 from accelsim.jit import kernel
-from accelsim.policies._selection import FROM_PROBABILITIES, ByHead, Needs, Recent
+from accelsim.policies._selection import (
+    FROM_PROBABILITIES,
+    IN_BOTH_DIRECTIONS,
+    ByHead,
+    Needs,
+    Recent,
+)
 from accelsim.policies.selections._eviction import WindowedSelector
 from accelsim.policies.selector import Block, Decision, Selector, Shape
 
@@ -27,7 +33,7 @@ class H2O(Recent, ByHead):
 
     kind: Literal["h2o"]
     needs: ClassVar[Needs] = Needs(selection="one_per_step", updates=True)
-    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES
+    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES | IN_BOTH_DIRECTIONS
 
     def selector(self, shape: Shape, seed: int = 0) -> Selector:
         """Return the rule at work on one sequence."""
@@ -42,7 +48,8 @@ class H2OSelector(WindowedSelector):
         decision, work = self.prepared(block)
         alive, score = self.state(block.layer)
         _accumulate(
-            block.scores, block.both, block.threshold, block.positions, self.shape.prompt_tokens,
+            block.scores, block.both, block.threshold, block.sinks, block.positions,
+            block.visible, self.shape.prompt_tokens,
             self.budgets, self.floors, self.recents, self.heads, self.seed, alive, score,
             decision.kept, decision.refetched, work,
         )  # fmt: skip
@@ -54,7 +61,9 @@ def _accumulate(
     scores: NDArray[np.float64],
     both: NDArray[np.float64],
     threshold: float,
+    sinks: NDArray[np.float64],
     positions: NDArray[np.int64],
+    visible: NDArray[np.int64],
     prompt: int,
     budgets: NDArray[np.int64],
     floors: NDArray[np.int64],
@@ -68,15 +77,17 @@ def _accumulate(
     work: NDArray[Any],
 ) -> None:
     for r in range(len(positions)):
-        seen = positions[r] + 1
+        seen, end = positions[r] + 1, visible[r]
         admit_heads(
             alive, score, seen, prompt, recents[seen], budgets[seen], floors[seen],
             seed + seen * 31, work[:, r],
         )  # fmt: skip
         for g in range(len(alive)):
             for h in range(g * heads, (g + 1) * heads):
-                kept[h, r, :seen] = alive[g, :seen]
+                kept[h, r, :end] = alive[g, :end]
                 row = scores[h, r]
-                refetched[h, r] = softmax_kept(row, both[h, r], threshold, kept[h, r], seen)
-                for j in range(seen):
+                refetched[h, r] = softmax_kept(
+                    row, both[h, r], threshold, sinks[h], kept[h, r], end
+                )
+                for j in range(end):
                     score[g, j] += row[j]

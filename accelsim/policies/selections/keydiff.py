@@ -9,7 +9,13 @@ from numpy.typing import NDArray
 
 from accelsim.attention.rows import admit_heads
 from accelsim.jit import kernel
-from accelsim.policies._selection import FROM_PROBABILITIES, ByHead, Needs, Sharing
+from accelsim.policies._selection import (
+    FROM_PROBABILITIES,
+    IN_BOTH_DIRECTIONS,
+    ByHead,
+    Needs,
+    Sharing,
+)
 from accelsim.policies.selections._eviction import EvictingSelector
 from accelsim.policies.selector import Block, Decision, Selector, Shape
 
@@ -34,7 +40,7 @@ class KeyDiff(ByHead):
     share: Sharing = "kv_head"
     anchor: Literal["cache", "older"] = "cache"
     needs: ClassVar[Needs] = Needs(selection="one_per_step", updates=True)
-    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES
+    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES | IN_BOTH_DIRECTIONS
 
     def selector(self, shape: Shape, seed: int = 0) -> Selector:
         """Return the rule at work on one sequence."""
@@ -60,8 +66,9 @@ class KeyDiffSelector(EvictingSelector):
         lengths = np.sqrt((block.key**2).sum(axis=2, keepdims=True))
         unit = np.ascontiguousarray(block.key / np.where(lengths > 0, lengths, 1.0))
         _keep_different(
-            unit, block.positions, self.shape.prompt_tokens, self.budgets, self.floors,
-            self.heads, self.shape.group, self.seed, self.spared, alive, score, decision.kept, work,
+            unit, block.positions, block.visible, self.shape.prompt_tokens, self.budgets,
+            self.floors, self.heads, self.shape.group, self.seed, self.spared, alive, score,
+            decision.kept, work,
         )  # fmt: skip
         self.attend(block, decision)
         return self.finished(decision, work)
@@ -71,6 +78,7 @@ class KeyDiffSelector(EvictingSelector):
 def _keep_different(
     unit: NDArray[np.float64],
     positions: NDArray[np.int64],
+    visible: NDArray[np.int64],
     prompt: int,
     budgets: NDArray[np.int64],
     floors: NDArray[np.int64],
@@ -87,7 +95,8 @@ def _keep_different(
     anchor = np.empty(dim)
     for r in range(len(positions)):
         seen = positions[r] + 1
-        for g in range(len(alive)):
+        # Nothing leaves in a prompt, and the scores are those of one step.
+        for g in range(len(alive) if seen > prompt else 0):
             # KV heads that the group of query heads g reads.
             first, last = g * heads // group, ((g + 1) * heads - 1) // group + 1
             alive[g, seen - 1] = True
@@ -110,4 +119,4 @@ def _keep_different(
             work[:, r],
         )  # fmt: skip
         for g in range(len(alive)):
-            kept[g * heads : (g + 1) * heads, r, :seen] = alive[g, :seen]
+            kept[g * heads : (g + 1) * heads, r, : visible[r]] = alive[g, : visible[r]]

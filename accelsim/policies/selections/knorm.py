@@ -9,7 +9,13 @@ from numpy.typing import NDArray
 
 from accelsim.attention.rows import admit_heads
 from accelsim.jit import kernel
-from accelsim.policies._selection import FROM_PROBABILITIES, ByHead, Needs, Sharing
+from accelsim.policies._selection import (
+    FROM_PROBABILITIES,
+    IN_BOTH_DIRECTIONS,
+    ByHead,
+    Needs,
+    Sharing,
+)
 from accelsim.policies.selections._eviction import EvictingSelector
 from accelsim.policies.selector import Block, Decision, Selector, Shape
 
@@ -27,7 +33,7 @@ class KNorm(ByHead):
     kind: Literal["knorm"]
     share: Sharing = "kv_head"
     needs: ClassVar[Needs] = Needs(selection="one_per_step")
-    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES
+    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES | IN_BOTH_DIRECTIONS
 
     def selector(self, shape: Shape, seed: int = 0) -> Selector:
         """Return the rule at work on one sequence."""
@@ -53,11 +59,12 @@ class KNormSelector(EvictingSelector):
         known, context = self._scored.get(block.layer, 0), block.key.shape[1]
         new = np.sqrt((block.key[:, known:] ** 2).sum(axis=2))
         norms = np.repeat(new, self.shape.group, axis=0)
-        score[:, known:context] = -norms.reshape(len(alive), self.heads, -1).mean(axis=1)
+        by_head = norms.reshape(len(alive), self.heads, new.shape[1])
+        score[:, known:context] = -by_head.mean(axis=1)
         self._scored[block.layer] = context
         _keep_best(
-            block.positions, self.shape.prompt_tokens, self.budgets, self.floors, self.heads,
-            self.seed, alive, score, decision.kept, work,
+            block.positions, block.visible, self.shape.prompt_tokens, self.budgets, self.floors,
+            self.heads, self.seed, alive, score, decision.kept, work,
         )  # fmt: skip
         self.attend(block, decision)
         finished = self.finished(decision, work)
@@ -68,6 +75,7 @@ class KNormSelector(EvictingSelector):
 @kernel
 def _keep_best(
     positions: NDArray[np.int64],
+    visible: NDArray[np.int64],
     prompt: int,
     budgets: NDArray[np.int64],
     floors: NDArray[np.int64],
@@ -85,4 +93,4 @@ def _keep_best(
             work[:, r],
         )  # fmt: skip
         for g in range(len(alive)):
-            kept[g * heads : (g + 1) * heads, r, :seen] = alive[g, :seen]
+            kept[g * heads : (g + 1) * heads, r, : visible[r]] = alive[g, : visible[r]]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from accelsim.attention.kernels import WORK
 from accelsim.policies._base import Positive
-from accelsim.policies._selection import Needs, SelectionPart, Sharing
+from accelsim.policies._selection import FROM_PROBABILITIES, Needs, SelectionPart, Sharing
 from accelsim.policies.selections._blocks import (
     full_blocks,
     keep_blocks,
@@ -32,7 +33,8 @@ class MoBA(SelectionPart):
     Score of a block of ``block_tokens`` keys for a query: its product with the mean of the keys.
     Budget: ``blocks`` blocks each query and head, of which its own (up to itself) is always one and
     later ones never are. In a prompt each query decides alone. The paper trains with it, reads
-    prompts with it and decodes with full attention; ``decode: {selection: none}`` is that.
+    prompts with it and decodes with full attention; ``decode: {selection: none}`` is that. Under a
+    mask only blocks of which a query sees a key are ranked; a bias is in no product (ours).
 
     Asks of the hardware: a mean per full block, written when it fills and read by the queries after
     it (of a prompt once), a small dense product, a top-k over blocks each query and head, whole
@@ -52,6 +54,7 @@ class MoBA(SelectionPart):
     needs: ClassVar[Needs] = Needs(
         selection="every_step", metadata=True, write_backs=True, permanent=False
     )
+    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES
 
     def selector(self, shape: Shape, seed: int = 0) -> Selector:
         """Return the rule at work on one sequence."""
@@ -65,6 +68,7 @@ class MoBASelector(Selector):
         super().__init__(shape, seed)
         self.rule = rule
         self.heads = heads_per_decision(shape, rule.share)
+        self._read: dict[int, NDArray[np.bool_]] = {}
 
     def run(self, block: Block) -> Decision:
         """Rank the full blocks before each query's own."""
@@ -79,17 +83,34 @@ class MoBASelector(Selector):
         allowed = np.full(len(rows), self.rule.blocks - 1)
         opened = open_blocks(block, full, size)
         keep_blocks(
-            gate, opened, rows, 0, size, dense, allowed, self.heads, self.seed, decision.kept, work
-        )
+            gate, opened, rows, block.visible, 0, size, dense, allowed, self.heads, self.seed,
+            decision.kept, work,
+        )  # fmt: skip
         decision.work = work_by_kv_head(work, shape)
         filled = (rows + 1) % size == 0
         decision.written_vectors[:] = filled
+        before = opened & (np.arange(full) < (rows // size)[:, None]) & ranked(work)[:, None]
         if self.stage(block) == "decode":
-            decision.metadata_vectors[:] = rows // size * ranked(work)
+            decision.metadata_vectors[:] = before.sum(axis=1)
+        elif block.look.hidden is not None:
+            decision.metadata_vectors[:] = self._first_reads(block.layer, before)
         elif self._ranks_in_prompt():
             decision.metadata_vectors[:] = filled
         self.attend(block, decision)
         return decision
+
+    def _first_reads(self, layer: int, ranks: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Blocks that each query of a prompt ranks and none before it did, [rows].
+
+        Args:
+            layer: where.
+            ranks: [rows, blocks].
+        """
+        most = -(-self.shape.tokens // self.rule.block_tokens)
+        known = self._read.setdefault(layer, np.zeros(most, dtype=np.bool_))[: ranks.shape[1]]
+        new = ranks.any(axis=0) & ~known
+        known |= new
+        return np.bincount(ranks[:, new].argmax(axis=0), minlength=len(ranks))
 
     def _ranks_in_prompt(self) -> bool:
         """Whether the last query of the prompt has more blocks than it may take."""

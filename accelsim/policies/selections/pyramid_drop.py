@@ -11,7 +11,7 @@ from accelsim.policies._base import Fraction, Layers
 from accelsim.policies._selection import Needs
 from accelsim.policies.selections._prompt import probabilities
 from accelsim.policies.selections._visual import Visual, VisualSelector
-from accelsim.policies.selector import Floats, Selector, Shape
+from accelsim.policies.selector import Floats, Prompt, Selector, Shape
 
 
 class PyramidDrop(Visual):
@@ -39,11 +39,9 @@ class PyramidDrop(Visual):
 class PyramidDropSelector(VisualSelector):
     """One row of the next layer's attention."""
 
-    def rank(
-        self, layer: int, query: Floats, key: Floats, alive: NDArray[np.int64], scale: float
-    ) -> tuple[Floats, int, int]:
+    def rank(self, prompt: Prompt, alive: NDArray[np.int64]) -> tuple[Floats, int, int]:
         """What the last token would give to each."""
         last = np.array([self.shape.prompt_tokens - 1])
-        given = probabilities(query, key, last, alive, scale).mean(axis=0)[0]
-        found = given[self.visual[alive]]
-        return found, len(alive), len(found)
+        given, seen = probabilities(prompt, last, alive)
+        found = given.mean(axis=0)[0][self.visual[alive]]
+        return found, int(seen.sum()), len(found)

@@ -11,7 +11,7 @@ from accelsim.attention.kernels import WORK
 from accelsim.attention.rows import dense_mask
 from accelsim.jit import kernel
 from accelsim.policies._base import Layers, Positive
-from accelsim.policies._selection import FROM_PROBABILITIES, Budgeted, Needs
+from accelsim.policies._selection import FROM_PROBABILITIES, IN_BOTH_DIRECTIONS, Budgeted, Needs
 from accelsim.policies.selections._blocks import (
     BlockSelector,
     full_blocks,
@@ -52,7 +52,7 @@ class Quest(Budgeted):
     needs: ClassVar[Needs] = Needs(
         selection="every_step", metadata=True, write_backs=True, permanent=False
     )
-    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES
+    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES | IN_BOTH_DIRECTIONS
 
     def selector(self, shape: Shape, seed: int = 0) -> Selector:
         """Return the rule at work on one sequence."""
@@ -74,7 +74,7 @@ class QuestSelector(BlockSelector[Quest]):
         full = block.key.shape[1] // size
         pages = full_blocks(block.key, full, size)
         bounds = np.zeros((len(block.scores), len(block.positions), full))
-        if full:
+        if full and block.positions[-1] >= shape.prompt_tokens:  # a prompt is dense
             low = np.repeat(pages.min(axis=2), shape.group, axis=0)
             high = np.repeat(pages.max(axis=2), shape.group, axis=0)
             _page_bounds(block.query, low, high, bounds)
@@ -84,8 +84,8 @@ class QuestSelector(BlockSelector[Quest]):
         work = np.zeros((len(total), len(block.positions)), dtype=WORK)
         pages_open = open_blocks(block, full, size)
         keep_blocks(
-            total, pages_open, block.positions, shape.prompt_tokens, size, budgets, allowed - 1,
-            self.heads, self.seed, decision.kept, work,
+            total, pages_open, block.positions, block.visible, shape.prompt_tokens, size, budgets,
+            allowed - 1, self.heads, self.seed, decision.kept, work,
         )  # fmt: skip
         decision.work = work_by_kv_head(work, shape)
         before = np.arange(full)[None, :] < (block.positions // size)[:, None]

@@ -14,9 +14,15 @@ from accelsim.attention.kernels import WORK
 from accelsim.attention.rows import dense_mask
 from accelsim.attention.topk import topk_engine
 from accelsim.errors import ConfigError, TraceError
-from accelsim.policies._selection import Needs, SelectionPart
+from accelsim.policies._selection import (
+    FROM_PROBABILITIES,
+    IN_BOTH_DIRECTIONS,
+    Needs,
+    SelectionPart,
+)
 from accelsim.policies.selector import Block, Decision, Selector, Shape
 from accelsim.traces import (
+    OTHER_KV_HEADS,
     Decisions,
     LayerDecisions,
     digest_of_file,
@@ -49,6 +55,8 @@ class Recorded(SelectionPart):
     decisions: str
     sha256: str = ""
     needs: ClassVar[Needs] = Needs(selection="once")
+    # A file has as many KV heads in all layers.
+    follows: ClassVar[frozenset[str]] = (FROM_PROBABILITIES | IN_BOTH_DIRECTIONS) - {OTHER_KV_HEADS}
 
     @pydantic.model_validator(mode="before")
     @classmethod

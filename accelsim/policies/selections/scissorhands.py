@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from accelsim.attention.rows import admit, softmax_kept
 from accelsim.jit import kernel
 from accelsim.policies._base import Positive
-from accelsim.policies._selection import FROM_PROBABILITIES, Needs, Recent
+from accelsim.policies._selection import FROM_PROBABILITIES, IN_BOTH_DIRECTIONS, Needs, Recent
 from accelsim.policies.selections._eviction import WindowedSelector
 from accelsim.policies.selector import Block, Decision, Selector, Shape
 
@@ -33,7 +33,7 @@ class Scissorhands(Recent):
     history: Positive = 32
     drop: Positive = 8
     needs: ClassVar[Needs] = Needs(selection="batch", updates=True)
-    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES
+    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES | IN_BOTH_DIRECTIONS
 
     def selector(self, shape: Shape, seed: int = 0) -> Selector:
         """Return the rule at work on one sequence."""
@@ -57,7 +57,8 @@ class ScissorhandsSelector(WindowedSelector):
             history = np.zeros((groups, self.rule.history, tokens), dtype=np.bool_)
             self._history[block.layer] = history
         _flag_low(
-            block.scores, block.both, block.threshold, block.positions, self.shape.prompt_tokens,
+            block.scores, block.both, block.threshold, block.sinks, block.positions,
+            block.visible, self.shape.prompt_tokens,
             self.budgets, self.recents, self.rule.drop, self.heads, self.seed, alive, score,
             self._history[block.layer], decision.kept, decision.refetched, work,
         )  # fmt: skip
@@ -69,7 +70,9 @@ def _flag_low(
     scores: NDArray[np.float64],
     both: NDArray[np.float64],
     threshold: float,
+    sinks: NDArray[np.float64],
     positions: NDArray[np.int64],
+    visible: NDArray[np.int64],
     prompt: int,
     budgets: NDArray[np.int64],
     recents: NDArray[np.int64],
@@ -86,22 +89,24 @@ def _flag_low(
     steps = history.shape[1]
     for g in range(len(alive)):
         for r in range(len(positions)):
-            seen = positions[r] + 1
+            seen, end = positions[r] + 1, visible[r]
             admit(
                 alive[g], score[g], seen, prompt, recents[seen], budgets[seen], drop,
                 seed + seen * 31 + g, work[g, r],
             )  # fmt: skip
             flags = history[g, positions[r] % steps]
-            mean = np.zeros(seen)
+            mean = np.zeros(end)
             for h in range(g * heads, (g + 1) * heads):
-                kept[h, r, :seen] = alive[g, :seen]
+                kept[h, r, :end] = alive[g, :end]
                 row = scores[h, r]
-                refetched[h, r] = softmax_kept(row, both[h, r], threshold, kept[h, r], seen)
-                for j in range(seen):
+                refetched[h, r] = softmax_kept(
+                    row, both[h, r], threshold, sinks[h], kept[h, r], end
+                )
+                for j in range(end):
                     mean[j] += row[j] / heads
             # The score is minus the number of flags in the window: the flag that falls out of it
             # comes back, the new one goes off.
-            for j in range(seen):
-                low = alive[g, j] and mean[j] < 1.0 / seen
+            for j in range(end):
+                low = alive[g, j] and mean[j] < 1.0 / end
                 score[g, j] += (1.0 if flags[j] else 0.0) - (1.0 if low else 0.0)
                 flags[j] = low

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.policies._base import Positive
-from accelsim.policies._selection import FROM_PROBABILITIES, Needs
+from accelsim.policies._selection import FROM_PROBABILITIES, IN_BOTH_DIRECTIONS, Needs
 from accelsim.policies.selections._once import Once, OnceSelector
 from accelsim.policies.selector import Block, Decision, Floats, Selector, Shape
 
@@ -39,7 +39,7 @@ class SnapKV(Once):
     pooling: Literal["mean", "max"] = "mean"
     pyramid: Positive | None = None
     needs: ClassVar[Needs] = Needs(selection="once", updates=True)
-    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES
+    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES | IN_BOTH_DIRECTIONS
 
     def selector(self, shape: Shape, seed: int = 0) -> Selector:
         """Return the rule at work on one sequence."""

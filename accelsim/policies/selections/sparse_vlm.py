@@ -11,7 +11,7 @@ from accelsim.policies._base import Fraction, Layers
 from accelsim.policies._selection import Needs
 from accelsim.policies.selections._prompt import probabilities
 from accelsim.policies.selections._visual import Visual, VisualSelector, missing_tensor
-from accelsim.policies.selector import Floats, Selector, Shape
+from accelsim.policies.selector import Floats, Prompt, Selector, Shape
 
 
 class SparseVLM(Visual):
@@ -60,10 +60,8 @@ class SparseVLMSelector(VisualSelector):
         some = given > given.mean()
         self.raters = asking[some] if some.any() else asking
 
-    def rank(
-        self, layer: int, query: Floats, key: Floats, alive: NDArray[np.int64], scale: float
-    ) -> tuple[Floats, int, int]:
+    def rank(self, prompt: Prompt, alive: NDArray[np.int64]) -> tuple[Floats, int, int]:
         """What the raters give to each."""
-        given = probabilities(query, key, self.raters, alive, scale).mean(axis=(0, 1))
-        found = given[self.visual[alive]]
+        given, _ = probabilities(prompt, self.raters, alive)
+        found = given.mean(axis=(0, 1))[self.visual[alive]]
         return found, 0, len(found) * len(self.raters)

@@ -7,7 +7,13 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from accelsim.policies._base import Count
-from accelsim.policies._selection import FROM_PROBABILITIES, Budgeted, Needs, Sharing
+from accelsim.policies._selection import (
+    FROM_PROBABILITIES,
+    IN_BOTH_DIRECTIONS,
+    Budgeted,
+    Needs,
+    Sharing,
+)
 from accelsim.policies.selector import Block, Decision, Selector, Shape
 
 
@@ -28,7 +34,7 @@ class StreamingLLM(Budgeted):
     sinks: Count = 4
     share: Sharing = "layer"
     needs: ClassVar[Needs] = Needs(selection="none")
-    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES
+    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES | IN_BOTH_DIRECTIONS
 
     def selector(self, shape: Shape, seed: int = 0) -> Selector:
         """Return the rule at work on one sequence."""

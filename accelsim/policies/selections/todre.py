@@ -12,7 +12,7 @@ from accelsim.policies._base import Fraction, Layers
 from accelsim.policies._selection import Needs
 from accelsim.policies.selections._prompt import Cost
 from accelsim.policies.selections._visual import Visual, VisualTokens, missing_tensor
-from accelsim.policies.selector import Floats, Selector, Shape
+from accelsim.policies.selector import Prompt, Selector, Shape
 
 
 class ToDRE(Visual):
@@ -57,13 +57,7 @@ class ToDRESelector(VisualTokens):
     """Greedy, from the token that [CLS] looks at most."""
 
     def choose(
-        self,
-        layer: int,
-        target: int,
-        query: Floats,
-        key: Floats,
-        alive: NDArray[np.int64],
-        scale: float,
+        self, prompt: Prompt, target: int, alive: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], Cost]:
         """Add the least similar token until there are enough."""
         recorded = self.shape.recorded

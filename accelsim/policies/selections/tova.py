@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 from accelsim.attention.rows import admit, softmax_kept
 from accelsim.jit import kernel
 from accelsim.policies._base import Count
-from accelsim.policies._selection import FROM_PROBABILITIES, Budgeted, Needs, Sharing
+from accelsim.policies._selection import (
+    FROM_PROBABILITIES,
+    IN_BOTH_DIRECTIONS,
+    Budgeted,
+    Needs,
+    Sharing,
+)
 from accelsim.policies.selections._eviction import EvictingSelector
 from accelsim.policies.selector import Block, Decision, Selector, Shape
 
@@ -34,7 +40,7 @@ class TOVA(Budgeted):
     share: Sharing = "layer"
     recent_tokens: Count = 0
     needs: ClassVar[Needs] = Needs(selection="one_per_step", updates=True)
-    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES
+    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES | IN_BOTH_DIRECTIONS
 
     def selector(self, shape: Shape, seed: int = 0) -> Selector:
         """Return the rule at work on one sequence."""
@@ -58,7 +64,8 @@ class TOVASelector(EvictingSelector):
         decision, work = self.prepared(block)
         alive, score = self.state(block.layer)
         _last_row(
-            block.scores, block.both, block.threshold, block.positions, self.shape.prompt_tokens,
+            block.scores, block.both, block.threshold, block.sinks, block.positions,
+            block.visible, self.shape.prompt_tokens,
             self.recent, self.budgets, self.heads, self.seed, alive, score,
             decision.kept, decision.refetched, work,
         )  # fmt: skip
@@ -73,7 +80,9 @@ def _last_row(
     scores: NDArray[np.float64],
     both: NDArray[np.float64],
     threshold: float,
+    sinks: NDArray[np.float64],
     positions: NDArray[np.int64],
+    visible: NDArray[np.int64],
     prompt: int,
     recent: int,
     budgets: NDArray[np.int64],
@@ -87,15 +96,17 @@ def _last_row(
 ) -> None:
     for g in range(len(alive)):
         for r in range(len(positions)):
-            seen = positions[r] + 1
+            seen, end = positions[r] + 1, visible[r]
             admit(
                 alive[g], score[g], seen, prompt, recent, budgets[seen], 1, seed + seen * 31 + g,
                 work[g, r],
             )  # fmt: skip
-            score[g, :seen] = 0.0
+            score[g, :end] = 0.0
             for h in range(g * heads, (g + 1) * heads):
-                kept[h, r, :seen] = alive[g, :seen]
+                kept[h, r, :end] = alive[g, :end]
                 row = scores[h, r]
-                refetched[h, r] = softmax_kept(row, both[h, r], threshold, kept[h, r], seen)
-                for j in range(seen):
+                refetched[h, r] = softmax_kept(
+                    row, both[h, r], threshold, sinks[h], kept[h, r], end
+                )
+                for j in range(end):
                     score[g, j] += row[j] / heads

@@ -12,7 +12,7 @@ from accelsim.policies._base import Fraction, Layers
 from accelsim.policies._selection import Needs
 from accelsim.policies.selections._prompt import probabilities
 from accelsim.policies.selections._visual import Visual, VisualSelector
-from accelsim.policies.selector import Floats, Selector, Shape
+from accelsim.policies.selector import Floats, Prompt, Selector, Shape
 
 
 class TransPrune(Visual):
@@ -76,20 +76,18 @@ class TransPruneSelector(VisualSelector):
 
     rule: TransPrune
 
-    def rank(
-        self, layer: int, query: Floats, key: Floats, alive: NDArray[np.int64], scale: float
-    ) -> tuple[Floats, int, int]:
+    def rank(self, prompt: Prompt, alive: NDArray[np.int64]) -> tuple[Floats, int, int]:
         """Both parts, of equal weight."""
         rule, visual = self.rule, self.visual[alive]
         first, last = rule.accumulate
-        changes = [self._change(n, alive) for n in range(first, min(last + 1, layer))]
+        changes = [self._change(n, alive) for n in range(first, min(last + 1, prompt.layer))]
         found = _normalised(np.sum(changes, axis=0)[visual])
         if not rule.attention:
             return found, 0, len(found) * len(changes)
         rows = self.question
-        given = probabilities(query, key, rows, alive, scale).mean(axis=(0, 1))
-        found = found + _normalised(given[visual])
-        return found, len(alive), len(found) * (len(changes) + len(rows))
+        given, seen = probabilities(prompt, rows, alive)
+        found = found + _normalised(given.mean(axis=(0, 1))[visual])
+        return found, int(seen.any(axis=0).sum()), len(found) * (len(changes) + len(rows))
 
     def _change(self, layer: int, alive: NDArray[np.int64]) -> Floats:
         """Transitions [alive] of a layer."""

@@ -10,16 +10,15 @@ from numpy.typing import NDArray
 
 from accelsim.jit import kernel
 from accelsim.policies._base import Count, Positive
-from accelsim.policies._selection import Needs, SelectionPart
+from accelsim.policies._selection import FROM_PROBABILITIES, Needs, SelectionPart
 from accelsim.policies.selections._pattern import (
     PatternSelector,
     columns_and_distances,
     largest,
     no_work,
-    softmax_of_last,
 )
-from accelsim.policies.selections._prompt import Cost
-from accelsim.policies.selector import Floats, Selector, Shape
+from accelsim.policies.selections._prompt import Cost, probabilities
+from accelsim.policies.selector import Prompt, Selector, Shape
 
 Lines = tuple[NDArray[np.bool_], NDArray[np.int64]]
 """Columns [query_heads, prompt], and distances [query_heads, slashes], the largest first."""
@@ -34,7 +33,8 @@ class VerticalSlash(SelectionPart):
     in the released kernel, ``block_tokens`` queries share what any of them needs: a distance covers
     a tile of as many keys, and tiles that overlap are widened by a whole one; 1 gives the lines
     alone. Decode is dense. The paper chooses sizes (and two other patterns) for each head by a
-    search on data; here they are those of the settings.
+    search on data; here they are those of the settings. Under a mask of the model a query scores
+    those of them that it sees, and the last queries vote for what they see (ours).
 
     Asks of the hardware: a pass over the keys of the prompt and two top-ks before it, then tiles of
     keys and a gather of columns for each block of queries.
@@ -58,6 +58,7 @@ class VerticalSlash(SelectionPart):
     in_prompt: ClassVar[bool] = True
     foresees: ClassVar[bool] = True
     needs: ClassVar[Needs] = Needs(selection="once", updates=True, metadata=True, permanent=False)
+    follows: ClassVar[frozenset[str]] = FROM_PROBABILITIES
 
     @pydantic.model_validator(mode="after")
     def _check_sizes(self) -> VerticalSlash:
@@ -73,22 +74,21 @@ class VerticalSlash(SelectionPart):
 class VerticalSlashSelector(PatternSelector[VerticalSlash, Lines]):
     """Lines of each query head."""
 
-    def find(
-        self, query: Floats, key: Floats, scale: float, seed: int
-    ) -> tuple[Lines, Cost] | None:
-        """Let the last queries choose."""
-        if max(self.rule.vertical, self.rule.slash) >= query.shape[1]:
+    def find(self, prompt: Prompt, seed: int) -> tuple[Lines, Cost] | None:
+        """Let the last queries choose, by what they give to the keys that they see."""
+        heads, tokens, _ = prompt.query.shape
+        if max(self.rule.vertical, self.rule.slash) >= tokens:
             return None
-        rule, work = self.rule, no_work(len(query))
-        rows = min(rule.window, query.shape[1])
-        columns, distances = columns_and_distances(softmax_of_last(query, key, rows, scale))
+        rule, work, every = self.rule, no_work(heads), np.arange(tokens)
+        weights, seen = probabilities(prompt, every[-rule.window :], every)
+        columns, distances = columns_and_distances(weights)
         columns[:, : rule.first] = np.inf
         distances[:, : rule.recent] = np.inf
         vertical = largest(columns, rule.vertical, seed, work)
-        slash = largest(distances, rule.slash, seed + len(query), work)
+        slash = largest(distances, rule.slash, seed + heads, work)
         descending = np.array([np.flatnonzero(own)[::-1] for own in slash], dtype=np.int64)
-        seen = int(np.arange(query.shape[1] - rows, query.shape[1]).sum()) + rows
-        return (vertical, descending), Cost(work, query.shape[1], 2 * seen)
+        read = int(seen.any(axis=0).sum())
+        return (vertical, descending), Cost(work, read, 2 * int(seen.sum()))
 
     def keep(self, pattern: Lines, positions: NDArray[np.int64], kept: NDArray[np.bool_]) -> None:
         """Columns, and the tiles of each block of queries."""

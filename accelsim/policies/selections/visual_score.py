@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from accelsim.policies._selection import Needs
 from accelsim.policies.selections._visual import Visual, VisualSelector
 from accelsim.policies.selections.transprune import missing_score
-from accelsim.policies.selector import Floats, Selector, Shape
+from accelsim.policies.selector import Floats, Prompt, Selector, Shape
 
 
 class VisualScore(Visual):
@@ -46,9 +46,7 @@ class VisualScoreSelector(VisualSelector):
 
     rule: VisualScore
 
-    def rank(
-        self, layer: int, query: Floats, key: Floats, alive: NDArray[np.int64], scale: float
-    ) -> tuple[Floats, int, int]:
+    def rank(self, prompt: Prompt, alive: NDArray[np.int64]) -> tuple[Floats, int, int]:
         """The imported score of each."""
-        found = self.shape.scores[self.rule.score][layer][alive][self.visual[alive]]
+        found = self.shape.scores[self.rule.score][prompt.layer][alive][self.visual[alive]]
         return np.asarray(found, dtype=np.float64), 0, len(found)

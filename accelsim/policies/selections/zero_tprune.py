@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 from accelsim.attention.topk import PARALLELISM
 from accelsim.policies._base import ROUNDING_GUARD, Count, Fraction, Iterations, Ratio
 from accelsim.policies._encoder import EncoderSelector
-from accelsim.policies._selection import FROM_PROBABILITIES, Needs, SelectionPart
+from accelsim.policies._selection import (
+    FROM_PROBABILITIES,
+    IN_BOTH_DIRECTIONS,
+    Needs,
+    SelectionPart,
+)
 from accelsim.policies.selector import Block, Decision, Selector, Shape
 from accelsim.traces import OTHER_HEADS, OTHER_KV_HEADS, OTHER_WIDTHS
 
@@ -47,7 +52,9 @@ class ZeroTPrune(SelectionPart):
     needs: ClassVar[Needs] = Needs(selection="every_layer", updates=True)
     encoder: ClassVar[bool] = True
     # One set of living tokens goes through all layers.
-    follows: ClassVar[frozenset[str]] = (FROM_PROBABILITIES | {"sliding windows on both sides"}) - {
+    follows: ClassVar[frozenset[str]] = (
+        FROM_PROBABILITIES | IN_BOTH_DIRECTIONS | {"sliding windows on both sides"}
+    ) - {
         OTHER_HEADS,
         OTHER_KV_HEADS,
         OTHER_WIDTHS,

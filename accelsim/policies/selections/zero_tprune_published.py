@@ -12,6 +12,7 @@ from accelsim.attention.topk import PARALLELISM
 from accelsim.policies._base import ROUNDING_GUARD, Count, Fraction, Iterations, Ratio
 from accelsim.policies._encoder import EncoderSelector
 from accelsim.policies._selection import Needs, SelectionPart
+from accelsim.policies.selections.zero_tprune import ZeroTPrune
 from accelsim.policies.selector import Block, Decision, Floats, Selector, Shape
 
 
@@ -44,6 +45,7 @@ class ZeroTPrunePublished(SelectionPart):
     iterations: tuple[Iterations, Iterations, Iterations] = (30, 5, 1)
     needs: ClassVar[Needs] = Needs(selection="every_layer", updates=True)
     encoder: ClassVar[bool] = True
+    follows: ClassVar[frozenset[str]] = ZeroTPrune.follows
 
     def prunes_after(self, layer: int, num_layers: int) -> bool:
         """Whether tokens leave between ``layer`` and the next one."""

@@ -24,6 +24,9 @@ class ModelShape:
         context_tokens: most tokens that the model has positions for.
         windows: newest keys that a query of each layer sees, its own included; ``None`` for all.
             Empty where no layer has a window.
+        sinks: of each query head of each layer, a score that takes part in the softmax and has no
+            value. Empty where no layer has any.
+        both_ways: whether the queries of a prompt see later tokens of it.
     """
 
     num_layers: int
@@ -32,6 +35,8 @@ class ModelShape:
     head_dim: int
     context_tokens: int
     windows: tuple[int | None, ...] = field(default=(), kw_only=True)
+    sinks: tuple[tuple[float, ...], ...] = field(default=(), kw_only=True)
+    both_ways: bool = field(default=False, kw_only=True)
 
     @property
     def scale(self) -> float:

@@ -24,7 +24,8 @@ from accelsim.traces.capture.huggingface import (
     plain_mask,
     quiet,
 )
-from accelsim.traces.capture.packages import WEIGHT_PACKAGES, load_smollm2, require
+from accelsim.traces.capture.libraries import require
+from accelsim.traces.capture.packages import WEIGHT_PACKAGES, load_smollm2
 
 _NAME = "accelsim_policy"
 _SINKS = "s_aux"

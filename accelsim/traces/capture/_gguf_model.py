@@ -23,7 +23,7 @@ from accelsim.traces.capture.gguf import (
     open_gguf,
     unreadable,
 )
-from accelsim.traces.capture.packages import require
+from accelsim.traces.capture.libraries import require
 
 
 class GgufModel:

@@ -14,7 +14,7 @@ from accelsim.errors import TraceError
 from accelsim.files import read_text
 from accelsim.traces.capture._bert import Bert, BertShape
 from accelsim.traces.capture._recorder import Attend, Floats, dense_attention
-from accelsim.traces.capture.packages import require
+from accelsim.traces.capture.libraries import require
 
 
 class SentenceEncoder:

@@ -8,7 +8,7 @@ from typing import Any
 
 from accelsim.errors import TraceError
 from accelsim.traces.capture.gguf import OTHERS, OtherModelError, missing, wrong
-from accelsim.traces.capture.packages import require
+from accelsim.traces.capture.libraries import require
 
 _SPACE = "▁"
 _NORMAL, _USER_DEFINED = 1, 4

@@ -16,7 +16,7 @@ import numpy as np
 
 from accelsim.errors import TraceError
 from accelsim.traces.capture._decoder import DecoderShape
-from accelsim.traces.capture.packages import require
+from accelsim.traces.capture.libraries import require
 
 OTHERS = " (for others: --backend transformers, with pip install 'accelsim[capture]')"
 

@@ -28,7 +28,8 @@ from accelsim.traces.capture._observed import STACKS, Observed
 from accelsim.traces.capture._recorder import Progress, choose_layers
 from accelsim.traces.capture._run import Run
 from accelsim.traces.capture.gguf import check_for_transformers
-from accelsim.traces.capture.packages import file_sha256, require
+from accelsim.traces.capture.libraries import require
+from accelsim.traces.capture.packages import file_sha256
 
 _LM_HEADS = ("ForCausalLM", "LMHeadModel")
 _NOTHING = Media()

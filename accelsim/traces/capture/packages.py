@@ -1,14 +1,13 @@
-"""Optional packages: libraries that capture needs, and packages that carry weights."""
+"""Packages that carry the weights of a model."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import importlib.metadata
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from accelsim.errors import TraceError
 
@@ -56,20 +55,6 @@ WEIGHT_PACKAGES = {
         licence="Apache-2.0",
     ),
 }
-
-
-def require(module: str, package: str) -> Any:
-    """Import an optional library.
-
-    Raises:
-        TraceError: it is not installed; names the command that installs it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise TraceError(
-            f"capture needs the package '{package}': pip install 'accelsim[capture]'"
-        ) from None
 
 
 def weights_of(name: str) -> tuple[Path, str]:

@@ -34,7 +34,8 @@ from accelsim.traces import (
 from accelsim.traces.capture._capture import locate
 from accelsim.traces.capture._recorder import Progress, no_progress
 from accelsim.traces.capture.huggingface import generates_text, load_pretrained, quiet
-from accelsim.traces.capture.packages import WEIGHT_PACKAGES, require
+from accelsim.traces.capture.libraries import require
+from accelsim.traces.capture.packages import WEIGHT_PACKAGES
 
 _NAME = re.compile(r"[a-z][a-z0-9]*")
 _REFUSED = {

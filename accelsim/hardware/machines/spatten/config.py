@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -127,6 +127,15 @@ class SpattenConfig(AcceleratorConfig):
         return super().sizes | spatten_sizes(
             self.fetch_channels, self.softmax_parallelism, comparators
         )
+
+    def partial_size(self, value_dim: Any) -> Any:
+        """Bytes of a partial result: its sums, maximum and sum of exponentials (section 2, one
+        pass).
+
+        Args:
+            value_dim: elements of a value, a number or an array.
+        """
+        return (value_dim + 2) * self.partial_bits // 8
 
     @model_validator(mode="after")
     def _can_be_built(self) -> SpattenConfig:

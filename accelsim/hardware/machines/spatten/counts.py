@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,16 +120,6 @@ def selection_work(workload: Workload, rows: Rows, config: SpattenConfig) -> tup
     return elements, passes
 
 
-def partial_size(value_dim: Any, config: SpattenConfig) -> Any:
-    """Bytes of a partial result: its sums, maximum and sum of exponentials (section 2, one pass).
-
-    Args:
-        value_dim: elements of a value, a number or an array.
-        config: of the machine.
-    """
-    return (value_dim + 2) * config.partial_bits // 8
-
-
 def partial_bytes(rows: Rows, config: SpattenConfig) -> int:
     """Bytes of partial results written by early rows of one pass; as many are read back."""
     if config.loop_order != "key-outer":
@@ -138,7 +128,7 @@ def partial_bytes(rows: Rows, config: SpattenConfig) -> int:
     long = (~rows.late) & (rows.keys > tile) & ~rows.prunes & (rows.lsb_bits == 0)
     mine = np.repeat(long, counts)
     tiles = -(-rows.query_keys[mine] // np.repeat(tile, counts)[mine])
-    each = np.repeat(partial_size(rows.value_dims, config), counts)[mine]
+    each = np.repeat(config.partial_size(rows.value_dims), counts)[mine]
     return int((np.maximum(tiles - 1, 0) * each).sum())
 
 

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from accelsim.hardware.blocks.matrix_fetcher import MatrixFetcher
 from accelsim.hardware.machines.spatten import pipeline
-from accelsim.hardware.machines.spatten.counts import partial_size
 from accelsim.hardware.machines.spatten.decision import Decision
 from accelsim.hardware.machines.spatten.foresight import Foresight, decide
 from accelsim.hardware.machines.spatten.items import Again, Keys, Port, Row, Values, usable
@@ -157,7 +156,7 @@ class Selection:
     def _spill(self, row: Row) -> int:
         """Cycles in which a partial result of a query goes out and comes back."""
         width = int(self._plan.rows.value_dims[row.index])
-        return int(np.ceil(2 * partial_size(width, self._plan.config) / self._peak))
+        return int(np.ceil(2 * self._plan.config.partial_size(width) / self._peak))
 
     def _selected(self, item: Keys, values: Values | None) -> None:
         """All queries of a tile, or of its LSB pass, are known up to their filters."""

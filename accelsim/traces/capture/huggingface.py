@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -418,9 +420,13 @@ def quiet(transformers: Any) -> Iterator[None]:
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    # Reading a .gguf file draws a bar that knows of neither.
+    gguf: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
+    bar, gguf.tqdm = gguf.tqdm, functools.partial(gguf.tqdm, disable=True)
     try:
         yield
     finally:
+        gguf.tqdm = bar
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()

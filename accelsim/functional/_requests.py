@@ -66,5 +66,6 @@ def requested(
         "metadata_bytes": metadata + read * vector_bits // 8,
         "residual_bytes": residual,
         "write_back_bytes": written * vector_bits // 8,
+        "index_products": np.zeros(size, dtype=np.int64),
         "key_runs": keys[..., 0].astype(np.int64) + starts.sum(axis=2),
     }

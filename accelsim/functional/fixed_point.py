@@ -274,7 +274,7 @@ class Changes(NamedTuple):
 
     The dequantized score is rounded to the fraction bits of the exponential, where a plain layer
     subtracts the largest first. Then c * tanh(score / c) of a soft cap, by the exponential unit as
-    (1 - e) / (1 + e) with e = exp(-2 |score| / c); then the bias; and the sink takes part in the
+    (1 - e) / (1 + e) with e = exp(-2 abs(score) / c); then the bias; and the sink takes part in the
     largest score and in the sum. No hardware is published: the order is the models', widths are
     ours.
 

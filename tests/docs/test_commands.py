@@ -36,6 +36,7 @@ NEEDS_MORE = (
     "POLICY",
     "NAME",
     "my-",
+    "gemma",
     "every-second",
     "vector-unit",
     "--model",

@@ -9,9 +9,10 @@ import pydantic
 from numpy.typing import NDArray
 
 from accelsim.attention.kernels import WORK, filter_top, quick_select
+from accelsim.configs import Unit
 from accelsim.errors import ConfigError
 from accelsim.jit import kernel
-from accelsim.policies._base import Count, Positive
+from accelsim.policies._base import Positive
 from accelsim.policies._selection import FROM_PROBABILITIES, Needs, SelectionPart
 from accelsim.policies.selections._blocks import shown
 from accelsim.policies.selector import Block, Decision, Selector, Shape
@@ -44,8 +45,8 @@ class DSAIndexer(SelectionPart):
 
     kind: Literal["dsa_indexer"]
     top_k: Positive = 2048
-    index_bits: Annotated[int, pydantic.Field(ge=1, le=32)] = 8
-    scale_bits: Count = 32
+    index_bits: Annotated[int, pydantic.Field(ge=1, le=32), Unit("bits")] = 8
+    scale_bits: Annotated[int, pydantic.Field(ge=0, le=64), Unit("bits")] = 32
     in_prompt: ClassVar[bool] = True
     needs: ClassVar[Needs] = Needs(
         selection="every_step", metadata=True, products=True, permanent=False

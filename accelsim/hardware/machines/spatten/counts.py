@@ -168,6 +168,8 @@ def activity_of(machine: Spatten) -> Activity:
         module.activity.operations = module.operations
         module.activity.peak_operations_per_cycle = float(most)
     _cut(activity.modules["selector"], total)
+    if _fetches_for_nobody(rows, config):
+        _cut(activity.modules["fetcher"], total)
     for module_activity in activity.modules.values():
         spent = module_activity.busy_cycles + sum(module_activity.stall_cycles.values())
         if spent < total:
@@ -178,9 +180,10 @@ def activity_of(machine: Spatten) -> Activity:
 
 
 def _cut(module: ModuleActivity, total: int) -> None:
-    """Leave out what goes on after the last output: a streamed run ends before its last selections.
+    """Leave out what goes on after the last output.
 
-    No other module does; what it has too many is a broken book, and is refused.
+    A streamed run ends before its last selections, and may end before tiles are fetched that no
+    query uses. No other module goes on; what it has too many is a broken book, and is refused.
     """
     over = max(module.busy_cycles + sum(module.stall_cycles.values()) - total, 0)
     # The search is the last of it; the wait for its scores is before.
@@ -193,6 +196,13 @@ def _cut(module: ModuleActivity, total: int) -> None:
     peak = module.peak_operations_per_cycle
     if over and module.operations is not None and peak is not None:
         module.operations = min(module.operations, module.busy_cycles * int(peak))
+
+
+def _fetches_for_nobody(rows: Rows, config: SpattenConfig) -> bool:
+    """Whether the keys that some query heads keep take tiles together in which no query has any."""
+    tile = rows.tiles(config)
+    most = np.maximum.reduceat(rows.query_keys, rows.start[:-1])
+    return bool((-(-rows.keys // tile) > np.maximum(-(-most // tile), 1)).any())
 
 
 def finish(activity: Activity, rows: Rows, completions: list[int]) -> None:

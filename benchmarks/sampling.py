@@ -35,9 +35,6 @@ CASES = (
     ("shape:smollm2-135m:context=1024,decode=64,batch=2", "tova", "spatten-paper", None),
     ("shape:gpt2-medium:context=992,decode=32", "spatten-tokens", "spatten-paper", None),
     ("shape:qwen3-0.6b:context=2048,decode=24", "spatten-pruned", "spatten-paper", None),
-    ("shape:gemma-3-4b:context=4096,decode=24", "static-8", "spatten-paper", None),
-    ("shape:gpt2-medium:context=512,decode=32", "spatten-tokens", "spatten-e2e", None),
-    ("shape:llama-3-8b:context=2048", "dense", "spatten-paper", None),
 )
 """Source, policy, accelerator, and memory where it is not the accelerator's own."""
 FRACTION = 0.05

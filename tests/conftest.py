@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +32,44 @@ def needs() -> Callable[..., None]:
                 pytest.skip(f"{package} is not installed")
 
     return check
+
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def install() -> Callable[..., None]:
+    """Give a folder the files that pip writes for a package with an entry point.
+
+    Takes the folder, the name of the package, and the section of its pyproject.toml.
+    """
+
+    def written(folder: Path, name: str, section: str) -> None:
+        group, point = section.splitlines()[-2:]
+        assert group.startswith('[project.entry-points."'), section
+        installed = folder / f"{name.replace('-', '_')}-1.0.dist-info"
+        installed.mkdir()
+        about = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+        (installed / "METADATA").write_text(about)
+        named = group.removeprefix('[project.entry-points."').removesuffix('"]')
+        points = f"[{named}]\n{point.replace(chr(34), '')}\n"
+        (installed / "entry_points.txt").write_text(points)
+
+    return written
+
+
+@pytest.fixture(scope="session")
+def python_in() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run Python in a folder whose modules and packages it finds."""
+
+    def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+        paths = f"{folder}{os.pathsep}{ROOT}"
+        return subprocess.run(
+            [sys.executable, *command], cwd=folder, env=os.environ | {"PYTHONPATH": paths},
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -246,21 +246,14 @@ def _write(document: dict[str, Any], json_file: str | None, folder: Path | None)
 def _every(shape: ModelShape, *, causal: bool, prompt_tokens: int, skip: int) -> dict[str, Policy]:
     """The presets that can run inside the model, by name."""
     from accelsim.configs import preset_names
-    from accelsim.policies import load_policy, why_closed_loop_not
+    from accelsim.functional.closed_loop import why_not_inside
+    from accelsim.policies import load_policy
 
     found = {name: load_policy(name) for name in preset_names("policies")}
     return {
         name: policy
         for name, policy in found.items()
-        if not why_closed_loop_not(
-            policy,
-            causal=causal,
-            prompt_tokens=prompt_tokens,
-            skip=skip,
-            num_layers=shape.num_layers,
-            sinks=bool(shape.sinks),
-            both_ways=shape.both_ways,
-        )
+        if not why_not_inside(policy, shape, causal=causal, prompt_tokens=prompt_tokens, skip=skip)
     }
 
 

@@ -14,7 +14,7 @@ from accelsim.errors import TraceError
 from accelsim.exploration._closed_tune import policy_text
 from accelsim.exploration._manifest import code_sha256
 from accelsim.exploration._store import Store
-from accelsim.policies import Policy, why_closed_loop_not
+from accelsim.policies import Policy
 
 if TYPE_CHECKING:
     from accelsim.functional.closed_loop import Answer, Example, TaskScore
@@ -86,15 +86,12 @@ def run_retrieval(
     Raises:
         TraceError: no example, or a policy that does not apply.
     """
-    from accelsim.functional.closed_loop import PASSES, Answer, Asked, TaskScore
+    from accelsim.functional.closed_loop import PASSES, Answer, Asked, TaskScore, why_not_inside
 
     if not examples or not all(examples.values()):
         raise TraceError("no example of a task; expected at least one")
     for spec, policy in policies.items():
-        explain = why_closed_loop_not(
-            policy, causal=True, prompt_tokens=1, num_layers=model.shape.num_layers,
-            sinks=bool(model.shape.sinks), both_ways=model.shape.both_ways,
-        )  # fmt: skip
+        explain = why_not_inside(policy, model.shape, causal=True, prompt_tokens=1)
         if explain:
             raise TraceError(f"{spec}: {explain}")
     with ExitStack() as stack:

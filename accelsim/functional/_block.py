@@ -91,12 +91,11 @@ class Fetches:
     def columns(self) -> dict[str, NDArray[Any]]:
         """Columns of the workload, each [kv_heads, fetches]."""
         assert self._policy is not None
-        found = requested(
+        return requested(
             self._policy, self._shape.head_dim, self.keys, self.values, self._contexts,
             self._decoding, self._refetched, self._metadata, self._written, self._shape.value_dim,
+            self._index, self._products,
         )  # fmt: skip
-        found["metadata_bytes"] = found["metadata_bytes"] + self._index
-        return found | {"index_products": self._products}
 
 
 def fetches_of(part: Attended, shape: Shape) -> Fetches:

@@ -23,6 +23,8 @@ def requested(
     metadata_vectors: NDArray[np.int64] | None = None,
     written_vectors: NDArray[np.int64] | None = None,
     value_dim: int | None = None,
+    index_bytes: NDArray[np.int64] | None = None,
+    index_products: NDArray[np.int64] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Columns of the workload that say what each fetch moves, each [kv_heads, rows].
 
@@ -42,6 +44,8 @@ def requested(
         written_vectors: vectors of head_dim written back, likewise.
         value_dim: elements that are moved for a value; those of a key if ``None``, 0 of a latent,
             whose values lie in the keys and have their width.
+        index_bytes: of index keys read beside, likewise.
+        index_products: multiplications of an indexer, likewise.
     """
     key_bits, lsb_bits, value_bits = policy.fetched_bits
     if value_dim == 0:
@@ -50,9 +54,9 @@ def requested(
         keys, values, contexts, decoding, head_dim, value_dim
     )
     size = keys.shape[:2]
-    read, written = (
-        np.zeros(size, dtype=np.int64) if vectors is None else vectors
-        for vectors in (metadata_vectors, written_vectors)
+    read, written, index, products = (
+        np.zeros(size, dtype=np.int64) if count is None else count
+        for count in (metadata_vectors, written_vectors, index_bytes, index_products)
     )
     vector_bits = head_dim * (key_bits + lsb_bits)
     starts = keys[..., 1:] & ~keys[..., :-1]
@@ -63,9 +67,9 @@ def requested(
         "key_lsb_bits": np.full(size, lsb_bits),
         "value_bits": np.full(size, value_bits),
         "refetch_lsb": refetched,
-        "metadata_bytes": metadata + read * vector_bits // 8,
+        "metadata_bytes": metadata + read * vector_bits // 8 + index,
         "residual_bytes": residual,
         "write_back_bytes": written * vector_bits // 8,
-        "index_products": np.zeros(size, dtype=np.int64),
+        "index_products": products,
         "key_runs": keys[..., 0].astype(np.int64) + starts.sum(axis=2),
     }

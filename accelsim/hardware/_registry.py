@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pydantic
 
-from accelsim import configs
+from accelsim import configs, plugins
 from accelsim.errors import ConfigError, InvariantError, WorkloadError, did_you_mean
 from accelsim.hardware.config import AcceleratorConfig, MemoryConfig
 from accelsim.hardware.counters import DRAM, Counter, by_name
@@ -135,7 +135,7 @@ def accelerator_kinds() -> list[str]:
     """Names that ``kind`` may have, sorted."""
     names = [name for name in _modules() if hasattr(_module(name), "ACCELERATOR")]
     own = {name.replace("_", "-") for name in names}
-    return sorted(own | set(_REGISTERED) | set(_entry_points()))
+    return sorted(own | set(_REGISTERED) | set(plugins.offered(ENTRY_POINTS)))
 
 
 def accelerator_of(kind: str, where: str = "accelerator") -> Accelerator:
@@ -152,8 +152,8 @@ def accelerator_of(kind: str, where: str = "accelerator") -> Accelerator:
     found = _REGISTERED.get(kind)
     if found is None and name in _modules():
         found = getattr(_module(name), "ACCELERATOR", None)
-    elif found is None and kind in _entry_points():
-        found = _loaded(_entry_points()[kind], where)
+    elif found is None and kind in plugins.offered(ENTRY_POINTS):
+        found = _loaded(plugins.offered(ENTRY_POINTS)[kind], where)
     if not isinstance(found, Accelerator):
         known = accelerator_kinds()
         raise ConfigError(
@@ -322,22 +322,15 @@ def _modules() -> list[str]:
     return [m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
 
 
-@functools.cache
-def _entry_points() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
-
-
 def _loaded(entry: EntryPoint, where: str) -> Accelerator:
-    package = entry.dist.name if entry.dist else "?"
-    told = f"{where}: key 'kind': entry point '{entry.name}' of package '{package}'"
     try:
-        found = entry.load()
-    except Exception as error:
-        # Another package's code: whatever it raises, the user gets one line.
-        raise ConfigError(f"{told}: {entry.value} cannot be imported ({error})") from error
+        found = plugins.load(entry)
+    except ValueError as error:
+        raise ConfigError(f"{where}: key 'kind': {error}") from error
     if not isinstance(found, Accelerator):
         raise ConfigError(
-            f"{told}: {entry.value} is of type {type(found).__name__}; expected an Accelerator"
+            f"{where}: key 'kind': {plugins.told(entry)}: {entry.value} is of type "
+            f"{type(found).__name__}; expected an Accelerator"
         )
     return found
 

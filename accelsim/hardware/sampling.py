@@ -223,7 +223,8 @@ def _plan(
 ) -> list[_Part]:
     """Rows of each run of a stage: one whole, or some samples."""
     scores = _scores(workload)
-    a_unit = max(int(_vectors(workload)[stage.rows].sum()) // stage.units, 1)
+    vectors = (workload["keys"] + workload["values"]).astype(np.int64)
+    a_unit = max(int(vectors[stage.rows].sum()) // stage.units, 1)
     warm = -(-_WARM_VECTORS // a_unit)
     several = max(_MEASURED, 2 * warm)
     each = warm + several + 1
@@ -240,7 +241,7 @@ def _plan(
         around = {u + by for u in measured for by in range(-warm, 2)}
         units = sorted(u for u in around if 0 <= u < stage.units)
         rows = [_thinned(workload, stage.rows_of(u), scores, rng) for u in units]
-        rows.insert(0, _lead(workload, stage, units[0], rng))
+        rows.insert(0, _lead(stage, units[0], scores, vectors, rng))
         sizes = [len(r) for r in rows]
         flags = [False, *(u in measured for u in units)]
         numbers = np.repeat([-1, *units], sizes)
@@ -252,15 +253,15 @@ def _plan(
     return parts
 
 
-def _lead(workload: Workload, stage: _Stage, unit: int, rng: np.random.Generator) -> Ints:
+def _lead(stage: _Stage, unit: int, scores: Ints, vectors: Ints, rng: np.random.Generator) -> Ints:
     """Some rows before a unit, so that the first refresh falls anywhere in what is measured."""
     before = stage.order[: stage.start[unit]]
     own = stage.rows_of(unit)
-    if stage.early or _scores(workload)[own].sum() > _THIN_SCORES:
+    if stage.early or scores[own].sum() > _THIN_SCORES:
         # Beside such a unit a refresh is nothing.
         return before[:0]
-    target = rng.random() * max(2 * _vectors(workload)[own].sum(), _LEAD_VECTORS)
-    count = int(np.searchsorted(np.cumsum(_vectors(workload)[before[::-1]]), target))
+    target = rng.random() * max(2 * vectors[own].sum(), _LEAD_VECTORS)
+    count = int(np.searchsorted(np.cumsum(vectors[before[::-1]]), target))
     return before[len(before) - count :]
 
 
@@ -283,11 +284,6 @@ def _thinned(workload: Workload, rows: Ints, scores: Ints, rng: np.random.Genera
         return rows
     at = (rng.random() + np.arange(keep)) * len(rows) / keep
     return np.asarray(rows[at.astype(np.int64)])
-
-
-def _vectors(workload: Workload) -> Ints:
-    vectors: Ints = (workload["keys"] + workload["values"]).astype(np.int64)
-    return vectors
 
 
 def _scores(workload: Workload) -> Ints:

@@ -12,9 +12,10 @@ import contextlib
 import functools
 import importlib
 import pkgutil
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any, get_args
 
+from accelsim import plugins
 from accelsim.configs import validate
 from accelsim.errors import ConfigError, did_you_mean
 from accelsim.policies._selection import SelectionPart
@@ -45,7 +46,7 @@ def register_selection(part: type[SelectionPart]) -> None:
 
 def selection_kinds() -> list[str]:
     """Names that ``kind`` of a selection may have, sorted."""
-    return sorted({*_modules(), *_REGISTERED, *_entry_points()})
+    return sorted({*_modules(), *_REGISTERED, *plugins.offered(ENTRY_POINTS)})
 
 
 def every_selection() -> list[type[SelectionPart]]:
@@ -75,8 +76,8 @@ def selection_of(kind: str) -> type[SelectionPart]:
         return found
     if kind in _REGISTERED:
         return _REGISTERED[kind]
-    if kind in _entry_points():
-        return _loaded(_entry_points()[kind])
+    if kind in plugins.offered(ENTRY_POINTS):
+        return _loaded(plugins.offered(ENTRY_POINTS)[kind])
     known = selection_kinds()
     raise ValueError(
         f"unknown selection '{kind}'{did_you_mean(kind, known)} (known: {', '.join(known)})"
@@ -111,15 +112,10 @@ def _kind_of(part: Any) -> str | None:
 
 
 def _loaded(entry: EntryPoint) -> type[SelectionPart]:
-    where = f"entry point '{entry.name}' of package '{entry.dist.name if entry.dist else '?'}'"
-    try:
-        part = entry.load()
-    except Exception as error:
-        # Another package's code: whatever it raises, the user gets one line.
-        raise ValueError(f"{where}: {entry.value} cannot be imported ({error})") from error
+    part = plugins.load(entry)
     if _kind_of(part) != entry.name:
         raise ValueError(
-            f"{where}: {entry.value} is no subclass of SelectionPart with "
+            f"{plugins.told(entry)}: {entry.value} is no subclass of SelectionPart with "
             f"kind: Literal['{entry.name}']"
         )
     found: type[SelectionPart] = part
@@ -130,8 +126,3 @@ def _loaded(entry: EntryPoint) -> type[SelectionPart]:
 def _modules() -> list[str]:
     package = importlib.import_module("accelsim.policies.selections")
     return [m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
-
-
-@functools.cache
-def _entry_points() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}

@@ -182,18 +182,14 @@ class AttentionTrace:
 
     def hidden(self, layer: int) -> NDArray[np.float32] | None:
         """What a layer is given, under the model's last norm, [tokens, width], or ``None``."""
-        self._check_layer(layer)
-        name = f"layer.{layer}.hidden"
-        return self._read(layer, "hidden") if name in self.tensors.names() else None
+        return self._read_if_there(layer, "hidden")
 
     def transition(self, layer: int) -> NDArray[np.float32] | None:
         """What attention and FFN do to each token, [2, tokens, 2], or ``None``.
 
         The norm of the module's output over that of its (normalised) input, and their cosine.
         """
-        self._check_layer(layer)
-        name = f"layer.{layer}.transition"
-        return self._read(layer, "transition") if name in self.tensors.names() else None
+        return self._read_if_there(layer, "transition")
 
     def class_attention(self) -> dict[int, NDArray[np.float32]]:
         """Attention of [CLS] to each patch in the layers of a vision tower, [heads, patches]."""
@@ -342,6 +338,11 @@ class AttentionTrace:
     def _read(self, layer: int, kind: str) -> NDArray[np.float32]:
         self._check_layer(layer)
         return self.tensors.read(f"layer.{layer}.{kind}").astype(np.float32, copy=False)
+
+    def _read_if_there(self, layer: int, kind: str) -> NDArray[np.float32] | None:
+        self._check_layer(layer)
+        there = f"layer.{layer}.{kind}" in self.tensors.names()
+        return self._read(layer, kind) if there else None
 
     def _check_layer(self, layer: int) -> None:
         if not 0 <= layer < self.num_layers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 
@@ -31,6 +32,15 @@ NARROW = [
 extremes = st.sampled_from([-2048, -2047, -1, 0, 1, 2047])
 codes = extremes | st.integers(-2048, 2047)
 roundings = st.sampled_from(fp.ROUNDINGS)
+
+
+def drawing(data: st.DataObject) -> Callable[..., np.ndarray]:
+    """What draws integer arrays of a shape, of codes if nothing else is asked for."""
+
+    def draw(shape: tuple[int, ...], elements: st.SearchStrategy[int] = codes) -> np.ndarray:
+        return data.draw(hnp.arrays(np.int64, shape, elements=elements))
+
+    return draw
 
 
 def compare(
@@ -79,9 +89,7 @@ def compare(
     width=st.sampled_from([1, 2, 9]),
 )  # fmt: skip
 def test_kernels_equal_plain_integers(data: st.DataObject, keys: int, dim: int, width: int) -> None:
-    def draw(shape: tuple[int, ...], elements: st.SearchStrategy[int] = codes) -> np.ndarray:
-        return data.draw(hnp.arrays(np.int64, shape, elements=elements))
-
+    draw = drawing(data)
     first = draw((keys, dim))
     both = np.clip(first + draw((keys, dim), st.integers(-8, 7)), -2048, 2047)
     compare(
@@ -104,10 +112,7 @@ caps = st.sampled_from([1e-9, 0.1, 1.0, fp.MAX_SOFTCAP]) | st.floats(0.5, 100)
 @given(data=st.data(), keys=st.integers(1, 9), dim=st.sampled_from([1, 8]))
 def test_changed_scores_equal_plain_integers(data: st.DataObject, keys: int, dim: int) -> None:
     """Soft caps, biases and sinks, up to scores and shifts that no model has."""
-
-    def draw(shape: tuple[int, ...], elements: st.SearchStrategy[int] = codes) -> np.ndarray:
-        return data.draw(hnp.arrays(np.int64, shape, elements=elements))
-
+    draw = drawing(data)
     cap, sink = data.draw(st.none() | caps), data.draw(st.none() | numbers)
     bias = data.draw(st.none() | hnp.arrays(np.float64, (keys,), elements=numbers))
     first = draw((keys, dim))

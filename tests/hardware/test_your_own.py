@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import runpy
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -148,20 +146,16 @@ def test_policies_change_its_bytes_and_lanes_its_time(
 
 
 @pytest.fixture
-def package(tmp_path: Path, source: Path) -> Path:
+def package(tmp_path: Path, source: Path, install: Callable[..., None]) -> Path:
     """A folder that a package of the machine was installed into, as pip leaves it."""
     (tmp_path / "vector_unit.py").write_text(FILES["vector_unit.py"], encoding="utf-8")
     accelerator = FILES["accelerators/vector-unit.yaml"]
     accelerator = accelerator.replace("vector-unit-45nm", "vector-unit-45nm.yaml")
     (tmp_path / "vector-unit.yaml").write_text(accelerator, encoding="utf-8")
     (tmp_path / "vector-unit-45nm.yaml").write_text(ENERGY, encoding="utf-8")
-    installed = tmp_path / "vector_unit-1.0.dist-info"
-    installed.mkdir()
-    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: vector-unit\nVersion: 1.0\n")
-    group, point = FILES["pyproject.toml"].splitlines()
+    group, _ = FILES["pyproject.toml"].splitlines()
     assert group == '[project.entry-points."accelsim.accelerators"]'
-    points = f"[accelsim.accelerators]\n{point.replace(chr(34), '')}\n"
-    (installed / "entry_points.txt").write_text(points)
+    install(tmp_path, "vector-unit", FILES["pyproject.toml"])
     (tmp_path / "test_own.py").write_text(
         "from accelsim.testing import AcceleratorContract\n\n\n"
         "class TestVectorUnit(AcceleratorContract):\n"
@@ -171,19 +165,14 @@ def package(tmp_path: Path, source: Path) -> Path:
     return tmp_path
 
 
-def run_there(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    paths = f"{folder}{os.pathsep}{ROOT}"
-    return subprocess.run(
-        [sys.executable, *command], cwd=folder, env=os.environ | {"PYTHONPATH": paths},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-
-
+Run = Callable[..., subprocess.CompletedProcess[str]]
 REPLAY = ("-m", "accelsim", "replay", "small.safetensors", "--accelerator", "vector-unit.yaml")
 
 
-def test_a_package_with_an_entry_point_works_in_every_verb_and_worker(package: Path) -> None:
-    found = run_there(package, *REPLAY, "--json", "r.json")
+def test_a_package_with_an_entry_point_works_in_every_verb_and_worker(
+    package: Path, python_in: Run
+) -> None:
+    found = python_in(package, *REPLAY, "--json", "r.json")
     assert found.returncode == 0, found.stderr
     record = json.loads((package / "r.json").read_text(encoding="utf-8"))
     assert record["metrics"]["latency_cycles"] > 0
@@ -192,11 +181,11 @@ def test_a_package_with_an_entry_point_works_in_every_verb_and_worker(package: P
         "axes: [{key: accelerator.lanes, values: [64, 256]}]\n"
     )
     sweep = ("-m", "accelsim", "sweep", "s.yaml", "--out", "store", "--executor", "processes")
-    found = run_there(package, *sweep)
+    found = python_in(package, *sweep)
     assert found.returncode == 0, found.stderr
     assert "2 points" in found.stdout
     assert "0 failed" in found.stdout
-    found = run_there(package, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_own.py")
+    found = python_in(package, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_own.py")
     assert found.returncode == 0, found.stdout
 
 
@@ -207,9 +196,9 @@ def test_a_package_with_an_entry_point_works_in_every_verb_and_worker(package: P
         ("ACCELERATOR = 3\n", "vector_unit:ACCELERATOR is of type int; expected an Accelerator"),
     ],
 )
-def test_a_broken_package_is_one_line(package: Path, text: str, said: str) -> None:
+def test_a_broken_package_is_one_line(package: Path, python_in: Run, text: str, said: str) -> None:
     (package / "vector_unit.py").write_text(text)
-    found = run_there(package, *REPLAY)
+    found = python_in(package, *REPLAY)
     assert found.returncode == 2
     assert len(found.stderr.strip().splitlines()) == 1
     told = "vector-unit.yaml: key 'kind': entry point 'vector-unit' of package 'vector-unit'"

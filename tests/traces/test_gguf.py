@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf_files import write_gguf
 
 from accelsim.errors import TraceError
 from accelsim.traces.capture import GgufModel, capture
 
-gguf = pytest.importorskip("gguf")
+pytest.importorskip("gguf")
 pytest.importorskip("tokenizers")
 
 TOKENS = ["<s>", "a", "b", "c", "Ġ", "ab", "d", "e"]
@@ -42,21 +43,7 @@ TEXT = "abcdeabcde"
 
 def write(path: Path, architecture: str = "llama", **changes: Any) -> Path:
     """Write a one-layer Llama; a change of ``None`` leaves a key out, ``__`` stands for a dot."""
-    writer = gguf.GGUFWriter(path, architecture)
     fields = BASE | {name.replace("__", "."): value for name, value in changes.items()}
-    for name, value in fields.items():
-        if value is None:
-            continue
-        if isinstance(value, bool):
-            writer.add_bool(name, value)
-        elif isinstance(value, int):
-            writer.add_uint32(name, value)
-        elif isinstance(value, float):
-            writer.add_float32(name, value)
-        elif isinstance(value, str):
-            writer.add_string(name, value)
-        else:
-            writer.add_array(name, value)
     rng = np.random.default_rng(0)
     shapes = {
         "token_embd": (len(TOKENS), WIDTH), "output_norm": (WIDTH,), "blk.0.attn_norm": (WIDTH,),
@@ -64,13 +51,9 @@ def write(path: Path, architecture: str = "llama", **changes: Any) -> Path:
         "blk.0.attn_output": (WIDTH, WIDTH), "blk.0.ffn_norm": (WIDTH,),
         "blk.0.ffn_gate": (16, WIDTH), "blk.0.ffn_up": (16, WIDTH), "blk.0.ffn_down": (WIDTH, 16),
     }  # fmt: skip
-    for name, shape in shapes.items():
-        writer.add_tensor(f"{name}.weight", rng.standard_normal(shape).astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    given = {name: value for name, value in fields.items() if value is not None}
+    tensors = {f"{name}.weight": rng.standard_normal(shape) for name, shape in shapes.items()}
+    return write_gguf(path, architecture, given, tensors)
 
 
 def unturned(key: np.ndarray, positions: np.ndarray) -> np.ndarray:

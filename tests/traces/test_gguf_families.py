@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf_files import write_gguf
 
 from accelsim.errors import TraceError
 from accelsim.functional.closed_loop import (
@@ -22,7 +23,7 @@ from accelsim.traces.capture import GgufModel, capture
 from accelsim.traces.capture._run import proof_errors
 from accelsim.traces.capture.gguf import FAMILIES
 
-gguf = pytest.importorskip("gguf")
+pytest.importorskip("gguf")
 tokenizers = pytest.importorskip("tokenizers")
 
 WIDTH, HEADS, LAYERS, WINDOW = 32, 4, 3, 6
@@ -77,18 +78,7 @@ def fields_of(name: str, **changes: Any) -> dict[str, Any]:
 def write(path: Path, name: str, **changes: Any) -> Path:
     """Write a small random model of an architecture."""
     dim = DIMS[name]
-    writer, fields = gguf.GGUFWriter(path, name), fields_of(name, **changes)
-    for key, value in fields.items():
-        if isinstance(value, bool):
-            writer.add_bool(key, value)
-        elif isinstance(value, int):
-            writer.add_uint32(key, value)
-        elif isinstance(value, float):
-            writer.add_float32(key, value)
-        elif isinstance(value, str):
-            writer.add_string(key, value)
-        else:
-            writer.add_array(key, value)
+    fields = fields_of(name, **changes)
     rng, vocabulary = np.random.default_rng(0), len(fields["tokenizer.ggml.tokens"])
     kv, heads = fields[f"{name}.attention.head_count_kv"] * dim, HEADS * dim
     layer: dict[str, tuple[int, ...]] = {
@@ -109,15 +99,11 @@ def write(path: Path, name: str, **changes: Any) -> Path:
         for i in range(fields[f"{name}.block_count"])
         for n, shape in layer.items()
     }
+    tensors = {}
     for tensor, shape in shapes.items():
         value = rng.standard_normal(shape) * (0.3 if len(shape) == 2 else 0.2)
-        value = value + 1 if tensor.endswith("norm.weight") else value
-        writer.add_tensor(tensor, value.astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+        tensors[tensor] = value + 1 if tensor.endswith("norm.weight") else value
+    return write_gguf(path, name, fields, tensors)
 
 
 def reference(path: Path, ids: list[int]) -> np.ndarray:

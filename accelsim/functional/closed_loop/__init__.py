@@ -1,6 +1,11 @@
 """Closed loop: perplexity and task scores with the policy inside the running model."""
 
-from accelsim.functional.closed_loop._attend import PolicyAttention, forward, policy_attention
+from accelsim.functional.closed_loop._attend import (
+    PolicyAttention,
+    forward,
+    policy_attention,
+    why_not_inside,
+)
 from accelsim.functional.closed_loop._lee import LeeScore, lee_score, read_lee
 from accelsim.functional.closed_loop._loss import (
     PASSES,
@@ -64,4 +69,5 @@ __all__ = [
     "task_examples",
     "task_names",
     "task_texts",
+    "why_not_inside",
 ]

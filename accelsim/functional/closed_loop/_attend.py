@@ -14,7 +14,7 @@ from accelsim.attention.look import PLAIN, Look
 from accelsim.errors import TraceError
 from accelsim.functional._block import attend_block, cut, fetches_of
 from accelsim.functional._stored import Stored, value_budgets
-from accelsim.policies import Policy, Quantization
+from accelsim.policies import Policy, Quantization, why_closed_loop_not
 from accelsim.policies.selector import (
     Block,
     Decision,
@@ -162,11 +162,12 @@ class PolicyAttention:
         window = self._windows[layer] if self._windows else None
         for part in cut(positions, shape, _ROWS_PER_BLOCK):
             look = self._looks(layer, part)
+            if look.hidden is not None:
+                seen += int(np.count_nonzero(~look.hidden))
+                continue
             ends = part + 1 if shape.causal else np.full(len(part), shape.tokens)
             ends = ends if look.ends is None else look.ends
-            ends = ends if window is None else np.minimum(ends, window)
-            shown = look.hidden is not None and np.count_nonzero(~look.hidden)
-            seen += int(ends.sum()) if look.hidden is None else int(shown)
+            seen += int((ends if window is None else np.minimum(ends, window)).sum())
         return seen
 
     def _read_back(
@@ -245,6 +246,34 @@ def forward(
     return np.concatenate([model.forward(new, attend, cache) for new in calls if new])
 
 
+def why_not_inside(
+    policy: Policy,
+    shape: ModelShape,
+    *,
+    causal: bool,
+    prompt_tokens: int = 0,
+    skip: int | None = None,
+    token_ids: Sequence[int] | None = None,
+) -> str:
+    """Say why a policy cannot run inside a model, or return an empty string.
+
+    Args:
+        policy: what to keep.
+        shape: of the model.
+        causal, prompt_tokens, skip, token_ids: see :func:`accelsim.policies.why_closed_loop_not`.
+    """
+    return why_closed_loop_not(
+        policy,
+        causal=causal,
+        prompt_tokens=prompt_tokens,
+        skip=skip,
+        num_layers=shape.num_layers,
+        token_ids=token_ids,
+        sinks=bool(shape.sinks),
+        both_ways=shape.both_ways,
+    )
+
+
 def policy_attention(
     policy: Policy, shape: ModelShape, tokens: int, *, causal: bool, prompt_tokens: int = 0
 ) -> PolicyAttention:
@@ -290,4 +319,4 @@ def _model_looks(shape: ModelShape, prompt_tokens: int) -> Looks | None:
     return look
 
 
-__all__ = ["Attend", "PolicyAttention", "forward", "policy_attention"]
+__all__ = ["Attend", "PolicyAttention", "forward", "policy_attention", "why_not_inside"]

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.errors import TraceError
-from accelsim.functional.closed_loop._attend import policy_attention
-from accelsim.policies import Policy, why_closed_loop_not
+from accelsim.functional.closed_loop._attend import policy_attention, why_not_inside
+from accelsim.policies import Policy
 
 _FOLDER = "gensim/test/test_data/"
 _STORIES, _JUDGEMENTS = "lee.cor", "similarities0-1.txt"
@@ -159,7 +159,7 @@ def embeddings(
     on_story: Callable[[int, int], None] = lambda done, total: None,
 ) -> Embeddings:
     """Embed every story with ``policy`` inside the encoder; see :func:`lee_score`."""
-    explain = why_closed_loop_not(policy, causal=False, num_layers=model.shape.num_layers)
+    explain = why_not_inside(policy, model.shape, causal=False)
     if explain:
         raise TraceError(explain)
     rows, kept, visible, moved = [], 0, 0, 0

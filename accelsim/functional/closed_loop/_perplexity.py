@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from accelsim.errors import TraceError
 from accelsim.files import read_text
-from accelsim.functional.closed_loop._attend import forward, policy_attention
-from accelsim.policies import Policy, why_closed_loop_not
+from accelsim.functional.closed_loop._attend import forward, policy_attention, why_not_inside
+from accelsim.policies import Policy
 
 _RESAMPLES = 2000
 _BLOCK = 16
@@ -94,11 +94,9 @@ def perplexity(
         raise TraceError("no window of text; expected at least one")
     policies = [policy] * len(windows) if isinstance(policy, Policy) else list(policy)
     for own, ids in zip(policies, windows, strict=True):
-        explain = why_closed_loop_not(
-            own, causal=True, prompt_tokens=prompt_tokens, skip=skip,
-            num_layers=model.shape.num_layers, token_ids=ids, sinks=bool(model.shape.sinks),
-            both_ways=model.shape.both_ways,
-        )  # fmt: skip
+        explain = why_not_inside(
+            own, model.shape, causal=True, prompt_tokens=prompt_tokens, skip=skip, token_ids=ids
+        )
         if explain:
             raise TraceError(explain)
     losses, kept, visible, moved = [], 0, 0, 0

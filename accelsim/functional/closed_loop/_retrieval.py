@@ -11,9 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.errors import TraceError
-from accelsim.functional.closed_loop._attend import PolicyAttention, policy_attention
+from accelsim.functional.closed_loop._attend import (
+    PolicyAttention,
+    policy_attention,
+    why_not_inside,
+)
 from accelsim.functional.closed_loop._tasks import Example
-from accelsim.policies import Policy, why_closed_loop_not
+from accelsim.policies import Policy
 from accelsim.traces.capture import Floats, KVCache
 
 _QUANTILE = 1.959964
@@ -162,11 +166,10 @@ class Asked:
 
     def _begun(self, policy: Policy) -> tuple[PolicyAttention, Any, Floats]:
         """Attention that has read the prompt, the cache, and the prompt's last logits."""
-        explain = why_closed_loop_not(
-            policy, causal=True, prompt_tokens=len(self._prompt), skip=len(self._prompt) - 1,
-            num_layers=self._model.shape.num_layers, sinks=bool(self._model.shape.sinks),
-            both_ways=self._model.shape.both_ways,
-        )  # fmt: skip
+        size = len(self._prompt)
+        explain = why_not_inside(
+            policy, self._model.shape, causal=True, prompt_tokens=size, skip=size - 1
+        )
         if explain:
             raise TraceError(explain)
         attend = self._attention(policy)

@@ -12,7 +12,7 @@ from accelsim.attention.kernels import WORK
 from accelsim.attention.rows import dense_mask
 from accelsim.attention.topk import topk_engine
 from accelsim.policies._selection import SelectionPart
-from accelsim.policies.selections._prompt import Cost
+from accelsim.policies.selections._prompt import Cost, add_search
 from accelsim.policies.selector import Block, Decision, Floats, Prompt, Selector, Shape
 
 Rule = TypeVar("Rule", bound=SelectionPart)
@@ -82,12 +82,7 @@ def largest(values: Floats, count: int, seed: int, work: NDArray[Any]) -> NDArra
         for head, row in enumerate(values):
             top = topk_engine(row, count, seed + head)
             marked[head, top.indices] = True
-            own = work[head]
-            own["passes"] += top.passes
-            own["elements"] += top.elements
-            own["beats"] += top.beats
-            if len(row) > own["size"]:
-                own["size"], own["target"] = len(row), count
+            add_search(work[head], len(row), count, top)
     return marked
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from accelsim.attention.topk import TopK
 from accelsim.policies.selector import Decision, Floats, Prompt, Shape, work_by_kv_head
 
 
@@ -28,6 +29,20 @@ class Cost(NamedTuple):
         decision.work[:, 0] = work_by_kv_head(self.work[:, None], shape)[:, 0]
         decision.metadata_vectors[:, 0] = self.reads
         decision.score_updates[:, 0] = self.updates * shape.group
+
+
+def add_search(work: Any, size: int, target: int, top: TopK) -> None:
+    """Add a search to a record of work; its size is that of the largest.
+
+    Args:
+        work: of :data:`~accelsim.attention.kernels.WORK`, written.
+        size, target: values, and how many of them are looked for.
+        top: what the search took.
+    """
+    for name in ("passes", "elements", "beats"):
+        work[name] += getattr(top, name)
+    if size > work["size"]:
+        work["size"], work["target"] = size, target
 
 
 def probabilities(

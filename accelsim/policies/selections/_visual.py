@@ -73,8 +73,7 @@ class Visual(SelectionPart):
                 f"{max(self.layers)}, counted from 0; expected {least} layers or more, found "
                 f"{shape.num_layers}"
             )
-        kinds = shape.token_type
-        if kinds is None or not (kinds[: shape.prompt_tokens] >= IMAGE).any():
+        if not visual_tokens(shape).any():
             return (
                 f"policy '{self.kind}' prunes tokens of images; expected a trace whose "
                 "'token_type' says that its prompt has some"
@@ -109,10 +108,7 @@ class VisualTokens(Selector):
         explain = rule.missing(shape)
         if explain:
             raise ConfigError(explain)
-        kinds = shape.token_type
-        assert kinds is not None
-        prompt = np.arange(shape.tokens) < shape.prompt_tokens
-        self.visual: NDArray[np.bool_] = (kinds >= IMAGE) & prompt
+        self.visual = visual_tokens(shape)
         self._gone: dict[int, NDArray[np.bool_]] = {}
         self._costs: dict[int, Cost] = {}
 
@@ -205,6 +201,20 @@ class VisualSelector(VisualTokens):
         top = topk_engine(scores, target, self.seed + prompt.layer * 977)
         work[0] = (len(places), target, top.passes, top.elements, top.beats)
         return places[top.indices], Cost(work, reads, updates)
+
+
+def visual_tokens(shape: Shape) -> NDArray[np.bool_]:
+    """Tokens of images and videos in the prompt, [tokens]; none where nothing tells them."""
+    if shape.token_type is None:
+        return np.zeros(shape.tokens, dtype=np.bool_)
+    found: NDArray[np.bool_] = shape.token_type >= IMAGE
+    return found & (np.arange(shape.tokens) < shape.prompt_tokens)
+
+
+def unit_vectors(vectors: NDArray[np.float32]) -> Floats:
+    """The same [rows, width] with norm 1, for cosines; those of norm 0 stay."""
+    wide = vectors.astype(np.float64)
+    return np.asarray(wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-8))
 
 
 def missing_tensor(kind: str, name: str, more: str = "") -> str:

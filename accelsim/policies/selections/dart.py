@@ -11,8 +11,8 @@ from accelsim.attention.kernels import WORK
 from accelsim.attention.topk import topk_engine
 from accelsim.policies._base import Fraction, Layers, Positive
 from accelsim.policies._selection import Needs
-from accelsim.policies.selections._prompt import Cost
-from accelsim.policies.selections._visual import Visual, VisualTokens, missing_tensor
+from accelsim.policies.selections._prompt import Cost, add_search
+from accelsim.policies.selections._visual import Visual, VisualTokens, missing_tensor, unit_vectors
 from accelsim.policies.selector import Floats, Prompt, Selector, Shape
 
 
@@ -95,9 +95,8 @@ class DARTSelector(VisualTokens):
         seed = self.seed + prompt.layer * 977
         images = self._best(size[places], places, rule.pivots, seed, work)
         texts = self._best(size[asking], asking, rule.pivots, seed + 1, work)
-        vectors = hidden[: self.shape.prompt_tokens].astype(np.float64)
-        vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-8)
-        left = np.array([token for token in places if token not in set(images)], dtype=np.int64)
+        vectors = unit_vectors(hidden[: self.shape.prompt_tokens])
+        left = places[~np.isin(places, images)]
         stay = list(images)
         each = (target - len(images)) // (2 * rule.pivots)
         for number, pivot in enumerate([*images, *texts]):
@@ -120,9 +119,5 @@ class DARTSelector(VisualTokens):
         order = np.argsort(-values, kind="stable")[:count]
         if count < len(tokens):
             top = topk_engine(values, count, seed)
-            own = work[0]
-            for name in ("passes", "elements", "beats"):
-                own[name] += getattr(top, name)
-            if len(tokens) > own["size"]:
-                own["size"], own["target"] = len(tokens), count
+            add_search(work[0], len(tokens), count, top)
         return [int(token) for token in tokens[order]]

@@ -106,11 +106,8 @@ class _Grid:
         hidden = np.zeros((self.rows, self.columns), dtype=np.bool_)
         if prompt.look(prompt.positions[:1]).hidden is None:
             return hidden
-        for row, queries in enumerate(
-            np.split(
-                prompt.positions, range(rule.query_block, len(prompt.positions), rule.query_block)
-            )
-        ):
+        starts = range(rule.query_block, len(prompt.positions), rule.query_block)
+        for row, queries in enumerate(np.split(prompt.positions, starts)):
             unseen = prompt.look(queries).hidden
             assert unseen is not None
             unseen = unseen | (np.arange(unseen.shape[1]) > queries[:, None])

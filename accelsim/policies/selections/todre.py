@@ -11,7 +11,13 @@ from accelsim.attention.kernels import COMPARATORS, WORK
 from accelsim.policies._base import Fraction, Layers
 from accelsim.policies._selection import Needs
 from accelsim.policies.selections._prompt import Cost
-from accelsim.policies.selections._visual import Visual, VisualTokens, missing_tensor
+from accelsim.policies.selections._visual import (
+    Visual,
+    VisualTokens,
+    missing_tensor,
+    unit_vectors,
+    visual_tokens,
+)
 from accelsim.policies.selector import Prompt, Selector, Shape
 
 
@@ -42,7 +48,7 @@ class ToDRE(Visual):
             return explain
         if recorded is None or recorded.embedding is None:
             return missing_tensor(self.kind, "embedding")
-        images = int((np.asarray(shape.token_type)[: shape.prompt_tokens] >= 2).sum())
+        images = int(visual_tokens(shape).sum())
         rows = recorded.class_attention()
         if not rows or rows[max(rows)].shape[1] != images:
             return missing_tensor(self.kind, "vision.layer.i.cls", f" of {images} patches")
@@ -64,8 +70,7 @@ class ToDRESelector(VisualTokens):
         assert recorded is not None
         assert recorded.embedding is not None
         places = alive[self.visual[alive]]
-        vectors = recorded.embedding[places].astype(np.float64)
-        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-8)
+        vectors = unit_vectors(recorded.embedding[places])
         rows = recorded.class_attention()
         order = np.searchsorted(np.flatnonzero(self.visual), places)
         first = int(rows[max(rows)].astype(np.float64).mean(axis=0)[order].argmax())

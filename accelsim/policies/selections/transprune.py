@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from accelsim.policies._base import Fraction, Layers
 from accelsim.policies._selection import Needs
 from accelsim.policies.selections._prompt import probabilities
-from accelsim.policies.selections._visual import Visual, VisualSelector
+from accelsim.policies.selections._visual import Visual, VisualSelector, missing_tensor
 from accelsim.policies.selector import Floats, Prompt, Selector, Shape
 
 
@@ -60,9 +60,8 @@ class TransPrune(Visual):
             return explain
         for layer in range(self.accumulate[0], min(self.accumulate[1], self.layers[-1] - 1) + 1):
             if shape.recorded is None or shape.recorded.transition(layer) is None:
-                return (
-                    f"policy '{self.kind}' ranks by tensor 'layer.{layer}.transition'; expected it "
-                    f"in the trace, or 'score.{self.score}'"
+                return missing_tensor(
+                    self.kind, f"layer.{layer}.transition", f", or 'score.{self.score}'"
                 )
         return ""
 
@@ -102,14 +101,6 @@ class TransPruneSelector(VisualSelector):
             weights = np.exp(1.0 - cosine)
             total[there] += ratio * weights / weights.sum()
         return total[alive]
-
-
-def missing_score(kind: str, name: str, shape: Shape) -> str:
-    """Say that a trace lacks an imported score, or return an empty string."""
-    if name in shape.scores:
-        return ""
-    known = ", ".join(sorted(shape.scores)) or "none"
-    return f"policy '{kind}' ranks by tensor 'score.{name}'; expected it in the trace, has {known}"
 
 
 def _normalised(values: Floats) -> Floats:

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.policies._selection import Needs
-from accelsim.policies.selections._visual import Visual, VisualSelector
-from accelsim.policies.selections.transprune import missing_score
+from accelsim.policies.selections._visual import Visual, VisualSelector, missing_tensor
 from accelsim.policies.selector import Floats, Prompt, Selector, Shape
 
 
@@ -34,7 +33,11 @@ class VisualScore(Visual):
 
     def missing(self, shape: Shape) -> str:
         """Say what is missing, the score among it, or return an empty string."""
-        return super().missing(shape) or missing_score(self.kind, self.score, shape)
+        explain = super().missing(shape)
+        if explain or self.score in shape.scores:
+            return explain
+        known = ", ".join(sorted(shape.scores)) or "none"
+        return missing_tensor(self.kind, f"score.{self.score}", f", has {known}")
 
     def selector(self, shape: Shape, seed: int = 0) -> Selector:
         """Return the rule at work on one sequence."""

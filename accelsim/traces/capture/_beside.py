@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from accelsim.errors import TraceError
 from accelsim.traces import IMAGE
-from accelsim.traces.capture._interface import array
+from accelsim.traces.capture._interface import array, hooks_removed
 from accelsim.traces.capture._observed import Call, Observed, Place
 
 _TOWER = re.compile(r"(^|\.)vis(ion|ual)")
@@ -85,11 +85,10 @@ class Beside:
         )
         observed.on_tower = self._tower if self._sees and has_class else None
         try:
-            yield
+            with hooks_removed(handles):
+                yield
         finally:
             observed.on_tower = None
-            for handle in handles:
-                handle.remove()
 
     def tensors(self, places: list[Place], token_type: Any, tokens: int) -> dict[str, Any]:
         """Tensors of a trace.

@@ -7,11 +7,11 @@ proof decides whether the keys that the model attended to follow from it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from accelsim.traces.capture._interface import Stacks, array
+from accelsim.traces.capture._interface import Stacks, array, hooks_removed, keeping
 from accelsim.traces.capture._observed import Indexed, Observed
 
 _ROTATIONS = {
@@ -36,11 +36,8 @@ def indexed(network: Any, observed: Observed, stacks: Stacks) -> Iterator[None]:
         # GLM-5's layers that attend to what the last one with an indexer chose.
         elif getattr(module, "skip_topk", False) is True:
             observed.shares_index(stacks.place(module, []))
-    try:
+    with hooks_removed(handles):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _hook(module: Any, observed: Observed, stacks: Stacks) -> list[Any]:
@@ -48,12 +45,6 @@ def _hook(module: Any, observed: Observed, stacks: Stacks) -> list[Any]:
     made: dict[str, Any] = {}
     signature = inspect.signature(module.forward)
     rotate = inspect.unwrap(type(module).forward).__globals__[_ROTATIONS[type(module).__name__]]
-
-    def keep(name: str) -> Callable[..., None]:
-        def hook(_: Any, args: Any, result: Any) -> None:
-            made[name] = result
-
-        return hook
 
     def done(_: Any, args: Any, kwargs: Any, result: Any) -> None:
         import torch
@@ -77,6 +68,6 @@ def _hook(module: Any, observed: Observed, stacks: Stacks) -> list[Any]:
         made.clear()
 
     return [
-        *(getattr(module, name).register_forward_hook(keep(name)) for name in _PROJECTIONS),
+        *(getattr(module, n).register_forward_hook(keeping(made, n)) for n in _PROJECTIONS),
         module.register_forward_hook(done, with_kwargs=True),
     ]

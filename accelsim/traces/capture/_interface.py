@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -214,6 +214,25 @@ class InterfaceRecorder:
             )
             self.observed.add(place, call)
         return outputs[0] if len(outputs) == 1 else _joined(outputs), None
+
+
+@contextmanager
+def hooks_removed(handles: Iterable[Any]) -> Iterator[None]:
+    """Take hooks of torch away when a model has run."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def keeping(made: dict[str, Any], name: str) -> Callable[..., None]:
+    """A hook that keeps the first result of a module under a name."""
+
+    def hook(_: Any, args: Any, result: Any) -> None:
+        made.setdefault(name, result)
+
+    return hook
 
 
 def array(tensor: Any) -> Any:

@@ -14,7 +14,15 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from accelsim.errors import TraceError
-from accelsim.traces.capture._interface import Shown, Stacks, added, array, shown_by
+from accelsim.traces.capture._interface import (
+    Shown,
+    Stacks,
+    added,
+    array,
+    hooks_removed,
+    keeping,
+    shown_by,
+)
 from accelsim.traces.capture._observed import Call, Observed
 
 
@@ -161,11 +169,8 @@ def hooked(network: Any, observed: Observed, stacks: Stacks) -> Iterator[None]:
         # A class of the same name may be another (DeBERTa's first version).
         if found is not None and all(hasattr(module, name) for name in found[1]):
             handles += _hook(module, observed, stacks)
-    try:
+    with hooks_removed(handles):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _hook(module: Any, observed: Observed, stacks: Stacks) -> list[Any]:
@@ -174,13 +179,6 @@ def _hook(module: Any, observed: Observed, stacks: Stacks) -> list[Any]:
     made: dict[str, Any] = {}
     output: list[Any] = []
     signature = inspect.signature(module.forward)
-
-    def keep(name: str) -> Callable[..., None]:
-        def hook(_: Any, args: Any, result: Any) -> None:
-            # Relative embeddings go through the same projections, after the tokens.
-            made.setdefault(name, result)
-
-        return hook
 
     def done(_: Any, args: Any, kwargs: Any, result: Any) -> None:
         rows = output[0] if last and output else result[0]
@@ -198,7 +196,8 @@ def _hook(module: Any, observed: Observed, stacks: Stacks) -> list[Any]:
         output.clear()
 
     return [
-        *(getattr(module, name).register_forward_hook(keep(name)) for name in projections),
+        # Relative embeddings go through the same projections, after the tokens.
+        *(getattr(module, n).register_forward_hook(keeping(made, n)) for n in projections),
         *([getattr(module, last).register_forward_pre_hook(lambda _, a: output.append(a[0]))]
           if last else []),
         module.register_forward_hook(done, with_kwargs=True),

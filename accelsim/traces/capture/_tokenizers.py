@@ -34,9 +34,7 @@ def build_tokenizer(path: Path, fields: Mapping[str, Any]) -> Any:
     """
     library = require("tokenizers", "tokenizers")
     name = "tokenizer.ggml.model"
-    kind = fields.get(name)
-    if kind is None:
-        raise missing(path, name)
+    kind = _given(path, fields, name)
     tokens = _texts(path, fields, "tokenizer.ggml.tokens")
     if kind == "gpt2":
         built = _byte_level(path, fields, library, tokens)
@@ -76,9 +74,7 @@ def first_tokens(path: Path, fields: Mapping[str, Any], tokens: int) -> list[int
 def _byte_level(path: Path, fields: Mapping[str, Any], library: Any, tokens: list[str]) -> Any:
     """BPE over bytes, after the cuts of SmolLM or Qwen2."""
     name = "tokenizer.ggml.pre"
-    kind = fields.get(name)
-    if kind is None:
-        raise missing(path, name)
+    kind = _given(path, fields, name)
     pairs = [tuple(merge.split(" ", 1)) for merge in _texts(path, fields, "tokenizer.ggml.merges")]
     vocabulary = {token: i for i, token in enumerate(tokens)}
     for pair in pairs:
@@ -145,19 +141,22 @@ def _merges(
     return found
 
 
-def _texts(path: Path, fields: Mapping[str, Any], name: str) -> list[str]:
+def _given(path: Path, fields: Mapping[str, Any], name: str) -> Any:
     value = fields.get(name)
     if value is None:
         raise missing(path, name)
+    return value
+
+
+def _texts(path: Path, fields: Mapping[str, Any], name: str) -> list[str]:
+    value: Any = _given(path, fields, name)
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise TraceError(f"{path}: GGUF key '{name}': expected a list of texts")
     return value
 
 
 def _numbers(path: Path, fields: Mapping[str, Any], name: str, count: int) -> list[Any]:
-    value = fields.get(name)
-    if value is None:
-        raise missing(path, name)
+    value = _given(path, fields, name)
     right = isinstance(value, list) and len(value) == count
     if not right or not all(isinstance(number, (int, float)) for number in value):
         raise TraceError(f"{path}: GGUF key '{name}': expected a list of {count} numbers")

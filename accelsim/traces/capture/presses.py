@@ -163,9 +163,8 @@ def _kvpress() -> Any:
             module = importlib.import_module("kvpress")
     except ImportError as error:
         missing = getattr(error, "name", None) or "kvpress"
-        if (
-            missing == "pipes"
-        ):  # of the standard library until 3.12; kvpress pins a fire that has it
+        # Of the standard library until 3.12; kvpress pins a fire that imports it.
+        if missing == "pipes":
             raise TraceError(
                 "a press needs kvpress, which runs on Python 3.12 and older (its fire imports "
                 "'pipes')"

@@ -88,6 +88,7 @@ SPECS = (
     "sparse-vlm:selection.layers=[1],selection.keep=[0.5]",
     "dart:selection.layers=[1],selection.keep=[0.5],selection.pivots=2",
     "todre:selection.keep=[0.5]",
+    "todre:selection.keep=[0.5],selection.threshold=0.9",
     "quest:selection.page_tokens=4,selection.dense_layers=1",
     "quest:selection.share=kv_head",
     "dhsa:selection.share=layer",

@@ -6,9 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
-from deciding import Sequence, best, sequence
+from deciding import Sequence, best, masked, sequence
+from hypothesis import given as given_by
+from hypothesis import settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from accelsim.errors import TraceError
@@ -97,6 +101,30 @@ def least_alike(at: Sequence, images: list[int], count: int) -> set[int]:
     return set(chosen)
 
 
+def shares(at: Sequence, layer: int, alive: list[int]) -> tuple[float, float]:
+    """ToDRE, equation 8: of what texts give, the part of images, and the other way round."""
+    kinds = at.shape.token_type
+    assert kinds is not None
+    images = [j for j in alive if kinds[j] >= IMAGE]
+    system = [j for j in alive if kinds[j] == SYSTEM]
+    texts = [j for j in alive if kinds[j] == TEXT]
+    if not system:
+        first = int(np.flatnonzero(kinds >= IMAGE)[0])
+        texts = [j for j in texts if j > first]
+        system = [j for j in alive if kinds[j] == TEXT and j < first]
+    if not texts or not images:
+        return 1.0, 1.0  # a part of nothing is below nothing
+    row = {i: at.gives(layer, i, alive).mean(axis=0) for i in images + texts}
+
+    def part(rows: list[int], keys: list[int]) -> float:
+        return float(
+            sum(row[i][j] for i in rows for j in keys)
+            / sum(row[i][j] for i in rows for j in system + images + texts)
+        )
+
+    return part(texts, images), part(images, texts)
+
+
 def unlike_pivots(at: Sequence, layer: int, rule: dict[str, Any], images: list[int]) -> set[int]:
     """DART: pivots, and what each of them takes."""
     found = at.shape.recorded
@@ -147,7 +175,7 @@ def expected(at: Sequence, rule: dict[str, Any]) -> list[list[int]]:
     """Tokens of the prompt that each layer has, read from the codes of the rules."""
     kind, alive, found = rule["kind"], list(range(PROMPT)), []
     had: list[list[int]] = []
-    stages = dict(zip(rule["layers"], rule["keep"], strict=True))
+    stages = dict(zip(rule.get("layers", [0]), rule["keep"], strict=True))
     for layer in range(LAYERS):
         left = alive
         if layer in stages:
@@ -195,6 +223,9 @@ def expected(at: Sequence, rule: dict[str, Any]) -> list[list[int]]:
         had.append(left if before else alive)
         found.append(left if before else alive)
         alive = left
+        late = kind == "todre" and layer in rule.get("check_after", [7 * LAYERS // 8 - 1])
+        if late and max(shares(at, layer, alive)) < rule.get("threshold", 0.1):
+            alive = [j for j in alive if j not in IMAGES]
     return found
 
 
@@ -212,6 +243,9 @@ RULES: list[dict[str, Any]] = [
     {"kind": "sparse_vlm", "layers": [0, 2], "keep": [0.6, 0.25]},
     {"kind": "todre", "layers": [0], "keep": [0.3]},
     {"kind": "dart", "layers": [2], "keep": [0.45], "pivots": 2},
+    {"kind": "todre", "keep": [0.3], "threshold": 0.9},
+    {"kind": "todre", "keep": [0.7], "threshold": 0.4, "check_after": [0, 3]},
+    {"kind": "todre", "layers": [1], "keep": [0.7], "threshold": 0.9, "check_after": [2, 3]},
 ]  # fmt: skip
 
 
@@ -229,6 +263,81 @@ def test_image_tokens_leave_as_the_code_says(rule: dict[str, Any], rows: int, se
             tokens = [j for j in alive if j <= i] + after if i in alive or i >= PROMPT else []
             for head in range(4):
                 assert np.flatnonzero(kept[layer, head, i]).tolist() == tokens, (layer, i)
+
+
+@given_by(
+    kinds=st.lists(st.sampled_from([SYSTEM, TEXT, IMAGE, VIDEO]), min_size=2, max_size=14),
+    threshold=st.floats(0.02, 0.98),
+    seed=st.integers(0, 99),
+    only_text=st.booleans(),
+    mask=st.sampled_from(["plain", "none", "window", "random", "prefix"]),
+)
+@settings(max_examples=200, deadline=None)
+def test_images_leave_where_two_shares_are_small(
+    kinds: list[int], threshold: float, seed: int, only_text: bool, mask: str
+) -> None:
+    """Any order of system, text and images, under masks, biases and sinks; text is decoded."""
+    own = np.full(40, TEXT, dtype=np.int8)
+    own[: len(kinds)] = [TEXT if only_text and kind == SYSTEM else kind for kind in kinds]
+    hypothesis.assume((own >= IMAGE).any())
+    at = sequence(seed, layers=3, prompt=len(kinds), token_type=own)
+    if mask == "prefix":
+        inside = np.arange(40) < len(kinds)
+        at = replace(at, seen=at.shown | inside[:, None] & inside)
+    elif mask != "plain":
+        at = masked(at, seed, mask)
+    rule = {"kind": "todre", "keep": [1.0], "threshold": threshold, "check_after": [1]}
+    kept = at.decide(rule)
+    both = shares(at, 1, list(range(len(kinds))))
+    hypothesis.assume(abs(max(both) - threshold) > 1e-9)
+    leave = max(both) < threshold
+    hypothesis.event("leave" if leave else "stay")
+    left = at.shown[-1] & (not leave or own < IMAGE)
+    assert (kept[2, :, -1] == left).all()
+    assert (kept[:2, :, -1] == at.shown[-1]).all()
+    texts = [j for j in range(len(kinds)) if own[j] == TEXT]
+    if not (own == SYSTEM).any():
+        texts = [j for j in texts if j > np.flatnonzero(own >= IMAGE)[0]]
+    images = [j for j in range(len(kinds)) if own[j] >= IMAGE]
+    pairs = [(i, j) for i in texts for j in images] + [(i, j) for i in images for j in texts]
+    added = sum(int(at.shown[i, j]) for i, j in pairs)
+    first = at.decisions[1][0]
+    assert (first.score_updates[:, 0] == (2 * added if texts else 0)).all()
+    assert not first.work["size"].any()
+
+
+def test_settings_of_the_second_stage() -> None:
+    at = seeing(0)
+    at.decide({"kind": "todre", "keep": [0.3]})
+    updates = [[int(d.score_updates.sum()) for d in at.decisions[k]] for k in range(LAYERS)]
+    assert [k for k, own in enumerate(updates) if any(own)] == [3]  # 7/8 of five layers end there
+    at.decide({"kind": "todre", "keep": [0.3], "threshold": 0.0})
+    assert not any(d.score_updates.any() for k in range(LAYERS) for d in at.decisions[k])
+    from accelsim.policies.selections.todre import ToDRE
+
+    found = {n: ToDRE(kind="todre").checks(n) for n in (1, 2, 7, 8, 28, 32, 40)}
+    assert found == {1: (0,), 2: (0,), 7: (5,), 8: (6,), 28: (23,), 32: (27,), 40: (34,)}
+
+
+def test_what_the_stages_of_todre_need(tmp_path: Path) -> None:
+    plain = trace_with(tmp_path, token_type=KINDS)
+
+    def explain(trace: AttentionTrace, **changes: Any) -> str:
+        rule = {"kind": "todre", "keep": [0.3]} | changes
+        return why_not(Policy.model_validate({"selection": rule}), trace)
+
+    assert "'embedding'" in explain(plain)
+    assert explain(plain, keep=[1.0]) == ""  # the second stage needs nothing beside
+    told = trace_with(tmp_path, token_type=KINDS, embedding=np.eye(40, 6, dtype=np.float32))
+    assert "of 20 patches, or 'pivot: random'" in explain(told)
+    assert explain(told, pivot="random") == ""
+    late = "looks after layer 4, counted from 0; expected 6 layers or more, found 5"
+    assert late in explain(told, pivot="random", check_after=[4])
+    assert explain(told, pivot="random", check_after=[4], threshold=0.0) == ""
+    rule = {"kind": "todre", "keep": [0.3], "pivot": "random", "threshold": 0.0}
+    w = run_policy(told, Policy.model_validate({"selection": rule})).workload
+    assert w.key_indices is not None
+    assert len(set(w.key_indices[0].tolist()) & set(IMAGES)) == 6
 
 
 def test_what_ranking_costs() -> None:

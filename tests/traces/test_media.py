@@ -262,6 +262,37 @@ def test_rules_of_visual_tokens_on_a_captured_model(made, kind):
         assert (set(places.tolist()) - set(keys.tolist()) == gone) == (layer >= first)
 
 
+def test_second_stage_of_todre_on_a_captured_model(made):
+    """Images leave behind layer 1 of 3 where both shares of its attention are small."""
+    model = made("LLaVA (image)")
+    images = [f"{model}/image.png"] * 2
+    trace = capture(model, "<image> a <image> b c", images=images, decode=3, group="language")
+    prompt, kinds = trace.prefill_tokens, trace.token_type
+    assert kinds.tolist() == [IMAGE] * 4 + [TEXT] + [IMAGE] * 4 + [TEXT] * 5
+    query, key = trace.query(1).astype(float), trace.key(1).astype(float)
+    key = np.repeat(quantize_dequantize(key, 12, "per_tensor"), trace.group, axis=0)
+    mean = np.zeros((prompt, prompt))
+    for i in range(prompt):
+        weights = np.exp(np.einsum("hd,hkd->hk", query[:, i], key[:, : i + 1]) * trace.scale)
+        mean[i, : i + 1] = (weights / weights.sum(axis=1, keepdims=True)).mean(axis=0)
+    image = kinds[:prompt] == IMAGE
+    of_text = mean[~image][:, image].sum() / mean[~image].sum()
+    of_images = mean[image][:, ~image].sum() / mean[image].sum()
+    assert 0 < of_images < of_text < 1
+    for threshold, leave in ((of_text * 1.001, True), (of_text * 0.999, False)):
+        rule = {"kind": "todre", "keep": [1.0], "threshold": threshold}
+        w = run_policy(trace, Policy.model_validate({"selection": rule})).workload
+        for layer, step, keys in zip(w["layer"], w["step"], w.key_indices, strict=True):
+            gone = (kinds[: prompt + step] == IMAGE) & (leave and layer == 2)
+            assert keys.tolist() == np.flatnonzero(~gone).tolist()
+        asked = w["queries"][(w["layer"] == 2) & (w["step"] == 0)]
+        assert (asked == trace.group * (3 if leave else prompt)).all()
+        pairs = sum(j <= i for i in range(prompt) for j in range(prompt) if image[i] != image[j])
+        updates = w["score_updates"]
+        assert updates.sum() == pairs * trace.num_query_heads
+        assert not updates[w["layer"] != 1].any()
+
+
 @pytest.fixture(scope="module")
 def deep(made, tmp_path_factory):
     """A LLaVA of sixteen layers whose prompt has sixteen image tokens, small and random."""

@@ -139,10 +139,14 @@ class VisualTokens(Selector):
         first = int(np.flatnonzero(self.visual)[-1]) + 1
         return np.arange(min(first, prompt - 1), prompt)
 
+    def sees_all(self, prompt: Prompt) -> bool:
+        """Whether it is shown the whole prompt, and that is long enough for the rule to act."""
+        return self.rule.min_keys <= len(prompt.positions) == self.shape.prompt_tokens
+
     def foresee(self, prompt: Prompt) -> None:
         """Rank the visual tokens of a prompt, where this layer does."""
         tokens, rule, layer = self.shape.prompt_tokens, self.rule, prompt.layer
-        if layer not in rule.layers or not rule.min_keys <= len(prompt.positions) == tokens:
+        if layer not in rule.layers or not self.sees_all(prompt):
             return
         alive = self.alive(layer)
         places = np.flatnonzero(alive & self.visual)

@@ -86,6 +86,8 @@ SPECS = (
     "pyramid-drop:selection.layers=[1],selection.keep=[0.5]",
     "focus-sec:selection.layers=[1],selection.keep=[0.5]",
     "sparse-vlm:selection.layers=[1],selection.keep=[0.5]",
+    "sparse-vlm:selection.layers=[1],selection.keep=[0.5],selection.recycle=true",
+    "sparse-vlm:selection.layers=[1],selection.keep=[0.5],selection.heads=3,selection.rope_base=1e4",
     "dart:selection.layers=[1],selection.keep=[0.5],selection.pivots=2",
     "todre:selection.keep=[0.5]",
     "todre:selection.keep=[0.5],selection.threshold=0.9",

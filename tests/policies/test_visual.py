@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from accelsim.errors import TraceError
 from accelsim.functional import run_policy
 from accelsim.policies import Policy, load_policy, why_closed_loop_not, why_not
+from accelsim.policies.selections.sparse_vlm import SparseVLM
+from accelsim.policies.selections.todre import ToDRE
 from accelsim.traces import (
     IMAGE,
     SYSTEM,
@@ -157,6 +159,29 @@ def raters(at: Sequence) -> list[int]:
     return [i for i, weight in zip(QUESTION, given, strict=True) if weight > given.mean()]
 
 
+def rated(at: Sequence, layer: int, rule: dict[str, Any], alive: list[int]) -> NDArray[Any]:
+    """SparseVLM: what the raters give; its second version corrects it, and asks some heads."""
+    own = {i: at.gives(layer, i, alive) for i in raters(at)}
+    if "rope_base" in rule:
+        half = at.shape.head_dim // 2
+
+        def turned(position: int) -> NDArray[Any]:
+            found = np.ones(2 * half)
+            for pair in range(half):
+                angle = position / rule["rope_base"] ** (pair / half)
+                found[pair] = np.cos(angle) - np.sin(angle)
+                found[pair + half] = np.cos(angle) + np.sin(angle)
+            return found
+
+        for i, row in own.items():
+            for j in range(40):
+                row[:, j] /= turned(i) @ turned(j) / np.sqrt(2 * half)
+    images = [j for j in alive if j in IMAGES]
+    sums = [sum(row[head, images].sum() for row in own.values()) for head in range(4)]
+    heads = sorted(best(np.array(sums), rule.get("heads", 4)))
+    return np.mean([row[heads].mean(axis=0) for row in own.values()], axis=0)
+
+
 def moved_by(at: Sequence, layer: int, tokens: list[int]) -> NDArray[Any]:
     """TransPrune: transitions of a layer, of the tokens that it had."""
     found = at.shape.recorded
@@ -189,8 +214,7 @@ def expected(at: Sequence, rule: dict[str, Any]) -> list[list[int]]:
             elif kind == "visual_score":
                 score = at.shape.scores["own"][layer][images]
             elif kind == "sparse_vlm":
-                own = [given(at, layer, i, alive) for i in raters(at)]
-                score = np.array(own).mean(axis=(0, 1))[images]
+                score = rated(at, layer, rule, alive)[images]
             elif kind in ("todre", "dart"):
                 score = np.zeros(0)
             elif "score" in rule:
@@ -212,6 +236,9 @@ def expected(at: Sequence, rule: dict[str, Any]) -> list[list[int]]:
                     score = score + looked / (looked.sum() + 1e-8)
             count = int(stages[layer] * len(IMAGES) + 1e-9)
             count = max(count, 1) if kind == "focus_sec" else count
+            if rule.get("recycle"):
+                recycled = int((int((len(images) - count) * 0.3) + 1) / 10) + 1
+                count += recycled
             if kind == "todre":
                 stay = least_alike(at, images, count)
             elif kind == "dart":
@@ -243,6 +270,10 @@ RULES: list[dict[str, Any]] = [
     {"kind": "sparse_vlm", "layers": [0, 2], "keep": [0.6, 0.25]},
     {"kind": "todre", "layers": [0], "keep": [0.3]},
     {"kind": "dart", "layers": [2], "keep": [0.45], "pivots": 2},
+    {"kind": "sparse_vlm", "layers": [0, 2], "keep": [0.6, 0.2], "recycle": True},
+    {"kind": "sparse_vlm", "layers": [0, 2], "keep": [0.6, 0.25], "heads": 2},
+    {"kind": "sparse_vlm", "layers": [1], "keep": [0.4], "rope_base": 1e6},
+    {"kind": "sparse_vlm", "layers": [1, 3], "keep": [0.6, 0.4], "heads": 1, "rope_base": 5e4},
     {"kind": "todre", "keep": [0.3], "threshold": 0.9},
     {"kind": "todre", "keep": [0.7], "threshold": 0.4, "check_after": [0, 3]},
     {"kind": "todre", "layers": [1], "keep": [0.7], "threshold": 0.9, "check_after": [2, 3]},
@@ -313,8 +344,6 @@ def test_settings_of_the_second_stage() -> None:
     assert [k for k, own in enumerate(updates) if any(own)] == [3]  # 7/8 of five layers end there
     at.decide({"kind": "todre", "keep": [0.3], "threshold": 0.0})
     assert not any(d.score_updates.any() for k in range(LAYERS) for d in at.decisions[k])
-    from accelsim.policies.selections.todre import ToDRE
-
     found = {n: ToDRE(kind="todre").checks(n) for n in (1, 2, 7, 8, 28, 32, 40)}
     assert found == {1: (0,), 2: (0,), 7: (5,), 8: (6,), 28: (23,), 32: (27,), 40: (34,)}
 
@@ -366,6 +395,32 @@ def test_what_ranking_costs() -> None:
     assert cost(RULES[9], 0) == (20, 6, 0, 0)
     # Twenty images for two pivots, seven tokens for two, then 18, 16, 14 and 12 for two each.
     assert cost(RULES[10], 2) == (20, 2, PROMPT, 0)
+
+
+def test_sparse_vlm_counts_what_its_first_version_recycles() -> None:
+    """576 image tokens: 300, 200 and 110 stay, and 9, 4 and 3 are made of those that leave."""
+    rule = SparseVLM(kind="sparse_vlm", recycle=True)
+    left, found = 576, []
+    for keep in rule.keep:
+        count = rule.count(keep, 576)
+        left = count + rule.made_of(left - count)
+        found.append((count, left))
+    assert found == [(300, 309), (200, 204), (110, 113)]
+    assert SparseVLM(kind="sparse_vlm").made_of(276) == 0
+
+
+def test_sparse_vlm_plus_needs_its_heads(tmp_path: Path) -> None:
+    at = seeing(0)
+    at.decide({"kind": "sparse_vlm", "layers": [0], "keep": [0.6], "heads": 2})
+    of_two = at.decisions[0][0].work[0, 0]
+    at.decide({"kind": "sparse_vlm", "layers": [0], "keep": [0.6], "heads": 4})
+    of_all = at.decisions[0][0].work[0, 0]
+    assert of_two["size"] == of_all["size"] == 20
+    assert of_two["passes"] > of_all["passes"]  # a search among four heads
+    trace = trace_with(tmp_path, token_type=KINDS, embedding=np.eye(40, 6, dtype=np.float32))
+    rule = {"kind": "sparse_vlm", "layers": [0], "keep": [0.6], "heads": 5}
+    explain = why_not(Policy.model_validate({"selection": rule}), trace)
+    assert "asks 5 heads; expected a model that has them, found 4" in explain
 
 
 @pytest.mark.parametrize("least", [PROMPT, PROMPT + 1])

@@ -64,6 +64,10 @@ class Visual(SelectionPart):
         """Visual tokens that are left of those of the prompt."""
         return max(int(keep * tokens + ROUNDING_GUARD), self.at_least)
 
+    def made_of(self, leaving: int) -> int:
+        """New tokens that are made of those that leave; none but where a rule merges."""
+        return 0
+
     def missing(self, shape: Shape) -> str:
         """Say what the rule needs that a model and a run have not, or return an empty string."""
         least = max(self.layers) + (1 if self.before else 2)
@@ -152,6 +156,7 @@ class VisualTokens(Selector):
         places = np.flatnonzero(alive & self.visual)
         keep = rule.keep[rule.layers.index(layer)]
         target = rule.count(keep, int(self.visual.sum()))
+        target += rule.made_of(len(places) - target) if target < len(places) else 0
         if target >= len(places):
             return
         stay, cost = self.choose(prompt, target, np.flatnonzero(alive[:tokens]))

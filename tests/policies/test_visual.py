@@ -20,6 +20,7 @@ from accelsim.functional import run_policy
 from accelsim.policies import Policy, load_policy, why_closed_loop_not, why_not
 from accelsim.policies.selections.sparse_vlm import SparseVLM
 from accelsim.policies.selections.todre import ToDRE
+from accelsim.policies.selections.visual_score import VisualScore
 from accelsim.traces import (
     IMAGE,
     SYSTEM,
@@ -407,6 +408,20 @@ def test_sparse_vlm_counts_what_its_first_version_recycles() -> None:
         found.append((count, left))
     assert found == [(300, 309), (200, 204), (110, 113)]
     assert SparseVLM(kind="sparse_vlm").made_of(276) == 0
+
+
+def test_presets_keep_as_many_of_729_or_576_as_their_codes() -> None:
+    """VFlowOpt rounds what leaves of what is left, by its parts of 25 %; SparseVLM+ has a list."""
+    left, found = 729, []
+    for part in (0.2651026358526424, 0.9833433139039235, 0.8773258179532721):
+        left -= round(left * (1 - part))
+        found.append(left)
+    rule = load_policy("vflowopt").selection
+    assert isinstance(rule, VisualScore)
+    assert [rule.count(keep, 729) for keep in rule.keep] == found == [193, 190, 167]
+    plus = load_policy("sparse-vlm-plus").selection
+    assert isinstance(plus, SparseVLM)
+    assert [plus.count(keep, 576) for keep in plus.keep] == [300, 200, 118]
 
 
 def test_sparse_vlm_plus_needs_its_heads(tmp_path: Path) -> None:

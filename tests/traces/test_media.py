@@ -419,6 +419,76 @@ def test_presets_of_visual_tokens_run_on_a_capture(deep, tmp_path, dtype):
         )
 
 
+def plain_importance(trace, layer, images, first, threshold):
+    """VFlowOpt: of each image, what patches give that receive more than so many times the mean."""
+    query, key = trace.query(layer).astype(float), trace.key(layer).astype(float)
+    each, found = query.shape[1] // images, []
+    for start in range(0, query.shape[1], each):
+        own = slice(start, start + each)
+        maps = []
+        for q, k in zip(query[:, own], key[:, own], strict=True):
+            weights = np.exp(q @ k.T * trace.layer(layer).scale)
+            maps.append((weights / weights.sum(axis=1, keepdims=True))[first:, first:])
+        mean = np.mean(maps, axis=0)
+        received = mean.mean(axis=0)
+        rate = [i for i, much in enumerate(received) if much > threshold * received.mean()]
+        assert 0 < len(rate) < len(received)
+        found += [float(np.mean([mean[i, j] for i in rate])) for j in range(each - first)]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "images"), [("deep", 1, 1), ("deep", 1, 2), ("PaliGemma (image)", 0, 1)]
+)
+def test_importance_of_patches(deep, made, tmp_path, name, first, images):
+    """By a plain reading of the recorded tower, with a class token and without."""
+    model = deep if name == "deep" else made(name)
+    given = [f"{model}/image.png"] * images
+    text = "<image> a <image> b" if images == 2 else "a b c"
+    trace = capture(model, text, images=given, decode=2, importance=(1, 1.01))
+    score, kinds = trace.scores["vflowopt"], trace.token_type
+    assert score.shape == (trace.num_layers, trace.tokens)
+    expected = plain_importance(trace, 1, images, first, 1.01)
+    np.testing.assert_allclose(score[-1][kinds == IMAGE], expected, rtol=1e-4)
+    assert not score[:, kinds != IMAGE].any()
+    save_trace(trace, tmp_path / "t.safetensors")
+    again = load_trace(tmp_path / "t.safetensors").of_group("language")
+    rule = {"kind": "visual_score", "score": "vflowopt", "layers": [0], "keep": [0.5]}
+    w = run_policy(again, Policy.model_validate({"selection": rule})).workload
+    count = int((kinds == IMAGE).sum())
+    stay = np.flatnonzero(kinds == IMAGE)[np.argsort(-np.array(expected))[: count // 2]]
+    left = [j for j in w.key_indices[0].tolist() if kinds[j] == IMAGE]
+    assert left == sorted(stay.tolist())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"importance": (1, 99.0)}, "no patch receives more than 99 times the mean in layer 1 of"),
+        ({"importance": (3, 1.0)}, "layer 3 is no layer of a vision tower"),
+        ({"importance": (-1, 1.0)}, "expected a layer and a threshold from 0 up"),
+        ({"importance": (1, float("nan"))}, "expected a layer and a threshold from 0 up"),
+        ({"importance": (1, 1.0), "group": "vision"}, "expected a language model that is given"),
+        ({"importance": (1, 1.0), "images": []}, "expected a text and --image FILE"),
+    ],
+)
+def test_importance_that_cannot_be_had(deep, given, message):
+    with pytest.raises(TraceError, match=message) as caught:
+        capture(deep, "a b c", **{"images": [f"{deep}/image.png"]} | given)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["25", "a:1", "1:x", "", "-1:2"])
+def test_importance_of_the_command(deep, tmp_path, text):
+    arguments = [deep, "--text", "a b", "--image", f"{deep}/image.png", "--group", "language"]
+    target = tmp_path / "t.safetensors"
+    wrong = CliRunner().invoke(command, [*arguments, "--importance", text, "--out", str(target)])
+    assert "expected a layer and a threshold, as in 25:34.76" in str(wrong.exception)
+    done = CliRunner().invoke(command, [*arguments, "--importance", "2:1.01", "--out", str(target)])
+    assert done.exit_code == 0, done.output
+    assert "vflowopt" in load_trace(target).scores
+
+
 def test_a_layer_whose_input_cannot_be_recorded(deep, made):
     with pytest.raises(TraceError, match="layer 16 is no decoder layer whose input"):
         capture(deep, "a b c", images=[f"{deep}/image.png"], hidden=[16])

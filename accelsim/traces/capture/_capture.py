@@ -33,6 +33,7 @@ def capture(
     audio: str | Path | None = None,
     group: str | None = None,
     hidden: Sequence[int] = (),
+    importance: tuple[int, float] | None = None,
     progress: Progress = no_progress,
 ) -> AttentionTrace:
     """Run a model on a text and record its queries, keys and values.
@@ -53,6 +54,9 @@ def capture(
             like that of any encoder.
         hidden: layers, as the model numbers them, of which to record what they are given under the
             model's last norm, for rules that compare it (DART); with transformers only.
+        importance: a layer of the vision tower, counted from 0, and a threshold: patches that
+            receive more than so many times the mean in it rate all patches (VFlowOpt), and what
+            they give is recorded as ``score.vflowopt``.
         progress: ``progress(stage, done, total)``, called as the model runs; total is 0 while
             weights are loaded.
 
@@ -76,13 +80,17 @@ def capture(
     own = gguf or model in WEIGHT_PACKAGES
     if hidden and own and backend != "transformers":
         raise TraceError(f"{model}: what layers are given: expected --backend transformers")
+    if importance is not None and not (importance[0] >= 0 and importance[1] >= 0):
+        raise TraceError(f"importance {importance}: expected a layer and a threshold from 0 up")
+    if importance is not None and not media.images:
+        raise TraceError(f"{model}: importance of patches: expected a text and --image FILE")
     if backend == "numpy" and not own:
         raise TraceError(
             f"model '{model}': the NumPy backend runs {', '.join(WEIGHT_PACKAGES)} and .gguf files"
         )
     if path is None or not own or backend == "transformers" or media.files:
         run = _by_transformers(
-            model, path, text, prefill, decode, layers, progress, media, group, hidden
+            model, path, text, prefill, decode, layers, progress, media, group, hidden, importance
         )
     elif group is not None:
         raise TraceError(f"{model}: group '{group}': expected none, as this is one stack")
@@ -121,14 +129,17 @@ def _by_transformers(
     media: Media,
     stack: str | None,
     hidden: Sequence[int] = (),
+    importance: tuple[int, float] | None = None,
 ) -> Run:
+    from accelsim.traces.capture._beside import Importance
     from accelsim.traces.capture.huggingface import run_transformers
 
     gguf = path is not None and path.suffix == ".gguf"
     folder = str(path.parent if path and gguf else path or model)
     name = path.name if path and gguf else None
+    rated = None if importance is None else Importance(*importance)
     return run_transformers(
-        folder, text, prefill, decode, layers, progress, name, media, stack, hidden
+        folder, text, prefill, decode, layers, progress, name, media, stack, hidden, rated
     )
 
 

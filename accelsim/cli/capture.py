@@ -48,6 +48,25 @@ if TYPE_CHECKING:
     help="What runs the model; auto: NumPy where it can.",
 )
 @click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    metavar="NAME",
+    help="Where the model runs, as torch names it: cpu, cuda, cuda:1, mps.",
+)
+@click.option(
+    "--forward-dtype",
+    type=click.Choice(["float64", "float32", "bfloat16", "float16"]),
+    help="Type in which the model runs (default: float64 of the NumPy models, float32 of torch).",
+)
+@click.option(
+    "--weights-memory",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="GB",
+    help="Memory for weights; layers beyond it are read from the file each time they run "
+    "(default: all in memory).",
+)
+@click.option(
     "--hidden",
     metavar="LIST",
     help="Layers of which to record what they are given, too (the policy dart compares it).",
@@ -66,6 +85,9 @@ def command(
     group: str | None,
     dtype: str,
     backend: str,
+    device: str,
+    forward_dtype: str | None,
+    weights_memory: float | None,
     hidden: str | None,
     presses: tuple[str, ...],
     out: str,
@@ -85,12 +107,20 @@ def command(
       accelsim capture smollm2 --text-file book.txt --prefill 256 --decode 32 --press snapkv:0.5 \\
         --press 'adakv(snapkv):0.5' --out runs/t.safetensors
       accelsim capture ./my-model --text "Once upon a time" --layers 0,3-5 --out t.safetensors
+      accelsim capture ./my-7b --text-file book.txt --layers 0,15,31 --forward-dtype bfloat16 \\
+        --weights-memory 4 --out t.safetensors
       accelsim capture ./my-vlm --image cat.png --text "What is it?" --decode 8 --out t.safetensors
     """
     from accelsim.traces import check_target, digest_of_file, save_trace
-    from accelsim.traces.capture import capture
+    from accelsim.traces.capture import Placement, capture
 
     check_target(out)
+    placement = Placement(device, forward_dtype, weights_memory)
+    if presses and placement != Placement():
+        raise TraceError(
+            "--press: runs the model in float32 on the CPU, whole; expected no --device, "
+            "--forward-dtype or --weights-memory"
+        )
     if presses and (image or audio or group):
         raise TraceError(
             "--press: decides over text alone; expected no --image, --audio or --group"
@@ -111,6 +141,7 @@ def command(
             audio=audio,
             group=group,
             hidden=() if hidden is None else _layers(hidden),
+            placement=placement,
             progress=progress,
         )
     found = _record(model, recorded, trace)

@@ -51,3 +51,21 @@ def test_minilm(tmp_path):
     trace = load_trace(out)
     assert (trace.num_layers, trace.tokens) == (3, 4)
     assert trace.token_ids[-1] == 102
+
+
+def test_placement(accelsim, tiny_llama, tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    out = tmp_path / "t.safetensors"
+    model = tiny_llama(32, 64)
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(model / "tokenizer.json"))
+    own = ["capture", model, "--text", "a b a", "--decode", "2", "--out", out]
+    accelsim(*own, "--forward-dtype", "bfloat16", "--weights-memory", "0.00002")
+    assert "bfloat16" in load_trace(out).source
+    before = out.read_bytes()
+    for words in (["--weights-memory", "0"], ["--weights-memory", "nan"], ["--device", "nowhere"]):
+        accelsim(*own, *words, status=2)
+    accelsim(*own, "--press", "knorm:0.5", "--forward-dtype", "float32", status=2)
+    assert out.read_bytes() == before

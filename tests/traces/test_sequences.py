@@ -153,3 +153,24 @@ def test_numbers_of_every_sequence_are_checked(tmp_path):
         validate_trace(batch)
     with pytest.raises(TraceError, match="expected one, for one group"):
         batch_of([one(), one()]).of_group("language")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["T5 (relative bias)", "Gemma 3 (windows)", "gpt-oss (windows, sinks)", "DeepSeek-V3 (MLA)"],
+)
+def test_batches_of_every_kind_of_layer(made, tmp_path, name):
+    """What a policy reads of a batch is what it reads of its sequences."""
+    from accelsim.functional import run_policy
+    from accelsim.policies import load_policy
+    from accelsim.traces.capture import capture
+
+    text = "a b c d a b c d a b c d a b c d a b c d a b c d"
+    traces = [capture(made(name), text, prefill=p, decode=n) for p, n in ((16, 4), (9, 1))]
+    save_trace(batch_of(traces), tmp_path / "t.safetensors", np.float32)
+    batch = load_trace(tmp_path / "t.safetensors")
+    validate_trace(batch)
+    for policy in map(load_policy, ("dense", "h2o")):
+        parts = [run_policy(trace, policy).workload.policy_bytes() for trace in traces]
+        whole = run_policy(batch, policy).workload.policy_bytes()
+        assert whole == {tensor: sum(part[tensor] for part in parts) for tensor in whole}

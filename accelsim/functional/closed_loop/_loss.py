@@ -358,6 +358,8 @@ class TaskLoss:
                 f"({100 * dense.low:.0f} to {100 * dense.high:.0f}) of the answers; expected a "
                 f"task that it passes ({100 * PASSES:.0f} %)"
             )
+        if policy == Policy():
+            return self._loss(self._dense, self._dense)
         return self._loss(self._answers(policy, self._examples), self._dense)
 
     def held_out(self, policy: Policy) -> Loss | None:

@@ -77,6 +77,12 @@ if TYPE_CHECKING:
     metavar="LIST",
     help="Layers of which to record what they are given, too (the policy dart compares it).",
 )
+@click.option(
+    "--importance",
+    metavar="LAYER:T",
+    help="Record score.vflowopt, too: what patches give that receive T times the mean in a layer "
+    "of the vision tower (the policy vflowopt ranks by it).",
+)
 @press_option("whose decisions to record beside the trace")
 @click.option("--out", required=True, metavar="FILE", help="The trace, .safetensors.")
 def command(
@@ -95,6 +101,7 @@ def command(
     forward_dtype: str | None,
     weights_memory: float | None,
     hidden: str | None,
+    importance: str | None,
     presses: tuple[str, ...],
     out: str,
 ) -> None:
@@ -159,6 +166,7 @@ def command(
                     audio=audio,
                     group=group,
                     hidden=() if hidden is None else _layers(hidden),
+                    importance=None if importance is None else _importance(importance),
                     placement=placement,
                     progress=progress,
                 )
@@ -260,6 +268,17 @@ def _layers(text: str) -> list[int]:
             raise TraceError(f"--layers '{text}': the range {part.strip()} is empty")
         chosen.update(range(int(ends[0]), int(ends[1]) + 1))
     return sorted(chosen)
+
+
+def _importance(text: str) -> tuple[int, float]:
+    """Parse ``25:34.76``."""
+    layer, _, times = text.partition(":")
+    try:
+        if layer.isascii() and layer.isdigit() and len(layer) < 6:
+            return int(layer), float(times)
+    except ValueError:
+        pass
+    raise TraceError(f"--importance '{text}': expected a layer and a threshold, as in 25:34.76")
 
 
 @contextmanager

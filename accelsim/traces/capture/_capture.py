@@ -34,6 +34,7 @@ def capture(
     audio: str | Path | None = None,
     group: str | None = None,
     hidden: Sequence[int] = (),
+    importance: tuple[int, float] | None = None,
     placement: Placement = ON_CPU,
     progress: Progress = no_progress,
 ) -> AttentionTrace:
@@ -55,6 +56,9 @@ def capture(
             like that of any encoder.
         hidden: layers, as the model numbers them, of which to record what they are given under the
             model's last norm, for rules that compare it (DART); with transformers only.
+        importance: a layer of the vision tower, counted from 0, and a threshold: patches that
+            receive more than so many times the mean in it rate all patches (VFlowOpt), and what
+            they give is recorded as ``score.vflowopt``.
         placement: device, type and memory of the forward pass.
         progress: ``progress(stage, done, total)``, called as the model runs; total is 0 while
             weights are loaded.
@@ -80,6 +84,10 @@ def capture(
     own = gguf or model in WEIGHT_PACKAGES
     if hidden and own and backend != "transformers" and not placement.needs_torch:
         raise TraceError(f"{model}: what layers are given: expected --backend transformers")
+    if importance is not None and not (importance[0] >= 0 and importance[1] >= 0):
+        raise TraceError(f"importance {importance}: expected a layer and a threshold from 0 up")
+    if importance is not None and not media.images:
+        raise TraceError(f"{model}: importance of patches: expected a text and --image FILE")
     if backend == "numpy" and not own:
         raise TraceError(
             f"model '{model}': the NumPy backend runs {', '.join(WEIGHT_PACKAGES)} and .gguf files"
@@ -90,10 +98,21 @@ def capture(
             f"transformers for {placement.dtype or 'float32'} on {placement.device}"
         )
     by_torch = backend == "transformers" or placement.needs_torch
+
+    def by_transformers() -> Run:
+        from accelsim.traces.capture._beside import Importance
+        from accelsim.traces.capture.huggingface import run_transformers
+
+        folder = str(path.parent if path and gguf else path or model)
+        file = path.name if path and gguf else None
+        rated = None if importance is None else Importance(*importance)
+        return run_transformers(
+            folder, text, prefill, decode, layers, progress, file, media, group, hidden, rated,
+            placement,
+        )  # fmt: skip
+
     if path is None or not own or by_torch or media.files:
-        run = _by_transformers(
-            model, path, text, prefill, decode, layers, progress, media, group, hidden, placement
-        )
+        run = by_transformers()
     elif group is not None:
         raise TraceError(f"{model}: group '{group}': expected none, as this is one stack")
     elif gguf:
@@ -105,9 +124,7 @@ def capture(
         except OtherModelError:
             if backend == "numpy" or importlib.util.find_spec("transformers") is None:
                 raise
-            run = _by_transformers(
-                model, path, text, prefill, decode, layers, progress, media, group, (), placement
-            )
+            run = by_transformers()
     elif decode:
         raise TraceError(f"{model}: is an encoder, which does not decode; expected --decode 0")
     else:
@@ -118,29 +135,6 @@ def capture(
         name = WEIGHT_PACKAGES[model].model
         run = dataclasses.replace(run, model=name, weights=f"{origin}, {run.weights}")
     return run.trace(text, text_name)
-
-
-def _by_transformers(
-    model: str,
-    path: Path | None,
-    text: str,
-    prefill: int | None,
-    decode: int,
-    layers: Sequence[int] | None,
-    progress: Progress,
-    media: Media,
-    stack: str | None,
-    hidden: Sequence[int],
-    placement: Placement,
-) -> Run:
-    from accelsim.traces.capture.huggingface import run_transformers
-
-    gguf = path is not None and path.suffix == ".gguf"
-    folder = str(path.parent if path and gguf else path or model)
-    name = path.name if path and gguf else None
-    return run_transformers(
-        folder, text, prefill, decode, layers, progress, name, media, stack, hidden, placement
-    )
 
 
 def locate(model: str) -> tuple[Path | None, str]:

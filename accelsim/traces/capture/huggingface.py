@@ -14,7 +14,7 @@ import numpy as np
 
 from accelsim.errors import AccelsimError, TraceError
 from accelsim.traces import TEXT
-from accelsim.traces.capture._beside import Beside
+from accelsim.traces.capture._beside import Beside, Importance
 from accelsim.traces.capture._indexers import indexed
 from accelsim.traces.capture._inputs import Inputs, Media, Reader
 from accelsim.traces.capture._interface import (
@@ -96,6 +96,7 @@ def run_transformers(
     media: Media = _NOTHING,
     stack: str | None = None,
     hidden: Sequence[int] = (),
+    importance: Importance | None = None,
     placement: Placement = ON_CPU,
 ) -> Run:
     """Record a model that transformers can load.
@@ -111,6 +112,7 @@ def run_transformers(
         media: images and sound.
         stack: the only one to record, of a model that has several; all if ``None``.
         hidden: layers of which to record what they are given.
+        importance: of patches, where it is to be recorded.
         placement: how it runs.
 
     Raises:
@@ -147,7 +149,12 @@ def run_transformers(
         observed.prefix = type(config) in transformers.AutoModelForImageTextToText._model_mapping
         recorder = InterfaceRecorder(observed)
         recorder.stacks = stacks = Stacks(network, kind.pair, sees)
-        beside = Beside(model, sees, hidden)
+        if importance is not None and (not sees or observed.alone):
+            raise TraceError(
+                f"{model}: importance of patches is a score of image tokens; expected a language "
+                "model that is given --image FILE, and no --group vision"
+            )
+        beside = Beside(model, sees, hidden, importance)
         with (
             standing_in(transformers, name, recorder),
             hooked(network, observed, stacks),

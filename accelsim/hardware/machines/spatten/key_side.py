@@ -162,9 +162,9 @@ class KeyFork(Module):
             event.callbacks.append(lambda _: self._ask_queries(row))
             row.queries = Matrix(env, item_code(row.index, KEYS_MSB), now)
         item.matrix = matrix = Matrix(env, code_of(item), now)
-        transactions, matrix.before = self._requests.keys(item, queries=started)
-        matrix.transactions = len(transactions) - matrix.before
-        self._fetcher.ask(matrix, transactions, now + FORK_TO_FETCH)
+        count, matrix.before = self._requests.keys(item, queries=started)
+        matrix.transactions = count - matrix.before
+        self._fetcher.ask(matrix, self._requests.written, count, now + FORK_TO_FETCH)
         if row.planes and begins:
             self._undecided.append(row.decision)
         if not item.again and item.tile < row.value_tiles:
@@ -177,11 +177,11 @@ class KeyFork(Module):
 
     def _ask_queries(self, row: Row) -> None:
         """Queries whose layer starts behind the request of their keys."""
-        matrix, transactions = row.queries, self._requests.queries(row)
+        matrix, count = row.queries, self._requests.queries(row)
         assert matrix is not None
-        now = int(self.env.now)
-        if len(transactions):
-            self._fetcher.ask(matrix, transactions, now + FORK_TO_FETCH)
+        now = self.env.now
+        if count:
+            self._fetcher.ask(matrix, self._requests.written, count, now + FORK_TO_FETCH)
         else:
             matrix.announce(now - FILL)
 

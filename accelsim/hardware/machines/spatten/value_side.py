@@ -182,9 +182,9 @@ class ValueFork(Module):
         now = self._asked = max(int(self.env.now), self._asked + 1)
         self.item = code = item_code(values.row.index, VALUES)
         values.matrix = matrix = Matrix(self.env, code, now)
-        transactions = self._requests.values(values)
-        matrix.transactions = len(transactions)
-        self._fetcher.ask(matrix, transactions, now + FORK_TO_FETCH, values.spread)
+        matrix.transactions = count = self._requests.values(values)
+        written = self._requests.written
+        self._fetcher.ask(matrix, written, count, now + FORK_TO_FETCH, values.spread)
         self.operations += 1
         self.worked(now, 1)
 

@@ -372,7 +372,8 @@ class MatrixFetcher(Module):
         self._cycle, self._pushed, self._returned = (
             self.state[name] for name in ("cycle", "pushed", "joined")
         )
-        self._queue = direct(queue_matrix, self.state, self.beats, self.addresses, _NONE)
+        queue = direct(queue_matrix, self.state, self.beats, self.addresses, _NONE)
+        self._queue = functools.partial(queue, self.state, self.beats, self.addresses)
         self._advance = direct(advance, *self.service[:-2])
         self.round_trip = ADDRESS_LATENCY + int(org[0]["read_latency"]) * 1024 // rate
         self.peak_operations_per_cycle = ports
@@ -401,7 +402,7 @@ class MatrixFetcher(Module):
             )
         if self.watch is not None:
             self.watch.queue(matrix.begin, beats, matrix.code)
-        self._queue(self.state, self.beats, self.addresses, transactions, count, ready, spread)
+        self._queue(transactions, count, ready, spread)
         self.operations += count
         # An idle fetcher need not look before it can be there.
         self.requests.put(matrix, ready + self.round_trip - LOOKAHEAD)

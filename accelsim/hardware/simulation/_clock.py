@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import math
-from heapq import heappop
+from collections.abc import Callable
+from heapq import heappop, heappush
 from typing import Any
 
 import simpy
+from simpy.events import NORMAL, EventPriority
+
+
+class _Call:
+    """What the clock sees of an event that nobody waits for: something to do."""
+
+    __slots__ = ("callbacks",)
+    _ok = True
+
+    def __init__(self, action: Callable[[Any], object]) -> None:
+        self.callbacks: Any = (action,)
 
 
 class Clock(simpy.Environment):
@@ -44,6 +56,19 @@ class Clock(simpy.Environment):
         """Cycle of the next event; infinity without one."""
         return self._queue[0][0] if self._queue else math.inf
 
+    def call(
+        self, cycle: int, action: Callable[[Any], object], priority: EventPriority = NORMAL
+    ) -> None:
+        """Do something in a cycle; at once in its turn if that has passed.
+
+        Args:
+            cycle: when.
+            action: gets an argument that means nothing.
+            priority: within the cycle, as of an event.
+        """
+        item: Any = _Call(action)
+        heappush(self._queue, (max(cycle, self.now), priority, next(self._eid), item))
+
     def passes(self, cycle: int) -> bool:
         """Let time pass up to a cycle if nothing happens before or in it; whether it did.
 
@@ -56,3 +81,7 @@ class Clock(simpy.Environment):
             return False
         self._now = self.now = cycle
         return True
+
+    def clear(self) -> None:
+        """Let go of all events that have not happened."""
+        self._queue.clear()

@@ -249,13 +249,14 @@ def _indexed(prefill: int = 40, decode: int = 24) -> AttentionTrace:
 
 def _seeing() -> AttentionTrace:
     """A deep model whose prompt has an image, with what rules of visual tokens look at."""
-    model = _MODEL | {"num_layers": 28}
+    model = _MODEL | {"num_layers": 28, "num_query_heads": 16}  # SparseVLM+ asks 14 heads
     trace = synthetic_trace(seed=5, prefill_tokens=40, decode_tokens=24, **model)
     tensors = {name: trace.tensors.read(name) for name in trace.tensors.names()}
     kinds = np.full(trace.tokens, TEXT, dtype=np.int8)
     kinds[:4], kinds[4:28] = SYSTEM, IMAGE
     rng = np.random.default_rng(6)
-    tensors["score.vtc_cls"] = rng.random((28, trace.tokens)).astype(np.float32)
+    for name in ("vtc_cls", "vflowopt"):
+        tensors[f"score.{name}"] = rng.random((28, trace.tokens)).astype(np.float32)
     tensors["embedding"] = rng.normal(size=(trace.tokens, 12)).astype(np.float32)
     tensors["layer.5.hidden"] = rng.normal(size=(trace.tokens, 12)).astype(np.float32)
     tensors["vision.layer.1.cls"] = rng.random((3, 24)).astype(np.float32)

@@ -59,19 +59,23 @@ def probabilities(
         Probabilities [query_heads, rows, alive], and which keys each query sees [rows, alive]. A
         query that sees none of them gives nothing.
     """
+    look = prompt.look(rows)
+    ends = rows + 1 if look.ends is None else look.ends
+    # How rows look may be told up to the last key that one of them sees, and no further.
+    behind = int((alive >= ends.max()).sum())
+    alive = alive[: len(alive) - behind]
     query, key = prompt.query[:, rows].astype(np.float64), prompt.key[:, alive].astype(np.float64)
     keys = np.repeat(key, len(query) // len(key), axis=0)
     scores = query @ keys.transpose(0, 2, 1) * prompt.scale
-    look = prompt.look(rows)
     look.apply(scores, rows, alive)
-    ends = rows + 1 if look.ends is None else look.ends
     seen = alive[None, :] < ends[:, None]
     if look.hidden is not None:
         seen &= ~look.hidden[:, alive]
     scores[:, ~seen] = -np.inf
     sinks = look.sinks_of(len(scores))[:, None, None]
-    top = np.maximum(scores.max(axis=2, keepdims=True), sinks)
+    top = np.maximum(scores.max(axis=2, keepdims=True, initial=-np.inf), sinks)
     top = np.where(top > -np.inf, top, 0.0)
     weights = np.exp(scores - top)
     total = weights.sum(axis=2, keepdims=True) + np.exp(sinks - top)
-    return np.asarray(weights / np.where(total > 0, total, 1.0)), seen
+    given = weights / np.where(total > 0, total, 1.0)
+    return np.pad(given, ((0, 0), (0, 0), (0, behind))), np.pad(seen, ((0, 0), (0, behind)))

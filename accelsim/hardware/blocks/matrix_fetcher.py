@@ -437,7 +437,7 @@ class MatrixFetcher(Module):
             look = charged + awaited - 1 + FILL - 3
             if look > env.now and not env.passes(look):
                 yield env.timeout(look - env.now)
-            done = advance(min(env.peek(), _FOREVER) + LOOKAHEAD)
+            done = advance(int(min(env.peek(), _FOREVER)) + LOOKAHEAD)
             reached = cycle()
             if reached > charged:
                 self.worked(charged, reached - charged)

@@ -93,7 +93,7 @@ class KeyFork(Module):
                 self.stalled(start, clock.now - start, reason)
             # A pass may have come in the cycle of the tile before.
             if free > clock.now and not clock.passes(free):
-                yield clock.timeout(free - clock.now)
+                yield clock.until(free)
             item = self._lsb_passes.pop() if self._lsb_passes.items else self._new.popleft()
             self._take_lines(item)
             self.operations += 1

@@ -151,9 +151,9 @@ class Spatten:
             "values of two passes": Follower(self.value_fork.place_kept()),
             "probability x value": Follower(self.weighted_sum_unit.run()),
         }
-        env.process(self.key_fork.run())
-        env.process(self.fetcher.run())
-        env.process(self.value_fork.run())
+        processes = [self.key_fork.run(), self.fetcher.run(), self.value_fork.run()]
+        for process in processes:
+            env.process(process)
         try:
             env.run(until=self.order.finished)
         except RuntimeError:
@@ -166,6 +166,11 @@ class Spatten:
                 f"{sum(cycle > 0 for cycle in completions)} of {workload.rows} requests done; "
                 f"waiting: {', '.join(waiting)}"
             ) from None
+        # What goes on holds the blocks, which hold it: a search for cyclic garbage takes longer than
+        # the end of a run.
+        env.clear()
+        for running in (*processes, *followers.values()):
+            running.close()
         return activity_of(self)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import Any
 
@@ -51,7 +52,7 @@ class Plan:
         self.rows = rows = rows_of(workload, config)
         self.queries = rows.query_keys, rows.query_values, rows.query_refetch
         self.times: Ints = np.zeros((len(rows.query_keys), 5), np.int64)
-        self._latest = direct(pipeline.latest, self.times)
+        self._latest = functools.partial(direct(pipeline.latest, self.times), self.times)
         self.mixed = len(rows.widths) > 1
         self.tiles: list[int] = rows.tiles(config).tolist()
         self._lines: list[int] = (config.multipliers // rows.key_dims).tolist()
@@ -69,7 +70,7 @@ class Plan:
 
     def latest(self, row: Row, column: int, other: int = -1) -> int:
         """Last cycle of a column of the times of a row, or of the sum of two."""
-        return self._latest(self.times, row.first, row.last, column, other)
+        return self._latest(row.first, row.last, column, other)
 
     def _rows_of(self, layer: Layer) -> list[Row]:
         rows, columns = self.rows, self._columns

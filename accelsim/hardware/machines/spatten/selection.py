@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import simpy
 from numpy.typing import NDArray
@@ -65,8 +67,9 @@ class Selection:
         self._kept_scores = kept_scores
         self._sums = units.weighted_sum.state
         self._sums_free = self._sums["free"]
-        self._arrays = *units.selecting, *plan.queries, plan.rows.search, plan.times
-        self._select_queries = direct(pipeline.select, *self._arrays, fetcher.beats)
+        arrays = *units.selecting, *plan.queries, plan.rows.search, plan.times
+        select = direct(pipeline.select, *arrays, fetcher.beats)
+        self._select_queries = functools.partial(select, *arrays)
         self._peak = peak
 
     def run(self) -> Following:
@@ -126,7 +129,6 @@ class Selection:
 
         def select(first: int, last: int) -> int:
             self._select_queries(
-                *self._arrays,
                 first,
                 last,
                 item.tile * row.tile,

@@ -38,23 +38,18 @@ class Layout:
 
     def __init__(self, workload: Workload, rows: Rows, queries: bool) -> None:
         self._rows = rows
-        widest = int(rows.key_dims.max())
         self._dims: list[int] = rows.key_dims.tolist()
         self._value_dims: list[int] = rows.value_dims.tolist()
-        heads = int(workload["head"].max()) + 1
-        self._slot: list[int] = (
-            workload["layer"].astype(np.int64) * heads + workload["head"]
-        ).tolist()
-        slots = max(self._slot) + 1
-        context = int(max(workload["context_tokens"].max(), workload["keys"].max()))
-        self._in_order = np.arange(context, dtype=np.int32)
+        cache = workload.cache_shape
+        self._slot: list[int] = workload.cache_slots.tolist()
+        self._in_order = np.arange(cache.tokens, dtype=np.int32)
         self._keys = _as_int32(workload.key_indices)
         self._values = _as_int32(workload.value_indices)
         self._written, self._count = np.empty(1 << 10, np.int64), 0
         self._cover_vectors = direct(cover, self._in_order, self._written)
         self._consecutive = direct(consecutive, self._written)
-        region = -(-context * widest * 2 // _REGION) * _REGION
-        self._plane: list[int] = [plane * slots * region for plane in range(6)]
+        region = -(-cache.tokens * cache.key_dim * 2 // _REGION) * _REGION
+        self._plane: list[int] = [plane * cache.slots * region for plane in range(6)]
         self._region = region
         self._key_bits, self._value_bits = rows.key_bits.tolist(), rows.value_bits.tolist()
         asked = {

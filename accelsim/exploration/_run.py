@@ -239,7 +239,7 @@ def run(
         AccelsimError: bad input, explained.
     """
     from accelsim.energy import EnergyTable, evaluate
-    from accelsim.hardware import simulate
+    from accelsim.hardware import in_series, simulate
     from accelsim.hardware.memories.ramulator import check_exportable
 
     machine, memory = setup.parts["accelerator"].config, setup.parts["memory"].config
@@ -263,7 +263,9 @@ def run(
     workload = prepared.workload
     files: dict[str, str] = {}
     fraction = _fraction(setup.sample, workload, record_dram or recorder is not None)
-    sampled = None if fraction is None else sample(workload, simulation, fraction)
+    between = partial(in_series, accelerator=machine, memory=memory)
+    part = partial(_sample, simulation, between, fraction)
+    sampled = part(workload)
     if sampled is not None:
         activity = sampled.activity
     elif record_dram:
@@ -278,12 +280,13 @@ def run(
         streamed_cycles = activity.cycles
         if activity.dependencies != "streamed":
             freely = partial(simulation, dependencies="streamed")
-            streamed_cycles = _activity(workload, freely, fraction).cycles
+            estimate = _sample(freely, between, fraction, workload)
+            streamed_cycles = (estimate.activity if estimate else freely(workload)).cycles
     priced = partial(evaluate, table=table, machine=machine, memory=memory)
     by_stage = None
     if stages:
         on_stage("prompt")
-        by_stage = _by_stage(workload, activity, simulation, priced, fraction)
+        by_stage = _by_stage(workload, activity, simulation, part, priced)
     said, warnings = None, list(prepared.warnings)
     if sampled is not None:
         said = _said(sampled, priced)
@@ -343,20 +346,25 @@ def _fraction(asked: str, workload: Workload, whole: bool) -> float | None:
     return DEFAULT_FRACTION if asked == AUTO else float(asked)
 
 
-def _activity(
-    workload: Workload, simulation: Callable[[Workload], Activity], fraction: float | None
-) -> Activity:
-    """Run a workload: all its rows, or a sample where one was asked for and is fewer."""
-    sampled = None if fraction is None else sample(workload, simulation, fraction)
-    return simulation(workload) if sampled is None else sampled.activity
+def _sample(
+    simulation: Callable[..., Activity],
+    between: Callable[[Workload], Activity | None],
+    fraction: float | None,
+    workload: Workload,
+) -> Sampled | None:
+    """Run a sample of a workload, where one was asked for and is fewer than all rows."""
+    if fraction is None:
+        return None
+    attention = partial(simulation, attention_only=True)
+    return sample(workload, attention, fraction, whole=between(workload))
 
 
 def _by_stage(
     workload: Workload,
     whole: Activity,
     simulation: Callable[[Workload], Activity],
+    sampled: Callable[[Workload], Sampled | None],
     priced: Callable[[Activity], EnergyReport],
-    fraction: float | None,
 ) -> dict[str, dict[str, Any]]:
     """Energy and power of prompt and decoding, of those that the run has.
 
@@ -366,8 +374,8 @@ def _by_stage(
     Args:
         workload, whole: what ran, and its activity.
         simulation: of a workload.
+        sampled: the same of some of its rows, where that is asked for.
         priced: energy of an activity.
-        fraction: of the rows, in a sampled run.
 
     Raises:
         AccelsimError: the run was streamed.
@@ -379,7 +387,9 @@ def _by_stage(
         raise AccelsimError(
             "stages: prompt and decoding overlap in a streamed run; expected dependencies 'causal'"
         )
-    first = _activity(workload.select(prompt), simulation, fraction)
+    alone = workload.part(np.flatnonzero(prompt))
+    estimate = sampled(alone)
+    first = simulation(alone) if estimate is None else estimate.activity
     return {
         "prefill": priced(first).stage(),
         "decode": priced(whole.after(first)).stage(),

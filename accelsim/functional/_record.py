@@ -186,6 +186,8 @@ class Record:
         if self._counts:
             kind = RivalWorkload
             fields["counts"] = {n: np.concatenate(lists) for n, lists in self._counts.items()}
+            lists = next(iter(self._counts.values()))
+            fields["lengths"] = np.fromiter(map(len, lists), np.int64, len(lists))
         columns = {name: column[order] for name, column in columns.items()}
         workload = kind.from_columns(columns, **fields)
         counts = self._counts_by_layer(workload)

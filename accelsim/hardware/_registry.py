@@ -72,6 +72,9 @@ class Accelerator:
         serves: names of :data:`accelsim.workloads.SERVICES` whose time and work it charges. What a
             workload asks for beyond them stands in :attr:`Activity.not_served` and in the manifest
             of the result.
+        in_series: (workload, config, memory) to what it does between the layers of attention, in
+            series with what ``simulate`` tells and on the same memory; quick and exact, so that a
+            sampled simulation runs it whole. ``None`` where attention is all.
         counters: what it counts beside the commands of its memory, by machine and block; energy
             tables are checked against them.
     """
@@ -85,6 +88,7 @@ class Accelerator:
     exact_reads: bool = True
     wiring: Callable[[Any, MemoryConfig], list[Wire]] | None = None
     serves: frozenset[str] = frozenset()
+    in_series: Callable[..., Activity] | None = None
     counters: tuple[Counter, ...] = ()
 
     def __post_init__(self) -> None:
@@ -188,6 +192,7 @@ def simulate(
     engine: str = "event",
     recorder: Recorder | None = None,
     dependencies: str | None = None,
+    attention_only: bool = False,
 ) -> Activity:
     """Run a workload on an accelerator, and check what must hold of every run.
 
@@ -199,6 +204,7 @@ def simulate(
         recorder: takes a timeline of the run, if given.
         dependencies: one of :data:`DEPENDENCIES`; the default of the workload and the machine if
             not given.
+        attention_only: leave out what :func:`in_series` tells.
 
     Raises:
         ConfigError: no such engine, one that this accelerator does not run on, an accelerator
@@ -226,11 +232,14 @@ def simulate(
             f"accelerator kind '{accelerator.kind}' records no timeline (kinds that do: "
             f"{', '.join(known)})"
         )
+    more = None if attention_only else in_series(workload, accelerator, memory)
     with _few_collections():
         if recorder is None or machine.record is None:
             activity = machine.simulate(workload, accelerator, memory, engine, *order)
         else:
             activity = machine.record(workload, accelerator, memory, engine, *order, recorder)
+    if more is not None:
+        activity = activity.in_series(more)
     activity.dependencies = dependencies
     activity.not_served = {
         name: amount for name, amount in workload.asks().items() if name not in machine.serves
@@ -238,6 +247,18 @@ def simulate(
     _count_posted(activity, memory)
     _check(machine, activity, workload)
     return activity
+
+
+def in_series(
+    workload: Workload, accelerator: AcceleratorConfig, memory: MemoryConfig
+) -> Activity | None:
+    """What an accelerator does between the layers of attention; ``None`` where that is nothing.
+
+    Raises:
+        AccelsimError: the workload or the configuration does not tell.
+    """
+    between = accelerator_of(accelerator.kind).in_series
+    return None if between is None else between(workload, accelerator, memory)
 
 
 def _check_vectors(accelerator: AcceleratorConfig, workload: Workload) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 
 @dataclass
@@ -102,6 +103,41 @@ class Activity:
             dependencies=self.dependencies,
         )
 
+    def in_series(self, other: Activity) -> Activity:
+        """This and what the same machine does between the layers, on the same memory.
+
+        Cycles and counts add up. A row is done when the work of ``other`` that goes with its layer
+        is, and a module idles while the other part runs.
+
+        Args:
+            other: work of the same rows, with the cycle in which that of each row would end by
+                itself.
+        """
+        joined = replace(
+            self,
+            cycles=self.cycles + other.cycles,
+            dram_read_bytes=_added(self.dram_read_bytes, other.dram_read_bytes),
+            dram_write_bytes=self.dram_write_bytes + other.dram_write_bytes,
+            counters=_added(self.counters, other.counters),
+            modules={},
+            completion_cycles=[
+                mine + its
+                for mine, its in zip(self.completion_cycles, other.completion_cycles, strict=True)
+            ],
+            queues=self.queues | other.queues,
+            prefill_cycles=self.prefill_cycles + other.prefill_cycles,
+        )
+        for part, more in ((self, other.cycles), (other, self.cycles)):
+            for name, module in part.modules.items():
+                stalls = module.stall_cycles | {"idle": module.stall_cycles.get("idle", 0) + more}
+                joined.modules[name] = replace(module, stall_cycles=stalls)
+        return joined
+
     def count(self, name: str, amount: int) -> None:
         """Add ``amount`` to the counter ``name``, one that the machine declares."""
         self.counters[name] = self.counters.get(name, 0) + int(amount)
+
+
+def _added(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
+    names = dict.fromkeys([*first, *second])
+    return {name: first.get(name, 0) + second.get(name, 0) for name in names}

@@ -18,7 +18,7 @@ from accelsim.traces._layers import MAX_LAYERS_TEXT, LayerEntry
 if TYPE_CHECKING:
     from accelsim.traces._trace import AttentionTrace, TensorSource
 
-Tokens = Annotated[int, pydantic.Field(ge=0, lt=10**9), Unit("tokens")]
+Tokens = Annotated[int, pydantic.Field(ge=0, le=10**9 - 1), Unit("tokens")]
 Error = Annotated[float, pydantic.Field(ge=0, le=1e9), Unit("of the largest output")]
 _MOST = 4096
 """Sequences of a batch at most, as of a shape."""

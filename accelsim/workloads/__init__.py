@@ -4,7 +4,7 @@ from accelsim.workloads._bytes import SERVICES, read_bits
 from accelsim.workloads._csv import CSV_COLUMNS, read_csv, write_csv
 from accelsim.workloads._parquet import read_parquet, write_parquet
 from accelsim.workloads._rival import undecided
-from accelsim.workloads._table import COLUMNS, LayerShape, RivalWorkload, Workload
+from accelsim.workloads._table import COLUMNS, CacheShape, LayerShape, RivalWorkload, Workload
 from accelsim.workloads.benchmarks import (
     Benchmark,
     benchmark_names,
@@ -22,6 +22,7 @@ __all__ = [
     "CSV_COLUMNS",
     "SERVICES",
     "Benchmark",
+    "CacheShape",
     "LayerShape",
     "QueryTable",
     "RivalWorkload",

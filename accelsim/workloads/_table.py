@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -134,6 +134,24 @@ class LayerShape(NamedTuple):
         return self.key_dim, self.value_dim, self.latent
 
 
+class CacheShape(NamedTuple):
+    """Room that the KV cache of a run has; it says where in DRAM a vector lies.
+
+    Attributes:
+        heads: KV heads of a layer, those of all sequences.
+        slots: places of a layer and head: ``layer * heads + head`` of the last, and one.
+        tokens: of each place.
+        keys: most that a row fetches.
+        key_dim: elements of the widest key.
+    """
+
+    heads: int
+    slots: int
+    tokens: int
+    keys: int
+    key_dim: int
+
+
 @dataclass(frozen=True)
 class Workload:
     """A columnar table of requests, in the order in which the hardware receives them.
@@ -159,6 +177,7 @@ class Workload:
         layers: layer to heads and widths, where layers differ; then of every layer that has rows,
             and ``head_dim``, ``value_dim`` and ``latent`` are those of the first row's. Empty where
             all are alike.
+        cache: room of the KV cache, where it is not that which the rows themselves need.
     """
 
     columns: Mapping[str, NDArray[Any]]
@@ -172,6 +191,7 @@ class Workload:
     value_dim: int | None = None
     latent: bool = False
     layers: Mapping[int, LayerShape] = field(default_factory=dict)
+    cache: CacheShape | None = None
 
     def __post_init__(self) -> None:
         unknown = set(self.columns) - set(COLUMNS)
@@ -328,6 +348,22 @@ class Workload:
             found[self["layer"] == layer] = of(self.layers[layer])
         return found
 
+    @cached_property
+    def cache_shape(self) -> CacheShape:
+        """Room of the KV cache: ``cache``, or what the rows need."""
+        if self.cache is not None:
+            return self.cache
+        heads, keys = int(self["head"].max()) + 1, int(self["keys"].max())
+        last = int((self["layer"].astype(np.int64) * heads + self["head"]).max())
+        tokens = max(int(self["context_tokens"].max()), keys)
+        return CacheShape(heads, last + 1, tokens, keys, int(self.key_dims.max()))
+
+    @property
+    def cache_slots(self) -> NDArray[np.int64]:
+        """Place of each row's layer and head in the KV cache."""
+        slots: NDArray[np.int64] = self["layer"] * np.int64(self.cache_shape.heads) + self["head"]
+        return slots
+
     @property
     def rows(self) -> int:
         """Number of requests."""
@@ -434,7 +470,12 @@ class Workload:
             value,
             latent,
             self.layers,
+            self.cache,
         )
+
+    def part(self, chosen: NDArray[np.int64]) -> Workload:
+        """Return some rows as :meth:`rows_at`, whose vectors lie where they lie in the whole."""
+        return replace(self.rows_at(chosen), cache=self.cache_shape)
 
     def batched(self, sequences: int) -> Workload:
         """Return copies that run together: of each layer of a step, one sequence after another.
@@ -457,7 +498,7 @@ class Workload:
         size = int(self["head"].max()) + 1
         columns = dict(found.columns)
         columns["head"] = (columns["head"] + copy[order] * size).astype(np.int32)
-        return replace(found, columns=columns)
+        return replace(found, columns=columns, cache=None)
 
     def with_trailer(self, trailer: tuple[tuple[str, ...], ...]) -> Workload:
         """Return the same table with ``trailer`` attached."""
@@ -499,6 +540,21 @@ class RivalWorkload(Workload):
         counts: name to a flat int64 array over all rows in row order. A3: one number for each
             query of each row (``visible``, ``iterations``, ``candidates``, ``kept``). MNNFast: one
             for each chunk of keys of each row (``scored``, ``kept``: summed over the queries).
+        lengths: how many of these numbers each row has, [rows]; ``None``: one for each query.
     """
 
     counts: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    lengths: NDArray[np.int64] | None = None
+
+    def rows_at(self, chosen: NDArray[np.int64]) -> RivalWorkload:
+        """Return the rows of some numbers, in that order; a number may come several times."""
+        plain = super().rows_at(chosen)
+        lengths = self["queries"].astype(np.int64) if self.lengths is None else self.lengths
+        ends = np.cumsum(lengths)
+        own, after = lengths[chosen], ends[chosen]
+        places = np.arange(own.sum()) + np.repeat(after - np.cumsum(own), own)
+        return RivalWorkload(
+            **{each.name: getattr(plain, each.name) for each in fields(plain)},
+            counts={name: numbers[places] for name, numbers in self.counts.items()},
+            lengths=own,
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -52,7 +53,7 @@ def test_a_prompt_alone_does_what_it_does_in_the_whole_run(
     memory = load(MemoryConfig, machine.memory, "memories")
     workload = run_policy(trace, load_policy(policy)).workload
     whole = simulate(workload, machine, memory)
-    prompt = simulate(workload.select(workload.stages()[0]), machine, memory)
+    prompt = simulate(workload.part(np.flatnonzero(workload.stages()[0])), machine, memory)
     assert prompt.cycles == whole.prefill_cycles
     rest = whole.after(prompt)
     assert min(*rest.counters.values(), *rest.dram_read_bytes.values(), rest.cycles) >= 0

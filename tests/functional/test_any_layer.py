@@ -508,7 +508,8 @@ def test_selections_attend_to_what_is_seen_and_kept(trace: AttentionTrace, name:
     beyond = set(trace.beyond())
     if name == "ems":
         merges = {
-            "sliding windows", "chunks", "stored masks", "cross attention", "sinks",
+            "sliding windows", "chunks", "stored masks", "soft-capped scores", "ALiBi",
+            "a relative bias", "a stored bias", "cross attention", "sinks",
             OTHER_KV_HEADS, OWN_SCALE, *BOTH_WAYS,
         }  # fmt: skip
         assert applicable(policy, trace) or beyond - merges
@@ -727,8 +728,16 @@ def test_blocks_that_no_query_sees_are_not_ranked_or_read(trace: AttentionTrace,
         assert work["metadata_bytes"][row] == vectors * (own.key_dim * 12) // 8
 
 
-@given(trace=traces(allowed=("window", "chunk", "stored", "kv_heads"), decoder=True))
-@settings(max_examples=40, deadline=None)
+@given(
+    trace=traces(
+        allowed=(
+            "window", "chunk", "stored", "kv_heads", "softcap", "alibi", "relative", "stored_bias",
+            "sinks",
+        ),
+        decoder=True,
+    )
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
 def test_a_merged_key_is_seen_where_it_lies(trace: AttentionTrace) -> None:
     """EMS whose budget holds everything is dense; with a small one no hidden key is fetched."""
     if "latent attention" in trace.beyond() or any("another width" in w for w in trace.beyond()):

@@ -13,7 +13,7 @@ from accelsim.attention import reference
 from accelsim.attention.quantization import quantize_dequantize
 from accelsim.baselines import AttentionShape
 from accelsim.configs import preset_names
-from accelsim.errors import AccelsimError, TraceError
+from accelsim.errors import AccelsimError
 from accelsim.functional import fixed_point as fp
 from accelsim.functional import run_policy, verify_fixed_point
 from accelsim.policies import applicable, load_policy
@@ -139,17 +139,12 @@ def test_fixed_point_follows_the_windows() -> None:
         verify_fixed_point(steep, load_policy("dense"), fp.DATAPATHS["published"])
 
 
-def test_policies_refuse_by_name_what_they_do_not_compute() -> None:
+def test_every_policy_takes_windows_chunks_caps_and_sinks() -> None:
     plain = dataclasses.replace(trace(), layers=())
-    for name in preset_names("policies"):
-        policy = load_policy(name)
-        if not applicable(policy, plain) or applicable(policy, trace()):
-            continue
-        with pytest.raises(TraceError, match=r"layer \d has [\w -]+, which policy '"):
-            run_policy(trace(), policy)
-    assert applicable(load_policy("h2o"), trace())
-    assert not applicable(load_policy("ems"), trace())
-    assert applicable(load_policy("ems"), trace((LayerEntry(scale=0.3),) + 3 * (LayerEntry(),)))
+    taken = [name for name in preset_names("policies") if applicable(load_policy(name), plain)]
+    assert len(taken) > 30
+    for name in taken:
+        assert applicable(load_policy(name), trace()), name
 
 
 @pytest.mark.parametrize("machine", ["a3-base", "mnnfast"])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from accelsim.configs import load, preset_names
 from accelsim.errors import ConfigError, WorkloadError
+from accelsim.functional import run_policy
 from accelsim.hardware import load_accelerator, simulate
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.config import MemoryConfig
 from accelsim.hardware.machines._fully_connected import FcMachine, fully_connected, weight_stream
+from accelsim.policies import load_policy
+from accelsim.traces import synthetic_trace
 from accelsim.workloads import Workload
 from accelsim.workloads.models import dense_workload, load_model
 
@@ -95,6 +99,25 @@ def test_whole_model_is_attention_then_layers() -> None:
     assert whole.counters["qk_macs"] == attention.counters["qk_macs"]
     for module in whole.modules.values():
         assert module.busy_cycles + sum(module.stall_cycles.values()) == whole.cycles
+
+
+def test_the_layers_of_a_prompt_are_paid_with_the_prompt() -> None:
+    """Not while decoding: its fully connected layers end before the first token is decoded."""
+    trace = synthetic_trace(
+        num_layers=12, num_query_heads=12, head_dim=64, prefill_tokens=40, decode_tokens=3, seed=1
+    )
+    work = run_policy(trace, load_policy("dense")).workload
+    machine = load_accelerator("spatten-e2e", {"model": "gpt2-small"})
+    whole = simulate(work, machine, MEMORY)
+    prompt = work.part(np.flatnonzero(work["step"] == 0))
+    alone, layers = simulate(prompt, machine, MEMORY), run(prompt, "gpt2-small")
+    attention = simulate(prompt, load_accelerator("spatten-paper"), MEMORY)
+    assert whole.prefill_cycles == alone.cycles == attention.cycles + layers.cycles
+    assert whole.decode_steps == 3
+    told = np.array(whole.completion_cycles)
+    assert told[work["step"] == 0].max() == whole.prefill_cycles
+    assert told.max() == whole.cycles
+    assert whole.queues == simulate(work, load_accelerator("spatten-paper"), MEMORY).queues
 
 
 @pytest.mark.parametrize("order", ["causal", "streamed"])

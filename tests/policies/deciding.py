@@ -23,6 +23,7 @@ class Sequence:
         query, key, value: one array a layer.
         seen: which keys each query sees, [tokens, tokens]; those up to its own if ``None``.
         softcap, bias, sinks: of all layers; ``bias`` is [query_heads, tokens, tokens].
+        table: the same bias by distance, 0 in the middle, if that is how it is told.
         decisions: what was decided for each block that was shown last, by layer.
     """
 
@@ -34,6 +35,7 @@ class Sequence:
     softcap: float = 0.0
     bias: NDArray[np.float32] | None = None
     sinks: NDArray[Any] | None = None
+    table: NDArray[np.float64] | None = None
     decisions: dict[int, list[Decision]] = field(default_factory=dict)
 
     @property
@@ -73,11 +75,11 @@ class Sequence:
         """How some queries attend."""
         ends = self.ends(rows)
         seen = slice(int(ends.max()) if context is None else context)
-        added = (
-            {}
-            if self.bias is None
-            else {"added": self.bias[:, rows][:, :, seen].astype(np.float32)}
-        )
+        added: dict[str, Any] = {}
+        if self.table is not None:
+            added = {"bias": self.table}
+        elif self.bias is not None:
+            added = {"added": self.bias[:, rows][:, :, seen].astype(np.float32)}
         sinks = {} if self.sinks is None else {"sinks": self.sinks}
         hidden = None if self.seen is None else ~self.seen[rows][:, seen]
         return Look(hidden, self.softcap, **added, **sinks, ends=ends)

@@ -106,7 +106,7 @@ SPECS = (
 def policies() -> Iterator[tuple[str, Policy]]:
     """Name and policy of every run."""
     # Tuned presets are other settings of rules that are here.
-    names = (name for name in preset_names("policies") if not name.endswith("-1pct"))
+    names = (name for name in preset_names("policies") if not name.endswith(("-1pct", "-needle")))
     yield from ((name, load_policy(name)) for name in names)
     yield from ((name, spec(name)) for name in SPECS)
 

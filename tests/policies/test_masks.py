@@ -4,6 +4,7 @@ is neither ranked nor read, and a sink takes its part of every probability."""
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_patterns import tiles
 from test_visual import IMAGES, KINDS, QUESTION, seeing
+
+from accelsim.policies.selections.ems import EMS
 
 PROMPT = 32
 BACKWARD = ("window", "chunk", "random", "none")
@@ -227,6 +230,79 @@ def test_h2o_adds_up_what_sinks_leave(seed: int, kind: str, rows: int) -> None:
             received += at.gives(0, i, alive)[head]
             expected = [j for j in alive if at.shown[i, j]]
             assert np.flatnonzero(kept[head, i]).tolist() == expected
+
+
+@given(
+    seed=st.integers(0, 99), kind=st.sampled_from(EVERY), rows=st.sampled_from((6, 64)),
+    tabled=st.booleans(),
+)  # fmt: skip
+@SETTINGS
+def test_ems_merges_keys_that_keep_their_place(
+    seed: int, kind: str, rows: int, tabled: bool
+) -> None:
+    """Under caps and biases too, stored or by distance; keys, values and outputs by hand."""
+    at = masked(sequence(seed), seed + 50, kind, own=True)
+    assert at.softcap > 0
+    assert at.bias is not None
+    if tabled:
+        by_distance = np.random.default_rng(seed).normal(size=(4, 81))
+        i, j = np.indices((40, 40))
+        at = replace(at, bias=by_distance[:, j - i + 40].astype(np.float32))
+        at.table = by_distance.astype(np.float32).astype(np.float64)
+    rule = EMS(kind="ems", budget_tokens=9, history=5, similarity=0.1)
+    kept = at.decide(rule.model_dump(exclude_defaults=True) | {"kind": "ems"}, rows)[0]
+    told = np.concatenate([d.output for d in at.decisions[0] if d.output is not None], axis=1)
+    written = np.concatenate([d.written_vectors for d in at.decisions[0]], axis=1)
+    assert at.bias is not None
+    for g in range(2):
+        key, value = at.key[0][g].astype(float), at.value[0][g].astype(float)
+        alive: list[int] = []
+        gave = np.zeros((40, 40))  # of each query, both heads of the KV head
+
+        def alike(a: int, b: int, key: Any = key, value: Any = value) -> float:
+            cosines = [
+                float(of[a] @ of[b] / np.linalg.norm(of[a]) / np.linalg.norm(of[b]))
+                for of in (key, value)
+            ]
+            return sum(cosines) / 2
+
+        for i in range(40):
+            end = int(at.ends(np.array([i]))[0])
+            alive += [j for j in range(i, end) if j not in alive]
+            merged = 0
+            if i >= PROMPT and len(alive) > 9:
+                sums = gave[:i, :].sum(axis=0), gave[max(i - 5, 0) : i, :].sum(axis=0)
+                score = sum(of / of[alive].mean() for of in sums)
+                free = [j for j in alive if j <= i - rule.recent(i + 1)]
+                order = sorted(free, key=lambda j: (score[j], -j))
+                leavers = sorted(order[: len(alive) - 9])
+                alive = [j for j in alive if j not in leavers]
+                for a in leavers:
+                    near = max(alive, key=lambda j: alike(a, j))
+                    if alike(a, near) < 0.1:
+                        continue
+                    merged += 2
+                    share = sums[0][a] / (sums[0][a] + sums[0][near])
+                    norms = np.linalg.norm(key[a]), np.linalg.norm(key[near])
+                    middle = share * key[a] / norms[0] + (1 - share) * key[near] / norms[1]
+                    length = share * norms[0] + (1 - share) * norms[1]
+                    key[near] = middle / np.linalg.norm(middle) * length
+                    value[near] = share * value[a] + (1 - share) * value[near]
+            assert written[g, i] == merged
+            for head in (2 * g, 2 * g + 1):
+                scores = np.full(40, -np.inf)
+                for j in alive:
+                    if j < end and at.shown[i, j]:
+                        score = float(at.query[0][head, i] @ key[j]) * at.scale
+                        scores[j] = at.softcap * np.tanh(score / at.softcap) + at.bias[head, i, j]
+                given_ = np.exp(scores)
+                sink = 0.0 if at.sinks is None else float(np.exp(at.sinks[head]))
+                given_ /= given_.sum() + sink
+                np.testing.assert_allclose(told[head, i], given_ @ value, atol=1e-9)
+                assert np.flatnonzero(kept[head, i]).tolist() == [
+                    j for j in sorted(alive) if at.shown[i, j]
+                ]
+                gave[i] += given_
 
 
 @given(seed=st.integers(0, 99), kind=st.sampled_from(EVERY), rows=st.sampled_from((6, 64)))

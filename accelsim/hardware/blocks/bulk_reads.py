@@ -7,9 +7,6 @@ the time is what banks, refresh and the request window leave.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,6 +34,7 @@ from accelsim.hardware.memories.channel import (
 from accelsim.hardware.memories.timing import Organisation, organisation, ticks_per_1024_cycles
 from accelsim.hardware.timeline import NO_ITEM, Recorder
 from accelsim.jit import kernel
+from accelsim.workloads import Workload
 
 _TICKS_PER_READ = 2000
 """A read that takes longer on average than this never ends."""
@@ -171,13 +169,11 @@ def _read_run(
     return -1
 
 
-def matrix_slots(columns: Mapping[str, NDArray[Any]], row_bytes: int) -> NDArray[np.int64]:
+def matrix_slots(workload: Workload, row_bytes: int) -> NDArray[np.int64]:
     """Byte address of the matrices of each workload row.
 
     A layer and head keep their place over the steps, as a KV cache does; places are 4 KiB aligned
     and as large as the longest context.
     """
-    heads = int(columns["head"].max()) + 1
-    slot = columns["layer"].astype(np.int64) * heads + columns["head"]
-    region = -(-int(columns["keys"].max()) * row_bytes // 4096) * 4096
-    return np.asarray(slot * region, dtype=np.int64)
+    region = -(-workload.cache_shape.keys * row_bytes // 4096) * 4096
+    return workload.cache_slots * region

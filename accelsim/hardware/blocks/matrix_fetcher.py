@@ -436,8 +436,8 @@ class MatrixFetcher(Module):
             # Nothing depends on a matrix before its last beat is in the buffer.
             look = charged + awaited - 1 + FILL - 3
             if look > env.now and not env.passes(look):
-                yield env.timeout(look - env.now)
-            done = advance(min(env.peek(), _FOREVER) + LOOKAHEAD)
+                yield env.until(look)
+            done = advance(int(min(env.peek(), _FOREVER)) + LOOKAHEAD)
             reached = cycle()
             if reached > charged:
                 self.worked(charged, reached - charged)

@@ -114,6 +114,7 @@ def fully_connected(
     _check_shape(workload, shape)
     group = shape.query_heads // shape.kv_heads
     total = Activity(0, hz)
+    early, _ = workload.stages()
     stalled = 0
     # Rows of a step's layer lie together.
     key = workload["step"].astype(np.int64) * shape.layers + workload["layer"]
@@ -131,6 +132,8 @@ def fully_connected(
         cycles = max(passes * streamed, computed)
         stalled += cycles - computed
         total.cycles += cycles
+        total.prefill_cycles += cycles if early[rows[0]] else 0
+        total.completion_cycles += [total.cycles] * len(rows)
         moved = passes * counts["dram_reads"] * memory.transaction_bytes
         total.dram_read_bytes["weight"] = total.dram_read_bytes.get("weight", 0) + moved
         on_chip_bytes = passes * weights * BITS_ON_CHIP // 8
@@ -148,23 +151,6 @@ def fully_connected(
     stalls = {"awaiting_weights": stalled} if stalled else {}
     total.modules["fully_connected"] = ModuleActivity(total.cycles - stalled, stalls)
     return total
-
-
-def in_series(first: Activity, second: Activity) -> Activity:
-    """One machine's activity, then another's on the same memory: cycles and counts add up."""
-    joined = Activity(first.cycles + second.cycles, first.frequency_hz)
-    joined.dram_write_bytes = first.dram_write_bytes + second.dram_write_bytes
-    joined.completion_cycles = first.completion_cycles
-    for part, others in ((first, second.cycles), (second, first.cycles)):
-        for tensor, size in part.dram_read_bytes.items():
-            joined.dram_read_bytes[tensor] = joined.dram_read_bytes.get(tensor, 0) + size
-        for name, amount in part.counters.items():
-            joined.count(name, amount)
-        for name, module in part.modules.items():
-            stalls = dict(module.stall_cycles)
-            stalls["idle"] = stalls.get("idle", 0) + others
-            joined.modules[name] = ModuleActivity(module.busy_cycles, stalls)
-    return joined
 
 
 def _check_shape(workload: Workload, shape: ModelShape) -> None:

@@ -90,4 +90,6 @@ def one_key(head_dim: int, **counts: int) -> RivalWorkload:
 
 
 def _with_counts(workload: Workload, **counts: NDArray[np.int64]) -> RivalWorkload:
-    return RivalWorkload(workload.columns, workload.head_dim, workload.name, counts=counts)
+    return RivalWorkload(
+        workload.columns, workload.head_dim, workload.name, cache=workload.cache, counts=counts
+    )

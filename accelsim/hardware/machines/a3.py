@@ -168,7 +168,7 @@ class _A3:
         if self.approximate:
             self.sorted_bytes = -(-workload.head_dim * config.sorted_entry_bits // 8)
         bits = 2 * config.element_bits + (config.sorted_entry_bits if self.approximate else 0)
-        self.slots = matrix_slots(workload.columns, -(-workload.head_dim * bits // 8))
+        self.slots = matrix_slots(workload, -(-workload.head_dim * bits // 8))
         self.wire(memory, recorder)
 
     def wire(self, memory: MemoryConfig, recorder: Recorder | None) -> None:

@@ -111,7 +111,7 @@ class _MnnFast:
 
         self.workload, self.config = workload, config
         self.row_bytes = -(-workload.head_dim * config.element_bits // 8)
-        self.slots = matrix_slots(workload.columns, 2 * self.row_bytes)
+        self.slots = matrix_slots(workload, 2 * self.row_bytes)
         self.wire(memory, recorder)
 
     def wire(self, memory: MemoryConfig, recorder: Recorder | None) -> None:

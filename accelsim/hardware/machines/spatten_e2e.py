@@ -12,7 +12,6 @@ from accelsim.hardware.machines._fully_connected import (
     FC_MACS,
     FcMachine,
     fully_connected,
-    in_series,
 )
 from accelsim.hardware.machines.spatten.config import SpattenConfig
 from accelsim.workloads import Workload
@@ -28,13 +27,7 @@ class SpattenE2eConfig(SpattenConfig):
     """The model that the source comes from: preset in ``hw_configs/models``, or a YAML file."""
 
 
-def _simulate(
-    workload: Workload,
-    config: SpattenE2eConfig,
-    memory: MemoryConfig,
-    engine: str,
-    dependencies: str = "causal",
-) -> Activity:
+def _layers(workload: Workload, config: SpattenE2eConfig, memory: MemoryConfig) -> Activity:
     from accelsim.configs import preset_names
     from accelsim.workloads.models import load_model
 
@@ -47,17 +40,16 @@ def _simulate(
     machine = FcMachine(
         config.multiplier_count, config.buffer_bytes, config.channels, config.weight_bits
     )
-    layers = fully_connected(workload, shape, machine, memory, config.frequency_hz)
-    attention = accelerator_of("spatten").simulate(workload, config, memory, engine, dependencies)
-    return in_series(attention, layers)
+    return fully_connected(workload, shape, machine, memory, config.frequency_hz)
 
 
 ACCELERATOR = Accelerator(
     SpattenE2eConfig,
-    _simulate,
+    accelerator_of("spatten").simulate,
     engines=accelerator_of("spatten").engines,
     dependencies=DEPENDENCIES,
     serves=accelerator_of("spatten").serves,
+    in_series=_layers,
     counters=(*accelerator_of("spatten").counters, FC_MACS),
 )
 """See :class:`accelsim.hardware.Accelerator`."""

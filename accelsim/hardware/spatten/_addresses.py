@@ -56,12 +56,10 @@ class AddressMap:
             # As released, scores get the indexes of the next beat of their row (2.12).
             self._value_table = np.roll(indexes, -self._beat, axis=1).ravel()
         # A matrix of a layer and head keeps its place over the steps, as a KV cache does.
-        heads = int(workload["head"].max()) + 1
-        self._slot = workload["layer"].astype(np.int64) * heads + workload["head"]
-        self._slots = int(self._slot.max()) + 1
-        context = int(max(workload["context_tokens"].max(), workload["keys"].max()))
-        self._in_order = np.arange(context + config.rounding, dtype=np.int64)
-        self._region = -(-context * self._dim * 2 // REQUEST_STRIDE) * REQUEST_STRIDE
+        cache = workload.cache_shape
+        self._slot, self._slots = workload.cache_slots, cache.slots
+        self._in_order = np.arange(cache.tokens + config.rounding, dtype=np.int64)
+        self._region = -(-cache.tokens * self._dim * 2 // REQUEST_STRIDE) * REQUEST_STRIDE
         fetched = table.key_part == 0
         query_bytes = table.queries * self._dim * BITS_ON_CHIP // 8
         sizes = {

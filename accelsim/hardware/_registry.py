@@ -43,7 +43,7 @@ ENGINES = ("event", "cycle")
 and follows the released hardware cycle by cycle."""
 
 
-_ALLOCATIONS = 50_000
+_ALLOCATIONS = 200_000
 """Objects after which a run looks for cyclic garbage; Python's default is 700."""
 
 DEPENDENCIES = ("causal", "streamed")

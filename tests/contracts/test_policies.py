@@ -17,7 +17,7 @@ from accelsim.traces.capture import ModelShape
 
 DECODER, ENCODER, SEEING, INDEXED = _decoder(), _encoder(), _seeing(), _indexed()
 # Tuned presets are other settings of rules that are here, for longer contexts than these.
-NAMES = [n for n in preset_names("policies") if not n.endswith("-1pct")]
+NAMES = [n for n in preset_names("policies") if not n.endswith(("-1pct", "-needle"))]
 SHORT = {
     "dsa-indexer": "top_k=7",
     "dhsa-blocks": "query_block=8,selection.key_block=4,selection.density=0.3",

@@ -270,7 +270,11 @@ def test_kivi_is_refused_because_the_datapath_has_one_scale_per_vector(name: str
 
 
 # A scale a channel is in the query instead: tests/policies/test_family.py.
-CHANNEL = ["tova-smollm2-1pct", "spatten-minilm-1pct"]
+CHANNEL = [
+    name
+    for name in preset_names("policies")
+    if getattr(load_policy(name).quantization, "key_scale", None) == "per_channel"
+]
 
 
 @pytest.mark.parametrize("name", [n for n in preset_names("policies") if n not in KIVI + CHANNEL])

@@ -13,7 +13,7 @@ from accelsim import configs
 from accelsim.hardware import load_accelerator, simulate
 from accelsim.hardware.config import MemoryConfig
 from accelsim.hardware.machines.spatten.config import SpattenConfig
-from accelsim.hardware.machines.spatten.layout import Layout
+from accelsim.hardware.machines.spatten.layout import KEYS, VALUES, Layout
 from accelsim.hardware.machines.spatten.plan import Plan
 from accelsim.validation._published_workloads import random_published_workload
 from accelsim.workloads import Workload
@@ -114,8 +114,8 @@ def test_heads_whose_last_tokens_are_left_share_no_transaction() -> None:
     plan = Plan(simpy.Environment(), workload, machine(), True)
     layout = Layout(workload, plan.rows, True)
     found = []
-    for ask in (layout.keys, layout.values):
+    for plane in (KEYS, VALUES):
         for row in range(2):
-            assert ask(row, 0, kept) == kept * 64 // 32
-            found += layout.take().tolist()
+            assert layout.vectors(plane, row, 0, kept) == kept * 64 // 32
+            found += layout.written[: layout.take()].tolist()
     assert len(set(found)) == len(found) == 4 * kept * 64 // 32

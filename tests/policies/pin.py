@@ -86,8 +86,11 @@ SPECS = (
     "pyramid-drop:selection.layers=[1],selection.keep=[0.5]",
     "focus-sec:selection.layers=[1],selection.keep=[0.5]",
     "sparse-vlm:selection.layers=[1],selection.keep=[0.5]",
+    "sparse-vlm:selection.layers=[1],selection.keep=[0.5],selection.recycle=true",
+    "sparse-vlm:selection.layers=[1],selection.keep=[0.5],selection.heads=3,selection.rope_base=1e4",
     "dart:selection.layers=[1],selection.keep=[0.5],selection.pivots=2",
     "todre:selection.keep=[0.5]",
+    "todre:selection.keep=[0.5],selection.threshold=0.9",
     "quest:selection.page_tokens=4,selection.dense_layers=1",
     "quest:selection.share=kv_head",
     "dhsa:selection.share=layer",
@@ -103,7 +106,7 @@ SPECS = (
 def policies() -> Iterator[tuple[str, Policy]]:
     """Name and policy of every run."""
     # Tuned presets are other settings of rules that are here.
-    names = (name for name in preset_names("policies") if not name.endswith("-1pct"))
+    names = (name for name in preset_names("policies") if not name.endswith(("-1pct", "-needle")))
     yield from ((name, load_policy(name)) for name in names)
     yield from ((name, spec(name)) for name in SPECS)
 

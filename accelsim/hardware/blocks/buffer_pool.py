@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from accelsim.hardware.simulation import Stream
@@ -34,15 +33,16 @@ class BufferPool:
         """Lines that come back, and when: known ahead, in the order of time."""
         self._used = self._live = 0
 
-    def reserve(self, lines: int) -> Generator[Stream, None, int]:
-        """Take lines ahead of time, as a follower does: yields until enough releases are known.
+    def reserve(self, lines: int) -> int | None:
+        """Take lines ahead of time, if enough releases are known.
 
         Returns:
             Cycle from which the lines are free: not before that of the reservation before, of
-            whose release they may be what was left.
+            whose release they may be what was left. ``None`` until more of ``returned`` is known.
         """
         while not self.fits(lines):
-            yield self.returned
+            if not self.returned.items:
+                return None
             self.take_back()
         self.allocate(lines)
         return self.since

@@ -43,7 +43,7 @@ class ChannelWatch:
         self._codes[np.arange(first, first + beats) % RING] = code
 
     def advance(self, limit: int) -> int:
-        """Do what the fetcher's ``advance`` does."""
+        """Run the compiled service of the fetcher; 1 if a matrix was completed."""
         fetcher = self._fetcher
         finished = 0
         while fetcher.state[0]["cycle"] < limit and not finished:

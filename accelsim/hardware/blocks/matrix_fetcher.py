@@ -9,6 +9,7 @@ is complete or a given cycle is reached, so that all that is outstanding compete
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -42,9 +43,8 @@ from accelsim.hardware.simulation import Milestone, Module, Stream
 from accelsim.jit import direct, in_place, inlined
 
 if TYPE_CHECKING:
-    import simpy
-
     from accelsim.hardware.config import MemoryConfig
+    from accelsim.hardware.simulation import Clock
     from accelsim.hardware.simulation._module import Process
 
 Ints = NDArray[np.int64]
@@ -103,19 +103,19 @@ BEAT = np.dtype(
 
 @in_place
 def queue_matrix(
-    s: Any, beats: Any, addresses: Ints, transactions: Ints, ready: int, spread: int
+    s: Any, beats: Any, addresses: Ints, transactions: Ints, size: int, ready: int, spread: int
 ) -> None:
     """Append a matrix.
 
     Args:
         s, beats, addresses: state and beats of the fetcher.
         transactions: byte addresses in order; each beat takes one for each port.
+        size: how many of them.
         ready: cycle in which the first beat may enter the address FIFOs.
         spread: cycles over which the transactions become known, evenly, the first ones in
             ``ready``; a beat waits for its last one.
     """
     width = addresses.shape[1]
-    size = len(transactions)
     count = -(-size // width)
     tail = s[0].tail
     for beat in range(count):
@@ -127,7 +127,7 @@ def queue_matrix(
         beats[slot].first = beat * width
         for k in range(width):
             at = beat * width + k
-            addresses[slot, k] = transactions[at] if at < len(transactions) else PADDING
+            addresses[slot, k] = transactions[at] if at < size else PADDING
     s[0].tail = tail + count
 
 
@@ -307,7 +307,7 @@ class Matrix(Milestone):
 
     __slots__ = ("asked", "before", "begin", "code", "end", "transactions")
 
-    def __init__(self, env: simpy.Environment, code: int, asked: int) -> None:
+    def __init__(self, env: Clock, code: int, asked: int) -> None:
         super().__init__(env)
         self.code, self.asked = code, asked
         self.begin = self.end = self.before = self.transactions = 0
@@ -336,7 +336,7 @@ class MatrixFetcher(Module):
 
     def __init__(
         self,
-        env: simpy.Environment,
+        env: Clock,
         ports: int,
         channels: int,
         memory: MemoryConfig,
@@ -346,6 +346,7 @@ class MatrixFetcher(Module):
         recorder: Any = None,
     ) -> None:
         super().__init__(env, "fetcher", recorder)
+        self._clock = env
         self.requests = Stream(env)
         self.ports = ports
         self.state = np.zeros(1, STATE)
@@ -371,23 +372,27 @@ class MatrixFetcher(Module):
         self._cycle, self._pushed, self._returned = (
             self.state[name] for name in ("cycle", "pushed", "joined")
         )
-        self._queue = direct(queue_matrix, self.state, self.beats, self.addresses, _NONE)
+        queue = direct(queue_matrix, self.state, self.beats, self.addresses, _NONE)
+        self._queue = functools.partial(queue, self.state, self.beats, self.addresses)
         self._advance = direct(advance, *self.service[:-2])
         self.round_trip = ADDRESS_LATENCY + int(org[0]["read_latency"]) * 1024 // rate
         self.peak_operations_per_cycle = ports
         self.operations = self._tail = self._joined = 0
         self.watch: Any = None
 
-    def ask(self, matrix: Matrix, transactions: Ints, ready: int, spread: int = 0) -> None:
+    def ask(
+        self, matrix: Matrix, transactions: Ints, count: int, ready: int, spread: int = 0
+    ) -> None:
         """Queue a matrix.
 
         Args:
             matrix: what is asked for.
             transactions: byte addresses, in order.
+            count: how many of them.
             ready: cycle in which its first beat may enter the address FIFOs.
             spread: cycles over which its beats become ready.
         """
-        beats = -(-len(transactions) // self.ports)
+        beats = -(-count // self.ports)
         matrix.begin = self._tail
         matrix.end = self._tail = matrix.begin + beats
         if matrix.end - self._joined > RING - _LOOKED_BACK:
@@ -397,8 +402,8 @@ class MatrixFetcher(Module):
             )
         if self.watch is not None:
             self.watch.queue(matrix.begin, beats, matrix.code)
-        self._queue(self.state, self.beats, self.addresses, transactions, ready, spread)
-        self.operations += len(transactions)
+        self._queue(transactions, count, ready, spread)
+        self.operations += count
         # An idle fetcher need not look before it can be there.
         self.requests.put(matrix, ready + self.round_trip - LOOKAHEAD)
 
@@ -408,36 +413,38 @@ class MatrixFetcher(Module):
         It may lead the other blocks by ``LOOKAHEAD`` cycles, and lag until a matrix that it cannot
         have finished would be missed.
         """
-        env, asked = self.env, self.requests.items
+        env, asked = self._clock, self.requests.items
+        joined, pushed, cycle = self._returned.item, self._pushed.item, self._cycle.item
+        advance = functools.partial(self._advance, *self.service)
+        if self.watch is not None:
+            advance = self.watch.advance
         charged = 0
         while True:
             if not asked:
                 yield self.requests.filled()
             matrix: Matrix = asked[0]
-            self.turn_to(matrix.code, charged, matrix.asked, "no_request")
-            charged = max(charged, matrix.asked)
+            if matrix.asked > charged:
+                self.turn_to(matrix.code, charged, matrix.asked, "no_request")
+                charged = matrix.asked
+            self.item = matrix.code
             # A beat enters and one returns a cycle at most.
-            self._joined = self._returned.item()
+            self._joined = joined()
             awaited = matrix.end - self._joined
-            unsent = matrix.end - self._pushed.item()
-            if unsent > 0:
-                awaited = max(awaited, unsent + self.round_trip)
+            unsent = matrix.end - pushed()
+            if unsent > 0 and unsent + self.round_trip > awaited:
+                awaited = unsent + self.round_trip
             # Nothing depends on a matrix before its last beat is in the buffer.
-            sleep = charged + awaited - 1 + FILL - 3 - int(env.now)
-            if sleep > 0:
-                yield env.timeout(sleep)
-            limit = int(min(env.peek(), _FOREVER)) + LOOKAHEAD
-            done = (self.watch or self).advance(limit)
-            reached = max(self._cycle.item(), charged)
-            self.worked(charged, reached - charged)
-            charged = reached
+            look = charged + awaited - 1 + FILL - 3
+            if look > env.now and not env.passes(look):
+                yield env.until(look)
+            done = advance(int(min(env.peek(), _FOREVER)) + LOOKAHEAD)
+            reached = cycle()
+            if reached > charged:
+                self.worked(charged, reached - charged)
+                charged = reached
             if done:
                 self.requests.pop()
-                matrix.announce(reached - 1)
-
-    def advance(self, limit: int) -> int:
-        """Run the compiled service; 1 if a matrix was completed."""
-        return self._advance(*self.service, limit)
+                matrix.announce(charged - 1)
 
     def queues(self) -> dict[str, tuple[float, float]]:
         """Depth and high-water mark of each queue, in entries."""

@@ -88,7 +88,8 @@ CHANNEL = np.dtype(
     ]
 )
 """One channel. A request in ``queue`` and ``opened`` is packed, as both are shifted and searched:
-``row << 32 | bank << 16 | command << 9 | seen << 8 | slot``."""
+``row << 32 | bank << 16 | next << 12 | command << 9 | seen << 8 | slot``, where ``next`` is the
+command that it needs next while it is in ``queue``: its own, or ACT or PRE of its bank."""
 
 Channels = NDArray[np.void]
 """Records of all channels, one :data:`CHANNEL` each."""
@@ -101,6 +102,9 @@ Row = NDArray[np.int64]
 """Of :data:`Banks`. The functions behind the public ones take one channel: its record ``c``, its
 row of ``banks``, and the record of its organisation, so that a call passes little."""
 
+_NEXT_SHIFT = 12
+_COMMAND_MASK = 7
+_NEXT = _COMMAND_MASK << _NEXT_SHIFT
 _SEEN = 1 << 8
 _SLOT_MASK = _SEEN - 1
 
@@ -234,7 +238,9 @@ def _push(c: Any, banks: Row, org: Any, address: int, ident: int, write: bool) -
     c.arrive[slot] = c.tick
     c.ident[slot] = ident
     queued = c.queued
-    c.queue[queued] = row << 32 | bank << 16 | final << 9 | slot
+    entry = row << 32 | bank << 16 | final << 9 | slot
+    command = _next_command(banks, bank, entry)
+    c.queue[queued] = entry | command << _NEXT_SHIFT
     c.queued = queued + 1
     c.inflight += 1
     log = c.log_next
@@ -242,7 +248,6 @@ def _push(c: Any, banks: Row, org: Any, address: int, ident: int, write: bool) -
         banks[log] = address << 1 | write
         c.log_next = log + 1
     # The others' earliest ticks have not changed, so only the new request can be ready sooner.
-    command = _next_command(banks, bank, c.queue[queued])
     tick = np.int64(0)
     if org.scheduler != FLAT:
         tick = np.int64(_wake(c, banks, org, slot, command, bank))
@@ -424,7 +429,7 @@ def _serve_flat(c: Any, banks: Row, org: Any, now: int) -> None:
         return
     c.flat_free = max(free, now * FLAT_UNIT) + org.flat_units
     entry = c.queue[0]
-    c.counters[entry >> 9 & 0x7F] += 1
+    c.counters[entry >> 9 & _COMMAND_MASK] += 1
     _depart(c, entry, now - 1 + org.read_latency)
     _remove(c.queue, 0, queued)
     c.queued = queued - 1
@@ -456,7 +461,7 @@ def _schedule(c: Any, banks: Row, org: Any, now: int) -> None:
         slot = entry & _SLOT_MASK
         tick = c.wake[slot]
         if tick <= now:
-            tick = np.int64(_earliest(banks, org, entry >> 9 & 0x7F, entry >> 16 & 0xFFFF))
+            tick = np.int64(_earliest(banks, org, entry >> 9 & _COMMAND_MASK, entry >> 16 & 0xFFFF))
             c.wake[slot] = tick
         if tick > now:
             wake = min(wake, tick)
@@ -477,7 +482,7 @@ def _schedule(c: Any, banks: Row, org: Any, now: int) -> None:
         tick = c.wake[slot]
         if tick <= now:
             bank = entry >> 16 & 0xFFFF
-            command = np.int64(_next_command(banks, int(bank), int(entry)))
+            command = entry >> _NEXT_SHIFT & _COMMAND_MASK
             tick = np.int64(_earliest(banks, org, int(command), int(bank)))
             c.wake[slot] = tick
             if tick <= now:
@@ -510,7 +515,7 @@ def _next_command(banks: Row, bank: int, entry: int) -> int:
     """What a request needs next: its own command, or ACT or PRE of its bank."""
     row = banks[bank]
     if row == entry >> 32:
-        return int(entry >> 9 & 0x7F)
+        return int(entry >> 9 & _COMMAND_MASK)
     return ACT if row < 0 else PRE
 
 
@@ -522,6 +527,7 @@ def _rouse(c: Any, banks: Row, org: Any, first: int, last: int) -> None:
         bank = entry >> 16 & 0xFFFF
         if first <= bank < last:
             command = _next_command(banks, int(bank), int(entry))
+            c.queue[i] = entry & ~_NEXT | command << _NEXT_SHIFT
             _wake(c, banks, org, entry & _SLOT_MASK, command, bank)
 
 
@@ -550,7 +556,7 @@ def _open_or_close(
     else:
         banks[bank] = entry >> 32
         c.opened[n_active] = entry
-        tick = np.int64(_earliest(banks, org, entry >> 9 & 0x7F, bank))
+        tick = np.int64(_earliest(banks, org, entry >> 9 & _COMMAND_MASK, bank))
         c.wake[entry & _SLOT_MASK] = tick
         c.opened_wake = min(c.opened_wake, tick)
         c.active = n_active + 1
@@ -562,7 +568,7 @@ def _open_or_close(
 @inlined
 def _finish(c: Any, banks: Row, org: Any, entry: int, now: int) -> None:
     """Issue the last command of a request. Writes are posted: they complete with the command."""
-    _issue(c, banks, org, entry >> 16 & 0xFFFF, entry >> 9 & 0x7F, now)
+    _issue(c, banks, org, entry >> 16 & 0xFFFF, entry >> 9 & _COMMAND_MASK, now)
     if not entry & _SEEN:
         c.counters[HITS] += 1
     _depart(c, entry, now + org.read_latency)
@@ -640,7 +646,7 @@ def _serve_opened(c: Any, banks: Row, org: Any, now: int) -> bool:
         slot = entry & _SLOT_MASK
         tick = c.wake[slot]
         if tick <= now:
-            tick = _earliest_edge(banks, org, entry >> 9 & 0x7F, entry >> 16 & 0xFFFF, now)
+            tick = _earliest_edge(banks, org, entry >> 9 & _COMMAND_MASK, entry >> 16 & 0xFFFF, now)
             c.wake[slot] = tick
         if tick > now:
             wake = min(wake, tick)
@@ -675,13 +681,12 @@ def _first_ready(c: Any, banks: Row, org: Any, columns: bool, now: int) -> tuple
     no_rows = c.row_wake > now
     for i in range(c.queued):
         entry = c.queue[i]
-        slot = entry & _SLOT_MASK
-        bank = entry >> 16 & 0xFFFF
-        command = _next_command(banks, int(bank), int(entry))
-        tick = c.wake[slot]
-        if command in (ACT, PRE):
+        command = entry >> _NEXT_SHIFT & _COMMAND_MASK
+        if command <= PRE:  # or ACT
             if no_rows or row >= 0:
                 continue
+            bank, slot = entry >> 16 & 0xFFFF, entry & _SLOT_MASK
+            tick = c.wake[slot]
             if tick <= now:
                 tick = np.int64(_earliest_edge(banks, org, int(command), int(bank), now))
                 c.wake[slot] = tick
@@ -696,6 +701,8 @@ def _first_ready(c: Any, banks: Row, org: Any, columns: bool, now: int) -> tuple
                 if not org.two_buses or no_columns or column >= 0:
                     break
         elif not no_columns and column < 0:
+            bank, slot = entry >> 16 & 0xFFFF, entry & _SLOT_MASK
+            tick = c.wake[slot]
             if tick <= now:
                 tick = np.int64(_earliest_edge(banks, org, int(command), int(bank), now))
                 c.wake[slot] = tick
@@ -717,8 +724,7 @@ def _first_ready(c: Any, banks: Row, org: Any, columns: bool, now: int) -> tuple
 def _is_ready(c: Any, banks: Row, org: Any, place: int, now: int) -> bool:
     """Whether the next command of the request at ``place`` of the queue may go now."""
     entry = c.queue[place]
-    bank = entry >> 16 & 0xFFFF
-    command = _next_command(banks, int(bank), int(entry))
+    bank, command = entry >> 16 & 0xFFFF, entry >> _NEXT_SHIFT & _COMMAND_MASK
     return _earliest_edge(banks, org, int(command), int(bank), now) <= now
 
 
@@ -726,10 +732,10 @@ def _is_ready(c: Any, banks: Row, org: Any, place: int, now: int) -> bool:
 def _open_or_close_passing_over(c: Any, banks: Row, org: Any, place: int, now: int) -> None:
     """Issue ACT or PRE for the request at ``place`` of the queue, as one of two halves or whole."""
     entry = c.queue[place]
-    command = _next_command(banks, int(entry >> 16 & 0xFFFF), int(entry))
+    command = entry >> _NEXT_SHIFT & _COMMAND_MASK
     if command == ACT and org.split_act:
         c.act_2_due = now + org.split_act
-    _open_or_close(c, banks, org, place, command, now)
+    _open_or_close(c, banks, org, place, int(command), now)
 
 
 @inlined

@@ -47,6 +47,10 @@ class Follower:
                 return
         self.is_alive = False
 
+    def close(self) -> None:
+        """End it, and let go of what it holds."""
+        self._process.close()
+
 
 class Stream:
     """A bounded FIFO between modules, of which one takes; a full one holds its producers back.
@@ -193,23 +197,24 @@ class FirstOf(simpy.Event):
     """
 
     def __init__(self, one: simpy.Event, other: simpy.Event) -> None:
-        self.env, self._events = one.env, (one, other)
+        self.env, self._one, self._other = one.env, one, other
+        self._resume: Callable[[simpy.Event], None]
         # A process adds itself to the callbacks of what it waits for.
         self.callbacks: Any = self
 
     def append(self, resume: Callable[[simpy.Event], None]) -> None:
         """Let a process wait for both."""
-        one, other = self._events
+        self._resume = resume
+        happened = self._happened
+        self._one.callbacks.append(happened)  # type: ignore[union-attr]
+        self._other.callbacks.append(happened)  # type: ignore[union-attr]
 
-        def happened(event: simpy.Event) -> None:
-            rest = other if event is one else one
-            if rest.callbacks is not None:
-                rest.callbacks.remove(happened)
-            resume(event)
-
-        for event in self._events:
-            assert event.callbacks is not None
-            event.callbacks.append(happened)
+    def _happened(self, event: simpy.Event) -> None:
+        rest = self._other if event is self._one else self._one
+        if rest.callbacks is not None:
+            rest.callbacks.remove(self._happened)
+        self.callbacks = None
+        self._resume(event)
 
 
 class Module:

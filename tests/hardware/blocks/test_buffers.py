@@ -69,7 +69,9 @@ def test_a_pool_gives_lines_back_as_they_come(jobs: list[tuple[int, int, int]], 
 
     def take() -> Any:
         for lines, _, _ in jobs:
-            found.append((yield from pool.reserve(lines)))
+            while (cycle := pool.reserve(lines)) is None:
+                yield pool.returned
+            found.append(cycle)
 
     follower = Follower(take())
     # Releases in the order of time, each of a matrix that is inside.
@@ -113,7 +115,9 @@ def test_what_a_release_leaves_is_not_there_before_it() -> None:
 
     def take() -> Any:
         for lines in (LINES, 2, 1):
-            found.append((yield from pool.reserve(lines)))
+            while (cycle := pool.reserve(lines)) is None:
+                yield pool.returned
+            found.append(cycle)
 
     Follower(take())
     pool.release(LINES, 7)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,6 +37,7 @@ def search_cycles(
     return np.asarray(cycles + passes * overhead, np.int64)
 
 
+@functools.lru_cache(1 << 12)
 def head_selection(size: int, target: int, step: int, layer: int) -> tuple[int, int, int]:
     """Passes, cycles of 16 comparators and elements of the search for the heads of a layer.
 

@@ -103,20 +103,22 @@ def selection_work(workload: Workload, rows: Rows, config: SpattenConfig) -> tup
     A workload records the search whose result counts; ``per-query`` searches after every query of
     the group before, each with the work of that one, unless the rows hold all searches there are.
     """
-    elements = passes = 0
-    before = 0
+    size, read, made = (
+        workload[f"select_{name}"].tolist() for name in ("size", "elements", "passes")
+    )
+    starts = rows.start.tolist()
+    elements = passes = before = 0
     for group in rows.groups:
-        here = slice(group.first, group.end)
-        chosen = np.flatnonzero(workload["select_size"][here] > 0)
-        if chosen.size and before:
-            searched = group.first + (chosen if group.once else chosen[:1])
+        chosen = [row for row in range(group.first, group.end) if size[row] > 0]
+        if chosen and before:
+            searched = chosen if group.once else chosen[:1]
             each = config.token_selection == "per-query" and not group.once
             times = before if each else 1
-            elements += times * int(workload["select_elements"][searched].sum())
-            passes += times * int(workload["select_passes"][searched].sum())
+            elements += times * sum(read[row] for row in searched)
+            passes += times * sum(made[row] for row in searched)
         elements += group.head_work[0]
         passes += group.head_work[1]
-        before = int(rows.start[group.end] - rows.start[group.first])
+        before = starts[group.end] - starts[group.first]
     return elements, passes
 
 

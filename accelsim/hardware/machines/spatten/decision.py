@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import simpy
-
 from accelsim.hardware.machines.spatten.items import Keys, Port, Row
+from accelsim.hardware.simulation import Clock
 
 REFETCH_DELAY = 2
 """From the decision to the key fork (release, section 2.16)."""
@@ -20,7 +19,7 @@ class Decision:
         lsb_passes: out: key tiles, to the key fork.
     """
 
-    def __init__(self, env: simpy.Environment, lsb_passes: Port[Keys]) -> None:
+    def __init__(self, env: Clock, lsb_passes: Port[Keys]) -> None:
         self._env, self._lsb_passes = env, lsb_passes
 
     def announce(self, row: Row, tiles: int, cycle: int) -> None:
@@ -31,5 +30,4 @@ class Decision:
         row.decision.announce(cycle)
 
     def _put(self, item: Keys, cycle: int) -> None:
-        event = self._env.timeout(max(cycle - int(self._env.now), 0))
-        event.callbacks.append(lambda _: self._lsb_passes.put(item))
+        self._env.call(cycle, lambda _: self._lsb_passes.put(item))

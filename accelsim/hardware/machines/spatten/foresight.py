@@ -8,6 +8,7 @@ them the lines of keys, would be told too late. No block of the hardware does th
 from __future__ import annotations
 
 import copy
+import functools
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,14 +54,13 @@ class Foresight:
         self._decision = decision
         self._states = copy.deepcopy(units.selecting)
         # As plain integers: records are copied by the field.
-        self._copied = [
-            array.view(np.int64).reshape(-1) for array in (*self._states, *units.selecting)
-        ]
-        self._copy = direct(copy_states, *self._copied)
-        self._times = np.zeros_like(plan.times)
-        self._arrays = *self._states, *plan.queries, plan.rows.search, self._times
-        self._select_queries = direct(pipeline.select, *self._arrays, fetcher.beats)
-        self._latest = direct(pipeline.latest, self._times)
+        copied = [array.view(np.int64).reshape(-1) for array in (*self._states, *units.selecting)]
+        self._copy = functools.partial(direct(copy_states, *copied), *copied)
+        times = np.zeros_like(plan.times)
+        arrays = *self._states, *plan.queries, plan.rows.search, times
+        select = direct(pipeline.select, *arrays, fetcher.beats)
+        self._select_queries = functools.partial(select, *arrays)
+        self._latest = functools.partial(direct(pipeline.latest, times), times)
         self._planes = any(row.planes and not row.two_pass for row in plan.items)
         self._waiting: Scored | None = None
         self._weighs_late = False
@@ -88,7 +88,7 @@ class Foresight:
             ahead.pop()
             if not ahead:
                 return
-        self._copy(*self._copied)
+        self._copy()
         if self._weighs_late:
             self._states[-1]["free"] = FAR
         for item, query, scored in ahead:
@@ -97,7 +97,7 @@ class Foresight:
             self._select(item, query, scored)
             if self._decides(item, query, scored):
                 row = item.row
-                decided = self._latest(self._times, row.first, row.last, DECIDED, -1)
+                decided = self._latest(row.first, row.last, DECIDED, -1)
                 if decided >= FAR:
                     # So are all behind it, until the selection goes on.
                     self.go_on()
@@ -117,7 +117,6 @@ class Foresight:
             self._states[-1]["scores"] = row.scores
         slot = row.slots[item.tile].slot if row.late and item.tile in row.slots else None
         self._select_queries(
-            *self._arrays,
             query,
             scored,
             item.tile * row.tile,

@@ -6,8 +6,6 @@ import functools
 from collections import deque
 from typing import Any
 
-import simpy
-
 from accelsim.hardware.blocks.matrix_fetcher import FILL, Matrix, MatrixFetcher
 from accelsim.hardware.blocks.ring_buffer import RingBuffer
 from accelsim.hardware.machines.spatten import pipeline
@@ -18,7 +16,7 @@ from accelsim.hardware.machines.spatten.plan import Plan
 from accelsim.hardware.machines.spatten.requests import Requests
 from accelsim.hardware.machines.spatten.tracks import Tracks
 from accelsim.hardware.machines.spatten.units import Units
-from accelsim.hardware.simulation import FirstOf, Milestone, Module
+from accelsim.hardware.simulation import Clock, FirstOf, Milestone, Module
 from accelsim.hardware.simulation._module import Following, Process
 from accelsim.hardware.timeline import KEYS_LSB, KEYS_MSB, Recorder, item_code
 from accelsim.jit import direct
@@ -55,7 +53,7 @@ class KeyFork(Module):
 
     def __init__(
         self,
-        env: simpy.Environment,
+        env: Clock,
         plan: Plan,
         requests: Requests,
         fetcher: MatrixFetcher,
@@ -66,6 +64,7 @@ class KeyFork(Module):
         recorder: Recorder | None,
     ) -> None:
         super().__init__(env, "allocator", recorder)
+        self._clock = env
         self._plan, self._requests, self._fetcher = plan, requests, fetcher
         self._lsb_passes, self._tiles = lsb_passes, tiles
         self._values, self._slotless = values, slotless
@@ -74,6 +73,7 @@ class KeyFork(Module):
         self._new = deque(Keys(row, tile) for row in plan.items for tile in range(row.tiles))
         # Decisions of rows with an LSB plane that have not come, as far as is known.
         self._undecided: deque[Milestone] = deque()
+        self._never = Milestone(env)
 
     def run(self) -> Process:
         """Issue tile after tile, one a cycle."""
@@ -81,17 +81,24 @@ class KeyFork(Module):
             row.tiles if row.two_pass else 1 for row in self._plan.items if row.refetches
         )
         yield from self.busy(FORK)
-        free = FORK
+        clock, free = self._clock, FORK
         for _ in range(left):
             while (obstacle := self._obstacle()) is not None:
-                yield from self.wait(*obstacle, since=free)
+                awaited, later, reason = obstacle
+                start = max(clock.now, free)
+                # Nothing comes in between: neither a pass nor anything that would bring one about.
+                passed = awaited.cycle is not None and clock.passes(awaited.cycle + later)
+                if not passed:
+                    yield FirstOf(self._lsb_passes.filled(), awaited.awaited(later))
+                self.stalled(start, clock.now - start, reason)
             # A pass may have come in the cycle of the tile before.
-            yield from self.sleep_until(free)
+            if free > clock.now and not clock.passes(free):
+                yield clock.until(free)
             item = self._lsb_passes.pop() if self._lsb_passes.items else self._new.popleft()
             self._take_lines(item)
             self.operations += 1
             self._issue(item)
-            free = int(self.env.now) + 1
+            free = clock.now + 1
             self.worked(free - 1, 1)
             row = item.row
             if row.two_pass and row.planes and item.tile == row.tiles - 1 and not item.again:
@@ -102,24 +109,24 @@ class KeyFork(Module):
             # Nothing is left to issue; the followers end the run.
             yield self.env.event()
 
-    def _obstacle(self) -> tuple[Any, str] | None:
-        """What to wait for before the next tile can be issued, and why."""
+    def _obstacle(self) -> tuple[Milestone, int, str] | None:
+        """What to wait for before the next tile can be issued, how much longer, and why; an LSB
+        pass that comes may end the wait."""
         passes = self._lsb_passes
         if passes.items:
             in_the_way = self._in_the_way(passes.items[0])
-            return None if in_the_way is None else (in_the_way.awaited(), "buffer_full")
+            return None if in_the_way is None else (in_the_way, 0, "buffer_full")
         if not self._new:
-            return passes.filled(), "awaiting_decision"
+            return self._never, 0, "awaiting_decision"
         item = self._new[0]
-        if not item.row.layer.keys.reached:
-            return FirstOf(passes.filled(), item.row.layer.keys.awaited()), "awaiting_layer"
+        keys = item.row.layer.keys
+        if not keys.reached:
+            return keys, 0, "awaiting_layer"
         undecided = self._awaited_decision(item)
         if undecided is not None:
-            return FirstOf(passes.filled(), undecided.awaited(REFETCH_DELAY)), "awaiting_decision"
+            return undecided, REFETCH_DELAY, "awaiting_decision"
         in_the_way = self._in_the_way(item)
-        if in_the_way is not None:
-            return FirstOf(passes.filled(), in_the_way.awaited()), "buffer_full"
-        return None
+        return None if in_the_way is None else (in_the_way, 0, "buffer_full")
 
     def _in_the_way(self, item: Keys) -> Milestone | None:
         """The release that a tile must wait for; an LSB pass of one tile has its keys' lines."""
@@ -152,8 +159,8 @@ class KeyFork(Module):
 
     def _issue(self, item: Keys) -> None:
         """Ask for a tile, and tell who waits for it."""
-        row, env = item.row, self.env
-        now = int(env.now)
+        row, env = item.row, self._clock
+        now = env.now
         begins = item.tile == 0 and not item.again
         started = row.layer.start.reached
         if begins and not started:
@@ -162,9 +169,9 @@ class KeyFork(Module):
             event.callbacks.append(lambda _: self._ask_queries(row))
             row.queries = Matrix(env, item_code(row.index, KEYS_MSB), now)
         item.matrix = matrix = Matrix(env, code_of(item), now)
-        transactions, matrix.before = self._requests.keys(item, queries=started)
-        matrix.transactions = len(transactions) - matrix.before
-        self._fetcher.ask(matrix, transactions, now + FORK_TO_FETCH)
+        count, matrix.before = self._requests.keys(item, queries=started)
+        matrix.transactions = count - matrix.before
+        self._fetcher.ask(matrix, self._requests.written, count, now + FORK_TO_FETCH)
         if row.planes and begins:
             self._undecided.append(row.decision)
         if not item.again and item.tile < row.value_tiles:
@@ -177,11 +184,11 @@ class KeyFork(Module):
 
     def _ask_queries(self, row: Row) -> None:
         """Queries whose layer starts behind the request of their keys."""
-        matrix, transactions = row.queries, self._requests.queries(row)
+        matrix, count = row.queries, self._requests.queries(row)
         assert matrix is not None
-        now = int(self.env.now)
-        if len(transactions):
-            self._fetcher.ask(matrix, transactions, now + FORK_TO_FETCH)
+        now = self._clock.now
+        if count:
+            self._fetcher.ask(matrix, self._requests.written, count, now + FORK_TO_FETCH)
         else:
             matrix.announce(now - FILL)
 
@@ -213,9 +220,10 @@ class ScoreUnit:
     ) -> None:
         self._plan, self._tracks = plan, tracks
         self._dot_product, softmax = units.dot_product, units.softmax
-        self._states = self._dot_product.state, softmax.state, softmax.ring, fetcher.beats
         keys, _, refetch = plan.queries
-        self._score_queries = direct(pipeline.score, *self._states, keys, refetch)
+        dot: Any = self._dot_product.state
+        arrays = dot, softmax.state, softmax.ring, fetcher.beats, keys, refetch
+        self._score_queries = functools.partial(direct(pipeline.score, *arrays), *arrays)
         self._free = self._dot_product.state["free"]
         self._tiles, self._room, self._scored = tiles, room, scored
         self._foresight = foresight
@@ -224,17 +232,20 @@ class ScoreUnit:
 
     def run(self) -> Following:
         """Multiply tile after tile."""
-        dot = self._dot_product
+        dot, latency, tiles = self._dot_product, self._dot_product.latency, self._tiles
         while True:
-            yield self._tiles
-            item = self._tiles.pop()
+            if not tiles.items:
+                yield tiles
+            item = tiles.pop()
             row = item.row
             if self._plan.mixed:
                 dot.state["scores"] = row.scores
-            yield item.matrix
+            if not item.matrix.known:
+                yield item.matrix
             ready = 0
             if row.queries is not None:
-                yield row.queries
+                if not row.queries.known:
+                    yield row.queries
                 ready = usable(row.queries)
             elif self._plan.causal:
                 ready = row.layer.start.cycle or 0
@@ -247,13 +258,13 @@ class ScoreUnit:
                 self._keeping.append(row)
             scored = row.first
             arrived = usable(item.matrix)
-            score = functools.partial(self._score, item, ready, arrived)
             while True:
                 query = scored
                 if self._tracks.on:
+                    score = functools.partial(self._score, item, ready, arrived)
                     scored = self._tracks.queries(score, query, row.last, code_of(item))
                 else:
-                    scored = score(query, row.last)
+                    scored = self._score(item, ready, arrived, query, row.last)
                 if scored == row.last:
                     break
                 self._scored.put((item, query, scored))
@@ -263,18 +274,14 @@ class ScoreUnit:
                 self._room.items.clear()
             free = self._free.item()
             self._release(item, max(free, arrived))
-            item.scored = free - 1 + dot.latency
+            item.scored = free - 1 + latency
             self._scored.put((item, query, scored))
             self._foresight.look()
 
     def _score(self, item: Keys, ready: int, arrived: int, query: int, last: int) -> int:
         """Multiply queries with a key tile; the first that the softmax may not take yet."""
-        row, plan, matrix = item.row, self._plan, item.matrix
-        keys, _, refetch = plan.queries
+        row, matrix = item.row, item.matrix
         return self._score_queries(
-            *self._states,
-            keys,
-            refetch,
             query,
             last,
             item.tile * row.tile,

@@ -33,25 +33,31 @@ class Layout:
         queries: whether query vectors are fetched.
 
     Attributes:
-        bytes: asked for so far, by tensor.
+        written: transactions of the matrix at hand, from its first on; may be replaced by a longer
+            list while it grows.
     """
 
     def __init__(self, workload: Workload, rows: Rows, queries: bool) -> None:
         self._rows = rows
-        self._dims: list[int] = rows.key_dims.tolist()
-        self._value_dims: list[int] = rows.value_dims.tolist()
-        cache = workload.cache_shape
-        self._slot: list[int] = workload.cache_slots.tolist()
+        cache, slot = workload.cache_shape, workload.cache_slots
         self._in_order = np.arange(cache.tokens, dtype=np.int32)
-        self._keys = _as_int32(workload.key_indices)
-        self._values = _as_int32(workload.value_indices)
-        self._written, self._count = np.empty(1 << 10, np.int64), 0
-        self._cover_vectors = direct(cover, self._in_order, self._written)
-        self._consecutive = direct(consecutive, self._written)
+        keys, values = _as_int32(workload.key_indices), _as_int32(workload.value_indices)
+        self._chosen = {KEYS: keys, LSBS: keys, VALUES: values}
+        self.written: Ints = np.empty(1 << 10, np.int64)
+        self._count = 0
+        self._cover_vectors = direct(cover, self._in_order, self.written)
+        self._consecutive = direct(consecutive, self.written)
         region = -(-cache.tokens * cache.key_dim * 2 // _REGION) * _REGION
-        self._plane: list[int] = [plane * cache.slots * region for plane in range(6)]
-        self._region = region
-        self._key_bits, self._value_bits = rows.key_bits.tolist(), rows.value_bits.tolist()
+        # Of each row: where its planes begin, and bytes of a vector.
+        base = slot * region
+        self._base: list[list[int]] = [
+            (base + plane * cache.slots * region).tolist() for plane in range(6)
+        ]
+        bits = {KEYS: rows.key_bits, LSBS: np.full_like(rows.key_bits, LSB_BITS)}
+        self._size: dict[int, list[int]] = {
+            plane: (-(-width * rows.key_dims // 8)).tolist() for plane, width in bits.items()
+        }
+        self._size[VALUES] = (-(-rows.value_bits * rows.value_dims // 8)).tolist()
         asked = {
             "residual": workload["residual_bytes"].astype(np.int64),
             "metadata": workload["metadata_bytes"].astype(np.int64),
@@ -62,13 +68,22 @@ class Layout:
         self._other_atoms: list[int] = (atoms["residual"] + atoms["metadata"]).tolist()
         self._residual_atoms: list[int] = atoms["residual"].tolist()
         sums = {name: int(count.sum()) * TRANSACTION_BYTES for name, count in atoms.items()}
-        self.bytes = {"query": 0, "key_msb": 0, "key_lsb": 0, "value": 0}
-        self.bytes |= {name: size for name, size in sums.items() if size}
+        self._other_bytes = {name: size for name, size in sums.items() if size}
+        # By plane: transactions so far.
+        self._asked = [0] * 6
 
-    def take(self) -> Ints:
-        """Transactions written since the last call; to be used before the next is written."""
+    @property
+    def bytes(self) -> dict[str, int]:
+        """Asked for so far, by tensor."""
+        planes = {"query": QUERIES, "key_msb": KEYS, "key_lsb": LSBS, "value": VALUES}
+        asked = {name: self._asked[plane] * TRANSACTION_BYTES for name, plane in planes.items()}
+        return asked | self._other_bytes
+
+    def take(self) -> int:
+        """How many transactions were written since the last call; the next matrix overwrites
+        them."""
         count, self._count = self._count, 0
-        return self._written[:count]
+        return count
 
     def queries(self, row: int, first: int, end: int) -> int:
         """Write transactions of the query vectors of a row from the ``first`` to that before
@@ -80,8 +95,8 @@ class Layout:
         size = self._query_bytes[row]
         begin = first * size // TRANSACTION_BYTES
         count = -(-end * size // TRANSACTION_BYTES) - begin
-        self.bytes["query"] += count * TRANSACTION_BYTES
-        return self._block(QUERIES, row, begin, count)
+        self._block(QUERIES, row, begin, count)
+        return count
 
     def before_keys(self, row: int) -> int:
         """Write transactions of what a policy keeps beside the vectors of a row."""
@@ -92,67 +107,53 @@ class Layout:
             self._block(METADATA, row, 0, count - residual)
         return count
 
-    def keys(self, row: int, first: int, end: int) -> int:
-        """Write transactions of the keys of a row from the ``first`` to that before ``end``."""
-        found = self._cover(KEYS, self._keys, row, first, end, self._key_bits[row])
-        self.bytes["key_msb"] += found * TRANSACTION_BYTES
-        return found
-
-    def key_lsbs(self, row: int, first: int, end: int) -> int:
-        """The same of their LSB plane."""
-        found = self._cover(LSBS, self._keys, row, first, end, LSB_BITS)
-        self.bytes["key_lsb"] += found * TRANSACTION_BYTES
-        return found
-
-    def values(self, row: int, first: int, end: int) -> int:
-        """The same of its values."""
-        found = self._cover(VALUES, self._values, row, first, end, self._value_bits[row])
-        self.bytes["value"] += found * TRANSACTION_BYTES
-        return found
+    def vectors(self, plane: int, row: int, first: int, end: int) -> int:
+        """Write transactions of keys, their LSB plane or values of a row, from the ``first`` to
+        that before ``end``."""
+        size, begin = self._size[plane][row], self._count
+        needed = begin + (end - first) * (size // TRANSACTION_BYTES + 2)
+        if needed > len(self.written):
+            self._lengthen(needed)
+        indices = self._chosen[plane]
+        chosen = self._in_order if indices is None else indices[row]
+        base = self._base[plane][row]
+        self._count = self._cover_vectors(chosen, first, end, size, base, self.written, begin)
+        count = self._count - begin
+        self._asked[plane] += count
+        return count
 
     def once(self, row: int, tile: int) -> tuple[int, int, int]:
         """Bytes of one fetch of the key MSBs, the LSB plane and the values of a row, in tiles."""
-        counted = dict(self.bytes)
+        counted = list(self._asked)
         found = []
-        for plane, count in (
-            (self.keys, int(self._rows.keys[row])),
-            (self.key_lsbs, int(self._rows.keys[row])),
-            (self.values, int(self._rows.values[row])),
+        for plane, vectors in (
+            (KEYS, self._rows.keys),
+            (LSBS, self._rows.keys),
+            (VALUES, self._rows.values),
         ):
-            parts = (plane(row, at, min(at + tile, count)) for at in range(0, count, tile))
+            count = int(vectors[row])
+            parts = (
+                self.vectors(plane, row, at, min(at + tile, count)) for at in range(0, count, tile)
+            )
             found.append(sum(parts) * TRANSACTION_BYTES)
             self.take()
-        self.bytes = counted
+        self._asked = counted
         return found[0], found[1], found[2]
 
-    def _base(self, plane: int, row: int) -> int:
-        return self._plane[plane] + self._slot[row] * self._region
-
-    def _block(self, plane: int, row: int, first: int, count: int) -> int:
+    def _block(self, plane: int, row: int, first: int, count: int) -> None:
         """Write consecutive transactions."""
-        base = self._base(plane, row) + first * TRANSACTION_BYTES
-        self._reserve(count)
-        self._consecutive(base, self._written, self._count, count)
+        if self._count + count > len(self.written):
+            self._lengthen(self._count + count)
+        base = self._base[plane][row] + first * TRANSACTION_BYTES
+        self._consecutive(base, self.written, self._count, count)
         self._count += count
-        return count
+        self._asked[plane] += count
 
-    def _cover(self, plane: int, indices: Lists, row: int, first: int, end: int, bits: int) -> int:
-        """Write what covers some vectors of a plane."""
-        size = -(-bits * (self._value_dims if plane == VALUES else self._dims)[row] // 8)
-        chosen = self._in_order if indices is None else indices[row]
-        self._reserve((end - first) * (size // TRANSACTION_BYTES + 2))
-        begin = self._count
-        self._count = self._cover_vectors(
-            chosen, first, end, size, self._base(plane, row), self._written, begin
-        )
-        return self._count - begin
-
-    def _reserve(self, count: int) -> None:
+    def _lengthen(self, needed: int) -> None:
         """Make room for so many transactions."""
-        if self._count + count > len(self._written):
-            larger = np.empty(2 * (self._count + count), np.int64)
-            larger[: self._count] = self._written[: self._count]
-            self._written = larger
+        larger = np.empty(2 * needed, np.int64)
+        larger[: self._count] = self.written[: self._count]
+        self.written = larger
 
 
 def _as_int32(lists: Lists) -> Lists:

@@ -73,6 +73,8 @@ class LayerOrder:
         self._rows_left -= 1
         if not self._rows_left:
             self.finished.succeed()
+        # A row and its tiles hold one another.
+        row.slots.clear()
         layer = row.layer
         layer.done = max(layer.done, done)
         layer.undone -= 1

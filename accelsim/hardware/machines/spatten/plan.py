@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import Any
 
@@ -51,15 +52,25 @@ class Plan:
         self.rows = rows = rows_of(workload, config)
         self.queries = rows.query_keys, rows.query_values, rows.query_refetch
         self.times: Ints = np.zeros((len(rows.query_keys), 5), np.int64)
-        self._latest = direct(pipeline.latest, self.times)
+        self._latest = functools.partial(direct(pipeline.latest, self.times), self.times)
         self.mixed = len(rows.widths) > 1
         self.tiles: list[int] = rows.tiles(config).tolist()
-        self._lines: list[int] = (config.multipliers // rows.key_dims).tolist()
         # Plain numbers: an element of an array costs more to read.
-        self._columns: dict[str, list[Any]] = {
-            name: getattr(rows, name).tolist()
-            for name in ("start", "keys", "values", "refetches", "lsb_bits", "late", "prunes")
-        }
+        self._given: list[tuple[Any, ...]] = list(
+            zip(
+                rows.start[:-1].tolist(),
+                rows.start[1:].tolist(),
+                rows.keys.tolist(),
+                rows.values.tolist(),
+                rows.refetches.tolist(),
+                (rows.lsb_bits > 0).tolist(),
+                rows.late.tolist(),
+                rows.prunes.tolist(),
+                self.tiles,
+                (config.multipliers // rows.key_dims).tolist(),
+                strict=True,
+            )
+        )
         self.layers = [Layer(env, group) for group in rows.groups]
         for layer, following in itertools.pairwise(self.layers):
             layer.following = following
@@ -69,15 +80,14 @@ class Plan:
 
     def latest(self, row: Row, column: int, other: int = -1) -> int:
         """Last cycle of a column of the times of a row, or of the sum of two."""
-        return self._latest(self.times, row.first, row.last, column, other)
+        return self._latest(row.first, row.last, column, other)
 
     def _rows_of(self, layer: Layer) -> list[Row]:
-        rows, columns = self.rows, self._columns
+        rows, by_query = self.rows, self.config.loop_order == "query-outer"
         found: list[Row] = []
         for index in range(layer.group.first, layer.group.end):
-            first, last = columns["start"][index : index + 2]
-            long = columns["keys"][index] > self.tiles[index]
-            if long and not columns["late"][index] and self.config.loop_order == "query-outer":
+            first, last, keys, _, _, _, late, *_ = self._given[index]
+            if by_query and not late and keys > self.tiles[index]:
                 edges = np.flatnonzero(np.diff(rows.position[first:last])) + 1 + first
                 ends = [first, *edges.tolist(), last]
                 found += [self._row(layer, index, *pair) for pair in itertools.pairwise(ends)]
@@ -88,16 +98,13 @@ class Plan:
 
     def _row(self, layer: Layer, index: int, begin: int, end: int) -> Row:
         """A row, or one position of it."""
-        rows, columns = self.rows, self._columns
-        first, last = columns["start"][index : index + 2]
         row = Row(index, layer, begin, end)
-        row.keys, row.values = columns["keys"][index], columns["values"][index]
-        row.refetches = columns["refetches"][index]
-        row.planes = columns["lsb_bits"][index] > 0
+        first, last, row.keys, row.values, row.refetches, *given = self._given[index]
+        row.planes, late, prunes, row.tile, row.line = given
         row.split, row.reread = (begin, end) != (first, last), begin > first
-        row.late = columns["late"][index] or row.split
-        prunes = columns["prunes"][index]
+        row.late = late or row.split
         if row.split:
+            rows = self.rows
             row.refetches = int(rows.query_refetch[begin:end].sum())
             row.keys = int(rows.query_keys[begin:end].max())
             used = rows.query_values[begin:end]
@@ -105,7 +112,6 @@ class Plan:
             row.values = min(row.values, int(used.sum()), row.keys) if prunes else row.keys
         row.prunes = prunes
         row.streams = not prunes or end - begin == 1
-        row.tile, row.line = self.tiles[index], self._lines[index]
         row.scores = min(row.line, self.config.scores_per_cycle)
         row.tiles = -(-row.keys // row.tile)
         row.two_pass = row.tiles > 1 and (prunes or row.planes)

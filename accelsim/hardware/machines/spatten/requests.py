@@ -7,13 +7,10 @@ from numpy.typing import NDArray
 
 from accelsim.hardware.blocks.matrix_fetcher import TRANSACTION_BYTES
 from accelsim.hardware.machines.spatten.items import Keys, Row, Values
-from accelsim.hardware.machines.spatten.layout import Layout
+from accelsim.hardware.machines.spatten.layout import KEYS, LSBS, VALUES, Layout
 from accelsim.hardware.machines.spatten.plan import Plan
 
 Ints = NDArray[np.int64]
-
-MSBS, LSBS, VALUES = range(3)
-"""Planes that are counted."""
 
 
 class Requests:
@@ -29,60 +26,75 @@ class Requests:
         self._starts: list[int] = plan.rows.start.tolist()
         self._msbs_again = 0
         # Bytes of each plane of rows that are run query by query.
-        self._moved: dict[int, list[int]] = {}
+        self._moved: dict[int, dict[int, int]] = {}
 
     @property
     def bytes(self) -> dict[str, int]:
         """Asked for so far, by tensor."""
         return self._layout.bytes
 
-    def keys(self, item: Keys, queries: bool) -> tuple[Ints, int]:
-        """Transactions of a key tile, and of what is read in front of it.
+    @property
+    def written(self) -> Ints:
+        """Byte addresses; the first ones are those of the matrix at hand."""
+        return self._layout.written
+
+    def keys(self, item: Keys, queries: bool) -> tuple[int, int]:
+        """Write transactions of a key tile, and of what is read in front of it.
 
         Args:
             item: the tile.
             queries: the row's queries are read with it.
 
         Returns:
-            Byte addresses, and how many of them come before the vectors.
+            How many, and how many of them come before the vectors.
         """
         row, layout = item.row, self._layout
         begin = item.tile * row.tile
         end = begin + item.vectors
+        before, plane = 0, LSBS if item.again else KEYS
         if item.again:
             # The MSBs of a row of two passes are gone (section 2). A vector is there when its LSBs
             # are, which come last.
-            before = layout.keys(row.index, begin, end) if row.two_pass else 0
+            before = layout.vectors(KEYS, row.index, begin, end) if row.two_pass else 0
             self._msbs_again += before * TRANSACTION_BYTES
-            self._count(row, LSBS, layout.key_lsbs(row.index, begin, end))
-            return layout.take(), before
-        before = 0
-        if item.tile == 0:
+        elif item.tile == 0:
             if not row.reread:
                 before = layout.before_keys(row.index)
             if queries:
                 before += self._write_queries(row)
-        self._count(row, MSBS, layout.keys(row.index, begin, end))
+        count = layout.vectors(plane, row.index, begin, end)
+        if row.split:
+            self._count(row, plane, count)
         return layout.take(), before
 
-    def queries(self, row: Row) -> Ints:
-        """Transactions of the query vectors of a row, or of one position of it."""
+    def queries(self, row: Row) -> int:
+        """Write transactions of the query vectors of a row, or of one position of it.
+
+        Returns:
+            How many.
+        """
         self._write_queries(row)
         return self._layout.take()
 
-    def values(self, values: Values) -> Ints:
-        """Transactions of a value tile."""
-        row = values.row
+    def values(self, values: Values) -> int:
+        """Write transactions of a value tile.
+
+        Returns:
+            How many.
+        """
+        row, layout = values.row, self._layout
         begin = values.tile * row.tile
-        self._count(row, VALUES, self._layout.values(row.index, begin, begin + values.vectors))
-        return self._layout.take()
+        count = layout.vectors(VALUES, row.index, begin, begin + values.vectors)
+        if row.split:
+            self._count(row, VALUES, count)
+        return layout.take()
 
     def refetched_bytes(self) -> int:
         """Bytes beyond one fetch of each plane of a row, tile by tile."""
         total = self._msbs_again
         for row, planes in self._moved.items():
             whole = self._layout.once(row, self._plan.tiles[row])
-            pairs = zip(planes, whole, strict=True)
+            pairs = zip(planes.values(), whole, strict=True)
             total += sum(max(found - once, 0) for found, once in pairs)
         return total
 
@@ -91,6 +103,5 @@ class Requests:
         return self._layout.queries(row.index, row.first - start, row.last - start)
 
     def _count(self, row: Row, plane: int, transactions: int) -> None:
-        if row.split:
-            planes = self._moved.setdefault(row.index, [0, 0, 0])
-            planes[plane] += transactions * TRANSACTION_BYTES
+        planes = self._moved.setdefault(row.index, {KEYS: 0, LSBS: 0, VALUES: 0})
+        planes[plane] += transactions * TRANSACTION_BYTES

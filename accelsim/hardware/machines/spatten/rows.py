@@ -220,7 +220,7 @@ def _groups(
 ) -> list[Group]:
     step, layer = workload["step"].astype(np.int64), workload["layer"].astype(np.int64)
     change = np.flatnonzero((np.diff(step) != 0) | (np.diff(layer) != 0)) + 1
-    edges = [0, *change.tolist(), len(step)]
+    begins = np.concatenate(([0], change))
     early_steps = set(step[~late].tolist())
     topk = config.topk
     selects = search_cycles(
@@ -231,17 +231,21 @@ def _groups(
         topk.pass_overhead,
     )
     selects = np.where(workload["select_size"] > 0, selects, 0)
-    searched_once = workload["select_once"]
     counts = np.diff(start)
     # Positions of a row: queries follow each other by position.
     moved = np.concatenate(([True], np.diff(position) != 0))
     moved[start[:-1]] = True
     positions = np.add.reduceat(moved.astype(np.int64), start[:-1])
-    heads = np.maximum(counts // positions, 1)
+    alive_heads = np.add.reduceat(np.maximum(counts // positions, 1), begins).tolist()
+    all_late = np.logical_and.reduceat(late, begins).tolist()
+    searched_once = np.logical_or.reduceat(workload["select_once"] != 0, begins).tolist()
+    all_searches = np.add.reduceat(selects, begins).tolist()
+    first_search = _first_of(selects, begins)
+    edges = [*begins.tolist(), len(step)]
     groups: list[Group] = []
-    for first, end in itertools.pairwise(edges):
+    for place, (first, end) in enumerate(itertools.pairwise(edges)):
         here, of = int(step[first]), int(layer[first])
-        alive = int(heads[first:end].sum())
+        alive, once = alive_heads[place], searched_once[place]
         head_cycles, head_work = 0, (0, 0)
         # Fewer heads than in the layer before were pruned, unless the layer has no more.
         pruned = groups and groups[-1].step == here and alive < groups[-1].heads
@@ -257,19 +261,15 @@ def _groups(
                     topk.pass_overhead,
                 )[0]
             )
-        mine = selects[first:end]
-        once = bool(searched_once[first:end].any())
         groups.append(
             Group(
                 here,
                 of,
                 first,
                 end,
-                bool(late[first:end].all()),
+                all_late[place],
                 alive,
-                int(
-                    mine.sum() if once else next((cycles for cycles in mine.tolist() if cycles), 0)
-                ),
+                all_searches[place] if once else first_search[place],
                 head_cycles,
                 here in early_steps,
                 once,
@@ -277,3 +277,18 @@ def _groups(
             )
         )
     return groups
+
+
+def _first_of(values: Ints, begins: Ints) -> list[int]:
+    """First value of each group that is not 0; 0 where all are.
+
+    Args:
+        values: int64 [rows].
+        begins: first row of each group, int64 [groups].
+    """
+    place = np.flatnonzero(values)
+    group = np.searchsorted(begins, place, "right") - 1
+    found = np.zeros(len(begins), np.int64)
+    # The last that is written stays.
+    found[group[::-1]] = values[place[::-1]]
+    return [int(value) for value in found]

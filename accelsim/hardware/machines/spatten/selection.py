@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import simpy
 from numpy.typing import NDArray
@@ -65,14 +67,16 @@ class Selection:
         self._kept_scores = kept_scores
         self._sums = units.weighted_sum.state
         self._sums_free = self._sums["free"]
-        self._arrays = *units.selecting, *plan.queries, plan.rows.search, plan.times
-        self._select_queries = direct(pipeline.select, *self._arrays, fetcher.beats)
+        arrays = *units.selecting, *plan.queries, plan.rows.search, plan.times
+        select = direct(pipeline.select, *arrays, fetcher.beats)
+        self._select_queries = functools.partial(select, *arrays)
         self._peak = peak
 
     def run(self) -> Following:
         """Select in the order of the scores."""
         while True:
-            yield self._scored
+            if not self._scored.items:
+                yield self._scored
             item, query, scored = self._scored.pop()
             row = item.row
             if row.two_pass:
@@ -84,15 +88,15 @@ class Selection:
                 values = item.values = row.slots[item.tile]
                 before = self._kept_scores.latest
                 slotless = before is not None and not before.slotted.known
-                if slotless or not (row.late and self._fork.has_room(values)):
+                if slotless or not (row.late and self._fork.find_slot(values)):
                     self._foresight.wait((item, query, scored), self._fork.weighs_late)
-                if before is not None and slotless:
-                    yield before.slotted
-                if row.late:
-                    yield from self._fork.take_slot(values)
-                else:
-                    yield from self._fork.await_early(values)
-                self._foresight.go_on()
+                    if before is not None and slotless:
+                        yield before.slotted
+                    if row.late:
+                        yield from self._fork.take_slot(values)
+                    else:
+                        yield from self._fork.await_early(values)
+                    self._foresight.go_on()
             self._select(item, item.values, query, scored)
             if not self._room.items:
                 self._room.put(None)
@@ -119,39 +123,36 @@ class Selection:
             at = usable(matrix)
         if row.late and values is not None:
             slot = values.slot or 0
-        rescaling = 1 if item.tile else 0
         # Written after every tile but the last, read before every one but the first.
         spill = self._spill(row) if early and item.tile else 0
-        selects = row.layer.selects
+        # All that stays while queries go through one by one.
+        rest = (
+            item.tile * row.tile,
+            row.tile,
+            item.drops,
+            item.again,
+            early,
+            slot,
+            self._fetcher.beats,
+            begin,
+            end,
+            transactions,
+            vectors,
+            at,
+            row.streams,
+            1 if item.tile else 0,
+            spill,
+            row.layer.selects,
+        )
+        if not self._tracks.on:
+            self._select_queries(query, scored, *rest)
+            return
 
         def select(first: int, last: int) -> int:
-            self._select_queries(
-                *self._arrays,
-                first,
-                last,
-                item.tile * row.tile,
-                row.tile,
-                item.drops,
-                item.again,
-                early,
-                slot,
-                self._fetcher.beats,
-                begin,
-                end,
-                transactions,
-                vectors,
-                at,
-                row.streams,
-                rescaling,
-                spill,
-                selects,
-            )
+            self._select_queries(first, last, *rest)
             return last
 
-        if self._tracks.on:
-            self._tracks.queries(select, query, scored, item_code(row.index, SCORES))
-        else:
-            select(query, scored)
+        self._tracks.queries(select, query, scored, item_code(row.index, SCORES))
 
     def _spill(self, row: Row) -> int:
         """Cycles in which a partial result of a query goes out and comes back."""

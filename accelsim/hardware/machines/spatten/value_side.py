@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import simpy
@@ -19,15 +20,17 @@ from accelsim.hardware.machines.spatten.order import LayerOrder
 from accelsim.hardware.machines.spatten.plan import Plan
 from accelsim.hardware.machines.spatten.requests import Requests
 from accelsim.hardware.machines.spatten.tracks import Tracks
-from accelsim.hardware.simulation import Milestone, Module, Stream
+from accelsim.hardware.simulation import Clock, Milestone, Module, Stream
 from accelsim.hardware.simulation._module import Following, Process
 from accelsim.hardware.timeline import VALUES, Recorder, item_code
 from accelsim.jit import direct
 
 VALUES_TO_FETCH = 5
 """From the value fork to the address FIFOs (release, section 2.14)."""
+_LEAVES = VALUES_TO_FETCH - FORK_TO_FETCH
+"""Cycles until a request is as far from the fetcher as one that leaves the key fork."""
 _AFTER_KEYS = EventPriority(2)
-"""Priority of SimPy events that come after all others of their cycle."""
+"""Priority of what comes after all else of its cycle: keys go first."""
 _WHOLE_ROW = 1 << 40
 """Tile of a query whose keys are all in one."""
 
@@ -56,7 +59,7 @@ class ValueFork(Module):
 
     def __init__(
         self,
-        env: simpy.Environment,
+        env: Clock,
         plan: Plan,
         requests: Requests,
         fetcher: MatrixFetcher,
@@ -67,6 +70,7 @@ class ValueFork(Module):
         recorder: Recorder | None,
     ) -> None:
         super().__init__(env, "value_fork", recorder)
+        self._clock = env
         self._requests, self._fetcher = requests, fetcher
         self._early, self._kept_rows, self._tiles = early, kept_rows, tiles
         self._slotless = slotless
@@ -80,7 +84,7 @@ class ValueFork(Module):
 
     def run(self) -> Process:
         """Ask for the values of early rows, as far as the buffer has room."""
-        env, returned = self.env, self.buffer.returned
+        env, returned = self._clock, self.buffer.returned
         while True:
             if not self._early.items:
                 yield self._early.filled()
@@ -99,7 +103,10 @@ class ValueFork(Module):
             self.buffer.allocate(values.lines)
             # A late row before it may have taken its slot ahead of time.
             yield from self.sleep_until(self.buffer.since)
-            yield self._leaving(int(env.now))
+            left = env.event()
+            left._ok, left._value = True, None
+            env.schedule(left, priority=_AFTER_KEYS, delay=_LEAVES)
+            yield left
             self._ask(values)
             values.filtered.announce(0)
 
@@ -118,25 +125,33 @@ class ValueFork(Module):
                 self.ask_late(values)
             row.slotted.announce(kept)
 
-    def has_room(self, values: Values) -> bool:
-        """Whether a tile finds lines without waiting for a release."""
-        return self.buffer.fits(values.lines)
-
     @property
     def weighs_late(self) -> bool:
         """Whether the weighted sum of a late row is not known yet."""
         return bool(self._unweighed) and not self._unweighed[-1].weighed.known
 
-    def take_slot(self, values: Values) -> Knowing:
-        """Lines of the value buffer for a tile, ahead of time; not for one that has them."""
+    def find_slot(self, values: Values) -> bool:
+        """Lines of the value buffer for a tile, ahead of time, if enough releases are known.
+
+        Returns:
+            Whether it has them.
+        """
         if values.slot is not None:
-            return
-        values.slot = yield from self.buffer.reserve(values.lines)
+            return True
+        values.slot = self.buffer.reserve(values.lines)
+        if values.slot is None:
+            return False
         if values in self._slotless:
             self._slotless.remove(values)
             if self._slot_taken is not None:
                 waiting, self._slot_taken = self._slot_taken, None
                 waiting.succeed()
+        return True
+
+    def take_slot(self, values: Values) -> Knowing:
+        """Wait until enough releases are known for :meth:`find_slot`."""
+        while not self.find_slot(values):
+            yield self.buffer.returned
 
     def ask_late(self, item: Values | Again) -> None:
         """Ask for a tile in the cycle in which it is ready and has its slot.
@@ -146,9 +161,7 @@ class ValueFork(Module):
         slot = item.slot if isinstance(item, Values) else item.values.slot
         item.ready = max(item.ready, slot or 0)
         self._unweighed.append(item)
-        event = self._leaving(item.ready)
-        assert event.callbacks is not None
-        event.callbacks.append(lambda _: self._leave_late(item))
+        self._clock.call(item.ready + _LEAVES, lambda _: self._leave_late(item), _AFTER_KEYS)
 
     def await_early(self, values: Values) -> Knowing:
         """Until it is known when the values of an early row are there, and the weighted sum of all
@@ -163,15 +176,6 @@ class ValueFork(Module):
         """Give the lines of a tile back from a cycle on."""
         self.buffer.release(values.lines, cycle)
 
-    def _leaving(self, cycle: int) -> simpy.Event:
-        """The event in which a request is as far from the fetcher as one that leaves the key fork;
-        keys go first."""
-        event = self.env.event()
-        event._ok, event._value = True, None
-        delay = max(cycle + VALUES_TO_FETCH - FORK_TO_FETCH - int(self.env.now), 0)
-        self.env.schedule(event, priority=_AFTER_KEYS, delay=delay)
-        return event
-
     def _leave_late(self, item: Values | Again) -> None:
         if isinstance(item, Values):
             self._ask(item)
@@ -179,12 +183,12 @@ class ValueFork(Module):
 
     def _ask(self, values: Values) -> None:
         # One matrix a cycle.
-        now = self._asked = max(int(self.env.now), self._asked + 1)
+        now = self._asked = max(self._clock.now, self._asked + 1)
         self.item = code = item_code(values.row.index, VALUES)
-        values.matrix = matrix = Matrix(self.env, code, now)
-        transactions = self._requests.values(values)
-        matrix.transactions = len(transactions)
-        self._fetcher.ask(matrix, transactions, now + FORK_TO_FETCH, values.spread)
+        values.matrix = matrix = Matrix(self._clock, code, now)
+        matrix.transactions = count = self._requests.values(values)
+        written = self._requests.written
+        self._fetcher.ask(matrix, written, count, now + FORK_TO_FETCH, values.spread)
         self.operations += 1
         self.worked(now, 1)
 
@@ -214,20 +218,23 @@ class WeightedSumUnit:
     ) -> None:
         self._plan, self._order, self._tracks = plan, order, tracks
         self._tiles, self._fork = tiles, fork
-        self._states: tuple[Any, Any] = weighted_sum.state, fetcher.beats
-        self._weigh_queries = direct(
-            pipeline.weigh_late, *self._states, *plan.queries, plan.times, plan.times
-        )
+        self._sums = weighted_sum.state
+        states: tuple[Any, ...] = weighted_sum.state, fetcher.beats, *plan.queries
+        weigh = direct(pipeline.weigh_late, *states, plan.times, plan.times)
+        self._weigh_queries: Callable[..., int] = functools.partial(weigh, *states)
 
     def run(self) -> Following:
         """Multiply tile after tile."""
         while True:
-            yield self._tiles
+            if not self._tiles.items:
+                yield self._tiles
             item = self._tiles.pop()
             again = isinstance(item, Again)
             values = item.values if isinstance(item, Again) else item
-            yield values.matrix
-            yield values.filtered
+            if not values.matrix.known:
+                yield values.matrix
+            if not values.filtered.known:
+                yield values.filtered
             row = values.row
             # Queries of the LSB pass come on their own, if the others did not wait for them.
             which = 1 if again else (0 if values.phases == 1 else 2)
@@ -246,11 +253,9 @@ class WeightedSumUnit:
         row, plan, matrix = values.row, self._plan, values.matrix
         first, last = row.first, row.last
         if plan.mixed:
-            self._states[0]["scores"] = row.scores
+            self._sums["scores"] = row.scores
         part, parts = (values.tile, row.value_tiles) if row.two_pass else (0, 0)
         return self._weigh_queries(
-            *self._states,
-            *plan.queries,
             plan.times[first:last] if values.given is None else values.given,
             plan.times,
             first,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -198,7 +199,14 @@ class AttentionShape:
 
     @classmethod
     def from_trace(cls, trace: AttentionTrace) -> AttentionShape:
-        """The dense attention of the recorded run: a decoded token reads the keys that it sees."""
+        """The dense attention of the recorded run: a decoded token reads the keys that it sees.
+
+        Sequences of a batch run in the same calls. Those of other lengths count as many of one: of
+        a prompt the root mean square, of a decoded token the mean, rounded up, as query-key pairs
+        go; calls of layers that the sequences do not share in the same way follow one another.
+        """
+        if trace.further:
+            return _together([cls.from_trace(sequence) for sequence in trace.sequences])
         parts = []
         for stack in trace.stacks():
             shapes: dict[object, list[int]] = {}
@@ -293,3 +301,54 @@ def _seen(trace: AttentionTrace, index: int, positions: NDArray[np.int64], conte
         )
     end = np.minimum(mask.end(positions, trace.layer(index).keys), context)
     return int((end - mask.first(positions)).sum())
+
+
+def _together(shapes: Sequence[AttentionShape]) -> AttentionShape:
+    """Sequences in one batch: their calls step by step, each with as many as are still there."""
+    if len(set(shapes)) == 1:
+        parts = [replace(part, sequences=len(shapes)) for part in shapes[0].parts]
+        return replace(parts[0], beside=tuple(parts[1:]))
+    if not _in_step(shapes):
+        parts = [part for shape in shapes for part in shape.parts]
+        return replace(parts[0], beside=tuple(parts[1:]))
+    merged: list[AttentionShape] = []
+    for same in zip(*(shape.parts for shape in shapes), strict=True):
+        longest = max(same, key=lambda part: len(part.calls))
+        running: dict[int, list[Call]] = {}
+        for place in range(len(longest.calls)):
+            there = [part.calls[place] for part in same if place < len(part.calls)]
+            running.setdefault(len(there), []).append(_mean_call(there))
+        merged += [
+            replace(longest, calls=tuple(calls), sequences=count)
+            for count, calls in running.items()
+        ]
+    return replace(merged[0], beside=tuple(merged[1:]))
+
+
+def _in_step(shapes: Sequence[AttentionShape]) -> bool:
+    """Whether the sequences make the same calls, but for lengths, until some of them end."""
+    if len({len(shape.parts) for shape in shapes}) > 1:
+        return False
+    for same in zip(*(shape.parts for shape in shapes), strict=True):
+        kinds = [[(c.count, c.causal, c.queries == 1) for c in part.calls] for part in same]
+        longest = max(kinds, key=len)
+        if any(longest[: len(own)] != own for own in kinds):
+            return False
+    return True
+
+
+def _mean_call(calls: Sequence[Call]) -> Call:
+    """One call that stands for each of several of one step and of the same layers."""
+
+    def typical(values: list[int], root: bool = False) -> int:
+        mean = sum(value * value if root else value for value in values) / len(values)
+        return math.ceil(math.sqrt(mean) if root else mean)
+
+    first = calls[0]
+    prompt = first.queries > 1
+    return replace(
+        first,
+        queries=typical([call.queries for call in calls], prompt),
+        context=typical([call.context for call in calls], prompt),
+        hidden=typical([call.hidden for call in calls]),
+    )

@@ -21,8 +21,14 @@ if TYPE_CHECKING:
 
 @click.command("capture")
 @click.argument("model")
-@click.option("--text", help="The prompt.")
-@click.option("--text-file", metavar="FILE", help="A file with the prompt, UTF-8.")
+@click.option("--text", "texts", multiple=True, help="The prompt (repeatable: see below).")
+@click.option(
+    "--text-file",
+    "text_files",
+    multiple=True,
+    metavar="FILE",
+    help="A file with the prompt, UTF-8 (repeatable).",
+)
 @click.option("--image", multiple=True, metavar="FILE", help="What the model sees (repeatable).")
 @click.option("--audio", metavar="FILE", help="What the model hears, WAV.")
 @click.option("--prefill", type=int, help="Tokens of the prompt to use (default: all).")
@@ -48,16 +54,41 @@ if TYPE_CHECKING:
     help="What runs the model; auto: NumPy where it can.",
 )
 @click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    metavar="NAME",
+    help="Where the model runs, as torch names it: cpu, cuda, cuda:1, mps.",
+)
+@click.option(
+    "--forward-dtype",
+    type=click.Choice(["float64", "float32", "bfloat16", "float16"]),
+    help="Type in which the model runs (default: float64 of the NumPy models, float32 of torch).",
+)
+@click.option(
+    "--weights-memory",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="GB",
+    help="Memory for weights; layers beyond it are read from the file each time they run "
+    "(default: all in memory).",
+)
+@click.option(
     "--hidden",
     metavar="LIST",
     help="Layers of which to record what they are given, too (the policy dart compares it).",
+)
+@click.option(
+    "--importance",
+    metavar="LAYER:T",
+    help="Record score.vflowopt, too: what patches give that receive T times the mean in a layer "
+    "of the vision tower (the policy vflowopt ranks by it).",
 )
 @press_option("whose decisions to record beside the trace")
 @click.option("--out", required=True, metavar="FILE", help="The trace, .safetensors.")
 def command(
     model: str,
-    text: str | None,
-    text_file: str | None,
+    texts: tuple[str, ...],
+    text_files: tuple[str, ...],
     image: tuple[str, ...],
     audio: str | None,
     prefill: int | None,
@@ -66,7 +97,11 @@ def command(
     group: str | None,
     dtype: str,
     backend: str,
+    device: str,
+    forward_dtype: str | None,
+    weights_memory: float | None,
     hidden: str | None,
+    importance: str | None,
     presses: tuple[str, ...],
     out: str,
 ) -> None:
@@ -74,6 +109,9 @@ def command(
 
     MODEL is smollm2 or minilm (weights from a Python package, no torch needed), a .gguf file, or a
     Hugging Face folder or id.
+
+    Several texts are sequences of one batch, of any lengths: a trace of all of them, on which
+    machines run them together, step by step.
 
     With --press, a file of decisions and a policy that replays them lie beside the trace, for each:
     FILE.snapkv-0.5.safetensors and FILE.snapkv-0.5.yaml.
@@ -85,42 +123,61 @@ def command(
       accelsim capture smollm2 --text-file book.txt --prefill 256 --decode 32 --press snapkv:0.5 \\
         --press 'adakv(snapkv):0.5' --out runs/t.safetensors
       accelsim capture ./my-model --text "Once upon a time" --layers 0,3-5 --out t.safetensors
+      accelsim capture ./my-7b --text-file book.txt --layers 0,15,31 --forward-dtype bfloat16 \\
+        --weights-memory 4 --out t.safetensors
+      accelsim capture smollm2 --text-file a.txt --text-file b.txt --decode 8 --out ab.safetensors
       accelsim capture ./my-vlm --image cat.png --text "What is it?" --decode 8 --out t.safetensors
     """
-    from accelsim.traces import check_target, digest_of_file, save_trace
-    from accelsim.traces.capture import capture
+    from accelsim.traces import batch_of, check_target, digest_of_file, save_trace
+    from accelsim.traces.capture import Placement, capture
 
     check_target(out)
+    placement = Placement(device, forward_dtype, weights_memory)
+    if presses and placement != Placement():
+        raise TraceError(
+            "--press: runs the model in float32 on the CPU, whole; expected no --device, "
+            "--forward-dtype or --weights-memory"
+        )
     if presses and (image or audio or group):
         raise TraceError(
             "--press: decides over text alone; expected no --image, --audio or --group"
         )
     recorded = _presses(presses, out, decode, layers)
-    prompt, name = _text(text, text_file, optional=bool(image or audio))
-    chosen = None if layers is None else _layers(layers)
-    with _bar(model) as progress:
-        trace = capture(
-            model,
-            prompt,
-            prefill=prefill,
-            decode=decode,
-            layers=chosen,
-            backend=backend,
-            text_name=name,
-            images=image,
-            audio=audio,
-            group=group,
-            hidden=() if hidden is None else _layers(hidden),
-            progress=progress,
+    prompts = _texts(texts, text_files, optional=bool(image or audio))
+    if len(prompts) > 1 and (presses or image or audio):
+        raise TraceError(
+            f"{len(prompts)} texts: a batch is of texts alone; expected one beside --press, "
+            "--image or --audio"
         )
+    chosen = None if layers is None else _layers(layers)
+    sequences = []
+    with _bar(model) as progress:
+        for prompt, name in prompts:
+            sequences.append(
+                capture(
+                    model,
+                    prompt,
+                    prefill=prefill,
+                    decode=decode,
+                    layers=chosen,
+                    backend=backend,
+                    text_name=name,
+                    images=image,
+                    audio=audio,
+                    group=group,
+                    hidden=() if hidden is None else _layers(hidden),
+                    importance=None if importance is None else _importance(importance),
+                    placement=placement,
+                    progress=progress,
+                )
+            )
+    trace = batch_of(sequences)
     found = _record(model, recorded, trace)
     save_trace(trace, out, dtype)
     for spec, decisions in found:
         _save(spec, replace(decisions, trace_sha256=digest_of_file(Path(out))), out)
-    remark(
-        f"wrote {out}: {trace.num_layers} layers, {trace.prefill_tokens} + {trace.decode_tokens} "
-        "tokens"
-    )
+    lengths = ", ".join(f"{own.prefill_tokens} + {own.decode_tokens}" for own in trace.sequences)
+    remark(f"wrote {out}: {trace.num_layers} layers, {lengths} tokens")
 
 
 def _beside(out: str, spec: PressSpec) -> Path:
@@ -186,15 +243,17 @@ def _save(spec: PressSpec, decisions: Decisions, out: str) -> None:
     remark(f"wrote {path}: {spec} keeps {kept}; --policy {path.with_suffix('.yaml')} replays it")
 
 
-def _text(text: str | None, text_file: str | None, optional: bool) -> tuple[str, str]:
+def _texts(
+    texts: tuple[str, ...], text_files: tuple[str, ...], optional: bool
+) -> list[tuple[str, str]]:
+    """Prompts, and what each is called."""
     from accelsim.files import read_text
 
-    both = text is not None and text_file is not None
-    if both or (text is None and text_file is None and not optional):
-        raise TraceError("expected one of --text and --text-file, or --image or --audio")
-    if text_file is None:
-        return text or "", "given on the command line"
-    return read_text(text_file, TraceError), Path(text_file).name
+    if not texts and not text_files and not optional:
+        raise TraceError("expected --text or --text-file, or --image or --audio")
+    found = [(text, "given on the command line") for text in texts]
+    found += [(read_text(name, TraceError), Path(name).name) for name in text_files]
+    return found or [("", "given on the command line")]
 
 
 def _layers(text: str) -> list[int]:
@@ -209,6 +268,17 @@ def _layers(text: str) -> list[int]:
             raise TraceError(f"--layers '{text}': the range {part.strip()} is empty")
         chosen.update(range(int(ends[0]), int(ends[1]) + 1))
     return sorted(chosen)
+
+
+def _importance(text: str) -> tuple[int, float]:
+    """Parse ``25:34.76``."""
+    layer, _, times = text.partition(":")
+    try:
+        if layer.isascii() and layer.isdigit() and len(layer) < 6:
+            return int(layer), float(times)
+    except ValueError:
+        pass
+    raise TraceError(f"--importance '{text}': expected a layer and a threshold, as in 25:34.76")
 
 
 @contextmanager

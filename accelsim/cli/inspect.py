@@ -72,6 +72,11 @@ def _facts(trace: AttentionTrace) -> dict[str, Any]:
         facts["token_type"] = {name: count for name, count in found.items() if count}
     if frame is not None:
         facts["frames"] = len(set(frame[frame >= 0].tolist()))
+    if trace.further:
+        names = "prefill_tokens decode_tokens proof_error tokens_sha256 text"
+        facts["sequences"] = [
+            {name: getattr(own, name) for name in names.split()} for own in trace.sequences
+        ]
     if trace.layers:
         facts["layers"] = [
             entry.model_dump(exclude_none=True, exclude_defaults=True) for entry in trace.layers
@@ -85,6 +90,8 @@ def _lines(name: str, value: Any) -> list[str]:
         for index, entry in enumerate(value):
             alike.setdefault(json.dumps(entry)[:_ENTRY_CHARACTERS], []).append(str(index))
         return [f"{', '.join(indexes)}: {text}" for text, indexes in alike.items()]
+    if name == "sequences":
+        return [f"{own['prefill_tokens']} + {own['decode_tokens']} tokens" for own in value]
     if name == "token_type":
         return [", ".join(f"{count} {kind}" for kind, count in value.items())]
     if name == "text":

@@ -75,7 +75,9 @@ _SCORING = (
     "rules",
     multiple=True,
     metavar="NAME",
-    help="Rule to try (repeatable; default: widths, spatten, tova, h2o, streaming_llm).",
+    help="Rule to try (repeatable; default: widths, spatten, tova, h2o, streaming_llm, knorm, "
+    "keydiff, snapkv, those that select once only where there is a prompt). Others: centrality, "
+    "dhsa, ems, expected_attention, quest, scissorhands. An encoder has the first two.",
 )
 @click.option(
     "--beside",

@@ -140,7 +140,8 @@ class Session:
             assert decide is not None
             run = decide(trace, machine)
         shape = AttentionShape.from_trace(trace)
-        return Prepared(run.workload, shape, run.accuracy, run.per_layer)
+        said = {"sequences": len(trace.sequences)} if trace.further else {}
+        return Prepared(run.workload, shape, run.accuracy, run.per_layer, said)
 
     def _on_shape(
         self, setup: Setup, source: ShapeSource, on_stage: Callable[[str], None]

@@ -32,6 +32,7 @@ _STORED: dict[str, dict[str, Any]] = {
 }
 _SELECTIONS: dict[str, dict[str, Any]] = {
     "h2o": {"share": "kv_head"},
+    "quest": {"share": "kv_head"},
     "scissorhands": {"share": "kv_head"},
 }
 """Settings beside the budget: the query heads of a group decide together, because what one of them

@@ -73,7 +73,7 @@ def packed(
 
     Raises:
         ConfigError: a file that is not there, an unknown task, or a model that does not go with the
-            texts.
+            texts or has no positions for them.
     """
     from accelsim.functional.closed_loop import SHIPPED, check_texts, task_names
 
@@ -97,7 +97,29 @@ def packed(
     model = Path(config.model)
     if model.suffix == ".gguf" or model.is_absolute() or config.model.startswith("."):
         found["model"] = path(config.model)
+    _check_positions(config, found["model"], where)
     return json.dumps({"config": found, "files": files}, sort_keys=True)
+
+
+def _check_positions(config: ClosedLoopConfig, model: str, where: str) -> None:
+    """Refuse a length that the model has no positions for: every point would fail on it."""
+    from accelsim.functional.closed_loop import SHIPPED, positions_of
+
+    cut = [text for text in config.text if text != SHIPPED and not text.endswith(".json")]
+    task = config.score != "perplexity"
+    if not task and (config.lee is not None or not cut):
+        return  # nothing is cut to a length that the section names
+    key = "context" if task else "window_tokens"
+    tokens = getattr(config, key)
+    try:
+        positions = positions_of(model)
+    except AccelsimError as error:
+        raise ConfigError(f"{where}: key '{PREFIX}.model': {error}") from None
+    if tokens > positions:
+        raise ConfigError(
+            f"{where}: key '{PREFIX}.{key}' = {tokens}; expected at most {positions} tokens, for "
+            f"which {config.model} has positions"
+        )
 
 
 class Scorer:

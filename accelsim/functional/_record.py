@@ -39,10 +39,12 @@ class StackRecord:
     Args:
         record: of the whole trace.
         layers: number of each layer there.
+        first_head: number of its first KV head: a machine knows no sequences, and keys and values
+            of each sequence of a batch lie in a place of their own.
     """
 
-    def __init__(self, record: Record, layers: Sequence[int]) -> None:
-        self._record, self._layers = record, layers
+    def __init__(self, record: Record, layers: Sequence[int], first_head: int = 0) -> None:
+        self._record, self._layers, self._first_head = record, layers, first_head
 
     def add(
         self,
@@ -56,6 +58,7 @@ class StackRecord:
         """See :meth:`Record.add`."""
         step, layer, context = place
         there = (step, self._layers[layer], context)
+        heads = heads + self._first_head if self._first_head else heads
         self._record.add(there, heads, columns, queries, keys, values)
 
     def count(self, counts: Mapping[str, Sequence[NDArray[np.int64]]]) -> None:

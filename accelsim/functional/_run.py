@@ -28,7 +28,8 @@ def run_policy(
     and up are one query each. The recorded tensors are those of the unpruned model, so the error
     is optimistic in depth. Of a trace with several stacks, the policy prunes the one whose tokens
     the trace counts; an encoder or a tower beside it runs in step 0, under
-    :func:`accelsim.policies.beside`.
+    :func:`accelsim.policies.beside`. Of a batch, each sequence is decided by itself; of each layer
+    of a step the sequences follow one another, with KV heads of their own.
 
     Accuracy compares with dense attention on the recorded tensors, over surviving queries:
     ``relative_output_error`` (Frobenius, pruned heads count as zero output), ``mean_cosine``,
@@ -50,20 +51,24 @@ def run_policy(
         TraceError: the trace holds no tokens, or numbers that are not finite.
         ConfigError: the rule asks the hardware for what its ``needs`` do not declare.
     """
-    check_tokens(trace)
+    for sequence in trace.sequences:
+        check_tokens(sequence)
     explain = why_not(policy, trace)
     if explain:
         raise TraceError(f"{trace.path}: {explain}")
     record = Record(trace, indices)
     ratios: dict[int, Callable[[dict[str, float]], float]] = {}
-    for stack in trace.stacks():
-        here = beside(policy) if stack.aside else policy
-        rule = _rule(stack, here, seed, observe)
-        visit(stack.trace, rule, StackRecord(record, stack.layers))
-        ratios |= {
-            layer: functools.partial(rule.keep_ratio, index)
-            for index, layer in enumerate(stack.layers)
-        }
+    heads = max(trace.layer(layer).kv_heads for layer in range(trace.num_layers))
+    for number, sequence in enumerate(trace.sequences):
+        for stack in sequence.stacks():
+            here = beside(policy) if stack.aside else policy
+            rule = _rule(stack, here, seed, observe)
+            visit(stack.trace, rule, StackRecord(record, stack.layers, number * heads))
+            # Schedules are of the policy, and figures of all sequences.
+            ratios |= {
+                layer: functools.partial(rule.keep_ratio, index)
+                for index, layer in enumerate(stack.layers)
+            }
     return record.result(lambda layer, figures: ratios[layer](figures))
 
 

@@ -105,6 +105,7 @@ def verify_fixed_point(
     Raises:
         AccelsimError: a trace or policy that the datapath cannot take.
     """
+    trace.alone("the fixed-point datapath")
     for layer in range(trace.num_layers):
         cap = trace.layer(layer).softcap
         if cap is not None and cap > fp.MAX_SOFTCAP:

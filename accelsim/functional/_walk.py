@@ -56,7 +56,7 @@ def walk(trace: AttentionTrace, rule: OpenLoopRule, indices: bool = True) -> Pol
         rule: what decides.
         indices: record the token indexes of fetched keys and values in the workload.
     """
-    record = Record(trace, indices)
+    record = Record(trace.alone("a rule of a machine"), indices)
     visit(trace, rule, record)
     return record.result(rule.keep_ratio)
 

@@ -244,8 +244,18 @@ def why_not(policy: Policy, trace: AttentionTrace) -> str:
     """Say why a policy does not apply to a trace, or return an empty string.
 
     Policies of the cache need a causal model that decodes; encoder policies need an encoder. Of
-    several stacks, the policy holds in the one whose tokens the trace counts (:func:`beside`).
+    several stacks, the policy holds in the one whose tokens the trace counts (:func:`beside`). Of a
+    batch, it must apply to every sequence.
     """
+    for sequence in trace.sequences:
+        explain = _why_not_one(policy, sequence)
+        if explain:
+            return explain
+    return ""
+
+
+def _why_not_one(policy: Policy, trace: AttentionTrace) -> str:
+    """The same of one sequence."""
     stacks = trace.stacks()
     if not any(stack.aside for stack in stacks):
         return _why_not(policy, trace)

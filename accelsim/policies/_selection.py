@@ -163,8 +163,9 @@ class Budgeted(SelectionPart):
         named = [n for n in type(self).model_fields if n.startswith("budget_")]
         given = [name for name in named if getattr(self, name) is not None]
         if len(given) != 1:
+            told = f"given: {', '.join(given)}; null takes one away" if given else "given: none"
             raise ValueError(
-                "give one of 'budget_tokens' and 'budget_fraction', or one ..._by_layer"
+                f"give one of 'budget_tokens' and 'budget_fraction', or one ..._by_layer ({told})"
             )
         if self.taper and given[0].endswith("_by_layer"):
             raise ValueError("'taper' goes with 'budget_tokens' or 'budget_fraction'")

@@ -57,8 +57,9 @@ class _Cascade(Selector):
 
     def updates(self, block: Block, decision: Decision) -> NDArray[np.int64]:
         """Accumulators of tokens touched, [kv_heads, rows]."""
-        some = self.accumulates(self.stage(block))
-        return updates_by_kv_head(decision.kept, self.shape.at(block.layer)) * int(some)
+        some, hidden = self.accumulates(self.stage(block)), block.look.hidden
+        seen = decision.kept if hidden is None else decision.kept & ~hidden
+        return updates_by_kv_head(seen, self.shape.at(block.layer)) * int(some)
 
     def seed_of(self, layer: int, context: int) -> int:
         """Seed of the pivots of one selection."""

@@ -22,6 +22,7 @@ from accelsim.traces._file import (
 )
 from accelsim.traces._layers import Bias, Group, Indexer, Layer, LayerEntry, Mask
 from accelsim.traces._schema import header_schema
+from accelsim.traces._sequences import batch_of
 from accelsim.traces._shipped import trace_names, trace_path
 from accelsim.traces._skew import LayerSkew, layer_skew
 from accelsim.traces._stacks import Stack
@@ -70,6 +71,7 @@ __all__ = [
     "MemoryTensors",
     "SelectionCost",
     "Stack",
+    "batch_of",
     "check_target",
     "dense_rows",
     "digest_of_file",

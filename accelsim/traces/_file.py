@@ -6,6 +6,7 @@ file can get wrong is reported with its path, the tensor or metadata key, and wh
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from accelsim import files
 from accelsim.errors import TraceError, did_you_mean
 from accelsim.traces._layers import INDEX, LayerEntry, check_layer, read_layers, write_layers
+from accelsim.traces._sequences import SequenceTensors, prefix, read_sequences, write_sequences
 from accelsim.traces._shipped import trace_names, trace_path
 from accelsim.traces._trace import IMAGE, SCHEMA, SCHEMA_2, SCORE, TOKEN_TYPES, AttentionTrace
 
@@ -151,7 +153,11 @@ def load_trace(path: str | Path) -> AttentionTrace:
     paths = _shards(path) if path.name.endswith(".index.json") else [path]
     tensors = MappedTensors(paths)
     trace = _from_metadata(path, tensors)
-    _check_tensors(path, trace, tensors)
+    _check_tensors(str(path), trace, tensors)
+    if trace.further:
+        for number, other in enumerate(trace.further, 1):
+            _check_tensors(other.path, other, SequenceTensors(tensors, number))
+        _check_prefixes(path, tensors.names(), len(trace.further))
     return trace
 
 
@@ -161,6 +167,12 @@ def validate_trace(trace: AttentionTrace, on_layer: Callable[[int], None] = lamb
     Raises:
         TraceError: names the first tensor with NaN or infinity, and where.
     """
+    for sequence in trace.sequences:
+        _validate(sequence, on_layer)
+
+
+def _validate(trace: AttentionTrace, on_layer: Callable[[int], None]) -> None:
+    """Check one sequence."""
     for layer in range(trace.num_layers):
         own = trace.layer(layer)
         index = () if own.indexer is None else tuple(own.indexer.tensors(own.tokens))
@@ -256,10 +268,10 @@ def save_trace(trace: AttentionTrace, path: str | Path, dtype: Any = np.float16)
     from safetensors.numpy import save
 
     path = Path(path)
-    beside = [name for name, _ in trace.beside()]
+    beside = any(True for _ in trace.beside())
     first = trace.plain and trace.token_type is None and not trace.scores and not beside
     metadata = {
-        "accelsim.schema": SCHEMA if first else SCHEMA_2,
+        "accelsim.schema": SCHEMA if first and not trace.further else SCHEMA_2,
         "model": trace.model,
         "source": trace.source,
         "tokens_sha256": trace.tokens_sha256,
@@ -279,6 +291,19 @@ def save_trace(trace: AttentionTrace, path: str | Path, dtype: Any = np.float16)
     if trace.proof_error is not None:
         # Two digits: the others depend on the machine.
         metadata["proof_error"] = f"{trace.proof_error:.1e}"
+    if trace.further:
+        metadata["sequences"] = write_sequences(trace)
+    tensors: dict[str, NDArray[Any]] = {}
+    for number, sequence in enumerate(trace.sequences):
+        own = _stored(sequence, path, dtype)
+        tensors |= {prefix(number) + name: tensor for name, tensor in own.items()}
+    payload = canonical(save(tensors, metadata))
+    with files.whole_file(path, TraceError) as stream:
+        stream.write(payload)
+
+
+def _stored(trace: AttentionTrace, path: Path, dtype: Any) -> dict[str, NDArray[Any]]:
+    """Tensors of one sequence, as they are written."""
     tensors: dict[str, NDArray[Any]] = {}
     for name, shape in trace.expected_shapes():
         kind = np.uint8 if name.endswith(".mask") else dtype
@@ -291,7 +316,7 @@ def save_trace(trace: AttentionTrace, path: str | Path, dtype: Any = np.float16)
         own = getattr(trace, name)
         if own is not None:
             tensors[name] = np.ascontiguousarray(own)
-    for name in beside:
+    for name, _ in trace.beside():
         # Ratios of norms and probabilities of little bytes are kept as they are.
         kind = dtype if name == "embedding" or name.endswith(".hidden") else np.float32
         with np.errstate(over="ignore"):
@@ -300,9 +325,7 @@ def save_trace(trace: AttentionTrace, path: str | Path, dtype: Any = np.float16)
             raise TraceError(f"{path}: tensor '{name}': expected finite {np.dtype(kind)}")
     for name, score in trace.scores.items():
         tensors[SCORE + name] = np.ascontiguousarray(score)
-    payload = canonical(save(tensors, metadata))
-    with files.whole_file(path, TraceError) as stream:
-        stream.write(payload)
+    return tensors
 
 
 def digest_of_file(path: Path) -> str:
@@ -495,6 +518,8 @@ def _from_metadata(path: Path, tensors: MappedTensors) -> AttentionTrace:
             f"{path}: num_query_heads ({trace.num_query_heads}) is not a multiple of num_kv_heads "
             f"({trace.num_kv_heads})"
         )
+    if meta["accelsim.schema"] == SCHEMA_2 and "sequences" in meta:
+        trace = dataclasses.replace(trace, further=read_sequences(meta["sequences"], trace))
     return trace
 
 
@@ -507,7 +532,19 @@ def _names_policy(text: str) -> bool:
     return False
 
 
-def _check_tensors(path: Path, trace: AttentionTrace, tensors: MappedTensors) -> None:
+def _check_prefixes(path: Path, names: set[str], further: int) -> None:
+    """Refuse tensors of a sequence that the header does not count."""
+    for name in sorted(names):
+        number = name.split(".")[1] if name.startswith("sequence.") else "1"
+        if not (number.isdigit() and 1 <= int(number[:9]) <= further):
+            raise TraceError(
+                f"{path}: tensor '{name[:80]}': metadata 'sequences' has {further} entries"
+            )
+
+
+def _check_tensors(
+    path: str, trace: AttentionTrace, tensors: MappedTensors | SequenceTensors
+) -> None:
     names = tensors.names()
     for layer, entry in enumerate(trace.layers):
         place = f"{path}: metadata 'layers': layer {layer}"

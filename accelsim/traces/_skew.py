@@ -35,20 +35,22 @@ class LayerSkew:
 
 
 def layer_skew(trace: AttentionTrace, layer: int) -> LayerSkew:
-    """Return the skew of one layer.
+    """Return the skew of one layer, over all sequences of a batch.
 
     Raises:
         TraceError: a layer that the trace does not hold.
     """
     top = flat = first = 0.0
-    for rows in dense_rows(trace, layer):
-        counts = np.ceil(TOP_SHARE * rows.seen.sum(axis=1)).astype(np.int64)
-        ordered = -np.sort(-rows.probabilities, axis=2)
-        masses = np.cumsum(ordered, axis=2)
-        top += float(masses[:, np.arange(len(counts)), counts - 1].sum())
-        flat += float((ordered[..., 0] < FLAT_BELOW).sum())
-        if rows.first == 0:
-            first += float(rows.probabilities[..., 0].sum())
-    own = trace.layer(layer)
-    total = own.query_heads * own.tokens
+    total = 0
+    for sequence in trace.sequences:
+        for rows in dense_rows(sequence, layer):
+            counts = np.ceil(TOP_SHARE * rows.seen.sum(axis=1)).astype(np.int64)
+            ordered = -np.sort(-rows.probabilities, axis=2)
+            masses = np.cumsum(ordered, axis=2)
+            top += float(masses[:, np.arange(len(counts)), counts - 1].sum())
+            flat += float((ordered[..., 0] < FLAT_BELOW).sum())
+            if rows.first == 0:
+                first += float(rows.probabilities[..., 0].sum())
+        own = sequence.layer(layer)
+        total += own.query_heads * own.tokens
     return LayerSkew(layer, top / total, flat / total, first / total)

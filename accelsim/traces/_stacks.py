@@ -140,6 +140,7 @@ def _stack(
         layers=tuple(entries),
         tensors=StackTensors(trace.tensors, tuple(layers), not aside),
         tokens_sha256="" if aside else trace.tokens_sha256,
+        further=(),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
@@ -109,6 +109,8 @@ class AttentionTrace:
             attention computed from this trace and what the model's own returned; ``None`` where
             the trace was not proven.
         path: the file, for messages.
+        further: other sequences that ran in one batch with this one, of the same model; each has
+            tokens and tensors of its own, and none of these.
     """
 
     model: str
@@ -128,6 +130,28 @@ class AttentionTrace:
     layers: tuple[LayerEntry, ...] = ()
     proof_error: float | None = None
     path: str = "(in memory)"
+    further: tuple[AttentionTrace, ...] = field(default=(), repr=False)
+
+    @property
+    def sequences(self) -> tuple[AttentionTrace, ...]:
+        """Every sequence of the batch, each as a trace of its own; of most traces one."""
+        return (replace(self, further=()), *self.further) if self.further else (self,)
+
+    def alone(self, for_what: str) -> AttentionTrace:
+        """Return the trace.
+
+        Args:
+            for_what: what takes one sequence, for the error.
+
+        Raises:
+            TraceError: it is of several sequences.
+        """
+        if self.further:
+            raise TraceError(
+                f"{self.path}: is a batch of {len(self.sequences)} sequences; expected one, for "
+                f"{for_what}"
+            )
+        return self
 
     @property
     def tokens(self) -> int:
@@ -234,6 +258,7 @@ class AttentionTrace:
         Raises:
             TraceError: no such stack.
         """
+        self.alone("one group")
         found = [stack for stack in self.stacks() if stack.name == name]
         if len(found) != 1:
             there = ", ".join(dict.fromkeys(stack.name for stack in self.stacks()))

@@ -51,3 +51,46 @@ def test_minilm(tmp_path):
     trace = load_trace(out)
     assert (trace.num_layers, trace.tokens) == (3, 4)
     assert trace.token_ids[-1] == 102
+
+
+@pytest.fixture
+def tiny_model(tiny_llama):
+    """A small Llama that reads the words a and b."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder = tiny_llama(32, 64)
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def test_placement(accelsim, tiny_model, tmp_path):
+    out = tmp_path / "t.safetensors"
+    own = ["capture", tiny_model, "--text", "a b a", "--decode", "2", "--out", out]
+    accelsim(*own, "--forward-dtype", "bfloat16", "--weights-memory", "0.00002")
+    assert "bfloat16" in load_trace(out).source
+    before = out.read_bytes()
+    for words in (["--weights-memory", "0"], ["--weights-memory", "nan"], ["--device", "nowhere"]):
+        accelsim(*own, *words, status=2)
+    accelsim(*own, "--press", "knorm:0.5", "--forward-dtype", "float32", status=2)
+    assert out.read_bytes() == before
+
+
+def test_several_texts_are_a_batch(accelsim, tiny_model, tmp_path):
+    out, file = tmp_path / "t.safetensors", tmp_path / "b.txt"
+    file.write_text("a b b a", encoding="utf-8")
+    own = ["capture", tiny_model, "--text", "a b a", "--text", "b", "--text-file", file]
+    done = accelsim(*own, "--decode", "2", "--out", out)
+    assert "3 layers, 3 + 2, 1 + 2, 4 + 2 tokens" in done.err
+    trace = load_trace(out)
+    assert [t.prefill_tokens for t in trace.sequences] == [3, 1, 4]
+    assert max(t.proof_error for t in trace.sequences) < 1e-5
+    shown = accelsim("inspect", out, "--json", "-").document("accelsim.inspect/1")
+    assert [t["text"] for t in shown["trace"]["sequences"]] == ["a b a", "b", "a b b a"]
+    assert "4 + 2 tokens" in accelsim("inspect", out).out
+    single = tmp_path / "one.safetensors"
+    accelsim("capture", tiny_model, "--text", "a b a", "--decode", "2", "--out", single)
+    assert load_trace(single).tokens_sha256 == trace.tokens_sha256
+    accelsim(*own, "--decode", "1", "--press", "knorm:0.5", "--out", out, status=2)
+    accelsim("verify", out, "--policy", "static-8", status=2)

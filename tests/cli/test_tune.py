@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from accelsim.errors import AccelsimError
+from accelsim.exploration._tune_space import families
 from accelsim.functional import run_policy
 from accelsim.policies import load_policy
 from accelsim.traces import load_trace
@@ -52,3 +54,16 @@ def test_refusals(
     refused = accelsim("tune", tiny_trace, *words, "--out", out, status=2)
     assert message in refused.err
     assert not out.exists()
+
+
+def test_help_names_the_rules_that_are_tried(accelsim: Callable[..., Any]) -> None:
+    # Written out there: what it is made from takes too long to import for a help text.
+    shown = " ".join(accelsim("tune", "--help").out.split())
+    tried = list(dict.fromkeys(f.rule for f in families([], causal=True, tokens=64, prompt=True)))
+    assert f"default: {', '.join(tried)}, those" in shown
+    with pytest.raises(AccelsimError, match="expected one of widths, spatten, ") as refused:
+        families(["lasso"], causal=True, tokens=64, prompt=True)
+    known = str(refused.value).partition("one of ")[2].split(", ")
+    others = [rule for rule in known if rule not in tried]
+    assert f"Others: {', '.join(others)}. An encoder has the first two." in shown
+    assert [f.rule for f in families([], causal=False, tokens=64)] == tried[:2]

@@ -149,19 +149,30 @@ def test_a_policy_that_cannot_run_inside_fails_alone(folder: Path, tmp_path: Pat
         ({"model": "./gone"}, "./gone: no such file"),
         ({"windows": 0}, "closed_loop.windows"),
         ({"contxt": 3}, "did you mean 'context'"),
+        (
+            {"score": "needle", "text": ["words.txt"], "context": 65},
+            "key 'closed_loop.context' = 65; expected at most 64 tokens, for which ./ has",
+        ),
+        (
+            {"text": ["words.txt"], "window_tokens": 100},
+            "key 'closed_loop.window_tokens' = 100; expected at most 64 tokens",
+        ),
+        ({"score": "needle", "text": ["words.txt"], "model": "./words.txt"}, "closed_loop.model"),
     ],
 )
 def test_what_cannot_be_scored_is_refused_before_anything_runs(
     folder: Path, tmp_path: Path, section: dict[str, Any], message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    file = write(folder, closed_loop=section)
-    with pytest.raises(SystemExit) as stopped:
-        main(["sweep", str(file), "--out", str(tmp_path / "store")])
-    assert stopped.value.code == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert str(file) in error
+    (folder / "words.txt").write_text("A city has a number. " * 50)
+    for verb in ("sweep", "search"):
+        file = write(folder, closed_loop=section, kind=verb)
+        with pytest.raises(SystemExit) as stopped:
+            main([verb, str(file), "--out", str(tmp_path / "store")])
+        assert stopped.value.code == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert str(file) in error
 
 
 def test_metrics_of_a_model_need_one(folder: Path, tmp_path: Path) -> None:

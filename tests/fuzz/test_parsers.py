@@ -41,6 +41,7 @@ from accelsim.traces import (
     Mask,
     MemoryTensors,
     SelectionCost,
+    batch_of,
     layer_decisions,
     load_decisions,
     load_trace,
@@ -200,7 +201,11 @@ def test_traces(tmp_path: Path) -> None:
     tensors["vision.layer.0.cls"] = np.ones((2, 1), dtype=np.float32)
     save_trace(replace(trace, tensors=MemoryTensors(tensors)), small)
     parse_trace(small)
-    seeds = [(tmp_path / "one.safetensors").read_bytes(), mixed, small.read_bytes()]
+    batch = tmp_path / "batch.safetensors"
+    sizes = {"num_layers": 2, "head_dim": 4, "decode_tokens": 1}
+    save_trace(batch_of([synthetic_trace(prefill_tokens=n, **sizes) for n in (3, 2, 4)]), batch)
+    seeds = [path.read_bytes() for path in (tmp_path / "one.safetensors", small, batch)]
+    seeds.insert(1, mixed)
     fuzz(tmp_path / "t.safetensors", seeds, INPUTS["trace"], parse_trace)
 
 

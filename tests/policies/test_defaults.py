@@ -49,9 +49,13 @@ SELECTIONS: dict[str, dict[str, Any]] = {
         **CACHE, "share": "query_head", "recent_fraction": 0.5, "history": 32, "drop": 8
     },
     "snapkv": {**CACHE, "share": "query_head", "window": 32, "kernel": 5, "pooling": "mean"},
-    "sparse_vlm": {"min_keys": 0, "layers": (2, 6, 15), "keep": (0.5209, 0.3473, 0.191)},
+    "sparse_vlm": {
+        "min_keys": 0, "layers": (2, 6, 15), "keep": (0.5209, 0.3473, 0.191), "recycle": False
+    },
     "streaming_llm": {**CACHE, "share": "layer", "sinks": 4},
-    "todre": {"min_keys": 0, "layers": (0,), "keep": (0.1,)},
+    "todre": {
+        "min_keys": 0, "layers": (0,), "keep": (0.1,), "pivot": "cls", "threshold": 0.1
+    },
     "tova": {**CACHE, "share": "layer", "recent_tokens": 0},
     "transprune": {
         "min_keys": 0, "score": "transition", "layers": (7, 9, 12), "keep": (0.875, 0.625, 0.125),

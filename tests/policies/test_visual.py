@@ -6,14 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
-from deciding import Sequence, best, sequence
+from deciding import Sequence, best, masked, sequence
+from hypothesis import given as given_by
+from hypothesis import settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from accelsim.errors import TraceError
 from accelsim.functional import run_policy
 from accelsim.policies import Policy, load_policy, why_closed_loop_not, why_not
+from accelsim.policies.selections.sparse_vlm import SparseVLM
+from accelsim.policies.selections.todre import ToDRE
+from accelsim.policies.selections.visual_score import VisualScore
 from accelsim.traces import (
     IMAGE,
     SYSTEM,
@@ -97,6 +104,30 @@ def least_alike(at: Sequence, images: list[int], count: int) -> set[int]:
     return set(chosen)
 
 
+def shares(at: Sequence, layer: int, alive: list[int]) -> tuple[float, float]:
+    """ToDRE, equation 8: of what texts give, the part of images, and the other way round."""
+    kinds = at.shape.token_type
+    assert kinds is not None
+    images = [j for j in alive if kinds[j] >= IMAGE]
+    system = [j for j in alive if kinds[j] == SYSTEM]
+    texts = [j for j in alive if kinds[j] == TEXT]
+    if not system:
+        first = int(np.flatnonzero(kinds >= IMAGE)[0])
+        texts = [j for j in texts if j > first]
+        system = [j for j in alive if kinds[j] == TEXT and j < first]
+    if not texts or not images:
+        return 1.0, 1.0  # a part of nothing is below nothing
+    row = {i: at.gives(layer, i, alive).mean(axis=0) for i in images + texts}
+
+    def part(rows: list[int], keys: list[int]) -> float:
+        return float(
+            sum(row[i][j] for i in rows for j in keys)
+            / sum(row[i][j] for i in rows for j in system + images + texts)
+        )
+
+    return part(texts, images), part(images, texts)
+
+
 def unlike_pivots(at: Sequence, layer: int, rule: dict[str, Any], images: list[int]) -> set[int]:
     """DART: pivots, and what each of them takes."""
     found = at.shape.recorded
@@ -129,6 +160,29 @@ def raters(at: Sequence) -> list[int]:
     return [i for i, weight in zip(QUESTION, given, strict=True) if weight > given.mean()]
 
 
+def rated(at: Sequence, layer: int, rule: dict[str, Any], alive: list[int]) -> NDArray[Any]:
+    """SparseVLM: what the raters give; its second version corrects it, and asks some heads."""
+    own = {i: at.gives(layer, i, alive) for i in raters(at)}
+    if "rope_base" in rule:
+        half = at.shape.head_dim // 2
+
+        def turned(position: int) -> NDArray[Any]:
+            found = np.ones(2 * half)
+            for pair in range(half):
+                angle = position / rule["rope_base"] ** (pair / half)
+                found[pair] = np.cos(angle) - np.sin(angle)
+                found[pair + half] = np.cos(angle) + np.sin(angle)
+            return found
+
+        for i, row in own.items():
+            for j in range(40):
+                row[:, j] /= turned(i) @ turned(j) / np.sqrt(2 * half)
+    images = [j for j in alive if j in IMAGES]
+    sums = [sum(row[head, images].sum() for row in own.values()) for head in range(4)]
+    heads = sorted(best(np.array(sums), rule.get("heads", 4)))
+    return np.mean([row[heads].mean(axis=0) for row in own.values()], axis=0)
+
+
 def moved_by(at: Sequence, layer: int, tokens: list[int]) -> NDArray[Any]:
     """TransPrune: transitions of a layer, of the tokens that it had."""
     found = at.shape.recorded
@@ -147,7 +201,7 @@ def expected(at: Sequence, rule: dict[str, Any]) -> list[list[int]]:
     """Tokens of the prompt that each layer has, read from the codes of the rules."""
     kind, alive, found = rule["kind"], list(range(PROMPT)), []
     had: list[list[int]] = []
-    stages = dict(zip(rule["layers"], rule["keep"], strict=True))
+    stages = dict(zip(rule.get("layers", [0]), rule["keep"], strict=True))
     for layer in range(LAYERS):
         left = alive
         if layer in stages:
@@ -161,8 +215,7 @@ def expected(at: Sequence, rule: dict[str, Any]) -> list[list[int]]:
             elif kind == "visual_score":
                 score = at.shape.scores["own"][layer][images]
             elif kind == "sparse_vlm":
-                own = [given(at, layer, i, alive) for i in raters(at)]
-                score = np.array(own).mean(axis=(0, 1))[images]
+                score = rated(at, layer, rule, alive)[images]
             elif kind in ("todre", "dart"):
                 score = np.zeros(0)
             elif "score" in rule:
@@ -184,6 +237,9 @@ def expected(at: Sequence, rule: dict[str, Any]) -> list[list[int]]:
                     score = score + looked / (looked.sum() + 1e-8)
             count = int(stages[layer] * len(IMAGES) + 1e-9)
             count = max(count, 1) if kind == "focus_sec" else count
+            if rule.get("recycle"):
+                recycled = int((int((len(images) - count) * 0.3) + 1) / 10) + 1
+                count += recycled
             if kind == "todre":
                 stay = least_alike(at, images, count)
             elif kind == "dart":
@@ -195,6 +251,9 @@ def expected(at: Sequence, rule: dict[str, Any]) -> list[list[int]]:
         had.append(left if before else alive)
         found.append(left if before else alive)
         alive = left
+        late = kind == "todre" and layer in rule.get("check_after", [7 * LAYERS // 8 - 1])
+        if late and max(shares(at, layer, alive)) < rule.get("threshold", 0.1):
+            alive = [j for j in alive if j not in IMAGES]
     return found
 
 
@@ -212,6 +271,13 @@ RULES: list[dict[str, Any]] = [
     {"kind": "sparse_vlm", "layers": [0, 2], "keep": [0.6, 0.25]},
     {"kind": "todre", "layers": [0], "keep": [0.3]},
     {"kind": "dart", "layers": [2], "keep": [0.45], "pivots": 2},
+    {"kind": "sparse_vlm", "layers": [0, 2], "keep": [0.6, 0.2], "recycle": True},
+    {"kind": "sparse_vlm", "layers": [0, 2], "keep": [0.6, 0.25], "heads": 2},
+    {"kind": "sparse_vlm", "layers": [1], "keep": [0.4], "rope_base": 1e6},
+    {"kind": "sparse_vlm", "layers": [1, 3], "keep": [0.6, 0.4], "heads": 1, "rope_base": 5e4},
+    {"kind": "todre", "keep": [0.3], "threshold": 0.9},
+    {"kind": "todre", "keep": [0.7], "threshold": 0.4, "check_after": [0, 3]},
+    {"kind": "todre", "layers": [1], "keep": [0.7], "threshold": 0.9, "check_after": [2, 3]},
 ]  # fmt: skip
 
 
@@ -229,6 +295,79 @@ def test_image_tokens_leave_as_the_code_says(rule: dict[str, Any], rows: int, se
             tokens = [j for j in alive if j <= i] + after if i in alive or i >= PROMPT else []
             for head in range(4):
                 assert np.flatnonzero(kept[layer, head, i]).tolist() == tokens, (layer, i)
+
+
+@given_by(
+    kinds=st.lists(st.sampled_from([SYSTEM, TEXT, IMAGE, VIDEO]), min_size=2, max_size=14),
+    threshold=st.floats(0.02, 0.98),
+    seed=st.integers(0, 99),
+    only_text=st.booleans(),
+    mask=st.sampled_from(["plain", "none", "window", "random", "prefix"]),
+)
+@settings(max_examples=200, deadline=None)
+def test_images_leave_where_two_shares_are_small(
+    kinds: list[int], threshold: float, seed: int, only_text: bool, mask: str
+) -> None:
+    """Any order of system, text and images, under masks, biases and sinks; text is decoded."""
+    own = np.full(40, TEXT, dtype=np.int8)
+    own[: len(kinds)] = [TEXT if only_text and kind == SYSTEM else kind for kind in kinds]
+    hypothesis.assume((own >= IMAGE).any())
+    at = sequence(seed, layers=3, prompt=len(kinds), token_type=own)
+    if mask == "prefix":
+        inside = np.arange(40) < len(kinds)
+        at = replace(at, seen=at.shown | inside[:, None] & inside)
+    elif mask != "plain":
+        at = masked(at, seed, mask)
+    rule = {"kind": "todre", "keep": [1.0], "threshold": threshold, "check_after": [1]}
+    kept = at.decide(rule)
+    both = shares(at, 1, list(range(len(kinds))))
+    hypothesis.assume(abs(max(both) - threshold) > 1e-9)
+    leave = max(both) < threshold
+    hypothesis.event("leave" if leave else "stay")
+    left = at.shown[-1] & (not leave or own < IMAGE)
+    assert (kept[2, :, -1] == left).all()
+    assert (kept[:2, :, -1] == at.shown[-1]).all()
+    texts = [j for j in range(len(kinds)) if own[j] == TEXT]
+    if not (own == SYSTEM).any():
+        texts = [j for j in texts if j > np.flatnonzero(own >= IMAGE)[0]]
+    images = [j for j in range(len(kinds)) if own[j] >= IMAGE]
+    pairs = [(i, j) for i in texts for j in images] + [(i, j) for i in images for j in texts]
+    added = sum(int(at.shown[i, j]) for i, j in pairs)
+    first = at.decisions[1][0]
+    assert (first.score_updates[:, 0] == (2 * added if texts else 0)).all()
+    assert not first.work["size"].any()
+
+
+def test_settings_of_the_second_stage() -> None:
+    at = seeing(0)
+    at.decide({"kind": "todre", "keep": [0.3]})
+    updates = [[int(d.score_updates.sum()) for d in at.decisions[k]] for k in range(LAYERS)]
+    assert [k for k, own in enumerate(updates) if any(own)] == [3]  # 7/8 of five layers end there
+    at.decide({"kind": "todre", "keep": [0.3], "threshold": 0.0})
+    assert not any(d.score_updates.any() for k in range(LAYERS) for d in at.decisions[k])
+    found = {n: ToDRE(kind="todre").checks(n) for n in (1, 2, 7, 8, 28, 32, 40)}
+    assert found == {1: (0,), 2: (0,), 7: (5,), 8: (6,), 28: (23,), 32: (27,), 40: (34,)}
+
+
+def test_what_the_stages_of_todre_need(tmp_path: Path) -> None:
+    plain = trace_with(tmp_path, token_type=KINDS)
+
+    def explain(trace: AttentionTrace, **changes: Any) -> str:
+        rule = {"kind": "todre", "keep": [0.3]} | changes
+        return why_not(Policy.model_validate({"selection": rule}), trace)
+
+    assert "'embedding'" in explain(plain)
+    assert explain(plain, keep=[1.0]) == ""  # the second stage needs nothing beside
+    told = trace_with(tmp_path, token_type=KINDS, embedding=np.eye(40, 6, dtype=np.float32))
+    assert "of 20 patches, or 'pivot: random'" in explain(told)
+    assert explain(told, pivot="random") == ""
+    late = "looks after layer 4, counted from 0; expected 6 layers or more, found 5"
+    assert late in explain(told, pivot="random", check_after=[4])
+    assert explain(told, pivot="random", check_after=[4], threshold=0.0) == ""
+    rule = {"kind": "todre", "keep": [0.3], "pivot": "random", "threshold": 0.0}
+    w = run_policy(told, Policy.model_validate({"selection": rule})).workload
+    assert w.key_indices is not None
+    assert len(set(w.key_indices[0].tolist()) & set(IMAGES)) == 6
 
 
 def test_what_ranking_costs() -> None:
@@ -257,6 +396,46 @@ def test_what_ranking_costs() -> None:
     assert cost(RULES[9], 0) == (20, 6, 0, 0)
     # Twenty images for two pivots, seven tokens for two, then 18, 16, 14 and 12 for two each.
     assert cost(RULES[10], 2) == (20, 2, PROMPT, 0)
+
+
+def test_sparse_vlm_counts_what_its_first_version_recycles() -> None:
+    """576 image tokens: 300, 200 and 110 stay, and 9, 4 and 3 are made of those that leave."""
+    rule = SparseVLM(kind="sparse_vlm", recycle=True)
+    left, found = 576, []
+    for keep in rule.keep:
+        count = rule.count(keep, 576)
+        left = count + rule.made_of(left - count)
+        found.append((count, left))
+    assert found == [(300, 309), (200, 204), (110, 113)]
+    assert SparseVLM(kind="sparse_vlm").made_of(276) == 0
+
+
+def test_presets_keep_as_many_of_729_or_576_as_their_codes() -> None:
+    """VFlowOpt rounds what leaves of what is left, by its parts of 25 %; SparseVLM+ has a list."""
+    left, found = 729, []
+    for part in (0.2651026358526424, 0.9833433139039235, 0.8773258179532721):
+        left -= round(left * (1 - part))
+        found.append(left)
+    rule = load_policy("vflowopt").selection
+    assert isinstance(rule, VisualScore)
+    assert [rule.count(keep, 729) for keep in rule.keep] == found == [193, 190, 167]
+    plus = load_policy("sparse-vlm-plus").selection
+    assert isinstance(plus, SparseVLM)
+    assert [plus.count(keep, 576) for keep in plus.keep] == [300, 200, 118]
+
+
+def test_sparse_vlm_plus_needs_its_heads(tmp_path: Path) -> None:
+    at = seeing(0)
+    at.decide({"kind": "sparse_vlm", "layers": [0], "keep": [0.6], "heads": 2})
+    of_two = at.decisions[0][0].work[0, 0]
+    at.decide({"kind": "sparse_vlm", "layers": [0], "keep": [0.6], "heads": 4})
+    of_all = at.decisions[0][0].work[0, 0]
+    assert of_two["size"] == of_all["size"] == 20
+    assert of_two["passes"] > of_all["passes"]  # a search among four heads
+    trace = trace_with(tmp_path, token_type=KINDS, embedding=np.eye(40, 6, dtype=np.float32))
+    rule = {"kind": "sparse_vlm", "layers": [0], "keep": [0.6], "heads": 5}
+    explain = why_not(Policy.model_validate({"selection": rule}), trace)
+    assert "asks 5 heads; expected a model that has them, found 4" in explain
 
 
 @pytest.mark.parametrize("least", [PROMPT, PROMPT + 1])

@@ -19,7 +19,8 @@ import numpy as np
 
 from accelsim.errors import TraceError
 from accelsim.traces import OTHER_HEADS, OTHER_KV_HEADS, OTHER_WIDTHS, AttentionTrace, header_schema
-from accelsim.traces.capture import capture
+from accelsim.traces.capture import Placement, capture
+from accelsim.traces.capture.placement import ON_CPU
 
 PAGE = Path(__file__).parents[2] / "docs" / "traces.md"
 SCHEMA_FILE = PAGE.parent / "attention-trace-2.schema.json"
@@ -578,15 +579,18 @@ def _sound(path: Path) -> None:
         stream.writeframes(tone.astype("<i2").tobytes())
 
 
-def run(family: Family, model: str, prefill: int | None, decode: int) -> AttentionTrace:
+def run(
+    family: Family, model: str, prefill: int | None, decode: int, placement: Placement = ON_CPU
+) -> AttentionTrace:
     """Capture a family once."""
     folder = Path(model)
     if not family.processor:
-        return capture(model, TEXT, prefill=prefill, decode=decode)
+        return capture(model, TEXT, prefill=prefill, decode=decode, placement=placement)
     if "Feature" in family.processor[1]:
-        return capture(model, audio=folder / "sound.wav", decode=decode)
+        return capture(model, audio=folder / "sound.wav", decode=decode, placement=placement)
     text = TEXT[: 2 * (prefill or 0)] if family.text else ""
-    return capture(model, text, images=[folder / "image.png"], decode=decode)
+    images = [folder / "image.png"]
+    return capture(model, text, images=images, decode=decode, placement=placement)
 
 
 def traces(family: Family, folder: Path) -> Iterator[AttentionTrace]:

@@ -11,7 +11,7 @@ import pytest
 from gguf_files import write_gguf
 
 from accelsim.errors import TraceError
-from accelsim.traces.capture import GgufModel, capture
+from accelsim.traces.capture import GgufModel, Placement, capture
 
 pytest.importorskip("gguf")
 pytest.importorskip("tokenizers")
@@ -167,3 +167,24 @@ def test_what_transformers_does_not_read_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "m.gguf", **changes)
     with pytest.raises(TraceError, match=r"'llama\.rope\.scaling\.(type|factor)'"):
         capture(str(path), TEXT, backend="transformers")
+
+
+def test_little_of_it_in_memory(tmp_path: Path) -> None:
+    path = str(write(tmp_path / "m.gguf"))
+    whole = capture(path, TEXT, decode=2)
+    names = whole.tensors.names()
+    for memory in (1e-9, 1e-5):
+        part = capture(path, TEXT, decode=2, placement=Placement(weights_gb=memory))
+        assert part.source == whole.source
+        for name in names:
+            np.testing.assert_array_equal(whole.tensors.read(name), part.tensors.read(name))
+    single = capture(path, TEXT, decode=2, placement=Placement(dtype="float32"))
+    assert "NumPy float32" in single.source
+
+
+def test_what_numpy_cannot_do(tmp_path: Path) -> None:
+    path = str(write(tmp_path / "m.gguf"))
+    with pytest.raises(TraceError, match="expected --backend transformers for bfloat16 on cpu"):
+        capture(path, TEXT, backend="numpy", placement=Placement(dtype="bfloat16"))
+    with pytest.raises(TraceError, match=r"decodes a \.gguf file whole"):
+        capture(path, TEXT, backend="transformers", placement=Placement(weights_gb=1.0))

@@ -262,6 +262,37 @@ def test_rules_of_visual_tokens_on_a_captured_model(made, kind):
         assert (set(places.tolist()) - set(keys.tolist()) == gone) == (layer >= first)
 
 
+def test_second_stage_of_todre_on_a_captured_model(made):
+    """Images leave behind layer 1 of 3 where both shares of its attention are small."""
+    model = made("LLaVA (image)")
+    images = [f"{model}/image.png"] * 2
+    trace = capture(model, "<image> a <image> b c", images=images, decode=3, group="language")
+    prompt, kinds = trace.prefill_tokens, trace.token_type
+    assert kinds.tolist() == [IMAGE] * 4 + [TEXT] + [IMAGE] * 4 + [TEXT] * 5
+    query, key = trace.query(1).astype(float), trace.key(1).astype(float)
+    key = np.repeat(quantize_dequantize(key, 12, "per_tensor"), trace.group, axis=0)
+    mean = np.zeros((prompt, prompt))
+    for i in range(prompt):
+        weights = np.exp(np.einsum("hd,hkd->hk", query[:, i], key[:, : i + 1]) * trace.scale)
+        mean[i, : i + 1] = (weights / weights.sum(axis=1, keepdims=True)).mean(axis=0)
+    image = kinds[:prompt] == IMAGE
+    of_text = mean[~image][:, image].sum() / mean[~image].sum()
+    of_images = mean[image][:, ~image].sum() / mean[image].sum()
+    assert 0 < of_images < of_text < 1
+    for threshold, leave in ((of_text * 1.001, True), (of_text * 0.999, False)):
+        rule = {"kind": "todre", "keep": [1.0], "threshold": threshold}
+        w = run_policy(trace, Policy.model_validate({"selection": rule})).workload
+        for layer, step, keys in zip(w["layer"], w["step"], w.key_indices, strict=True):
+            gone = (kinds[: prompt + step] == IMAGE) & (leave and layer == 2)
+            assert keys.tolist() == np.flatnonzero(~gone).tolist()
+        asked = w["queries"][(w["layer"] == 2) & (w["step"] == 0)]
+        assert (asked == trace.group * (3 if leave else prompt)).all()
+        pairs = sum(j <= i for i in range(prompt) for j in range(prompt) if image[i] != image[j])
+        updates = w["score_updates"]
+        assert updates.sum() == pairs * trace.num_query_heads
+        assert not updates[w["layer"] != 1].any()
+
+
 @pytest.fixture(scope="module")
 def deep(made, tmp_path_factory):
     """A LLaVA of sixteen layers whose prompt has sixteen image tokens, small and random."""
@@ -386,6 +417,76 @@ def test_presets_of_visual_tokens_run_on_a_capture(deep, tmp_path, dtype):
             alone.tensors.read(name),
             capture(deep, "a b c", images=image, group="language", hidden=[5]).tensors.read(name),
         )
+
+
+def plain_importance(trace, layer, images, first, threshold):
+    """VFlowOpt: of each image, what patches give that receive more than so many times the mean."""
+    query, key = trace.query(layer).astype(float), trace.key(layer).astype(float)
+    each, found = query.shape[1] // images, []
+    for start in range(0, query.shape[1], each):
+        own = slice(start, start + each)
+        maps = []
+        for q, k in zip(query[:, own], key[:, own], strict=True):
+            weights = np.exp(q @ k.T * trace.layer(layer).scale)
+            maps.append((weights / weights.sum(axis=1, keepdims=True))[first:, first:])
+        mean = np.mean(maps, axis=0)
+        received = mean.mean(axis=0)
+        rate = [i for i, much in enumerate(received) if much > threshold * received.mean()]
+        assert 0 < len(rate) < len(received)
+        found += [float(np.mean([mean[i, j] for i in rate])) for j in range(each - first)]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "images"), [("deep", 1, 1), ("deep", 1, 2), ("PaliGemma (image)", 0, 1)]
+)
+def test_importance_of_patches(deep, made, tmp_path, name, first, images):
+    """By a plain reading of the recorded tower, with a class token and without."""
+    model = deep if name == "deep" else made(name)
+    given = [f"{model}/image.png"] * images
+    text = "<image> a <image> b" if images == 2 else "a b c"
+    trace = capture(model, text, images=given, decode=2, importance=(1, 1.01))
+    score, kinds = trace.scores["vflowopt"], trace.token_type
+    assert score.shape == (trace.num_layers, trace.tokens)
+    expected = plain_importance(trace, 1, images, first, 1.01)
+    np.testing.assert_allclose(score[-1][kinds == IMAGE], expected, rtol=1e-4)
+    assert not score[:, kinds != IMAGE].any()
+    save_trace(trace, tmp_path / "t.safetensors")
+    again = load_trace(tmp_path / "t.safetensors").of_group("language")
+    rule = {"kind": "visual_score", "score": "vflowopt", "layers": [0], "keep": [0.5]}
+    w = run_policy(again, Policy.model_validate({"selection": rule})).workload
+    count = int((kinds == IMAGE).sum())
+    stay = np.flatnonzero(kinds == IMAGE)[np.argsort(-np.array(expected))[: count // 2]]
+    left = [j for j in w.key_indices[0].tolist() if kinds[j] == IMAGE]
+    assert left == sorted(stay.tolist())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"importance": (1, 99.0)}, "no patch receives more than 99 times the mean in layer 1 of"),
+        ({"importance": (3, 1.0)}, "layer 3 is no layer of a vision tower"),
+        ({"importance": (-1, 1.0)}, "expected a layer and a threshold from 0 up"),
+        ({"importance": (1, float("nan"))}, "expected a layer and a threshold from 0 up"),
+        ({"importance": (1, 1.0), "group": "vision"}, "expected a language model that is given"),
+        ({"importance": (1, 1.0), "images": []}, "expected a text and --image FILE"),
+    ],
+)
+def test_importance_that_cannot_be_had(deep, given, message):
+    with pytest.raises(TraceError, match=message) as caught:
+        capture(deep, "a b c", **{"images": [f"{deep}/image.png"]} | given)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["25", "a:1", "1:x", "", "-1:2"])
+def test_importance_of_the_command(deep, tmp_path, text):
+    arguments = [deep, "--text", "a b", "--image", f"{deep}/image.png", "--group", "language"]
+    target = tmp_path / "t.safetensors"
+    wrong = CliRunner().invoke(command, [*arguments, "--importance", text, "--out", str(target)])
+    assert "expected a layer and a threshold, as in 25:34.76" in str(wrong.exception)
+    done = CliRunner().invoke(command, [*arguments, "--importance", "2:1.01", "--out", str(target)])
+    assert done.exit_code == 0, done.output
+    assert "vflowopt" in load_trace(target).scores
 
 
 def test_a_layer_whose_input_cannot_be_recorded(deep, made):

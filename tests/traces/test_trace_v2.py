@@ -16,6 +16,7 @@ from accelsim.traces import (
     LayerEntry,
     Mask,
     MemoryTensors,
+    batch_of,
     dense_rows,
     layer_skew,
     load_trace,
@@ -305,11 +306,16 @@ def test_the_schema_file_is_that_of_the_reader(tmp_path):
     validator.validate(as_document(metadata(tmp_path / "t.safetensors")))
     save_trace(synthetic_trace(), tmp_path / "t.safetensors")
     validator.validate(as_document(metadata(tmp_path / "t.safetensors")))
+    other = (*ENTRIES[:1], LayerEntry(softcap=3.0), *ENTRIES[2:])
+    batch = batch_of([made(ENTRIES), made(other, decode_tokens=1)])
+    save_trace(batch, tmp_path / "t.safetensors")
+    validator.validate(as_document(metadata(tmp_path / "t.safetensors")))
     for layers in (BAD[0][0], BAD[3][0], BAD[6][0], BAD[8][0], [{"windw": 4}]):
         wrong = as_document(metadata(tmp_path / "t.safetensors")) | {"layers": layers}
         assert not validator.is_valid(wrong)
 
 
 def as_document(header):
-    """The metadata with ``layers`` as the list that its text is."""
-    return {k: json.loads(v) if k == "layers" else v for k, v in header.items()}
+    """The metadata with ``layers`` and ``sequences`` as the lists that their texts are."""
+    listed = ("layers", "sequences")
+    return {k: json.loads(v) if k in listed else v for k, v in header.items()}

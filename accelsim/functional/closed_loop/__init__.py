@@ -15,7 +15,11 @@ from accelsim.functional.closed_loop._loss import (
     PerplexityLoss,
     TaskLoss,
 )
-from accelsim.functional.closed_loop._models import TransformersModel, load_model
+from accelsim.functional.closed_loop._models import (
+    TransformersModel,
+    load_model,
+    positions_of,
+)
 from accelsim.functional.closed_loop._perplexity import (
     Perplexity,
     cut_windows,
@@ -61,6 +65,7 @@ __all__ = [
     "open_loss",
     "perplexity",
     "policy_attention",
+    "positions_of",
     "read_lee",
     "read_windows",
     "recorded_policies",

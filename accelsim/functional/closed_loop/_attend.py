@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from accelsim.attention.kernels import NO_SINKS
 from accelsim.attention.look import PLAIN, Look
-from accelsim.errors import TraceError
 from accelsim.functional._block import attend_block, cut, fetches_of
 from accelsim.functional._stored import Stored, value_budgets
 from accelsim.policies import Policy, Quantization, why_closed_loop_not
 from accelsim.policies.selector import (
     Block,
     Decision,
+    KeepAll,
     Prompt,
     Selector,
     Shape,
@@ -38,6 +38,20 @@ def _plain(layer: int, positions: NDArray[np.int64]) -> Look:
     return PLAIN
 
 
+def _within(looks: Looks, windows: Sequence[int | None]) -> Looks:
+    """How the queries of a causal model attend whose layers have windows."""
+
+    def look(layer: int, positions: NDArray[np.int64]) -> Look:
+        found, window = looks(layer, positions), windows[layer]
+        if window is None or positions[-1] < window:
+            return found
+        ends = (positions + 1 if found.ends is None else found.ends)[:, None]
+        token = np.arange(ends.max())
+        return found._replace(hidden=(token >= ends) | (token <= positions[:, None] - window))
+
+    return look
+
+
 class PolicyAttention:
     """Attention of one sequence under a policy; call it as the model's ``attend``.
 
@@ -50,8 +64,9 @@ class PolicyAttention:
         shape: of the model and the sequence.
         scale: of the scores.
         seed: of the pivots of the top-k engine.
-        windows: newest keys that a query of each layer sees, or none. In layers with a window
-            nothing is selected: their cache is bounded already.
+        windows: newest keys that a query of each layer sees, or none. A rule of a cache selects
+            nothing in layers with a window: their cache is bounded already. A cascade goes on
+            through them, and a query sees what it left of its window.
         looks: of a layer and the positions of queries, how they attend beside that; ``None``:
             by causal or full softmax.
 
@@ -78,17 +93,12 @@ class PolicyAttention:
         self._policies, self._shape, self._scale = policy.by_stage(), shape, scale
         self._looks = looks or _plain
         self.prompt_tokens = shape.prompt_tokens
-        self._windows = [w if w is not None and w < shape.tokens else None for w in windows]
         self.selector = selector_for(policy, shape, seed)
-        if any(self._windows):
-            count = sum(window is not None for window in self._windows)
-            if any(part.tokens or part.heads for part in self._policies.values()):
-                raise TraceError(
-                    f"the policy prunes from layer to layer, and {count} of {len(windows)} layers "
-                    f"have windows below {shape.tokens} tokens; expected a policy without 'tokens' "
-                    "and 'heads', or shorter texts"
-                )
-            self.selector = _Windowed(self.selector, self._windows)
+        bounded = [w if w is not None and w < shape.tokens else None for w in windows]
+        if any(bounded):
+            self._looks = _within(self._looks, bounded)
+            if any(part.selection for part in self._policies.values()):
+                self.selector = _Windowed(self.selector, bounded)
         self._budgets = {
             stage: value_budgets(own, shape.num_layers, shape.tokens)
             for stage, own in self._policies.items()
@@ -159,15 +169,13 @@ class PolicyAttention:
     def _seen(self, layer: int, positions: NDArray[np.int64]) -> int:
         """Keys that the queries of a head see."""
         shape, seen = self._shape, 0
-        window = self._windows[layer] if self._windows else None
         for part in cut(positions, shape, _ROWS_PER_BLOCK):
             look = self._looks(layer, part)
             if look.hidden is not None:
                 seen += int(np.count_nonzero(~look.hidden))
                 continue
             ends = part + 1 if shape.causal else np.full(len(part), shape.tokens)
-            ends = ends if look.ends is None else look.ends
-            seen += int((ends if window is None else np.minimum(ends, window)).sum())
+            seen += int((ends if look.ends is None else look.ends).sum())
         return seen
 
     def _read_back(
@@ -191,6 +199,7 @@ class _Windowed(Selector):
     def __init__(self, rule: Selector, windows: Sequence[int | None]) -> None:
         super().__init__(rule.shape, rule.seed)
         self._rule, self._windows = rule, windows
+        self._whole = KeepAll(rule.shape, rule.seed)
         self.by_step = rule.by_step  # type: ignore[misc]
 
     @property
@@ -200,14 +209,8 @@ class _Windowed(Selector):
 
     def run(self, block: Block) -> Decision:
         """Let the rule decide, or keep the window."""
-        window = self._windows[block.layer]
-        if window is None:
-            return self._rule.run(block)
-        decision = Decision.empty(block, self.shape.num_kv_heads)
-        token, seen = np.arange(block.scores.shape[2]), block.visible[:, None]
-        decision.kept[:] = (token < seen) & (token >= seen - window)
-        self.attend(block, decision)
-        return decision
+        rule = self._rule if self._windows[block.layer] is None else self._whole
+        return rule.run(block)
 
     def rows(self, layer: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Ask the rule."""

@@ -358,6 +358,8 @@ class TaskLoss:
                 f"({100 * dense.low:.0f} to {100 * dense.high:.0f}) of the answers; expected a "
                 f"task that it passes ({100 * PASSES:.0f} %)"
             )
+        if policy == Policy():
+            return self._loss(self._dense, self._dense)
         return self._loss(self._answers(policy, self._examples), self._dense)
 
     def held_out(self, policy: Policy) -> Loss | None:
@@ -368,14 +370,10 @@ class TaskLoss:
 
     def damage(self, policy: Policy) -> float:
         """Mean divergence over the answers of the first examples, in nats."""
-        found = []
-        for example in self._examples[:_PROBE_EXAMPLES]:
-            asked = Asked(self._model, example, question_in_prompt=self._whole)
-            ids = self._model.encode(" ".join(["", *example.answers]))
-            dense, moved = (
-                log_probabilities(asked.predictions(p, ids)) for p in (Policy(), policy)
-            )
-            found.append((np.exp(dense) * (dense - moved)).sum(axis=1).mean())
+        found = [
+            (np.exp(dense) * (dense - moved)).sum(axis=1).mean()
+            for dense, moved in zip(self._dense_predictions, self._predictions(policy), strict=True)
+        ]
         return max(float(np.mean(found)), 0.0)
 
     def trace(self) -> AttentionTrace:
@@ -391,6 +389,19 @@ class TaskLoss:
     @cached_property
     def _other_dense(self) -> list[Answer]:
         return self._answers(Policy(), self._others)
+
+    @cached_property
+    def _dense_predictions(self) -> list[Floats]:
+        return self._predictions(Policy())
+
+    def _predictions(self, policy: Policy) -> list[Floats]:
+        """Logarithms of the probabilities [answer, vocabulary] of the first examples' answers."""
+        found = []
+        for example in self._examples[:_PROBE_EXAMPLES]:
+            asked = Asked(self._model, example, question_in_prompt=self._whole)
+            ids = self._model.encode(" ".join(["", *example.answers]))
+            found.append(log_probabilities(asked.predictions(policy, ids)))
+        return found
 
     def _answers(self, policy: Policy, examples: Sequence[Example]) -> list[Answer]:
         return [

@@ -241,6 +241,30 @@ def load_model(model: str) -> Any:
     return TransformersModel(model)
 
 
+def positions_of(model: str) -> int:
+    """Most tokens that a model of :func:`load_model` has positions for; no weights are read.
+
+    Raises:
+        TraceError: it is not found or not understood.
+    """
+    from accelsim.traces.capture import GgufModel
+
+    path, where = Path(model), {}
+    if model == "smollm2":
+        return load_smollm2().shape.context_tokens
+    if path.suffix == ".gguf":
+        try:
+            return GgufModel(path).shape.context_tokens
+        except OtherModelError:
+            if importlib.util.find_spec("transformers") is None:
+                raise
+        model, where = str(path.parent), {"gguf_file": path.name}
+    transformers = require("transformers", "transformers")
+    with quiet(transformers):
+        config = load_pretrained(transformers.AutoConfig, model, where)
+    return _shape(config.get_text_config()).context_tokens
+
+
 def _shape(config: Any) -> ModelShape:
     heads = int(config.num_attention_heads)
     return ModelShape(

@@ -64,6 +64,10 @@ class Visual(SelectionPart):
         """Visual tokens that are left of those of the prompt."""
         return max(int(keep * tokens + ROUNDING_GUARD), self.at_least)
 
+    def made_of(self, leaving: int) -> int:
+        """New tokens that are made of those that leave; none but where a rule merges."""
+        return 0
+
     def missing(self, shape: Shape) -> str:
         """Say what the rule needs that a model and a run have not, or return an empty string."""
         least = max(self.layers) + (1 if self.before else 2)
@@ -139,15 +143,20 @@ class VisualTokens(Selector):
         first = int(np.flatnonzero(self.visual)[-1]) + 1
         return np.arange(min(first, prompt - 1), prompt)
 
+    def sees_all(self, prompt: Prompt) -> bool:
+        """Whether it is shown the whole prompt, and that is long enough for the rule to act."""
+        return self.rule.min_keys <= len(prompt.positions) == self.shape.prompt_tokens
+
     def foresee(self, prompt: Prompt) -> None:
         """Rank the visual tokens of a prompt, where this layer does."""
         tokens, rule, layer = self.shape.prompt_tokens, self.rule, prompt.layer
-        if layer not in rule.layers or not rule.min_keys <= len(prompt.positions) == tokens:
+        if layer not in rule.layers or not self.sees_all(prompt):
             return
         alive = self.alive(layer)
         places = np.flatnonzero(alive & self.visual)
         keep = rule.keep[rule.layers.index(layer)]
         target = rule.count(keep, int(self.visual.sum()))
+        target += rule.made_of(len(places) - target) if target < len(places) else 0
         if target >= len(places):
             return
         stay, cost = self.choose(prompt, target, np.flatnonzero(alive[:tokens]))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from accelsim.traces.capture._recorder import Attend, Floats, Progress, dense_attention
     from accelsim.traces.capture._shape import ModelShape
     from accelsim.traces.capture.packages import load_minilm, load_smollm2
+    from accelsim.traces.capture.placement import Placement
 
 _HOMES = {
     "Attend": "_recorder",
@@ -26,6 +27,7 @@ _HOMES = {
     "GgufModel": "_gguf_model",
     "KVCache": "_decoder",
     "ModelShape": "_shape",
+    "Placement": "placement",
     "SentenceEncoder": "_minilm",
     "capture": "_capture",
     "dense_attention": "_recorder",
@@ -40,6 +42,7 @@ __all__ = [
     "GgufModel",
     "KVCache",
     "ModelShape",
+    "Placement",
     "Progress",
     "SentenceEncoder",
     "capture",

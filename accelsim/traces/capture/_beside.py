@@ -1,7 +1,7 @@
 """What rules of visual tokens look at beside queries and keys, read by hooks of torch.
 
 The embedding of each token, how attention and FFN of a decoder layer change it, what a layer is
-given, and the attention of [CLS] to the patches in a vision tower.
+given, and in a vision tower the attention of [CLS] to the patches, and of patches to each other.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,19 @@ _CLASS = ("class_embedding", "cls_token")
 Rows = list[NDArray[np.float32]]
 
 
+class Importance(NamedTuple):
+    """Which patches of an image rate the others (VFlowOpt, Yang et al., ICCV 2025, and its code).
+
+    Attributes:
+        layer: of the vision tower, counted from 0.
+        threshold: a patch rates if what it receives in that layer, mean over heads and patches, is
+            more than so many times the mean of all patches.
+    """
+
+    layer: int
+    threshold: float
+
+
 class Beside:
     """Collects it, pass by pass.
 
@@ -33,10 +46,20 @@ class Beside:
         model: for errors.
         sees: whether the model is given images; else only what layers are given is kept.
         hidden: numbers of the layers of which that is kept.
+        importance: of patches, where it is to be kept as ``score.vflowopt``.
     """
 
-    def __init__(self, model: str, sees: bool, hidden: Collection[int]) -> None:
+    def __init__(
+        self,
+        model: str,
+        sees: bool,
+        hidden: Collection[int],
+        importance: Importance | None = None,
+    ) -> None:
         self._model, self._sees, self._hidden = model, sees, frozenset(hidden)
+        self._importance = importance
+        self._rated: Rows = []
+        self._first_patch = 0
         self._embedding: Rows = []
         self._given: dict[int, Rows] = {}
         self._changes: dict[int, tuple[Rows, Rows]] = {}
@@ -83,7 +106,9 @@ class Beside:
             for path, module in modules.items()
             for name in _CLASS
         )
-        observed.on_tower = self._tower if self._sees and has_class else None
+        self._first_patch = int(has_class)
+        watched = has_class or self._importance is not None
+        observed.on_tower = self._tower if self._sees and watched else None
         try:
             with hooks_removed(handles):
                 yield
@@ -119,6 +144,8 @@ class Beside:
             score = np.zeros((len(places), tokens), dtype=np.float32)
             score[:, images] = np.sum(summed, axis=0)
             made["score.vtc_cls"] = score
+        if self._importance is not None:
+            made["score.vflowopt"] = self._score(len(places), tokens, images)
         wrong = [n for n, t in made.items() if tokens not in t.shape and n.startswith(("em", "la"))]
         if wrong:
             raise TraceError(
@@ -154,11 +181,49 @@ class Beside:
         return hook
 
     def _tower(self, place: Place, call: Call) -> None:
-        """Keep what [CLS] gives to the patches of an image."""
-        group = len(call.query) // len(call.key)
-        key = np.repeat(call.key, group, axis=0).astype(np.float64)
-        scores = np.einsum("hd,hkd->hk", call.query[:, 0].astype(np.float64), key) * call.scale
-        scores[:, ~call.seen[0]] = -np.inf
-        weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-        weights /= weights.sum(axis=1, keepdims=True)
-        self._class.setdefault(place.layer, []).append(weights[:, 1:].astype(np.float32))
+        """Keep what the patches of an image are given by [CLS], and by those that rate them."""
+        rates = self._importance is not None and place.layer == self._importance.layer
+        if self._first_patch:
+            rows = _attention(call, slice(0, 1))[:, 0, 1:]
+            self._class.setdefault(place.layer, []).append(rows.astype(np.float32))
+        if not rates or self._importance is None:
+            return
+        patches = slice(self._first_patch, None)
+        given = _attention(call, patches)[:, :, patches].mean(axis=0)
+        received = given.mean(axis=0)
+        times = received / received.mean()
+        raters = times > self._importance.threshold
+        if not raters.any():
+            raise TraceError(
+                f"{self._model}: no patch receives more than {self._importance.threshold:g} times "
+                f"the mean in layer {place.layer} of the vision tower; the most is "
+                f"{times.max():.3g} times; expected a smaller threshold"
+            )
+        self._rated.append(given[raters].mean(axis=0).astype(np.float32))
+
+    def _score(self, layers: int, tokens: int, images: NDArray[np.int64]) -> NDArray[np.float32]:
+        """What the patches are given by those that rate them, for all layers of a trace."""
+        assert self._importance is not None
+        if not self._rated:
+            raise TraceError(
+                f"{self._model}: layer {self._importance.layer} is no layer of a vision tower that "
+                "was given an image"
+            )
+        found = np.concatenate(self._rated)
+        if len(found) != len(images):
+            raise TraceError(
+                f"{self._model}: {len(found)} patches for {len(images)} image tokens; expected a "
+                "model with one token for each patch"
+            )
+        score = np.zeros((layers, tokens), dtype=np.float32)
+        score[:, images] = found
+        return score
+
+
+def _attention(call: Call, rows: slice) -> NDArray[np.float64]:
+    """Probabilities [heads, rows, keys] of some queries of a tower."""
+    key = np.repeat(call.key, len(call.query) // len(call.key), axis=0).astype(np.float64)
+    scores = call.query[:, rows].astype(np.float64) @ key.transpose(0, 2, 1) * call.scale
+    scores[:, ~call.seen[rows]] = -np.inf
+    weights = np.exp(scores - scores.max(axis=2, keepdims=True))
+    return np.asarray(weights / weights.sum(axis=2, keepdims=True))

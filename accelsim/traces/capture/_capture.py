@@ -12,6 +12,7 @@ from accelsim.errors import TraceError, did_you_mean
 from accelsim.traces.capture._inputs import Media
 from accelsim.traces.capture._recorder import Progress, no_progress
 from accelsim.traces.capture.packages import WEIGHT_PACKAGES, weights_of
+from accelsim.traces.capture.placement import ON_CPU, Placement
 
 if TYPE_CHECKING:
     from accelsim.traces import AttentionTrace
@@ -33,6 +34,8 @@ def capture(
     audio: str | Path | None = None,
     group: str | None = None,
     hidden: Sequence[int] = (),
+    importance: tuple[int, float] | None = None,
+    placement: Placement = ON_CPU,
     progress: Progress = no_progress,
 ) -> AttentionTrace:
     """Run a model on a text and record its queries, keys and values.
@@ -44,7 +47,7 @@ def capture(
         decode: greedy decoding steps after the prompt, each of which adds a token.
         layers: which layers to record, which become layer 0, 1, … of the trace; all if ``None``.
         backend: ``numpy`` (float64; short names and .gguf files), ``transformers`` (torch,
-            float32), or ``auto``: NumPy where it can.
+            float32 unless ``placement`` says otherwise), or ``auto``: NumPy where it can.
         text_name: what the text is called in the trace's provenance.
         images: files that the model sees, before the text.
         audio: a WAV file that the model hears.
@@ -53,6 +56,10 @@ def capture(
             like that of any encoder.
         hidden: layers, as the model numbers them, of which to record what they are given under the
             model's last norm, for rules that compare it (DART); with transformers only.
+        importance: a layer of the vision tower, counted from 0, and a threshold: patches that
+            receive more than so many times the mean in it rate all patches (VFlowOpt), and what
+            they give is recorded as ``score.vflowopt``.
+        placement: device, type and memory of the forward pass.
         progress: ``progress(stage, done, total)``, called as the model runs; total is 0 while
             weights are loaded.
 
@@ -67,6 +74,7 @@ def capture(
         raise TraceError(f"prefill {prefill}, decode {decode}: expected at least 1 and 0 tokens")
     media = Media(tuple(Path(path) for path in images), None if audio is None else Path(audio))
     media.check()
+    placement.check()
     if not media.files and not text.strip():
         raise TraceError(f"text {text_name}: is empty")
     if backend not in BACKENDS:
@@ -74,16 +82,37 @@ def capture(
     path, origin = locate(model)
     gguf = path is not None and path.suffix == ".gguf"
     own = gguf or model in WEIGHT_PACKAGES
-    if hidden and own and backend != "transformers":
+    if hidden and own and backend != "transformers" and not placement.needs_torch:
         raise TraceError(f"{model}: what layers are given: expected --backend transformers")
+    if importance is not None and not (importance[0] >= 0 and importance[1] >= 0):
+        raise TraceError(f"importance {importance}: expected a layer and a threshold from 0 up")
+    if importance is not None and not media.images:
+        raise TraceError(f"{model}: importance of patches: expected a text and --image FILE")
     if backend == "numpy" and not own:
         raise TraceError(
             f"model '{model}': the NumPy backend runs {', '.join(WEIGHT_PACKAGES)} and .gguf files"
         )
-    if path is None or not own or backend == "transformers" or media.files:
-        run = _by_transformers(
-            model, path, text, prefill, decode, layers, progress, media, group, hidden
+    if backend == "numpy" and placement.needs_torch:
+        raise TraceError(
+            f"{model}: the NumPy models run in float64 or float32 on the CPU; expected --backend "
+            f"transformers for {placement.dtype or 'float32'} on {placement.device}"
         )
+    by_torch = backend == "transformers" or placement.needs_torch
+
+    def by_transformers() -> Run:
+        from accelsim.traces.capture._beside import Importance
+        from accelsim.traces.capture.huggingface import run_transformers
+
+        folder = str(path.parent if path and gguf else path or model)
+        file = path.name if path and gguf else None
+        rated = None if importance is None else Importance(*importance)
+        return run_transformers(
+            folder, text, prefill, decode, layers, progress, file, media, group, hidden, rated,
+            placement,
+        )  # fmt: skip
+
+    if path is None or not own or by_torch or media.files:
+        run = by_transformers()
     elif group is not None:
         raise TraceError(f"{model}: group '{group}': expected none, as this is one stack")
     elif gguf:
@@ -91,45 +120,21 @@ def capture(
         from accelsim.traces.capture.gguf import OtherModelError
 
         try:
-            run = run_gguf(path, text, prefill, decode, layers, progress)
+            run = run_gguf(path, text, prefill, decode, layers, progress, placement)
         except OtherModelError:
             if backend == "numpy" or importlib.util.find_spec("transformers") is None:
                 raise
-            run = _by_transformers(
-                model, path, text, prefill, decode, layers, progress, media, group
-            )
+            run = by_transformers()
     elif decode:
         raise TraceError(f"{model}: is an encoder, which does not decode; expected --decode 0")
     else:
         from accelsim.traces.capture._numpy import run_encoder
 
-        run = run_encoder(path, text, prefill, layers, progress)
+        run = run_encoder(path, text, prefill, layers, progress, placement)
     if model in WEIGHT_PACKAGES:
         name = WEIGHT_PACKAGES[model].model
         run = dataclasses.replace(run, model=name, weights=f"{origin}, {run.weights}")
     return run.trace(text, text_name)
-
-
-def _by_transformers(
-    model: str,
-    path: Path | None,
-    text: str,
-    prefill: int | None,
-    decode: int,
-    layers: Sequence[int] | None,
-    progress: Progress,
-    media: Media,
-    stack: str | None,
-    hidden: Sequence[int] = (),
-) -> Run:
-    from accelsim.traces.capture.huggingface import run_transformers
-
-    gguf = path is not None and path.suffix == ".gguf"
-    folder = str(path.parent if path and gguf else path or model)
-    name = path.name if path and gguf else None
-    return run_transformers(
-        folder, text, prefill, decode, layers, progress, name, media, stack, hidden
-    )
 
 
 def locate(model: str) -> tuple[Path | None, str]:

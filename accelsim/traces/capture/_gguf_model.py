@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ class GgufModel:
     Args:
         path: the ``.gguf`` file.
         dtype: float32, or float64 where results must not depend on the machine.
+        weights_bytes: memory for weights, at most, beside embeddings and what is in use: what is
+            beyond it is decoded from the file each time it is used. All are in memory if ``None``.
 
     Raises:
         OtherModelError: a model or a tokenizer that our own forward pass does not know.
@@ -46,10 +49,16 @@ class GgufModel:
 
     causal = True
 
-    def __init__(self, path: str | Path, dtype: DTypeLike = np.float32) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        dtype: DTypeLike = np.float32,
+        weights_bytes: int | None = None,
+    ) -> None:
         path = Path(path)
         self.path = path
-        self._gguf, self._reader, self._dtype = require("gguf", "gguf"), open_gguf(path), dtype
+        self._gguf, self._reader = require("gguf", "gguf"), open_gguf(path)
+        self._dtype, self._weights_bytes = np.dtype(dtype), weights_bytes
         self._architecture = architecture(path, self._reader)
         if self._architecture not in FAMILIES:
             raise OtherModelError(
@@ -74,16 +83,36 @@ class GgufModel:
         Raises:
             TraceError: tensors that are missing, not understood, or of the wrong shape.
         """
+        self._check_tensors()
+        return Decoder(self.shape, _Weights(self._reader.tensors, self._read, self._kept()))
+
+    def _kept(self) -> frozenset[str]:
+        """Tensors that stay in memory: as many as fit, in the order of the file."""
+        left = math.inf if self._weights_bytes is None else self._weights_bytes
+        kept = []
+        for entry in self._reader.tensors:
+            left -= int(entry.n_elements) * self._dtype.itemsize
+            if left < 0:
+                break
+            kept.append(entry.name)
+        return frozenset(kept)
+
+    def _read(self, entry: Any) -> Floats:
+        """Decode one tensor."""
         try:
-            weights = {
-                entry.name: np.asarray(
-                    self._gguf.dequantize(entry.data, entry.tensor_type), dtype=self._dtype
-                )
-                for entry in self._reader.tensors
-            }
-        except Exception as error:  # as above; unsupported quantization types land here too
+            weight = np.asarray(
+                self._gguf.dequantize(entry.data, entry.tensor_type), dtype=self._dtype
+            )
+        except Exception as error:  # unsupported quantization types land here
             raise TraceError(f"{self.path}: cannot dequantize ({_first_line(error)})") from None
-        return Decoder(self.shape, self._checked(weights))
+        heads = self._heads().get(entry.name.rpartition(".attn_")[2].removesuffix(".weight"))
+        if heads and FAMILIES[self._architecture].turned and weight.ndim == 2:
+            weight = _hugging_face_order(weight, heads)
+        return weight
+
+    def _heads(self) -> dict[str, int]:
+        """Heads of queries and keys, whose rows a file may have in an order of its own."""
+        return {"q": self.shape.num_query_heads, "k": self.shape.num_kv_heads}
 
     @property
     def name(self) -> str:
@@ -144,15 +173,17 @@ class GgufModel:
         """Return exact attention, with the windows of the model."""
         return dense_attention(self.shape.scale, True, self.shape.windows)
 
-    def _checked(self, weights: dict[str, Floats]) -> dict[str, Floats]:
+    def _check_tensors(self) -> None:
         shape, family = self.shape, FAMILIES[self._architecture]
-        heads = {"q": shape.num_query_heads, "k": shape.num_kv_heads, "v": shape.num_kv_heads}
+        heads = {**self._heads(), "v": shape.num_kv_heads}
         kinds = ("attn_norm", "attn_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down")
         own = [*(f"{k}.weight" for k in (*kinds, *(f"attn_{h}" for h in heads))), *family.tensors]
         expected = {"token_embd.weight", "output_norm.weight"} | {
             f"blk.{i}.{kind}" for i in range(shape.num_layers) for kind in own
         }
-        missing, foreign = expected - set(weights), set(weights) - expected - {"output.weight"}
+        # The file counts from the fastest dimension on.
+        rows = {entry.name: int(entry.shape[-1]) for entry in self._reader.tensors}
+        missing, foreign = expected - set(rows), set(rows) - expected - {"output.weight"}
         if missing or foreign:
             name = sorted(missing or foreign)[0]
             raise TraceError(
@@ -163,14 +194,42 @@ class GgufModel:
         for layer in range(shape.num_layers):
             for head, count in heads.items():
                 name = f"blk.{layer}.attn_{head}.weight"
-                if weights[name].shape[0] != count * shape.head_dim:
+                if rows[name] != count * shape.head_dim:
                     raise TraceError(
-                        f"{self.path}: tensor '{name}' has {weights[name].shape[0]} rows; "
+                        f"{self.path}: tensor '{name}' has {rows[name]} rows; "
                         f"expected {count} heads x {shape.head_dim}"
                     )
-                if family.turned and head != "v":
-                    weights[name] = _hugging_face_order(weights[name], count)
-        return weights
+
+
+class _Weights(Mapping[str, Floats]):
+    """Weights by name: those that are kept, decoded once, and the others, each time.
+
+    Kept are the first: a forward pass uses all in turn, so that what was used last is needed last.
+
+    Args:
+        entries: of the file.
+        read: decodes one.
+        kept: names of those that stay in memory.
+    """
+
+    def __init__(
+        self, entries: Sequence[Any], read: Callable[[Any], Floats], kept: frozenset[str]
+    ) -> None:
+        self._entries, self._decode = {entry.name: entry for entry in entries}, read
+        self._kept = {entry.name: read(entry) for entry in entries if entry.name in kept}
+
+    def __getitem__(self, name: str) -> Floats:
+        kept = self._kept.get(name)
+        return self._decode(self._entries[name]) if kept is None else kept
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
 
 
 def _hugging_face_order(weight: Floats, heads: int) -> Floats:

@@ -128,7 +128,7 @@ class Shown(NamedTuple):
     bias: Any
 
 
-def shown_by(model: str, mask: Any, new: int, keys: int, causal: bool) -> Shown:
+def shown_by(model: str, mask: Any, new: int, keys: int, causal: bool, device: Any = None) -> Shown:
     """Read a mask of transformers: none, boolean (true where seen), or added to the scores.
 
     Args:
@@ -137,6 +137,7 @@ def shown_by(model: str, mask: Any, new: int, keys: int, causal: bool) -> Shown:
         new: queries.
         keys: keys.
         causal: what no mask means, of more than one query.
+        device: where to make one that is not given.
 
     Raises:
         TraceError: the heads see different keys.
@@ -144,11 +145,12 @@ def shown_by(model: str, mask: Any, new: int, keys: int, causal: bool) -> Shown:
     import torch
 
     if mask is None:
-        seen = torch.ones((new, keys), dtype=torch.bool)
+        seen = torch.ones((new, keys), dtype=torch.bool, device=device)
         return Shown(seen.tril(keys - new) if causal and new > 1 else seen, None)
     mask, bias = mask[..., :keys], None
     if mask.dtype.is_floating_point:
-        hidden = mask < -1e9
+        # Half of float16's least number is far above -1e9.
+        hidden = mask < max(-1e9, torch.finfo(mask.dtype).min / 2)
         if not (hidden | (mask == 0)).all():
             bias = mask.masked_fill(hidden, 0.0)[0].float()
         mask = ~hidden
@@ -186,15 +188,16 @@ class InterfaceRecorder:
         check_known(model, options, PLAIN | _SHOWN | _IN_THE_MASK)
         given = options.get("is_causal")
         causal = bool(getattr(module, "is_causal", True) if given is None else given)
-        outputs = []
+        outputs, wide = [], _at_least_float32(query.dtype)
         for one in range(len(query)):
-            q, k, v = (tensor[one : one + 1] for tensor in (query, key, value))
+            q, k, v = (tensor[one : one + 1].to(wide) for tensor in (query, key, value))
             mask = attention_mask
             if mask is not None and len(mask) > 1:
                 mask = mask[one : one + 1]
-            shown = shown_by(model, mask, q.shape[2], k.shape[2], causal and not place.cross)
+            sees = causal and not place.cross
+            shown = shown_by(model, mask, q.shape[2], k.shape[2], sees, q.device)
             output = _own_output(module, q, k, v, shown, scaling, options)
-            outputs.append(output)
+            outputs.append(output.to(query.dtype))
             own = options.get("position_bias")
             bias = added(None if own is None else own[0], shown.bias)
             sinks = next((options[n] for n in _SINKS if options.get(n) is not None), None)
@@ -240,6 +243,13 @@ def array(tensor: Any) -> Any:
     return tensor.detach().float().cpu().numpy()
 
 
+def _at_least_float32(dtype: Any) -> Any:
+    """The type that attention is computed in: in a narrower one nothing could be proven of it."""
+    import torch
+
+    return torch.promote_types(dtype, torch.float32)
+
+
 def _joined(outputs: list[Any]) -> Any:
     import torch
 
@@ -281,7 +291,7 @@ def _own_output(
     for start in range(0, new, size):
         rows = slice(start, start + size)
         seen = shown.seen[rows]
-        mask = torch.zeros((1, 1, *seen.shape), dtype=query.dtype)
+        mask = torch.zeros((1, 1, *seen.shape), dtype=query.dtype, device=query.device)
         if shown.bias is not None:
             mask = shown.bias[None, :, rows].to(query.dtype)
         mask = mask.masked_fill(~seen, hidden)

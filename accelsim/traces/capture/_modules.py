@@ -71,8 +71,8 @@ class _Reading(NamedTuple):
 
     def shown(self, mask: Any, causal: bool = True) -> Shown:
         """What a mask says."""
-        new = next(iter(self.made.values())).shape[1]
-        return shown_by(self.model, mask, new, self.keys, causal)
+        made = next(iter(self.made.values()))
+        return shown_by(self.model, mask, made.shape[1], self.keys, causal, made.device)
 
 
 def _gpt_neo(call: _Reading) -> _Parts:
@@ -206,7 +206,7 @@ def _hook(module: Any, observed: Observed, stacks: Stacks) -> list[Any]:
 
 def _call(parts: _Parts, rows: Any) -> Call:
     """Turn an attention into what is kept of it; ``rows`` is its output, [1, new, width]."""
-    heads = parts.query.shape[0]
+    heads, dtype = parts.query.shape[0], str(parts.query.dtype).removeprefix("torch.")
     bias = added(parts.bias, parts.shown.bias)
     return Call(
         array(parts.query),
@@ -217,5 +217,7 @@ def _call(parts: _Parts, rows: Any) -> Call:
         scale=float(parts.scale),
         causal=parts.causal,
         bias=None if bias is None else array(bias.expand(heads, -1, -1)),
-        cause="an attention module that accelsim reads by itself",
+        cause=f"{dtype} in an attention module of its own kind; expected float32 or float64"
+        if dtype in ("bfloat16", "float16")
+        else "an attention module that accelsim reads by itself",
     )

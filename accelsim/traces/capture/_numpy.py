@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from accelsim.errors import TraceError
 from accelsim.traces.capture._gguf_model import GgufModel
 from accelsim.traces.capture._minilm import SentenceEncoder
 from accelsim.traces.capture._recorder import Progress, Recorder, choose_layers, dense_attention
 from accelsim.traces.capture._run import Run
 from accelsim.traces.capture.packages import file_sha256
+from accelsim.traces.capture.placement import Placement
 
 # In float64 the rounding of different BLAS libraries and processors is a billion times finer than
 # the steps of float16, so that the stored bits do not depend on the machine.
-_DTYPE = np.float64
+_DTYPE = "float64"
 
 
 def run_gguf(
@@ -26,9 +25,11 @@ def run_gguf(
     decode: int,
     layers: Sequence[int] | None,
     progress: Progress,
+    placement: Placement,
 ) -> Run:
     """Record a GGUF file; arguments as for :func:`~._capture.capture`."""
-    model = GgufModel(path, _DTYPE)
+    dtype = placement.dtype or _DTYPE
+    model = GgufModel(path, dtype, placement.weights_bytes)
     chosen = choose_layers(layers, model.shape.num_layers, model.name)
     prompt = cut_prompt(model.encode(text), prefill, model.name)
     check_context(len(prompt) + decode, model.shape.context_tokens, model.name)
@@ -40,7 +41,7 @@ def run_gguf(
     return Run(
         model=model.name,
         weights=f"{path.name} sha256 {file_sha256(path)}",
-        forward=_forward(decode),
+        forward=_forward(dtype, decode),
         token_ids=token_ids,
         prefill_tokens=len(prompt),
         causal=True,
@@ -59,10 +60,14 @@ def run_encoder(
     prefill: int | None,
     layers: Sequence[int] | None,
     progress: Progress,
+    placement: Placement,
 ) -> Run:
     """Record a BERT sentence encoder; a cut text keeps its [SEP] at the end."""
+    if placement.weights_bytes is not None:
+        raise TraceError(f"{folder.name}: weights memory: expected none, as all are 0.1 GB")
+    dtype = placement.dtype or _DTYPE
     progress("weights", 0, 0)
-    model = SentenceEncoder(folder, _DTYPE)
+    model = SentenceEncoder(folder, dtype)
     chosen = choose_layers(layers, model.shape.num_layers, model.name)
     ids = model.encode(text, max_tokens=len(text) + 2)
     if prefill is not None and len(ids) > prefill:
@@ -75,7 +80,7 @@ def run_encoder(
     return Run(
         model=model.name,
         weights=f"{weights.name} sha256 {file_sha256(weights)}",
-        forward=_forward(0),
+        forward=_forward(dtype, 0),
         token_ids=ids,
         prefill_tokens=len(ids),
         causal=False,
@@ -113,5 +118,5 @@ def check_context(tokens: int, limit: int, model: str) -> None:
         )
 
 
-def _forward(decode: int) -> str:
-    return "accelsim, NumPy float64" + (", greedy decoding" if decode else "")
+def _forward(dtype: str, decode: int) -> str:
+    return f"accelsim, NumPy {dtype}" + (", greedy decoding" if decode else "")

@@ -6,7 +6,7 @@ import functools
 import importlib
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from accelsim.errors import AccelsimError, TraceError
 from accelsim.traces import TEXT
-from accelsim.traces.capture._beside import Beside
+from accelsim.traces.capture._beside import Beside, Importance
 from accelsim.traces.capture._indexers import indexed
 from accelsim.traces.capture._inputs import Inputs, Media, Reader
 from accelsim.traces.capture._interface import (
@@ -32,6 +32,7 @@ from accelsim.traces.capture._run import Run
 from accelsim.traces.capture.gguf import check_for_transformers
 from accelsim.traces.capture.libraries import require
 from accelsim.traces.capture.packages import file_sha256
+from accelsim.traces.capture.placement import ON_CPU, Placement, TorchPlacement
 
 _LM_HEADS = ("ForCausalLM", "LMHeadModel")
 _NOTHING = Media()
@@ -95,6 +96,8 @@ def run_transformers(
     media: Media = _NOTHING,
     stack: str | None = None,
     hidden: Sequence[int] = (),
+    importance: Importance | None = None,
+    placement: Placement = ON_CPU,
 ) -> Run:
     """Record a model that transformers can load.
 
@@ -109,15 +112,18 @@ def run_transformers(
         media: images and sound.
         stack: the only one to record, of a model that has several; all if ``None``.
         hidden: layers of which to record what they are given.
+        importance: of patches, where it is to be recorded.
+        placement: how it runs.
 
     Raises:
         TraceError: a model that cannot be loaded, or whose attention a trace cannot hold.
     """
     transformers, torch = require("transformers", "transformers"), require("torch", "torch")
     where = {"gguf_file": gguf_file} if gguf_file else {}
-    with quiet(transformers):
+    with quiet(transformers), ExitStack() as opened:
         if gguf_file:
             check_for_transformers(Path(model) / gguf_file)
+        runs = TorchPlacement(torch, placement, model, gguf_file is not None)
         config = load_pretrained(transformers.AutoConfig, model, where)
         kind = _kind(transformers, config, model)
         if decode and not kind.decodes:
@@ -132,10 +138,10 @@ def run_transformers(
         prompt = [_first_token(config, model)] if kind.pair else read.ids
         _check_context(config, kind, len(read.ids), len(prompt) + decode, model)
         progress("weights", 0, 0)
-        options = {"dtype": torch.float32, **where}
-        if not gguf_file:
-            options["use_safetensors"] = True  # the alternative is a pickle
-        name, network = _load(kind, model, options)
+        options = dict(where) if gguf_file else {"use_safetensors": True}  # or it is a pickle
+        loading = opened.enter_context(runs.loading())
+        name, network = _load(kind, model, options | loading)
+        network = runs.placed(network)
         attending = 2 * _depth(config, decoder=True) if kind.pair else depth
         wanted = None if layers is None else chosen
         observed = Observed(model, wanted, attending, 1 + decode, progress, stack)
@@ -143,14 +149,19 @@ def run_transformers(
         observed.prefix = type(config) in transformers.AutoModelForImageTextToText._model_mapping
         recorder = InterfaceRecorder(observed)
         recorder.stacks = stacks = Stacks(network, kind.pair, sees)
-        beside = Beside(model, sees, hidden)
+        if importance is not None and (not sees or observed.alone):
+            raise TraceError(
+                f"{model}: importance of patches is a score of image tokens; expected a language "
+                "model that is given --image FILE, and no --group vision"
+            )
+        beside = Beside(model, sees, hidden, importance)
         with (
             standing_in(transformers, name, recorder),
             hooked(network, observed, stacks),
             indexed(network, observed, stacks),
             beside.watching(network, observed),
         ):
-            ids = _decode(torch, network, read.given, prompt, decode, observed, kind.pair)
+            ids = _decode(torch, network, runs, read.given, prompt, decode, observed, kind.pair)
         observed.check_stacks(STACKS[:2] if kind.pair else STACKS[2:] if sees else ())
         if observed.alone:
             ids = read.ids if stack == "encoder" else []
@@ -165,7 +176,7 @@ def run_transformers(
     return Run(
         model=Path(model).name if Path(model).exists() else model,
         weights=_provenance(config, model, gguf_file),
-        forward=f"transformers {transformers.__version__}, torch {torch.__version__} float32"
+        forward=f"transformers {transformers.__version__}, torch {torch.__version__} {runs}"
         + (", greedy decoding" if decode else ""),
         token_ids=ids,
         prefill_tokens=observed.tokens() - decode,
@@ -314,6 +325,7 @@ def _load(kind: _Kind, model: str, options: dict[str, Any]) -> tuple[str, Any]:
 def _decode(
     torch: Any,
     network: Any,
+    runs: TorchPlacement,
     given: dict[str, Any],
     prompt: list[int],
     steps: int,
@@ -325,6 +337,7 @@ def _decode(
     Args:
         torch: the library.
         network: the model.
+        runs: how it runs.
         given: what its first pass is called with.
         prompt: token ids that its layers see in the first pass; of a decoder, its first.
         steps: of decoding.
@@ -335,20 +348,21 @@ def _decode(
 
     ids = list(prompt)
     tokens = "decoder_input_ids" if pair else "input_ids"
+    given = runs.given(given)
     if pair:
-        given = {**given, tokens: torch.tensor([ids])}
+        given[tokens] = runs.tokens(ids)
     with torch.inference_mode():
         for step in range(steps + 1):
             cached = {"use_cache": True} if steps else {}
             observed.begin(len(ids) if step == 0 else 1)
-            with foreign_code(observed.model):
+            with foreign_code(observed.model), runs.reading():
                 output = network(**given, **cached)
             observed.end()
             if step < steps:
                 # Renamed in transformers 5.
                 name = "cache" if "cache" in output else "past_key_values"
                 ids.append(int(output.logits[0, -1].argmax()))
-                given = {name: output[name], tokens: torch.tensor([ids[-1:]])}
+                given = {name: output[name], tokens: runs.tokens(ids[-1:])}
                 if pair:
                     hidden = output.encoder_last_hidden_state
                     given["encoder_outputs"] = BaseModelOutput(last_hidden_state=hidden)

@@ -88,56 +88,6 @@ def test_policies_prune_and_two_models_do_not_mix(tiny: str) -> None:
     )
 
 
-@pytest.mark.parametrize("kind", ["Mistral", "Gemma3"])
-def test_layers_with_windows_keep_them(kind: str, tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    sizes = {
-        "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "sliding_window": 10,
-        "max_position_embeddings": 64,
-    }  # fmt: skip
-    if kind == "Gemma3":
-        types = ["sliding_attention", "full_attention", "sliding_attention"]
-        config = transformers.Gemma3TextConfig(**sizes, layer_types=types, query_pre_attn_scalar=8)
-        transformers.Gemma3ForCausalLM(config).save_pretrained(tmp_path)
-    else:
-        transformers.MistralForCausalLM(transformers.MistralConfig(**sizes)).save_pretrained(
-            tmp_path
-        )
-    model = TransformersModel(str(tmp_path))
-    plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    with torch.inference_mode():
-        expected = plain(torch.tensor([IDS])).logits[0].numpy()
-    full = [1] if kind == "Gemma3" else []
-    assert model.shape.windows == tuple(None if i in full else 10 for i in range(3))
-
-    def inside(spec: str, steps: bool = False) -> tuple[np.ndarray, PolicyAttention]:
-        attend = policy_attention(load_policy_spec(spec), model.shape, len(IDS), causal=True)
-        if not steps:
-            return model.forward(IDS, attend), attend
-        cache = model.new_cache()
-        return np.concatenate([model.forward([i], attend, cache) for i in IDS]), attend
-
-    exact = "dense:quantization.scale=per_token"
-    logits, attend = inside(exact)
-    np.testing.assert_allclose(logits, expected, atol=2e-3)
-    assert attend.kept_keys == attend.visible_keys
-    np.testing.assert_allclose(inside(exact, steps=True)[0], expected, atol=2e-3)
-    # A budget acts where everything is seen, and nowhere else.
-    budget = (
-        "tova:quantization.scale=per_token,selection.budget_fraction=null,selection.budget_tokens=6"
-    )
-    pruned, attend = inside(budget)
-    seen = np.arange(1, len(IDS) + 1)
-    kept = sum(np.minimum(seen, 6 if i in full else 10).sum() for i in range(3)) * 4
-    assert attend.kept_keys == kept
-    assert np.allclose(pruned, expected, atol=2e-3) == (not full)
-    with pytest.raises(TraceError, match="from layer to layer"):
-        inside("spatten-tokens")
-
-
 SIZES = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64,

@@ -11,7 +11,7 @@ import click
 import pytest
 
 from accelsim.cli import ALIASES, VERBS, main
-from accelsim.traces import save_trace, synthetic_trace
+from accelsim.traces import batch_of, save_trace, synthetic_trace
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -110,6 +110,7 @@ def test_commands_run(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     encoder = synthetic_trace(prefill_tokens=12, decode_tokens=0, causal=False, **small)
     save_trace(decoder, tmp_path / "traces/smollm2-64p-32d.safetensors")
     save_trace(encoder, tmp_path / "traces/minilm-128.safetensors")
+    save_trace(batch_of([decoder, decoder]), tmp_path / "batch.safetensors")
     (tmp_path / "traces" / "spatten-gpt2").symlink_to(ROOT / "traces" / "spatten-gpt2")
     monkeypatch.chdir(tmp_path)
     status: object = 0

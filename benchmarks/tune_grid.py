@@ -27,7 +27,7 @@ from rich.progress import track
 
 from accelsim.exploration._closed_tune import policy_text
 from accelsim.exploration._tune_space import Family
-from accelsim.policies import Policy
+from accelsim.policies import Policy, ProgressiveQuantization
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 TOKENS, LAYERS = 512, 30
@@ -143,9 +143,9 @@ def interval(row: Row) -> str:
 
 def words(text: str) -> str:
     """What a policy keeps."""
-    policy = json.loads(text)
-    stored = policy["quantization"]
-    bits = f"keys {stored.get('key_bits', 12)}, values {stored.get('value_bits', 12)} bit"
+    policy, stored = json.loads(text), Policy.model_validate_json(text).quantization
+    assert not isinstance(stored, ProgressiveQuantization)
+    bits = f"keys {stored.key_bits}, values {stored.value_bits} bit"
     kept = policy.get("selection", {}).get("budget_tokens")
     parts = [f"{kept} tokens"] if kept else []
     for part in ("tokens", "values"):

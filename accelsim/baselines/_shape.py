@@ -214,7 +214,7 @@ class AttentionShape:
                 own = stack.trace.layer(index)
                 shapes.setdefault((own.query_heads, own.kv_heads, own.widths), []).append(index)
             parts += [cls._of_layers(stack.trace, layers) for layers in shapes.values()]
-        return parts[0] if len(parts) == 1 else replace(parts[0], beside=tuple(parts[1:]))
+        return _one_of(parts)
 
     @classmethod
     def _of_layers(cls, trace: AttentionTrace, indexes: Sequence[int]) -> AttentionShape:
@@ -303,14 +303,17 @@ def _seen(trace: AttentionTrace, index: int, positions: NDArray[np.int64], conte
     return int((end - mask.first(positions)).sum())
 
 
+def _one_of(parts: Sequence[AttentionShape]) -> AttentionShape:
+    """Calls of several kinds as one shape; the opposite of :attr:`AttentionShape.parts`."""
+    return replace(parts[0], beside=tuple(parts[1:]))
+
+
 def _together(shapes: Sequence[AttentionShape]) -> AttentionShape:
     """Sequences in one batch: their calls step by step, each with as many as are still there."""
     if len(set(shapes)) == 1:
-        parts = [replace(part, sequences=len(shapes)) for part in shapes[0].parts]
-        return replace(parts[0], beside=tuple(parts[1:]))
+        return _one_of([replace(part, sequences=len(shapes)) for part in shapes[0].parts])
     if not _in_step(shapes):
-        parts = [part for shape in shapes for part in shape.parts]
-        return replace(parts[0], beside=tuple(parts[1:]))
+        return _one_of([part for shape in shapes for part in shape.parts])
     merged: list[AttentionShape] = []
     for same in zip(*(shape.parts for shape in shapes), strict=True):
         longest = max(same, key=lambda part: len(part.calls))
@@ -322,7 +325,7 @@ def _together(shapes: Sequence[AttentionShape]) -> AttentionShape:
             replace(longest, calls=tuple(calls), sequences=count)
             for count, calls in running.items()
         ]
-    return replace(merged[0], beside=tuple(merged[1:]))
+    return _one_of(merged)
 
 
 def _in_step(shapes: Sequence[AttentionShape]) -> bool:

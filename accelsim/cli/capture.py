@@ -150,6 +150,8 @@ def command(
             "--image or --audio"
         )
     chosen = None if layers is None else _layers(layers)
+    given = () if hidden is None else _layers(hidden)
+    rating = None if importance is None else _importance(importance)
     sequences = []
     with _bar(model) as progress:
         for prompt, name in prompts:
@@ -165,8 +167,8 @@ def command(
                     images=image,
                     audio=audio,
                     group=group,
-                    hidden=() if hidden is None else _layers(hidden),
-                    importance=None if importance is None else _importance(importance),
+                    hidden=given,
+                    importance=rating,
                     placement=placement,
                     progress=progress,
                 )

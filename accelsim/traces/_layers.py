@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import pydantic
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from accelsim.configs import Config, Unit, validate
 from accelsim.errors import ConfigError, TraceError, shorten
 
+C = TypeVar("C", bound=Config)
 Kind = Literal["self", "cross", "latent"]
 Group = Literal["encoder", "decoder", "vision"]
 ASIDE = frozenset(("encoder", "vision"))
@@ -318,28 +319,58 @@ def read_layers(text: str, count: int, where: str) -> tuple[LayerEntry, ...]:
     Raises:
         TraceError: in one line.
     """
-    place = f"{where}: metadata 'layers'"
+    place, one = f"{where}: metadata 'layers'", f"{count} mappings, one a layer"
+    return tuple(read_entries(text, LayerEntry, place, "layer", 0, range(count, count + 1), one))
+
+
+def read_entries(
+    text: str,
+    entry: type[C],
+    place: str,
+    word: str,
+    first: int,
+    counts: range,
+    expected: str,
+) -> list[C]:
+    """Read a metadata key that is a JSON list of mappings.
+
+    Args:
+        text: of the key.
+        entry: what each mapping says.
+        place: file and key, for errors.
+        word: what an entry is of.
+        first: number of the first.
+        counts: how many there may be.
+        expected: the same in words.
+
+    Raises:
+        TraceError: in one line.
+    """
     try:
         found = json.loads(text) if len(text) <= MAX_LAYERS_TEXT else None
     except (ValueError, RecursionError):
         found = None
-    if not isinstance(found, list) or len(found) != count:
-        raise TraceError(f"{place}: expected a JSON list of {count} mappings, one a layer")
+    if not isinstance(found, list) or len(found) not in counts:
+        raise TraceError(f"{place}: expected a JSON list of {expected}")
     entries = []
-    for index, entry in enumerate(found):
-        if not isinstance(entry, dict):
-            raise TraceError(f"{place}: layer {index}: expected a mapping")
+    for number, given in enumerate(found, first):
+        if not isinstance(given, dict):
+            raise TraceError(f"{place}: {word} {number}: expected a mapping")
         try:
-            entries.append(validate(LayerEntry, entry, f"layer {index}"))
+            entries.append(validate(entry, given, f"{word} {number}"))
         except ConfigError as error:
             raise TraceError(f"{place}: {shorten(str(error), _MESSAGE)}") from None
-    return tuple(entries)
+    return entries
 
 
 def write_layers(entries: Sequence[LayerEntry]) -> str:
     """Return the metadata key ``layers``, JSON of what is given only."""
-    listed = [entry.model_dump(exclude_none=True, exclude_defaults=True) for entry in entries]
-    return json.dumps(listed, separators=(",", ":"))
+    return json.dumps(given_of(entries), separators=(",", ":"))
+
+
+def given_of(entries: Sequence[LayerEntry]) -> list[dict[str, Any]]:
+    """What entries say beside what is left out, as plain JSON values."""
+    return [entry.model_dump(exclude_none=True, exclude_defaults=True) for entry in entries]
 
 
 def check_layer(layer: Layer, entry: LayerEntry, causal: bool, prompt: int, place: str) -> None:

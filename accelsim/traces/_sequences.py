@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import pydantic
 from numpy.typing import NDArray
 
-from accelsim.configs import Config, Unit, validate
-from accelsim.errors import ConfigError, TraceError, shorten
-from accelsim.traces._layers import MAX_LAYERS_TEXT, LayerEntry
+from accelsim.configs import Config, Unit
+from accelsim.errors import TraceError
+from accelsim.traces._layers import LayerEntry, given_of, read_entries
 
 if TYPE_CHECKING:
     from accelsim.traces._trace import AttentionTrace, TensorSource
@@ -22,7 +22,6 @@ Tokens = Annotated[int, pydantic.Field(ge=0, le=10**9 - 1), Unit("tokens")]
 Error = Annotated[float, pydantic.Field(ge=0, le=1e9), Unit("of the largest output")]
 _MOST = 4096
 """Sequences of a batch at most, as of a shape."""
-_MESSAGE = 200
 
 
 class SequenceEntry(Config):
@@ -139,9 +138,7 @@ def write_sequences(trace: AttentionTrace) -> str:
             entry["proof_error"] = float(f"{other.proof_error:.1e}")
         if other.layers != trace.layers:
             every = other.layers or (LayerEntry(),) * other.num_layers
-            entry["layers"] = [
-                own.model_dump(exclude_none=True, exclude_defaults=True) for own in every
-            ]
+            entry["layers"] = given_of(every)
         entries.append(entry)
     return json.dumps(entries, separators=(",", ":"))
 
@@ -153,23 +150,10 @@ def read_sequences(text: str, first: AttentionTrace) -> tuple[AttentionTrace, ..
         TraceError: no list of what :class:`SequenceEntry` says.
     """
     place = f"{first.path}: metadata 'sequences'"
-    try:
-        listed = json.loads(text) if len(text) <= MAX_LAYERS_TEXT else None
-    except (ValueError, RecursionError):
-        listed = None
-    if not isinstance(listed, list) or not 0 < len(listed) < _MOST:
-        raise TraceError(
-            f"{place}: expected a JSON list of 1 to {_MOST - 1} mappings, one a sequence behind "
-            "the first"
-        )
+    several = f"1 to {_MOST - 1} mappings, one a sequence behind the first"
+    entries = read_entries(text, SequenceEntry, place, "sequence", 1, range(1, _MOST), several)
     found = []
-    for number, given in enumerate(listed, 1):
-        if not isinstance(given, dict):
-            raise TraceError(f"{place}: sequence {number}: expected a mapping")
-        try:
-            entry = validate(SequenceEntry, given, f"sequence {number}")
-        except ConfigError as error:
-            raise TraceError(f"{place}: {shorten(str(error), _MESSAGE)}") from None
+    for number, entry in enumerate(entries, 1):
         if entry.prefill_tokens + entry.decode_tokens == 0:
             raise TraceError(f"{place}: sequence {number} has zero tokens; expected at least one")
         layers = first.layers if entry.layers is None else tuple(entry.layers)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from headers import edited
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -254,15 +253,6 @@ def test_indexes_that_cannot_be_are_refused(
         save_decisions(replace(some, layers=(some.layers[0], layer)), tmp_path / "d.safetensors")
     assert expected in str(error.value)
     assert not (tmp_path / "d.safetensors").exists()
-
-
-def edited(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    payload = path.read_bytes()
-    length = int.from_bytes(payload[:8], "little")
-    header = json.loads(payload[8 : 8 + length])
-    change(header)
-    text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + payload[8 + length :])
 
 
 @pytest.mark.parametrize(

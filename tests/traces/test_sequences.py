@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from headers import edited
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -98,17 +99,6 @@ def test_what_is_no_batch(traces, message):
         batch_of(traces)
 
 
-def rewritten(path, change):
-    """A file with another header."""
-    payload = path.read_bytes()
-    length = int.from_bytes(payload[:8], "little")
-    header = json.loads(payload[8 : 8 + length])
-    change(header)
-    text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + payload[8 + length :])
-    return path
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -127,7 +117,7 @@ def rewritten(path, change):
 def test_bad_headers(tmp_path, text, message):
     path = tmp_path / "t.safetensors"
     save_trace(batch_of([one(), one(1)]), path)
-    rewritten(path, lambda header: header["__metadata__"].update(sequences=text))
+    edited(path, lambda header: header["__metadata__"].update(sequences=text))
     with pytest.raises(TraceError, match=message) as caught:
         load_trace(path)
     assert "\n" not in str(caught.value)
@@ -142,7 +132,7 @@ def test_tensors_that_nobody_counts(tmp_path):
         header["__metadata__"]["sequences"] = json.dumps(entries)
 
     with pytest.raises(TraceError, match=r"tensor 'sequence\.2\..*has 1 entries"):
-        load_trace(rewritten(path, fewer))
+        load_trace(edited(path, fewer))
 
 
 def test_numbers_of_every_sequence_are_checked(tmp_path):

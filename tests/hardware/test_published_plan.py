@@ -117,5 +117,6 @@ def test_heads_whose_last_tokens_are_left_share_no_transaction() -> None:
     for plane in (KEYS, VALUES):
         for row in range(2):
             assert layout.vectors(plane, row, 0, kept) == kept * 64 // 32
-            found += layout.written[: layout.take()].tolist()
+            found += layout.written[: layout.count].tolist()
+            layout.count = 0
     assert len(set(found)) == len(found) == 4 * kept * 64 // 32

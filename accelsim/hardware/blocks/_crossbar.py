@@ -125,12 +125,13 @@ def oldest_read(addresses: Ints, fetch: Records, drams: Records, d: int) -> tupl
 @inlined
 def run_channel(state: Channels, banks: Banks, org: Organisation, d: int, target: int) -> None:
     """Let the memory clock of a channel run up to a tick."""
-    while state[d].tick < target:
+    c = state[d]
+    while c.tick < target:
         # Most ticks only count; it is worth a look before the call.
-        if state[d].tick + 1 >= state[d].next_event:
+        if c.tick + 1 >= c.next_event:
             channel_tick(state, banks, org, d)
         else:
-            state[d].tick = min(target, state[d].next_event - 1)
+            c.tick = min(target, c.next_event - 1)
 
 
 @inlined

@@ -195,18 +195,19 @@ def _clock_channels(
     """
     target = (s[0].cycle + 1) * rate >> 10
     for d in range(len(drams)):
-        if drams[d].response:
+        dram, c = drams[d], state[d]
+        if dram.response:
             k, beat = oldest_read(addresses, fetch, drams, d)
             if fetch[k].served != s[0].cycle:
                 fetch[k].served = s[0].cycle
-                drams[d].response = 0
-                drams[d].order_head += 1
+                dram.response = 0
+                dram.order_head += 1
                 beats[beat % RING].arrived += 1
                 fetch[k].returned = beat + 1
                 s[0].response_mark = max(s[0].response_mark, beat + 1 - s[0].joined)
-        if not drams[d].response and state[d].done_head != state[d].done_tail:
+        if not dram.response and c.done_head != c.done_tail:
             channel_pop(state, d)
-            drams[d].response = 1
+            dram.response = 1
         run_channel(state, banks, org, d, target)
 
 
@@ -300,17 +301,21 @@ class Matrix(Milestone):
         asked: cycle in which it was asked for.
 
     Attributes:
-        begin, end: its first fetch beat, and that after its last.
+        begin, end: its first fetch beat, and that after its last, once it was asked for.
         before: transactions in front of its vectors.
         transactions: of the vectors.
+        usable: cycle from which all its vectors can be used, once it was announced.
     """
 
-    __slots__ = ("asked", "before", "begin", "code", "end", "transactions")
+    __slots__ = ("asked", "before", "begin", "code", "end", "transactions", "usable")
 
     def __init__(self, env: Clock, code: int, asked: int) -> None:
         super().__init__(env)
         self.code, self.asked = code, asked
-        self.begin = self.end = self.before = self.transactions = 0
+        self.before = self.transactions = 0
+        self.begin: int
+        self.end: int
+        self.usable: int
 
 
 class MatrixFetcher(Module):
@@ -443,7 +448,8 @@ class MatrixFetcher(Module):
                 self.worked(charged, reached - charged)
                 charged = reached
             if done:
-                self.requests.pop()
+                asked.popleft()
+                matrix.usable = charged - 1 + FILL
                 matrix.announce(charged - 1)
 
     def queues(self) -> dict[str, tuple[float, float]]:

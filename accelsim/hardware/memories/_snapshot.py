@@ -148,7 +148,8 @@ def relative_channels(
         for i in range(org[0].first_tick, org[0].first_history):
             out[at] = max(banks[d, i] - now, 0)
             at += 1
-        for i in range(org[0].first_history, org[0].columns):
+        # What waits for which bank follows from queue and opened.
+        for i in range(org[0].first_history, org[0].first_opened):
             out[at] = -longest if banks[d, i] < 0 else max(banks[d, i] - now, -longest)
             at += 1
     return at
@@ -198,9 +199,11 @@ def move_channels(
             banks[d, i] = row if row < 0 else (row + rows & mask)
         for i in range(org[0].first_tick, org[0].first_history):
             banks[d, i] = saved_banks[d, i] + ticks
-        for i in range(org[0].first_history, org[0].columns):
+        for i in range(org[0].first_history, org[0].first_opened):
             tick = saved_banks[d, i]
             banks[d, i] = tick + (ticks if tick >= 0 else 0)
+        for i in range(org[0].first_opened, org[0].columns):
+            banks[d, i] = saved_banks[d, i]
 
 
 @inlined

@@ -44,7 +44,12 @@ ACT, PRE, RD, WR, PREA, REFAB = range(len(COMMANDS))
 N_COMMANDS = len(COMMANDS)
 ENTRIES = MAX_ENTRIES
 """Slots of the request queues."""
+BLOCK = 8
+"""Entries of a list of requests that are moved at once; there are as many behind its end."""
 NEVER = np.int64(1) << 60
+Place = np.uint64
+"""An index. Numba looks whether a signed one is negative, which would count from the end; that took
+some 5 % of the DRAM kernel."""
 
 HITS, MISSES, CONFLICTS = N_COMMANDS, N_COMMANDS + 1, N_COMMANDS + 2
 N_COUNTERS = N_COMMANDS + 3
@@ -76,8 +81,8 @@ CHANNEL = np.dtype(
     [(name, np.int64) for name in _SCALARS]
     + [
         ("counters", np.int64, N_COUNTERS),  # commands by code, then hits, misses, conflicts
-        ("queue", np.int64, ENTRIES),  # requests, oldest first
-        ("opened", np.int64, ENTRIES),  # requests whose row was opened for them, oldest first
+        ("queue", np.int64, ENTRIES + BLOCK),  # requests, oldest first
+        ("opened", np.int64, ENTRIES + BLOCK),  # requests whose row was opened for them, by ACT
         ("free", np.int64, ENTRIES),  # free slots
         ("arrive", np.int64, ENTRIES),  # of a slot: tick of acceptance
         ("ident", np.int64, ENTRIES),  # of a slot: what the owner calls it
@@ -96,8 +101,10 @@ Channels = NDArray[np.void]
 Banks = NDArray[np.int64]
 """What the organisation sizes, [channels, columns]: the open row of each bank (-1: closed); from
 column ``first_tick`` the earliest tick of each command at each node; from ``first_history`` the
-ticks of the last commands where a timing row has a window; from ``columns`` the log of accepted
-requests (``address << 1 | write``), as long as :func:`record_requests` makes it, usually empty."""
+ticks of the last commands where a timing row has a window; from ``first_opened`` for each bank
+whether a request of ``opened`` waits for it, from ``first_waiting`` how many of ``queue`` do; from
+``columns`` the log of accepted requests (``address << 1 | write``), as long as
+:func:`record_requests` makes it, usually empty."""
 Row = NDArray[np.int64]
 """Of :data:`Banks`. The functions behind the public ones take one channel: its record ``c``, its
 row of ``banks``, and the record of its organisation, so that a call passes little."""
@@ -178,7 +185,7 @@ def new_channels(channels: int, org: Organisation) -> tuple[Channels, Banks]:
     state["free"] = np.arange(ENTRIES)
     state["free_slots"] = ENTRIES
     banks[:, : int(org[0]["first_tick"])] = -1
-    banks[:, int(org[0]["first_history"]) : columns] = -1
+    banks[:, int(org[0]["first_history"]) : int(org[0]["first_opened"])] = -1
     return state, banks
 
 
@@ -233,15 +240,16 @@ def _push(c: Any, banks: Row, org: Any, address: int, ident: int, write: bool) -
     row = (rest >> bank_shift) & org.row_mask
     final = WR if write else RD
     free = c.free_slots - 1
-    slot = c.free[free]
+    slot = Place(c.free[Place(free)])
     c.free_slots = free
     c.arrive[slot] = c.tick
     c.ident[slot] = ident
     queued = c.queued
-    entry = row << 32 | bank << 16 | final << 9 | slot
+    entry = row << 32 | bank << 16 | final << 9 | np.int64(slot)
     command = _next_command(banks, bank, entry)
-    c.queue[queued] = entry | command << _NEXT_SHIFT
+    c.queue[Place(queued)] = entry | command << _NEXT_SHIFT
     c.queued = queued + 1
+    banks[Place(org.first_waiting + bank)] += 1
     c.inflight += 1
     log = c.log_next
     if log < len(banks):
@@ -250,7 +258,7 @@ def _push(c: Any, banks: Row, org: Any, address: int, ident: int, write: bool) -
     # The others' earliest ticks have not changed, so only the new request can be ready sooner.
     tick = np.int64(0)
     if org.scheduler != FLAT:
-        tick = np.int64(_wake(c, banks, org, slot, command, bank))
+        tick = np.int64(_wake(c, banks, org, int(slot), command, bank))
     if tick < c.next_try:
         c.next_try = tick
         c.next_event = min(c.next_event, tick)
@@ -299,12 +307,12 @@ def _tick(c: Any, banks: Row, org: Any) -> None:
             head += 1
             c.pending_head = head
             tail = c.done_tail
-            slot = c.pending_slot[at]
+            slot = Place(c.pending_slot[at])
             c.done[tail % ENTRIES] = c.ident[slot]
             c.done_tail = tail + 1
             c.latency_sum += depart - c.arrive[slot]
             free = c.free_slots
-            c.free[free] = slot
+            c.free[Place(free)] = slot
             c.free_slots = free + 1
     if now >= c.next_try or now >= c.refresh_due:
         if org.scheduler == SINGLE_BUS:
@@ -325,7 +333,7 @@ def _earliest(banks: Row, org: Any, command: int, bank: int) -> int:
     """
     at = org.first_tick + command * org.nodes
     pseudo = org.banks + (bank >> org.pseudo_banks_shift)
-    return int(max(banks[at + bank], banks[at + pseudo]))
+    return int(max(banks[Place(at + bank)], banks[Place(at + pseudo)]))
 
 
 @inlined
@@ -338,37 +346,48 @@ def _issue(
     now: int,
 ) -> None:
     """Issue ``command`` at tick ``now``: push the earliest ticks of the commands it holds back."""
+    of = Place(command)
     shifted = np.int64(-1)
-    end = org.first_rule[command + 1]
+    end = org.first_rule[Place(command + 1)]
     if now + org.before_refresh < c.refresh_due and not c.refresh_mask:
         # What holds a refresh back has passed when the next one comes.
-        end = org.refresh_rule[command]
-    for i in range(org.first_rule[command], end):
-        rule = org.rules[i]
-        since = now
-        if rule.window > 1:
-            past = org.first_history
-            past += (rule.history + (bank >> rule.history_shift)) * MAX_WINDOW
-            if shifted != past:
-                # Rules are sorted by level, so each history moves once.
-                shifted = past
-                for at in range(past + MAX_WINDOW - 1, past, -1):
-                    banks[at] = banks[at - 1]
-                banks[past] = now
-            since = banks[past + rule.window - 1]
-            if since < 0:
-                continue
-        first = org.first_tick + rule.node + (bank >> rule.node_shift & -rule.nodes)
-        for at in range(first, first + rule.nodes):
-            banks[at] = max(banks[at], since + rule.ticks)
-    c.counters[command] += 1
+        end = org.refresh_rule[of]
+    plain = org.plain_rule[of]
+    for i in range(org.first_rule[of], plain):
+        rule = org.rules[Place(i)]
+        past = org.first_history
+        past += (rule.history + (bank >> rule.history_shift)) * MAX_WINDOW
+        if shifted != past:
+            # Rules are sorted by level, so each history moves once.
+            shifted = past
+            for older in range(past + MAX_WINDOW - 1, past, -1):
+                banks[Place(older)] = banks[Place(older - 1)]
+            banks[Place(past)] = now
+        since = banks[Place(past + rule.window - 1)]
+        if since >= 0:
+            _hold_back(banks, org, rule, bank, since)
+    for i in range(plain, end):
+        _hold_back(banks, org, org.rules[Place(i)], bank, now)
+    c.counters[of] += 1
+
+
+@inlined
+def _hold_back(banks: Row, org: Any, rule: Any, bank: int, since: int) -> None:
+    """Apply a rule to a command that was issued at tick ``since``."""
+    at = Place(org.first_tick + rule.node + (bank >> rule.node_shift & rule.same))
+    banks[at] = max(banks[at], since + rule.ticks)
 
 
 @inlined
 def _remove(entries: NDArray[np.int64], place: int, count: int) -> None:
-    """Close the gap at ``place`` in a list of ``count`` requests."""
-    for i in range(place, count - 1):
-        entries[i] = entries[i + 1]
+    """Close the gap at ``place`` in a list of ``count`` requests.
+
+    Most lists are short: whole blocks take one round nearly always, and how many rounds there are
+    is what a processor guesses wrong.
+    """
+    for first in range(place, count - 1, BLOCK):
+        for i in range(first, first + BLOCK):
+            entries[Place(i)] = entries[Place(i + 1)]
 
 
 @inlined
@@ -431,8 +450,7 @@ def _serve_flat(c: Any, banks: Row, org: Any, now: int) -> None:
     entry = c.queue[0]
     c.counters[entry >> 9 & _COMMAND_MASK] += 1
     _depart(c, entry, now - 1 + org.read_latency)
-    _remove(c.queue, 0, queued)
-    c.queued = queued - 1
+    _take_out(c, banks, org, 0, entry >> 16 & 0xFFFF)
     c.next_try = now + 1
 
 
@@ -469,9 +487,7 @@ def _schedule(c: Any, banks: Row, org: Any, now: int) -> None:
             chosen, oldest = i, c.arrive[slot]
     c.next_try = now + 1
     if chosen >= 0:
-        _finish(c, banks, org, c.opened[chosen], now)
-        _remove(c.opened, chosen, n_active)
-        c.active = n_active - 1
+        _finish_opened(c, banks, org, chosen, now)
         return
     if c.refresh_due != NEVER and _refresh(c, banks, org, now):
         return
@@ -502,7 +518,7 @@ def _schedule(c: Any, banks: Row, org: Any, now: int) -> None:
 def _wake(c: Any, banks: Row, org: Any, slot: int, command: int, bank: int) -> int:
     """Note the first tick in which the next command of a queued request may go."""
     tick = np.int64(_earliest(banks, org, command, bank))
-    c.wake[slot] = tick
+    c.wake[Place(slot)] = tick
     if command in (ACT, PRE):
         c.row_wake = min(c.row_wake, tick)
     else:
@@ -513,7 +529,7 @@ def _wake(c: Any, banks: Row, org: Any, slot: int, command: int, bank: int) -> i
 @inlined
 def _next_command(banks: Row, bank: int, entry: int) -> int:
     """What a request needs next: its own command, or ACT or PRE of its bank."""
-    row = banks[bank]
+    row = banks[Place(bank)]
     if row == entry >> 32:
         return int(entry >> 9 & _COMMAND_MASK)
     return ACT if row < 0 else PRE
@@ -523,12 +539,18 @@ def _next_command(banks: Row, bank: int, entry: int) -> int:
 def _rouse(c: Any, banks: Row, org: Any, first: int, last: int) -> None:
     """Look again at the queued requests of banks ``first`` to ``last`` - 1: their rows changed."""
     for i in range(c.queued):
-        entry = c.queue[i]
-        bank = entry >> 16 & 0xFFFF
-        if first <= bank < last:
-            command = _next_command(banks, int(bank), int(entry))
-            c.queue[i] = entry & ~_NEXT | command << _NEXT_SHIFT
-            _wake(c, banks, org, entry & _SLOT_MASK, command, bank)
+        if first <= c.queue[i] >> 16 & 0xFFFF < last:
+            _look_again(c, banks, org, i)
+
+
+@inlined
+def _look_again(c: Any, banks: Row, org: Any, place: int) -> None:
+    """Note what the request at ``place`` of the queue needs next, and from which tick on."""
+    entry = c.queue[Place(place)]
+    bank = entry >> 16 & 0xFFFF
+    command = _next_command(banks, int(bank), int(entry))
+    c.queue[Place(place)] = entry & ~_NEXT | command << _NEXT_SHIFT
+    _wake(c, banks, org, entry & _SLOT_MASK, command, bank)
 
 
 @inlined
@@ -541,28 +563,42 @@ def _open_or_close(
     now: int,
 ) -> None:
     """Issue ACT or PRE for the request at ``place`` of the queue; ACT moves it to the active."""
-    entry = c.queue[place]
+    entry = c.queue[Place(place)]
     bank = entry >> 16 & 0xFFFF
-    n_active, n_queued = c.active, c.queued
-    if command == PRE and _row_in_use(c, bank):
+    n_active = c.active
+    if command == PRE and banks[Place(org.first_opened + bank)]:
         return
     _issue(c, banks, org, bank, command, now)
     if not entry & _SEEN:
         entry |= _SEEN
-        c.queue[place] = entry
+        c.queue[Place(place)] = entry
         c.counters[MISSES if command == ACT else CONFLICTS] += 1
     if command == PRE:
         banks[bank] = -1
     else:
         banks[bank] = entry >> 32
-        c.opened[n_active] = entry
+        c.opened[Place(n_active)] = entry
+        banks[Place(org.first_opened + bank)] = 1
         tick = np.int64(_earliest(banks, org, entry >> 9 & _COMMAND_MASK, bank))
         c.wake[entry & _SLOT_MASK] = tick
         c.opened_wake = min(c.opened_wake, tick)
         c.active = n_active + 1
-        _remove(c.queue, place, n_queued)
-        c.queued = n_queued - 1
-    _rouse(c, banks, org, bank, bank + 1)
+        _take_out(c, banks, org, place, bank)
+    # Most banks have one request at most.
+    waiting = banks[Place(org.first_waiting + bank)]
+    if command == PRE and waiting == 1:
+        _look_again(c, banks, org, place)
+    elif waiting:
+        _rouse(c, banks, org, bank, bank + 1)
+
+
+@inlined
+def _take_out(c: Any, banks: Row, org: Any, place: int, bank: int) -> None:
+    """Take the request at ``place`` out of the queue."""
+    n_queued = c.queued
+    _remove(c.queue, place, n_queued)
+    c.queued = n_queued - 1
+    banks[Place(org.first_waiting + bank)] -= 1
 
 
 @inlined
@@ -603,12 +639,19 @@ def _schedule_passing_over(c: Any, banks: Row, org: Any, now: int) -> None:
         return
     row = -1
     while c.row_wake <= now or (not issued and c.column_wake <= now):
-        column, row = _first_ready(c, banks, org, not issued, now)
+        column, row = -1, -1
+        if not issued and c.column_wake <= now:
+            column = _first_column(c, banks, org, now)
+        if c.row_wake <= now:
+            row = _first_row(c, banks, org, now)
+        if not org.two_buses and 0 <= row < column:
+            # The older one has the bus.
+            column = -1
         if column < 0:
             break
         _finish_queued(c, banks, org, column, now)
         issued = True
-        row -= int(row > column)
+        row = row - int(row > column) if org.two_buses else -1
         if row < 0 or _is_ready(c, banks, org, row, now):
             break
         # The read holds back the precharge of its own bank.
@@ -621,17 +664,21 @@ def _schedule_passing_over(c: Any, banks: Row, org: Any, now: int) -> None:
             c.act_2_due = NEVER
         return
     if c.row_wake <= now + 1:
-        c.row_wake = _floor(banks, org, ACT, PRE)
+        c.row_wake = _floor(banks, org, ACT, PRE, now + 1)
     c.next_try = max(now + 1, min(min(c.opened_wake, c.column_wake), c.row_wake))
 
 
 @inlined
-def _floor(banks: Row, org: Any, one: int, other: int) -> int:
-    """Tick before which neither of two commands can go to any bank."""
+def _floor(banks: Row, org: Any, one: int, other: int, soon: int) -> int:
+    """Tick before which neither of two commands can go to any bank; any, if that is not after
+    ``soon``."""
     tick = NEVER
-    first = org.first_tick + org.banks
-    for node in range(first, first + org.nodes - org.banks):
-        tick = min(tick, banks[node + one * org.nodes], banks[node + other * org.nodes])
+    node = org.first_tick + org.banks
+    last = org.first_tick + org.nodes
+    while node < last and tick > soon:
+        tick = min(tick, banks[Place(node + one * org.nodes)])
+        tick = min(tick, banks[Place(node + other * org.nodes)])
+        node += 1
     return int(tick)
 
 
@@ -655,11 +702,8 @@ def _serve_opened(c: Any, banks: Row, org: Any, now: int) -> bool:
         if c.arrive[slot] < oldest:
             chosen, oldest = i, c.arrive[slot]
     if chosen >= 0:
-        entry = c.opened[chosen]
-        bank = entry >> 16 & 0xFFFF
-        _finish(c, banks, org, entry, now)
-        _remove(c.opened, chosen, n_active)
-        c.active = n_active - 1
+        bank = c.opened[Place(chosen)] >> 16 & 0xFFFF
+        _finish_opened(c, banks, org, chosen, now)
         if c.withheld >> (bank & 63) & 1:
             c.withheld &= ~(np.int64(1) << (bank & 63))
             c.row_wake = min(c.row_wake, np.int64(_earliest(banks, org, PRE, bank)))
@@ -668,62 +712,58 @@ def _serve_opened(c: Any, banks: Row, org: Any, now: int) -> bool:
 
 
 @inlined
-def _first_ready(c: Any, banks: Row, org: Any, columns: bool, now: int) -> tuple[int, int]:
-    """Search the queue for the first requests whose next command may go now.
-
-    Returns:
-        The place of the first with a column command (-1 if none is or ``columns`` is false), and of
-        the first with a row command. With one bus the search ends at the first of either kind.
-    """
-    column, row = -1, -1
-    column_wake = row_wake = NEVER
-    no_columns = not columns or c.column_wake > now
-    no_rows = c.row_wake > now
+def _first_column(c: Any, banks: Row, org: Any, now: int) -> int:
+    """Place in the queue of the first request whose column command may go now, -1 if none may."""
+    wake = NEVER
     for i in range(c.queued):
         entry = c.queue[i]
         command = entry >> _NEXT_SHIFT & _COMMAND_MASK
         if command <= PRE:  # or ACT
-            if no_rows or row >= 0:
-                continue
-            bank, slot = entry >> 16 & 0xFFFF, entry & _SLOT_MASK
-            tick = c.wake[slot]
-            if tick <= now:
-                tick = np.int64(_earliest_edge(banks, org, int(command), int(bank), now))
-                c.wake[slot] = tick
-            if tick > now:
-                row_wake = min(row_wake, tick)
-            elif command == PRE and _row_in_use(c, bank):
-                c.withheld |= np.int64(1) << (bank & 63)
-            elif command == ACT and c.act_2_due != NEVER:
-                row_wake = np.int64(now + 1)
-            else:
-                row = i
-                if not org.two_buses or no_columns or column >= 0:
-                    break
-        elif not no_columns and column < 0:
-            bank, slot = entry >> 16 & 0xFFFF, entry & _SLOT_MASK
-            tick = c.wake[slot]
-            if tick <= now:
-                tick = np.int64(_earliest_edge(banks, org, int(command), int(bank), now))
-                c.wake[slot] = tick
-            if tick > now:
-                column_wake = min(column_wake, tick)
-            else:
-                column = i
-                if not org.two_buses or no_rows or row >= 0:
-                    break
-    one = not org.two_buses and (column >= 0 or row >= 0)
-    if not no_rows:
-        c.row_wake = now + 1 if one or row >= 0 else row_wake
-    if not no_columns:
-        c.column_wake = now + 1 if one or column >= 0 else column_wake
-    return column, row
+            continue
+        slot = entry & _SLOT_MASK
+        tick = c.wake[slot]
+        if tick <= now:
+            tick = _earliest_edge(banks, org, int(command), entry >> 16 & 0xFFFF, now)
+            c.wake[slot] = tick
+        if tick <= now:
+            c.column_wake = now + 1
+            return int(i)
+        wake = min(wake, tick)
+    c.column_wake = wake
+    return -1
+
+
+@inlined
+def _first_row(c: Any, banks: Row, org: Any, now: int) -> int:
+    """Place in the queue of the first request whose row command may go now, -1 if none may."""
+    wake = NEVER
+    for i in range(c.queued):
+        entry = c.queue[i]
+        command = entry >> _NEXT_SHIFT & _COMMAND_MASK
+        if command > PRE:  # nor ACT
+            continue
+        bank, slot = entry >> 16 & 0xFFFF, entry & _SLOT_MASK
+        tick = c.wake[slot]
+        if tick <= now:
+            tick = _earliest_edge(banks, org, int(command), bank, now)
+            c.wake[slot] = tick
+        if tick > now:
+            wake = min(wake, tick)
+        elif command == PRE and banks[Place(org.first_opened + bank)]:
+            c.withheld |= np.int64(1) << (bank & 63)
+        elif command == ACT and c.act_2_due != NEVER:
+            wake = np.int64(now + 1)
+        else:
+            c.row_wake = now + 1
+            return int(i)
+    c.row_wake = wake
+    return -1
 
 
 @inlined
 def _is_ready(c: Any, banks: Row, org: Any, place: int, now: int) -> bool:
     """Whether the next command of the request at ``place`` of the queue may go now."""
-    entry = c.queue[place]
+    entry = c.queue[Place(place)]
     bank, command = entry >> 16 & 0xFFFF, entry >> _NEXT_SHIFT & _COMMAND_MASK
     return _earliest_edge(banks, org, int(command), int(bank), now) <= now
 
@@ -731,7 +771,7 @@ def _is_ready(c: Any, banks: Row, org: Any, place: int, now: int) -> bool:
 @inlined
 def _open_or_close_passing_over(c: Any, banks: Row, org: Any, place: int, now: int) -> None:
     """Issue ACT or PRE for the request at ``place`` of the queue, as one of two halves or whole."""
-    entry = c.queue[place]
+    entry = c.queue[Place(place)]
     command = entry >> _NEXT_SHIFT & _COMMAND_MASK
     if command == ACT and org.split_act:
         c.act_2_due = now + org.split_act
@@ -741,10 +781,20 @@ def _open_or_close_passing_over(c: Any, banks: Row, org: Any, place: int, now: i
 @inlined
 def _finish_queued(c: Any, banks: Row, org: Any, place: int, now: int) -> None:
     """Issue the last command of the request at ``place`` of the queue."""
-    _finish(c, banks, org, c.queue[place], now)
-    n_queued = c.queued
-    _remove(c.queue, place, n_queued)
-    c.queued = n_queued - 1
+    entry = c.queue[Place(place)]
+    _finish(c, banks, org, entry, now)
+    _take_out(c, banks, org, place, entry >> 16 & 0xFFFF)
+
+
+@inlined
+def _finish_opened(c: Any, banks: Row, org: Any, place: int, now: int) -> None:
+    """Issue the last command of the request at ``place`` of those whose row was opened for them."""
+    entry = c.opened[Place(place)]
+    _finish(c, banks, org, entry, now)
+    n_active = c.active
+    _remove(c.opened, place, n_active)
+    c.active = n_active - 1
+    banks[Place(org.first_opened + (entry >> 16 & 0xFFFF))] = 0
 
 
 @inlined
@@ -760,12 +810,3 @@ def _earliest_edge(
     if org.half_clocks and command != PRE:
         return int(max(tick, now)) | 1
     return tick
-
-
-@inlined
-def _row_in_use(c: Any, bank: int) -> bool:
-    """Whether a request that opened the bank's row still waits for its own command."""
-    for i in range(c.active):  # noqa: SIM110 - Numba compiles no generators
-        if c.opened[i] >> 16 & 0xFFFF == bank:
-            return True
-    return False

@@ -33,16 +33,16 @@ _POWERS_OF_TWO = (
     "transaction_bytes",
 )
 
-MAX_RULES = 256
-"""Most rules of a timing table."""
+MAX_RULES = 4096
+"""Most rules of a memory: of each row of its timing table, one for each node that it holds back."""
 
 RULE = np.dtype(
     [
         (name, np.int64)
         for name in (
-            "node",  # where the earliest ticks of the command it holds back start
+            "node",  # where the earliest tick of the command it holds back stands, for bank 0
             "node_shift",  # log2 of the banks of a node there
-            "nodes",  # how many nodes it holds back
+            "same",  # bits of a bank's node that it is held back with
             "ticks",  # for so long
             "window",  # from the n-th last command on
             "history",  # first history of its level and command, one for each node; -1: none
@@ -50,9 +50,10 @@ RULE = np.dtype(
         )
     ]
 )
-"""A rule of the timing table. The earliest ticks of a command are kept for each bank and for each
-pseudo-channel (``nodes`` in all), of which the later counts: a rule of a bank group is kept at its
-banks, one of the channel at its pseudo-channels."""
+"""A rule of the timing table, for one node. The earliest ticks of a command are kept for each bank
+and for each pseudo-channel (``nodes`` in all), of which the later counts: a row of the table for a
+bank group is a rule for each of its banks, one for the channel a rule for each pseudo-channel. One
+loop of rules that are alike, long as it may be, is faster than few rules with a loop in each."""
 
 ORGANISATION = np.dtype(
     [
@@ -81,12 +82,15 @@ ORGANISATION = np.dtype(
             "split_act",
             "first_tick",  # columns of the state of the banks, see ``Banks`` of a channel
             "first_history",
+            "first_opened",
+            "first_waiting",
             "columns",
         )
     ]
     + [
         ("first_rule", np.int64, len(COMMANDS) + 1),  # where the rules of each command start
-        ("refresh_rule", np.int64, len(COMMANDS)),  # and those of them that hold back a refresh
+        ("plain_rule", np.int64, len(COMMANDS)),  # those of them without a window
+        ("refresh_rule", np.int64, len(COMMANDS)),  # and those that hold back a refresh
         ("rules", RULE, MAX_RULES),
     ]
 )
@@ -143,7 +147,9 @@ def organisation(memory: MemoryConfig, writes: bool = True) -> Organisation:
         header[name] = value
     header["pseudo_banks_shift"] = _banks_shift(header, PSEUDOCHANNEL)
     _add_rules(header, _rules(memory, writes))
-    header["columns"] = header["first_history"] + header["histories"] * MAX_WINDOW
+    header["first_opened"] = header["first_history"] + header["histories"] * MAX_WINDOW
+    header["first_waiting"] = header["first_opened"] + banks
+    header["columns"] = header["first_waiting"] + banks
     return org
 
 
@@ -157,13 +163,11 @@ def _scheduler(memory: MemoryConfig) -> int:
 
 def _add_rules(header: Any, groups: list[list[tuple[int, int, int, int]]]) -> None:
     """Write the rules of each command into the record of a memory."""
-    count = histories = 0
-    if sum(map(len, groups)) > MAX_RULES:
-        raise ConfigError(
-            f"memory: timing table has {sum(map(len, groups))} rules; expected at most {MAX_RULES}"
-        )
+    found: list[tuple[int, ...]] = []
+    histories = 0
     for command, group in enumerate(groups):
-        header["first_rule"][command] = header["refresh_rule"][command] = count
+        for start in ("first_rule", "plain_rule", "refresh_rule"):
+            header[start][command] = len(found)
         first: dict[int, int] = {}
         for level, before, ticks, window in group:
             shift = _banks_shift(header, level)
@@ -177,13 +181,23 @@ def _add_rules(header: Any, groups: list[list[tuple[int, int, int, int]]]) -> No
                 node_shift = int(header["pseudo_banks_shift"])
             span = 1 << max(shift - node_shift, 0)
             history = first[level] if window > 1 else -1
-            header["rules"][count] = node, node_shift, span, ticks, window, history, shift
-            count += 1
+            same = -span
+            found += [
+                (node + at, node_shift, same, ticks, window, history, shift) for at in range(span)
+            ]
+            if window > 1:
+                header["plain_rule"][command] = len(found)
             if _refreshes_only(before, window):
                 header["before_refresh"] = max(int(header["before_refresh"]), ticks)
             else:
-                header["refresh_rule"][command] = count
-    header["first_rule"][len(groups)] = count
+                header["refresh_rule"][command] = len(found)
+    if len(found) > MAX_RULES:
+        raise ConfigError(
+            f"memory: the timing table holds back banks in {len(found):,} ways; expected at most "
+            f"{MAX_RULES:,} (a row of a bank group counts once for each of its banks)"
+        )
+    header["rules"][: len(found)] = found
+    header["first_rule"][len(groups)] = len(found)
     header["histories"] = histories
 
 
@@ -231,7 +245,9 @@ def _check_sizes(memory: MemoryConfig) -> None:
 
 
 def _rules(memory: MemoryConfig, writes: bool) -> list[list[tuple[int, int, int, int]]]:
-    """Rules by command, those of refresh last, sorted by level, without those that others imply.
+    """Rules by command: those with a window first, those of refresh last; sorted by level.
+
+    Those that others imply are left out.
 
     Of rows that differ in their ticks only, the tightest counts; and what holds a command back in
     a whole node does so in all nodes below.
@@ -264,7 +280,7 @@ def _rules(memory: MemoryConfig, writes: bool) -> list[list[tuple[int, int, int,
                 for (level, before, window), ticks in group.items()
                 if all(group.get((above, before, window), -1) < ticks for above in range(level))
             ),
-            key=lambda rule: (_refreshes_only(rule[1], rule[3]), rule),
+            key=lambda rule: (rule[3] == 1, _refreshes_only(rule[1], rule[3]), rule),
         )
         for group in tightest
     ]

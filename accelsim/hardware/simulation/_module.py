@@ -68,6 +68,9 @@ class Stream:
     def __init__(self, env: simpy.Environment, depth: float = math.inf) -> None:
         self.items: deque[Any] = deque()
         self.depth = depth
+        if depth == math.inf:
+            # Nobody waits for room, so there is nothing else to do.
+            self.pop = self.items.popleft  # type: ignore[method-assign]
         self._env = env
         self._followers: list[Follower] = []
         self._filled: _Due | None = None

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accelsim.configs import load, preset_names
 from accelsim.hardware.config import MemoryConfig
-from accelsim.hardware.memories import channel as channel
-from accelsim.hardware.memories.timing import COMMANDS, organisation
+from accelsim.hardware.memories import channel
+from accelsim.hardware.memories.timing import COMMANDS, Organisation, organisation
 
 LEVELS = ("channel", "pseudochannel", "bankgroup", "bank")
 PRESETS = {name: load(MemoryConfig, name, "memories") for name in preset_names("memories")}
@@ -229,6 +230,21 @@ def streams(draw: st.DrawFn) -> list[tuple[int, int, bool]]:
     return draw(st.lists(request, min_size=1, max_size=60))
 
 
+def assert_banks_know_who_waits(
+    state: channel.Channels, banks: channel.Banks, org: Organisation
+) -> None:
+    """What is kept for each bank is what a look at all requests finds."""
+    header, record = org[0], state[0]
+    count = int(header["banks"])
+    of_bank = {
+        "first_waiting": record["queue"][: record["queued"]] >> 16 & 0xFFFF,
+        "first_opened": record["opened"][: record["active"]] >> 16 & 0xFFFF,
+    }
+    for first, found in of_bank.items():
+        kept = banks[0, header[first] :][:count]
+        assert kept.tolist() == np.bincount(found, minlength=count).tolist(), first
+
+
 @settings(max_examples=60, deadline=None)
 @given(name=st.sampled_from(BANKED), stream=streams(), limit=st.integers(1, 40), data=st.data())
 def test_kernel_is_the_plain_channel(
@@ -259,6 +275,7 @@ def test_kernel_is_the_plain_channel(
         left -= popped >= 0
         plain.tick()
         channel.channel_tick(state, banks, org, 0)
+        assert_banks_know_who_waits(state, banks, org)
         if left == 0:
             break
     assert left == 0

@@ -186,3 +186,15 @@ def test_commands_to_all_banks_cannot_be_held_to_one_bank() -> None:
     row = Timing(level="bank", after="PREA", before=("ACT",), cycles=7)
     with pytest.raises(ConfigError, match="after PREA at level 'bank'"):
         organisation(memory.model_copy(update={"timing": (row,)}))
+
+
+def test_tables_that_hold_back_too_many_banks_are_refused() -> None:
+    memory = PRESETS["hbm2-nominal"]
+    rows = tuple(
+        Timing(level="bankgroup", after=after, before=("ACT", "PRE", "RD", "WR"), cycles=99)
+        for after in ("ACT", "PRE", "RD", "WR")
+    )
+    # 16 pairs of commands, each for the 256 banks of a group, and more rows of the table.
+    update = {"bankgroups": 1, "banks": 256, "timing": (*memory.timing, *rows)}
+    with pytest.raises(ConfigError, match=r"in [\d,]+ ways; expected at most 4,096"):
+        organisation(memory.model_copy(update=update))

@@ -13,7 +13,7 @@ import numpy as np
 import simpy
 from numpy.typing import NDArray
 
-from accelsim.hardware.blocks.matrix_fetcher import FILL, Matrix
+from accelsim.hardware.blocks.matrix_fetcher import Matrix
 from accelsim.hardware.machines.spatten.rows import Group
 from accelsim.hardware.simulation import Milestone, Stream
 
@@ -249,9 +249,3 @@ class Again:
     def __init__(self, env: simpy.Environment, values: Values, ready: int) -> None:
         self.values, self.ready = values, ready
         self.weighed = Milestone(env)
-
-
-def usable(matrix: Matrix) -> int:
-    """Cycle from which all vectors of a matrix that has come can be used."""
-    assert matrix.cycle is not None
-    return matrix.cycle + FILL

@@ -11,7 +11,7 @@ from accelsim.hardware.blocks.ring_buffer import RingBuffer
 from accelsim.hardware.machines.spatten import pipeline
 from accelsim.hardware.machines.spatten.decision import REFETCH_DELAY, RELEASE
 from accelsim.hardware.machines.spatten.foresight import Foresight
-from accelsim.hardware.machines.spatten.items import Keys, Port, Row, Values, usable
+from accelsim.hardware.machines.spatten.items import Keys, Port, Row, Values
 from accelsim.hardware.machines.spatten.plan import Plan
 from accelsim.hardware.machines.spatten.requests import Requests
 from accelsim.hardware.machines.spatten.tracks import Tracks
@@ -66,6 +66,7 @@ class KeyFork(Module):
         super().__init__(env, "allocator", recorder)
         self._clock = env
         self._plan, self._requests, self._fetcher = plan, requests, fetcher
+        self._layout = requests.layout
         self._lsb_passes, self._tiles = lsb_passes, tiles
         self._values, self._slotless = values, slotless
         self.buffer = RingBuffer(plan.config.buffer_lines, 1 + plan.config.key_prefetch_depth)
@@ -171,7 +172,7 @@ class KeyFork(Module):
         item.matrix = matrix = Matrix(env, code_of(item), now)
         count, matrix.before = self._requests.keys(item, queries=started)
         matrix.transactions = count - matrix.before
-        self._fetcher.ask(matrix, self._requests.written, count, now + FORK_TO_FETCH)
+        self._fetcher.ask(matrix, self._layout.written, count, now + FORK_TO_FETCH)
         if row.planes and begins:
             self._undecided.append(row.decision)
         if not item.again and item.tile < row.value_tiles:
@@ -188,8 +189,9 @@ class KeyFork(Module):
         assert matrix is not None
         now = self._clock.now
         if count:
-            self._fetcher.ask(matrix, self._requests.written, count, now + FORK_TO_FETCH)
+            self._fetcher.ask(matrix, self._layout.written, count, now + FORK_TO_FETCH)
         else:
+            matrix.usable = now
             matrix.announce(now - FILL)
 
 
@@ -246,7 +248,7 @@ class ScoreUnit:
             if row.queries is not None:
                 if not row.queries.known:
                     yield row.queries
-                ready = usable(row.queries)
+                ready = row.queries.usable
             elif self._plan.causal:
                 ready = row.layer.start.cycle or 0
             if row.two_pass and item.tile == 0 and not item.again:
@@ -257,7 +259,7 @@ class ScoreUnit:
                     ready = max(ready, before.kept.cycle or 0)
                 self._keeping.append(row)
             scored = row.first
-            arrived = usable(item.matrix)
+            arrived = item.matrix.usable
             while True:
                 query = scored
                 if self._tracks.on:

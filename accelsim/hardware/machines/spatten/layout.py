@@ -35,6 +35,7 @@ class Layout:
     Attributes:
         written: transactions of the matrix at hand, from its first on; may be replaced by a longer
             list while it grows.
+        count: how many they are; 0 begins another matrix.
     """
 
     def __init__(self, workload: Workload, rows: Rows, queries: bool) -> None:
@@ -44,7 +45,7 @@ class Layout:
         keys, values = _as_int32(workload.key_indices), _as_int32(workload.value_indices)
         self._chosen = {KEYS: keys, LSBS: keys, VALUES: values}
         self.written: Ints = np.empty(1 << 10, np.int64)
-        self._count = 0
+        self.count = 0
         self._cover_vectors = direct(cover, self._in_order, self.written)
         self._consecutive = direct(consecutive, self.written)
         region = -(-cache.tokens * cache.key_dim * 2 // _REGION) * _REGION
@@ -79,12 +80,6 @@ class Layout:
         asked = {name: self._asked[plane] * TRANSACTION_BYTES for name, plane in planes.items()}
         return asked | self._other_bytes
 
-    def take(self) -> int:
-        """How many transactions were written since the last call; the next matrix overwrites
-        them."""
-        count, self._count = self._count, 0
-        return count
-
     def queries(self, row: int, first: int, end: int) -> int:
         """Write transactions of the query vectors of a row from the ``first`` to that before
         ``end``.
@@ -110,15 +105,15 @@ class Layout:
     def vectors(self, plane: int, row: int, first: int, end: int) -> int:
         """Write transactions of keys, their LSB plane or values of a row, from the ``first`` to
         that before ``end``."""
-        size, begin = self._size[plane][row], self._count
+        size, begin = self._size[plane][row], self.count
         needed = begin + (end - first) * (size // TRANSACTION_BYTES + 2)
         if needed > len(self.written):
             self._lengthen(needed)
         indices = self._chosen[plane]
         chosen = self._in_order if indices is None else indices[row]
         base = self._base[plane][row]
-        self._count = self._cover_vectors(chosen, first, end, size, base, self.written, begin)
-        count = self._count - begin
+        self.count = self._cover_vectors(chosen, first, end, size, base, self.written, begin)
+        count = self.count - begin
         self._asked[plane] += count
         return count
 
@@ -132,35 +127,33 @@ class Layout:
             (VALUES, self._rows.values),
         ):
             count = int(vectors[row])
-            parts = (
-                self.vectors(plane, row, at, min(at + tile, count)) for at in range(0, count, tile)
-            )
-            found.append(sum(parts) * TRANSACTION_BYTES)
-            self.take()
+            self.count = 0
+            for at in range(0, count, tile):
+                self.vectors(plane, row, at, min(at + tile, count))
+            found.append(self.count * TRANSACTION_BYTES)
         self._asked = counted
         return found[0], found[1], found[2]
 
     def _block(self, plane: int, row: int, first: int, count: int) -> None:
         """Write consecutive transactions."""
-        if self._count + count > len(self.written):
-            self._lengthen(self._count + count)
+        if self.count + count > len(self.written):
+            self._lengthen(self.count + count)
         base = self._base[plane][row] + first * TRANSACTION_BYTES
-        self._consecutive(base, self.written, self._count, count)
-        self._count += count
+        self._consecutive(base, self.written, self.count, count)
+        self.count += count
         self._asked[plane] += count
 
     def _lengthen(self, needed: int) -> None:
         """Make room for so many transactions."""
         larger = np.empty(2 * needed, np.int64)
-        larger[: self._count] = self.written[: self._count]
+        larger[: self.count] = self.written[: self.count]
         self.written = larger
 
 
 def _as_int32(lists: Lists) -> Lists:
     """Token indexes as the kernel takes them; almost always as they are, and drawn ones undrawn."""
-    if not isinstance(lists, tuple) or all(
-        row.dtype == np.int32 and row.flags.c_contiguous for row in lists
-    ):
+    plain = {(np.dtype(np.int32), (4,))}
+    if not isinstance(lists, tuple) or {(row.dtype, row.strides) for row in lists} <= plain:
         return lists
     return tuple(np.ascontiguousarray(row, np.int32) for row in lists)
 

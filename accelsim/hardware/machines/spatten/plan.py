@@ -53,6 +53,7 @@ class Plan:
         self.queries = rows.query_keys, rows.query_values, rows.query_refetch
         self.times: Ints = np.zeros((len(rows.query_keys), 5), np.int64)
         self._latest = functools.partial(direct(pipeline.latest, self.times), self.times)
+        self._time = self.times.item
         self.mixed = len(rows.widths) > 1
         self.tiles: list[int] = rows.tiles(config).tolist()
         # Plain numbers: an element of an array costs more to read.
@@ -80,7 +81,10 @@ class Plan:
 
     def latest(self, row: Row, column: int, other: int = -1) -> int:
         """Last cycle of a column of the times of a row, or of the sum of two."""
-        return self._latest(row.first, row.last, column, other)
+        if row.last - row.first > 1:
+            return self._latest(row.first, row.last, column, other)
+        cycle = self._time(row.first, column)
+        return cycle if other < 0 else cycle + self._time(row.first, other)
 
     def _rows_of(self, layer: Layer) -> list[Row]:
         rows, by_query = self.rows, self.config.loop_order == "query-outer"

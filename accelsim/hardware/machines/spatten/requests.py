@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
 from accelsim.hardware.blocks.matrix_fetcher import TRANSACTION_BYTES
 from accelsim.hardware.machines.spatten.items import Keys, Row, Values
 from accelsim.hardware.machines.spatten.layout import KEYS, LSBS, VALUES, Layout
 from accelsim.hardware.machines.spatten.plan import Plan
-
-Ints = NDArray[np.int64]
 
 
 class Requests:
@@ -18,11 +13,14 @@ class Requests:
 
     Args:
         plan: of the run.
+
+    Attributes:
+        layout: where vectors lie; has the transactions of the matrix at hand.
     """
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._layout = Layout(plan.workload, plan.rows, plan.config.query_traffic)
+        self.layout = Layout(plan.workload, plan.rows, plan.config.query_traffic)
         self._starts: list[int] = plan.rows.start.tolist()
         self._msbs_again = 0
         # Bytes of each plane of rows that are run query by query.
@@ -31,12 +29,7 @@ class Requests:
     @property
     def bytes(self) -> dict[str, int]:
         """Asked for so far, by tensor."""
-        return self._layout.bytes
-
-    @property
-    def written(self) -> Ints:
-        """Byte addresses; the first ones are those of the matrix at hand."""
-        return self._layout.written
+        return self.layout.bytes
 
     def keys(self, item: Keys, queries: bool) -> tuple[int, int]:
         """Write transactions of a key tile, and of what is read in front of it.
@@ -48,8 +41,8 @@ class Requests:
         Returns:
             How many, and how many of them come before the vectors.
         """
-        row, layout = item.row, self._layout
-        begin = item.tile * row.tile
+        row, layout = item.row, self.layout
+        begin, layout.count = item.tile * row.tile, 0
         end = begin + item.vectors
         before, plane = 0, LSBS if item.again else KEYS
         if item.again:
@@ -65,7 +58,7 @@ class Requests:
         count = layout.vectors(plane, row.index, begin, end)
         if row.split:
             self._count(row, plane, count)
-        return layout.take(), before
+        return layout.count, before
 
     def queries(self, row: Row) -> int:
         """Write transactions of the query vectors of a row, or of one position of it.
@@ -73,8 +66,8 @@ class Requests:
         Returns:
             How many.
         """
-        self._write_queries(row)
-        return self._layout.take()
+        self.layout.count = 0
+        return self._write_queries(row)
 
     def values(self, values: Values) -> int:
         """Write transactions of a value tile.
@@ -82,25 +75,25 @@ class Requests:
         Returns:
             How many.
         """
-        row, layout = values.row, self._layout
-        begin = values.tile * row.tile
+        row, layout = values.row, self.layout
+        begin, layout.count = values.tile * row.tile, 0
         count = layout.vectors(VALUES, row.index, begin, begin + values.vectors)
         if row.split:
             self._count(row, VALUES, count)
-        return layout.take()
+        return count
 
     def refetched_bytes(self) -> int:
         """Bytes beyond one fetch of each plane of a row, tile by tile."""
         total = self._msbs_again
         for row, planes in self._moved.items():
-            whole = self._layout.once(row, self._plan.tiles[row])
+            whole = self.layout.once(row, self._plan.tiles[row])
             pairs = zip(planes.values(), whole, strict=True)
             total += sum(max(found - once, 0) for found, once in pairs)
         return total
 
     def _write_queries(self, row: Row) -> int:
         start = self._starts[row.index]
-        return self._layout.queries(row.index, row.first - start, row.last - start)
+        return self.layout.queries(row.index, row.first - start, row.last - start)
 
     def _count(self, row: Row, plane: int, transactions: int) -> None:
         planes = self._moved.setdefault(row.index, {KEYS: 0, LSBS: 0, VALUES: 0})

@@ -12,7 +12,7 @@ from accelsim.hardware.blocks.matrix_fetcher import MatrixFetcher
 from accelsim.hardware.machines.spatten import pipeline
 from accelsim.hardware.machines.spatten.decision import Decision
 from accelsim.hardware.machines.spatten.foresight import Foresight, decide
-from accelsim.hardware.machines.spatten.items import Again, Keys, Port, Row, Values, usable
+from accelsim.hardware.machines.spatten.items import Again, Keys, Port, Row, Values
 from accelsim.hardware.machines.spatten.kept_scores import KeptScores
 from accelsim.hardware.machines.spatten.order import LayerOrder
 from accelsim.hardware.machines.spatten.pipeline import DECIDED, FILTERED, GIVEN, SIZE
@@ -120,7 +120,7 @@ class Selection:
             matrix = values.matrix
             begin, end, transactions = matrix.begin, matrix.end, matrix.transactions
             vectors = values.vectors
-            at = usable(matrix)
+            at = matrix.usable
         if row.late and values is not None:
             slot = values.slot or 0
         # Written after every tile but the last, read before every one but the first.

@@ -14,7 +14,7 @@ from accelsim.hardware.blocks.buffer_pool import BufferPool
 from accelsim.hardware.blocks.matrix_fetcher import Matrix, MatrixFetcher
 from accelsim.hardware.blocks.weighted_sum import WeightedSum
 from accelsim.hardware.machines.spatten import pipeline
-from accelsim.hardware.machines.spatten.items import Again, Port, Row, Values, usable
+from accelsim.hardware.machines.spatten.items import Again, Port, Row, Values
 from accelsim.hardware.machines.spatten.key_side import FORK_TO_FETCH
 from accelsim.hardware.machines.spatten.order import LayerOrder
 from accelsim.hardware.machines.spatten.plan import Plan
@@ -71,7 +71,7 @@ class ValueFork(Module):
     ) -> None:
         super().__init__(env, "value_fork", recorder)
         self._clock = env
-        self._requests, self._fetcher = requests, fetcher
+        self._requests, self._layout, self._fetcher = requests, requests.layout, fetcher
         self._early, self._kept_rows, self._tiles = early, kept_rows, tiles
         self._slotless = slotless
         lines, depth = plan.config.buffer_lines, plan.config.value_prefetch_depth
@@ -187,7 +187,7 @@ class ValueFork(Module):
         self.item = code = item_code(values.row.index, VALUES)
         values.matrix = matrix = Matrix(self._clock, code, now)
         matrix.transactions = count = self._requests.values(values)
-        written = self._requests.written
+        written = self._layout.written
         self._fetcher.ask(matrix, written, count, now + FORK_TO_FETCH, values.spread)
         self.operations += 1
         self.worked(now, 1)
@@ -246,7 +246,7 @@ class WeightedSumUnit:
                 continue
             if values.tile == row.value_tiles - 1:
                 self._order.row_done(row)
-            self._fork.release(values, max(final + 1, usable(values.matrix)))
+            self._fork.release(values, max(final + 1, values.matrix.usable))
 
     def _weigh(self, values: Values, which: int) -> int:
         """Multiply the queries of a tile; the cycle of the last beat."""
@@ -270,5 +270,5 @@ class WeightedSumUnit:
             matrix.end,
             matrix.transactions,
             values.vectors,
-            usable(matrix),
+            matrix.usable,
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from accelsim.hardware.machines._spatten import BITS_ON_CHIP
 from accelsim.hardware.machines.spatten import pipeline
-from accelsim.hardware.machines.spatten.config import BITS_ON_CHIP
 from accelsim.hardware.machines.spatten.decision import Decision
 from accelsim.hardware.machines.spatten.items import Keys, Port, Row
 from accelsim.hardware.machines.spatten.order import LayerOrder

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import simpy
 
+from accelsim.hardware.machines.spatten_rtl.requests import Request
 from accelsim.hardware.simulation import Milestone
 from accelsim.hardware.simulation._module import Process
-from accelsim.hardware.spatten.requests import Request
 from accelsim.hardware.timeline import KEYS_LSB, KEYS_MSB, item_code
 
 

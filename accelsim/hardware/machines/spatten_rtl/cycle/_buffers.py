@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from accelsim.hardware.spatten.cycle._state import (
+from accelsim.hardware.machines.spatten_rtl.cycle._state import (
     MAX_DESCRIPTORS,
     READ_LINES,
     Records,
 )
-from accelsim.hardware.spatten.facts import HANDLES, READ_QUEUE
+from accelsim.hardware.machines.spatten_rtl.facts import HANDLES, READ_QUEUE
 from accelsim.jit import inlined
 
 RELEASE_CYCLES = 4

@@ -24,6 +24,12 @@ from accelsim.hardware.blocks._crossbar import (
     run_channel,
     run_channels,
 )
+from accelsim.hardware.machines.spatten_rtl.facts import (
+    ADDRESS_FIFO,
+    ADDRESS_LATENCY,
+    RESPONSE_FIFO,
+    SCORE_ROWS,
+)
 from accelsim.hardware.memories.channel import (
     NEVER,
     Banks,
@@ -32,7 +38,6 @@ from accelsim.hardware.memories.channel import (
     channel_pop,
 )
 from accelsim.hardware.memories.timing import Organisation
-from accelsim.hardware.spatten.facts import ADDRESS_FIFO, ADDRESS_LATENCY, RESPONSE_FIFO, SCORE_ROWS
 from accelsim.jit import in_place, inlined
 
 TAKEN_TO_FETCH = 6

@@ -17,6 +17,13 @@ from numba import literal_unroll
 from numpy.typing import NDArray
 
 from accelsim.hardware.blocks._crossbar import RING, Records
+from accelsim.hardware.machines.spatten_rtl.facts import SCORE_ROWS
+from accelsim.hardware.machines.spatten_rtl.fetch_kernel import (
+    BEAT,
+    FETCHER,
+    Fetcher,
+    advance,
+)
 from accelsim.hardware.memories._snapshot import (
     counts,
     longest_rule,
@@ -27,13 +34,6 @@ from accelsim.hardware.memories._snapshot import (
 )
 from accelsim.hardware.memories.channel import Banks, Channels
 from accelsim.hardware.memories.timing import Organisation
-from accelsim.hardware.spatten._fetch_kernel import (
-    BEAT,
-    FETCHER,
-    Fetcher,
-    advance,
-)
-from accelsim.hardware.spatten.facts import SCORE_ROWS
 from accelsim.jit import in_place
 
 Ints = NDArray[np.int64]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from accelsim.hardware.spatten.cycle._buffers import (
+from accelsim.hardware.machines.spatten_rtl.cycle._buffers import (
     allocate,
     line_available,
     release,
     start_read,
     start_write,
 )
-from accelsim.hardware.spatten.cycle._state import (
+from accelsim.hardware.machines.spatten_rtl.cycle._state import (
     ALL_TAKEN,
     DECISION,
     DOT_RING,
@@ -30,7 +30,7 @@ from accelsim.hardware.spatten.cycle._state import (
     queue_push,
     queue_ready,
 )
-from accelsim.hardware.spatten.facts import DOT_STAGES
+from accelsim.hardware.machines.spatten_rtl.facts import DOT_STAGES
 from accelsim.jit import inlined
 
 INFLIGHT_RESERVE = 8

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from accelsim.hardware.activity import Activity
+from accelsim.hardware.machines._spatten import BITS_ON_CHIP, count_dram
+from accelsim.hardware.machines.spatten_rtl.counts import count_requests
+from accelsim.hardware.machines.spatten_rtl.cycle import _state as c
+from accelsim.hardware.machines.spatten_rtl.cycle._engine import CycleMachine
 from accelsim.hardware.memories.channel import counters
-from accelsim.hardware.spatten.counts import count_dram, count_requests
-from accelsim.hardware.spatten.cycle import _state as c
-from accelsim.hardware.spatten.cycle._engine import CycleMachine
-from accelsim.hardware.spatten.facts import BITS_ON_CHIP
 
 
 def activity_of(machine: CycleMachine) -> Activity:

@@ -4,6 +4,6 @@ No constant in it is fitted. One file per group of blocks, each a compiled step 
 arrays; ``_clock`` calls them once a cycle, sinks first.
 """
 
-from accelsim.hardware.spatten.cycle._engine import CycleMachine, simulate
+from accelsim.hardware.machines.spatten_rtl.cycle._engine import CycleMachine, simulate
 
 __all__ = ["CycleMachine", "simulate"]

@@ -23,25 +23,13 @@ from numpy.typing import NDArray
 from accelsim.errors import SimulationError
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.blocks._crossbar import RING
-from accelsim.hardware.config import MemoryConfig, SpattenConfig
-from accelsim.hardware.memories.channel import NEVER, counters, is_recording, new_channels
-from accelsim.hardware.memories.timing import organisation, ticks_per_1024_cycles
-from accelsim.hardware.simulation import FirstOf, Follower, Milestone, Module, Stream
-from accelsim.hardware.simulation._module import Following, Pause, Process
-from accelsim.hardware.spatten._addresses import AddressMap
-from accelsim.hardware.spatten._fetch_kernel import (
-    ACCEPT_LATENCY,
-    KEY,
-    VALUE,
-    advance,
-    new_fetcher,
-    queue_matrix,
-)
-from accelsim.hardware.spatten._fetch_memo import FetchMemo
-from accelsim.hardware.spatten._items import Item, Matrix, Row, Turn
-from accelsim.hardware.spatten._record import ChannelWatch
-from accelsim.hardware.spatten.counts import count_dram, count_requests
-from accelsim.hardware.spatten.facts import (
+from accelsim.hardware.config import MemoryConfig
+from accelsim.hardware.machines._spatten import count_dram
+from accelsim.hardware.machines.spatten_rtl.addresses import AddressMap
+from accelsim.hardware.machines.spatten_rtl.channel_watch import ChannelWatch
+from accelsim.hardware.machines.spatten_rtl.config import SpattenRtlConfig
+from accelsim.hardware.machines.spatten_rtl.counts import count_requests
+from accelsim.hardware.machines.spatten_rtl.facts import (
     ADDRESS_LATENCY,
     ATOM,
     DOT_STAGES,
@@ -50,7 +38,21 @@ from accelsim.hardware.spatten.facts import (
     READ_QUEUE,
     SCORE_ROWS,
 )
-from accelsim.hardware.spatten.requests import Request, requests
+from accelsim.hardware.machines.spatten_rtl.fetch_kernel import (
+    ACCEPT_LATENCY,
+    KEY,
+    VALUE,
+    advance,
+    new_fetcher,
+    queue_matrix,
+)
+from accelsim.hardware.machines.spatten_rtl.fetch_memo import FetchMemo
+from accelsim.hardware.machines.spatten_rtl.items import Item, Matrix, Row, Turn
+from accelsim.hardware.machines.spatten_rtl.requests import Request, requests
+from accelsim.hardware.memories.channel import NEVER, counters, is_recording, new_channels
+from accelsim.hardware.memories.timing import organisation, ticks_per_1024_cycles
+from accelsim.hardware.simulation import FirstOf, Follower, Milestone, Module, Stream
+from accelsim.hardware.simulation._module import Following, Pause, Process
 from accelsim.hardware.timeline import (
     NO_ITEM,
     SCORES,
@@ -110,7 +112,7 @@ class Spatten:
     def __init__(
         self,
         workload: Workload,
-        config: SpattenConfig,
+        config: SpattenRtlConfig,
         memory: MemoryConfig,
         recorder: Recorder | None = None,
         looks_up: bool = True,
@@ -678,7 +680,7 @@ class Spatten:
 
 def simulate(
     workload: Workload,
-    config: SpattenConfig,
+    config: SpattenRtlConfig,
     memory: MemoryConfig,
     recorder: Recorder | None = None,
 ) -> Activity:

@@ -18,9 +18,9 @@ from accelsim.hardware.blocks._spans import (
     open_spans,
     reads_of,
 )
-from accelsim.hardware.spatten.cycle._clock import run
-from accelsim.hardware.spatten.cycle._diagnosis import describe_stall
-from accelsim.hardware.spatten.cycle._state import (
+from accelsim.hardware.machines.spatten_rtl.cycle._clock import run
+from accelsim.hardware.machines.spatten_rtl.cycle._diagnosis import describe_stall
+from accelsim.hardware.machines.spatten_rtl.cycle._state import (
     BEATS_IN_FLIGHT,
     CONTEXT_RING,
     DECISION,
@@ -35,8 +35,8 @@ from accelsim.hardware.spatten.cycle._state import (
     Machine,
     Records,
 )
-from accelsim.hardware.spatten.cycle._state import SCORES as SCORE_QUEUE
-from accelsim.hardware.spatten.facts import HANDLES
+from accelsim.hardware.machines.spatten_rtl.cycle._state import SCORES as SCORE_QUEUE
+from accelsim.hardware.machines.spatten_rtl.facts import HANDLES
 from accelsim.hardware.timeline import (
     BUSY,
     END,

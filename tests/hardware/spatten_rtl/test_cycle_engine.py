@@ -10,8 +10,9 @@ import pytest
 from accelsim.configs import load
 from accelsim.errors import ConfigError, SimulationError, WorkloadError
 from accelsim.hardware import simulate
-from accelsim.hardware.config import MemoryConfig, SpattenConfig
-from accelsim.hardware.spatten.cycle import CycleMachine, _engine
+from accelsim.hardware.config import MemoryConfig
+from accelsim.hardware.machines.spatten_rtl.config import SpattenRtlConfig
+from accelsim.hardware.machines.spatten_rtl.cycle import CycleMachine, _engine
 from accelsim.validation._dram_log import FILE, agreeing, read_logs, simulated_log
 from accelsim.workloads import Workload, read_csv
 
@@ -32,9 +33,9 @@ with as_file(RTL / FILE) as log_path:
     LOGS = read_logs(log_path)
 
 
-def machine_of(row: dict[str, str]) -> SpattenConfig:
+def machine_of(row: dict[str, str]) -> SpattenRtlConfig:
     multipliers, divisor = int(row["multipliers"]), int(row["bandwidth_divisor"])
-    return SpattenConfig.model_validate(
+    return SpattenRtlConfig.model_validate(
         {
             "kind": "spatten-rtl",
             "description": row["id"],

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.errors import WorkloadError
-from accelsim.hardware.config import SpattenConfig
-from accelsim.hardware.spatten._random import new_random, topk_latencies
-from accelsim.hardware.spatten.facts import ATOM, LSB_BITS
+from accelsim.hardware.machines.spatten_rtl.config import SpattenRtlConfig
+from accelsim.hardware.machines.spatten_rtl.facts import ATOM, LSB_BITS
+from accelsim.hardware.machines.spatten_rtl.java_random import new_random, topk_latencies
 from accelsim.workloads import Workload
 
 Ints = NDArray[np.int64]
@@ -104,7 +104,7 @@ class Requests:
         return list(map(Request._make, zip(range(self.rows), *columns, strict=True)))
 
 
-def requests(workload: Workload, config: SpattenConfig) -> Requests:
+def requests(workload: Workload, config: SpattenRtlConfig) -> Requests:
     """Return what each row asks of the machine.
 
     Raises:
@@ -169,7 +169,7 @@ def _round(count: NDArray[Any], multiple: int) -> Ints:
     return np.asarray(-(-count.astype(np.int64) // multiple) * multiple, np.int64)
 
 
-def _widths(workload: Workload, config: SpattenConfig, name: str) -> Ints:
+def _widths(workload: Workload, config: SpattenRtlConfig, name: str) -> Ints:
     bits = workload[name].astype(np.int64)
     if config.requant_bits == "forced":
         mapped = np.where(np.isin(bits, FORCED_BITS), 8, bits)
@@ -206,7 +206,7 @@ def _pairs(workload: Workload, name: str, bits: Ints, forced: bool) -> tuple[Int
 
 
 def _check_sizes(
-    workload: Workload, config: SpattenConfig, vectors: Ints, fused: Ints, what: str
+    workload: Workload, config: SpattenRtlConfig, vectors: Ints, fused: Ints, what: str
 ) -> None:
     # Lines are allocated in pairs (2.3), for each of the fused heads.
     pairs = config.buffer_lines // config.buffer_banks // fused // 2
@@ -244,7 +244,7 @@ def _check_pairs(workload: Workload, vectors: Ints, part: Ints, what: str) -> No
         )
 
 
-def _topk(workload: Workload, config: SpattenConfig, key_part: Ints) -> tuple[Ints, Ints, Ints]:
+def _topk(workload: Workload, config: SpattenRtlConfig, key_part: Ints) -> tuple[Ints, Ints, Ints]:
     """Search cycles, passes and elements of the local value top-k of each row."""
     keys, values = workload["keys"].astype(np.int64), workload["values"].astype(np.int64)
     recorded = workload["topk_passes"].astype(np.int64)

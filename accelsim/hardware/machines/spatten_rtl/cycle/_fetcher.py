@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-from accelsim.hardware.memories.channel import (
-    Banks,
-    Channels,
-    channel_can_push,
-    channel_pop,
-    channel_push,
-    channel_tick,
-)
-from accelsim.hardware.memories.timing import Organisation
-from accelsim.hardware.spatten.cycle._state import (
+from accelsim.hardware.machines.spatten_rtl.cycle._state import (
     BEATS_IN_FLIGHT,
     CONTEXT_RING,
     ID_RING,
@@ -27,7 +18,7 @@ from accelsim.hardware.spatten.cycle._state import (
     row_bits,
     row_vectors,
 )
-from accelsim.hardware.spatten.facts import (
+from accelsim.hardware.machines.spatten_rtl.facts import (
     ADDRESS_FIFO,
     ADDRESS_LATENCY,
     KEY_BASE,
@@ -36,6 +27,15 @@ from accelsim.hardware.spatten.facts import (
     RESPONSE_FIFO,
     VALUE_BASE,
 )
+from accelsim.hardware.memories.channel import (
+    Banks,
+    Channels,
+    channel_can_push,
+    channel_pop,
+    channel_push,
+    channel_tick,
+)
+from accelsim.hardware.memories.timing import Organisation
 from accelsim.jit import inlined
 
 

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from accelsim.configs import load
 from accelsim.hardware import load_accelerator
 from accelsim.hardware.activity import Activity
-from accelsim.hardware.config import MemoryConfig, SpattenConfig
+from accelsim.hardware.config import MemoryConfig
+from accelsim.hardware.machines.spatten_rtl.config import SpattenRtlConfig
+from accelsim.hardware.machines.spatten_rtl.fetch_kernel import VALUE, advance, queue_matrix
+from accelsim.hardware.machines.spatten_rtl.fetch_memo import GIVEN, FetchMemo
+from accelsim.hardware.machines.spatten_rtl.machine import Spatten, simulate
 from accelsim.hardware.memories import record_requests
-from accelsim.hardware.spatten._fetch_kernel import VALUE, advance, queue_matrix
-from accelsim.hardware.spatten._fetch_memo import GIVEN, FetchMemo
-from accelsim.hardware.spatten.accelerator import Spatten, simulate
 from accelsim.workloads import Workload
 
 HBM2 = load(MemoryConfig, "hbm2-spatten", "memories")
@@ -38,7 +39,7 @@ def repeated(*rows: tuple[int, int, int, int], times: int) -> Workload:
 
 
 def both(
-    workload: Workload, machine: SpattenConfig, memory: MemoryConfig
+    workload: Workload, machine: SpattenRtlConfig, memory: MemoryConfig
 ) -> tuple[Activity, Activity, FetchMemo]:
     """The activity with and without looking up, and the memory of the former."""
     run = Spatten(workload, machine, memory)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from accelsim.hardware.spatten.cycle import _state as c
+from accelsim.hardware.machines.spatten_rtl.cycle import _state as c
 
 
 def describe_stall(machine: c.Machine, cycles: int) -> str:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from accelsim.hardware.memories.channel import Banks, Channels
-from accelsim.hardware.memories.timing import Organisation
-from accelsim.hardware.spatten.cycle._buffers import step_reader, step_writer
-from accelsim.hardware.spatten.cycle._fetcher import step_dram, step_issue, step_return
-from accelsim.hardware.spatten.cycle._key_side import step_decided, step_dot_product, step_key_fork
-from accelsim.hardware.spatten.cycle._state import (
+from accelsim.hardware.machines.spatten_rtl.cycle._buffers import step_reader, step_writer
+from accelsim.hardware.machines.spatten_rtl.cycle._fetcher import step_dram, step_issue, step_return
+from accelsim.hardware.machines.spatten_rtl.cycle._key_side import (
+    step_decided,
+    step_dot_product,
+    step_key_fork,
+)
+from accelsim.hardware.machines.spatten_rtl.cycle._state import (
     KEY_BUFFER,
     VALUE_BUFFER,
     Ints,
     Records,
 )
-from accelsim.hardware.spatten.cycle._value_side import (
+from accelsim.hardware.machines.spatten_rtl.cycle._value_side import (
     step_merge,
     step_multiply,
     step_topk,
     step_value_fork,
 )
+from accelsim.hardware.memories.channel import Banks, Channels
+from accelsim.hardware.memories.timing import Organisation
 from accelsim.jit import in_place
 
 

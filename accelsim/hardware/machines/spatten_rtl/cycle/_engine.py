@@ -6,15 +6,16 @@ import numpy as np
 
 from accelsim.errors import ConfigError, SimulationError, WorkloadError
 from accelsim.hardware.activity import Activity
-from accelsim.hardware.config import MemoryConfig, SpattenConfig
+from accelsim.hardware.config import MemoryConfig
+from accelsim.hardware.machines.spatten_rtl.config import SpattenRtlConfig
+from accelsim.hardware.machines.spatten_rtl.cycle import _state as c
+from accelsim.hardware.machines.spatten_rtl.cycle._clock import run
+from accelsim.hardware.machines.spatten_rtl.cycle._diagnosis import describe_stall
+from accelsim.hardware.machines.spatten_rtl.facts import INFLIGHT, SCORE_ROWS
+from accelsim.hardware.machines.spatten_rtl.java_random import index_table
+from accelsim.hardware.machines.spatten_rtl.requests import Requests, requests
 from accelsim.hardware.memories.channel import new_channels
 from accelsim.hardware.memories.timing import organisation
-from accelsim.hardware.spatten._random import index_table
-from accelsim.hardware.spatten.cycle import _state as c
-from accelsim.hardware.spatten.cycle._clock import run
-from accelsim.hardware.spatten.cycle._diagnosis import describe_stall
-from accelsim.hardware.spatten.facts import INFLIGHT, SCORE_ROWS
-from accelsim.hardware.spatten.requests import Requests, requests
 from accelsim.hardware.timeline import Recorder
 from accelsim.workloads import Workload
 
@@ -25,7 +26,7 @@ _FOREVER = 1 << 62
 class CycleMachine:
     """The released SpAtten with a workload in front of it, after reset."""
 
-    def __init__(self, workload: Workload, config: SpattenConfig, memory: MemoryConfig) -> None:
+    def __init__(self, workload: Workload, config: SpattenRtlConfig, memory: MemoryConfig) -> None:
         _check(workload, config)
         if memory.clock_hz != config.frequency_hz:
             raise ConfigError(
@@ -56,7 +57,7 @@ class CycleMachine:
 
 def simulate(
     workload: Workload,
-    config: SpattenConfig,
+    config: SpattenRtlConfig,
     memory: MemoryConfig,
     recorder: Recorder | None = None,
 ) -> Activity:
@@ -69,13 +70,13 @@ def simulate(
         WorkloadError: rows that the machine refuses, or that would hang it.
         SimulationError: the machine stopped.
     """
-    from accelsim.hardware.spatten.cycle._activity import activity_of
+    from accelsim.hardware.machines.spatten_rtl.cycle._activity import activity_of
 
     machine = CycleMachine(workload, config, memory)
     if recorder is None:
         machine.run()
         return activity_of(machine)
-    from accelsim.hardware.spatten.cycle._record import run_recorded
+    from accelsim.hardware.machines.spatten_rtl.cycle._record import run_recorded
 
     run_recorded(machine.state, WATCHDOG_CYCLES, recorder)
     activity = activity_of(machine)
@@ -85,7 +86,7 @@ def simulate(
     return activity
 
 
-def _check(workload: Workload, config: SpattenConfig) -> None:
+def _check(workload: Workload, config: SpattenRtlConfig) -> None:
     """Refuse what the released hardware does not have."""
     released = {
         "requant_bits": "forced",
@@ -118,7 +119,7 @@ def _check(workload: Workload, config: SpattenConfig) -> None:
         )
 
 
-def _check_rounding(workload: Workload, config: SpattenConfig, rows: Requests) -> None:
+def _check_rounding(workload: Workload, config: SpattenRtlConfig, rows: Requests) -> None:
     """Refuse what leaves a half-filled fetch beat behind (specification section 6.2)."""
     step = int(np.lcm(config.fetch_channels, 2 * config.vectors_per_line))
     for what in ("keys", "values"):
@@ -133,7 +134,7 @@ def _check_rounding(workload: Workload, config: SpattenConfig, rows: Requests) -
             )
 
 
-def _build(config: SpattenConfig, rows: Requests, memory: MemoryConfig) -> c.Machine:
+def _build(config: SpattenRtlConfig, rows: Requests, memory: MemoryConfig) -> c.Machine:
     scores, lines = config.vectors_per_line, config.buffer_lines
     channels, fetch = config.channels, config.fetch_channels
     row_beats = fetch // scores

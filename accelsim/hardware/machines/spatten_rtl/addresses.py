@@ -7,18 +7,18 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.hardware.config import SpattenConfig
-from accelsim.hardware.spatten._random import index_table
-from accelsim.hardware.spatten.facts import (
+from accelsim.hardware.machines._spatten import BITS_ON_CHIP
+from accelsim.hardware.machines.spatten_rtl.config import SpattenRtlConfig
+from accelsim.hardware.machines.spatten_rtl.facts import (
     ATOM,
-    BITS_ON_CHIP,
     KEY_BASE,
     LSB_BASE,
     LSB_BITS,
     REQUEST_STRIDE,
     VALUE_BASE,
 )
-from accelsim.hardware.spatten.requests import Requests
+from accelsim.hardware.machines.spatten_rtl.java_random import index_table
+from accelsim.hardware.machines.spatten_rtl.requests import Requests
 from accelsim.jit import kernel
 from accelsim.workloads import Workload
 
@@ -42,7 +42,7 @@ class AddressMap:
         bytes: asked for so far, by tensor.
     """
 
-    def __init__(self, workload: Workload, config: SpattenConfig, table: Requests) -> None:
+    def __init__(self, workload: Workload, config: SpattenRtlConfig, table: Requests) -> None:
         self._workload = workload
         self._table = table
         self._own = config.index_pattern == "workload"

@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 from accelsim.hardware.blocks._crossbar import RING
 from accelsim.hardware.blocks._spans import close_spans, new_rows, note_channels, open_spans
-from accelsim.hardware.memories.channel import Banks, Channels
-from accelsim.hardware.memories.timing import Organisation
-from accelsim.hardware.spatten._fetch_kernel import (
+from accelsim.hardware.machines.spatten_rtl.fetch_kernel import (
     Fetcher,
     advance,
 )
+from accelsim.hardware.memories.channel import Banks, Channels
+from accelsim.hardware.memories.timing import Organisation
 from accelsim.hardware.timeline import NO_ITEM, Recorder
 from accelsim.jit import kernel
 

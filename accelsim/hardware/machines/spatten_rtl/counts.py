@@ -5,28 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from accelsim.hardware.activity import Activity
-from accelsim.hardware.config import SpattenConfig
-from accelsim.hardware.memories.channel import (
-    ACT,
-    CONFLICTS,
-    HITS,
-    MISSES,
-    PRE,
-    RD,
-    REFAB,
-)
-from accelsim.hardware.spatten.facts import BITS_ON_CHIP, LSB_BITS
-from accelsim.hardware.spatten.requests import Requests
+from accelsim.hardware.machines._spatten import BITS_ON_CHIP, importance_additions, score_fifo_bytes
+from accelsim.hardware.machines.spatten_rtl.config import SpattenRtlConfig
+from accelsim.hardware.machines.spatten_rtl.facts import LSB_BITS
+from accelsim.hardware.machines.spatten_rtl.requests import Requests
 from accelsim.workloads import Workload
 
 
 def count_requests(
     activity: Activity,
     workload: Workload,
-    config: SpattenConfig,
+    config: SpattenRtlConfig,
     rows: Requests,
     read_bytes: Mapping[str, int] | None = None,
 ) -> None:
@@ -82,38 +73,3 @@ def count_requests(
     # Posted writes: counted and charged, but they take no turn on the simulated channels.
     activity.dram_write_bytes = -(-written // 32) * 32
     activity.count("dram_writes", activity.dram_write_bytes // 32)
-
-
-def score_fifo_bytes(scores: int) -> int:
-    """Bytes written to and read from the FIFO in which scores wait for their sum (SpAtten Table I).
-
-    Args:
-        scores: of all passes; 12 bit each (assumption: as on chip).
-    """
-    return 2 * scores * BITS_ON_CHIP // 8
-
-
-def importance_additions(workload: Workload) -> int:
-    """Probabilities added to accumulated importances (SpAtten Algorithm 2).
-
-    As a policy recorded them; where none did and tokens are selected (benchmarks, CSV files), every
-    probability of the last pass of each query.
-    """
-    recorded = int(workload["score_updates"].sum())
-    if recorded or not (workload["select_size"] > 0).any():
-        return recorded
-    return int(workload["query_keys"].sum())
-
-
-def count_dram(activity: Activity, counted: NDArray[np.int64]) -> None:
-    """Add the commands of the DRAM channels (``memories.channel.counters``)."""
-    for name, column in (
-        ("dram_activations", ACT),
-        ("dram_precharges", PRE),
-        ("dram_reads", RD),
-        ("dram_refreshes", REFAB),
-        ("row_hits", HITS),
-        ("row_misses", MISSES),
-        ("row_conflicts", CONFLICTS),
-    ):
-        activity.count(name, int(counted[column]))

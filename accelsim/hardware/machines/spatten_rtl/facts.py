@@ -9,8 +9,6 @@ from __future__ import annotations
 
 ATOM = 32
 """Bytes of one transaction of the bus (2.1)."""
-BITS_ON_CHIP = 12
-"""Keys, values and scores in the multipliers and buffers (2.1; SpAtten Table I)."""
 LSB_BITS = 4
 """Of the LSB plane, whatever the width of the MSBs (4.3)."""
 HANDLES = 16

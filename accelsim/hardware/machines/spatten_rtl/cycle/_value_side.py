@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from accelsim.hardware.spatten.cycle._buffers import (
+from accelsim.hardware.machines.spatten_rtl.cycle._buffers import (
     allocate,
     can_start_read,
     line_available,
@@ -10,7 +10,7 @@ from accelsim.hardware.spatten.cycle._buffers import (
     start_read,
     start_write,
 )
-from accelsim.hardware.spatten.cycle._state import (
+from accelsim.hardware.machines.spatten_rtl.cycle._state import (
     ALL_TAKEN,
     FETCH_TAKEN,
     LAST_TAKEN,
@@ -30,7 +30,7 @@ from accelsim.hardware.spatten.cycle._state import (
     queue_push,
     queue_ready,
 )
-from accelsim.hardware.spatten.facts import MULTIPLY_STAGES
+from accelsim.hardware.machines.spatten_rtl.facts import MULTIPLY_STAGES
 from accelsim.jit import inlined
 
 

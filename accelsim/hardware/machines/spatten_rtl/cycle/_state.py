@@ -17,9 +17,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from accelsim.hardware.machines.spatten_rtl.facts import HANDLES, LSB_BITS
 from accelsim.hardware.memories.channel import Banks, Channels
 from accelsim.hardware.memories.timing import Organisation
-from accelsim.hardware.spatten.facts import HANDLES, LSB_BITS
 from accelsim.jit import inlined
 
 Ints = NDArray[np.int64]

@@ -10,7 +10,8 @@ import pytest
 from accelsim.configs import load
 from accelsim.errors import ConfigError, SimulationError, WorkloadError
 from accelsim.hardware import load_accelerator, simulate
-from accelsim.hardware.config import MemoryConfig, SpattenConfig
+from accelsim.hardware.config import MemoryConfig
+from accelsim.hardware.machines.spatten_rtl.config import SpattenRtlConfig
 from accelsim.workloads import Workload, read_csv
 
 RTL = files("accelsim.validation") / "data" / "rtl"
@@ -25,7 +26,7 @@ def streams() -> list[dict[str, str]]:
 @pytest.mark.parametrize("row", streams(), ids=lambda row: row["id"])
 def test_streams_are_within_15_percent_of_the_rtl(row: dict[str, str]) -> None:
     multipliers, divisor = int(row["multipliers"]), int(row["bandwidth_divisor"])
-    machine = SpattenConfig.model_validate(
+    machine = SpattenRtlConfig.model_validate(
         {
             "kind": "spatten-rtl",
             "description": row["id"],

@@ -62,7 +62,7 @@ def _counted(folder: Path, line: Line, name: str) -> Iterator[Case]:
 
     workload, config = read_csv(folder / line["file"]), _machine(line)
     activity = Activity(0, config.frequency_hz)
-    count_requests(activity, workload, config, requests(workload, config))
+    count_requests(activity, workload, requests(workload, config))
     moved = activity.dram_read_bytes
     for tensor in _TENSORS:
         expected = line.optional_integer(f"{tensor}_bytes")

@@ -103,10 +103,9 @@ def test_refuses_what_the_machine_cannot_run(columns: dict[str, list[int]], mess
         simulate(rows(**columns), EIGHTH, HBM2, engine="cycle")
 
 
-def test_refuses_a_machine_that_was_not_released() -> None:
-    paper = EIGHTH.model_copy(update={"key_prefetch_depth": 2})
-    with pytest.raises(ConfigError, match="key_prefetch_depth"):
-        simulate(rows(), paper, HBM2, engine="cycle")
+def test_refuses_a_memory_of_another_clock() -> None:
+    with pytest.raises(ConfigError, match=r"ticks the memory once a core cycle.*2e\+09"):
+        simulate(rows(), EIGHTH, HBM2.model_copy(update={"clock_hz": 2e9}), engine="cycle")
 
 
 def test_refuses_rounding_that_hangs_the_fetcher() -> None:

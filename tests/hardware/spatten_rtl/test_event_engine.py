@@ -122,7 +122,7 @@ def test_keys_whose_pairs_of_lines_do_not_fit_are_refused() -> None:
         {"keys": [264], "values": [264], "key_bits": [8], "value_bits": [8]}
     )
     machine = load_accelerator("spatten-rtl").model_copy(
-        update={"buffer_lines": 33, "index_pattern": "workload", "rounding": 1}
+        update={"buffer_lines": 33, "index_pattern": "sequential", "rounding": 1}
     )
     with pytest.raises(WorkloadError, match="buffer holds 256 vectors"):
         simulate(workload, machine, HBM2)

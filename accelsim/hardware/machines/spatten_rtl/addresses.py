@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.hardware.machines._spatten import BITS_ON_CHIP
 from accelsim.hardware.machines.spatten_rtl.config import SpattenRtlConfig
 from accelsim.hardware.machines.spatten_rtl.facts import (
     ATOM,
@@ -24,8 +23,9 @@ from accelsim.workloads import Workload
 
 Ints = NDArray[np.int64]
 
-_KEYS, _LSBS, _VALUES, _QUERIES, _METADATA, _RESIDUAL = range(6)
-"""Planes: regions of a layer and head."""
+_KEYS, _LSBS, _VALUES = range(3)
+_METADATA, _RESIDUAL = 4, 5
+"""Planes: regions of a layer and head. 3 would be queries, which come with the request (8.1)."""
 _ROWS_AT_ONCE = 256
 """Rows whose transactions are laid out in one call."""
 
@@ -43,9 +43,7 @@ class AddressMap:
     """
 
     def __init__(self, workload: Workload, config: SpattenRtlConfig, table: Requests) -> None:
-        self._workload = workload
         self._table = table
-        self._own = config.index_pattern == "workload"
         self._dim = workload.head_dim
         self._width = config.fetch_channels
         self._beat = config.vectors_per_line
@@ -61,22 +59,17 @@ class AddressMap:
         self._in_order = np.arange(cache.tokens + config.rounding, dtype=np.int64)
         self._region = -(-cache.tokens * self._dim * 2 // REQUEST_STRIDE) * REQUEST_STRIDE
         fetched = table.key_part == 0
-        query_bytes = table.queries * self._dim * BITS_ON_CHIP // 8
-        sizes = {
-            "residual": workload["residual_bytes"],
-            "metadata": workload["metadata_bytes"],
-            "query": query_bytes if config.query_traffic else 0 * query_bytes,
-        }
         # What is read in front of the keys, contiguous: what a policy keeps beside the vectors
-        # (page bounds, scales), then the queries.
+        # (page bounds, scales).
+        sizes = {name: workload[f"{name}_bytes"] for name in ("residual", "metadata")}
         self._before = np.stack(
             [-(-size.astype(np.int64) // ATOM) * fetched for size in sizes.values()], axis=1
         )
-        places = [self._place(plane) for plane in (_RESIDUAL, _METADATA, _QUERIES)]
+        places = [self._place(plane) for plane in (_RESIDUAL, _METADATA)]
         self._before_at = np.stack(places, axis=1)
         self._before_keys = self._before.sum(axis=1).tolist()
         asked = dict(zip(sizes, (self._before.sum(axis=0) * ATOM).tolist(), strict=True))
-        self.bytes = {"query": asked.pop("query"), "key_msb": 0, "key_lsb": 0, "value": 0}
+        self.bytes = {"query": 0, "key_msb": 0, "key_lsb": 0, "value": 0}
         self.bytes |= {name: size for name, size in asked.items() if size}
         self._keys = _Ahead(table.rows, self._lay_out_keys)
         self._lsbs = _Ahead(table.rows, self._lay_out_lsbs)
@@ -122,15 +115,11 @@ class AddressMap:
 
     def _key_indexes(self, first: int, end: int) -> Sequence[NDArray[np.integer]]:
         """Indexes of the keys of some rows."""
-        if self._own and self._workload.key_indices is not None:
-            return self._workload.key_indices[first:end]
         table = self._in_order if self._key_table is None else self._key_table
         return [table[:count] for count in self._table.keys[first:end].tolist()]
 
     def _value_indexes(self, first: int, end: int) -> Sequence[NDArray[np.integer]]:
         """Indexes of the values of some rows."""
-        if self._own and self._workload.value_indices is not None:
-            return self._workload.value_indices[first:end]
         values = self._table.values[first:end].tolist()
         if self._key_table is None or self._value_table is None:
             return [self._in_order[:count] for count in values]

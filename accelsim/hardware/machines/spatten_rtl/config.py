@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -13,7 +14,6 @@ from accelsim.hardware.config import (
     Cycles,
     Hertz,
     Lines,
-    Matrices,
     Multipliers,
     Overhead,
     PerCycle,
@@ -21,25 +21,32 @@ from accelsim.hardware.config import (
 from accelsim.hardware.counters import Size
 from accelsim.hardware.machines._spatten import BITS_ON_CHIP, spatten_sizes
 
+_ANOTHER_MACHINE = {
+    "buffer_banks": "holds one request in a buffer (section 2.4)",
+    "key_prefetch_depth": "fetches no keys ahead (section 2.4)",
+    "requant_bits": "fetches keys of 10, 12 and -1 bit in two passes (section 4.2)",
+    "softmax_latency": "has a wire for a softmax (section 2.10)",
+    "query_traffic": "gets its queries with the requests (section 8.1)",
+    "output_traffic": "does not write its outputs to DRAM (section 8.1)",
+    "topk.drain": "drains a row of scores before it searches the next (section 3.1)",
+    "topk.engines": "has one top-k engine (section 3.1)",
+}
+"""Fields of older files that made another machine of the release, and what it does instead."""
+
 
 class TopKConfig(Config):
-    """The top-k engines."""
+    """The top-k engine: a FIFO that waits for as long as a search would take (section 3.1)."""
 
     parallelism: PerCycle = 16
     """Comparators per array = scores examined per cycle (SpAtten Table I)."""
     pass_overhead: Overhead = 3
     """Cycles that each quick-select pass costs beyond its elements."""
-    drain: Literal["serial", "pipelined"] = "serial"
-    """``serial``: scores leave only after the search, one beat a cycle; ``pipelined``: they overlap
-    the search of the next row."""
     source_of_passes: Literal["java-random", "recorded"] = "java-random"
     """``java-random``: the released test bench's generator; ``recorded``: over real scores."""
-    engines: Annotated[int, Field(ge=1, le=1024), Unit("engines")] = 1
-    """Engines that work in parallel; a second one serves the cascade token selection."""
 
 
 class SpattenRtlConfig(AcceleratorConfig):
-    """SpAtten as its authors released it, and variants of it."""
+    """SpAtten as its authors released it, at any scale (docs/accelerators/spatten.md)."""
 
     kind: Literal["spatten-rtl"]
     frequency_hz: Hertz = 1e9
@@ -48,8 +55,6 @@ class SpattenRtlConfig(AcceleratorConfig):
     """Multipliers in each of the two matrix units; a multiple of 64."""
     buffer_lines: Lines = 256
     """Lines of the key buffer, and of the value buffer; one line holds ``multipliers`` elements."""
-    buffer_banks: Literal[1, 2] = 1
-    """2: half of each buffer is filled while the other is read (double buffering)."""
     channels: Channels = 16
     """DRAM channels."""
     fetch_channels: Annotated[int, Field(ge=1, le=4096), Unit("channels")] = 32
@@ -60,22 +65,11 @@ class SpattenRtlConfig(AcceleratorConfig):
     """Preset in ``hw_configs/energy``."""
     rounding: Annotated[int, Field(ge=1, le=1 << 16), Unit("vectors")] = 32
     """Fetched vectors are rounded up to a multiple of this (specification section 6.2)."""
-    key_prefetch_depth: Matrices = 0
-    """Queue on the dot-product branch of the key fork: items that may be fetched ahead (0 as
-    released)."""
-    index_pattern: Literal["random-table", "workload", "sequential"] = "random-table"
-    """Which token indexes are fetched: the released pseudo-random table, or the workload's own."""
-    requant_bits: Literal["forced", "as-recorded"] = "forced"
-    """``forced``: 10, 12 and -1 bit keys become 8 bit plus an LSB pass, as in the released test
-    bench; ``as-recorded``: the workload's planes."""
-    softmax_latency: Cycles = 0
-    """Cycles from the last score to the first probability (0: pass-through as released)."""
+    index_pattern: Literal["random-table", "sequential"] = "random-table"
+    """Which token indexes are fetched: the released pseudo-random table, or the first tokens in
+    order."""
     softmax_parallelism: PerCycle = 8
-    """Scores that the softmax takes per cycle."""
-    query_traffic: bool = False
-    """Queries are fetched from DRAM at 12 bits."""
-    output_traffic: bool = False
-    """Attention outputs are written to DRAM at 12 bits."""
+    """Lanes of the softmax: leakage and area grow with them, cycles do not (section 2.10)."""
     reset_cycles: Cycles = 16
     """Counted in the reported total."""
     topk: TopKConfig = TopKConfig()
@@ -96,7 +90,7 @@ class SpattenRtlConfig(AcceleratorConfig):
         return super().sizes | spatten_sizes(
             self.fetch_channels,
             self.softmax_parallelism,
-            self.topk.parallelism * self.topk.engines,
+            self.topk.parallelism,
         )
 
     @property
@@ -108,6 +102,21 @@ class SpattenRtlConfig(AcceleratorConfig):
     def capacity_vectors(self) -> int:
         """Key vectors that fit the buffer."""
         return self.vectors_per_line * self.buffer_lines
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_the_release(cls, data: Any) -> Any:
+        """Say of a field that made another machine what the release does, and who has it."""
+        if isinstance(data, Mapping):
+            topk = data.get("topk")
+            inner = topk if isinstance(topk, Mapping) else {}
+            given = [*data, *(f"topk.{name}" for name in inner)]
+            for key in (key for key in given if key in _ANOTHER_MACHINE):
+                raise ValueError(
+                    f"no key '{key}': SpAtten as released {_ANOTHER_MACHINE[key]}; leave it out, "
+                    "or take 'kind: spatten', which does otherwise"
+                )
+        return data
 
     @model_validator(mode="after")
     def _can_be_built(self) -> SpattenRtlConfig:

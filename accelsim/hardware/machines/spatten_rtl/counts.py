@@ -8,7 +8,6 @@ import numpy as np
 
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.machines._spatten import BITS_ON_CHIP, importance_additions, score_fifo_bytes
-from accelsim.hardware.machines.spatten_rtl.config import SpattenRtlConfig
 from accelsim.hardware.machines.spatten_rtl.facts import LSB_BITS
 from accelsim.hardware.machines.spatten_rtl.requests import Requests
 from accelsim.workloads import Workload
@@ -17,7 +16,6 @@ from accelsim.workloads import Workload
 def count_requests(
     activity: Activity,
     workload: Workload,
-    config: SpattenRtlConfig,
     rows: Requests,
     read_bytes: Mapping[str, int] | None = None,
 ) -> None:
@@ -26,7 +24,6 @@ def count_requests(
     Args:
         activity: added to.
         workload: whose rows were run.
-        config: of the machine.
         rows: the same, as the machine saw them.
         read_bytes: bytes by tensor as they were fetched; derived from the rows if not given, which
             is right where vectors are fetched whole and never share a burst.
@@ -68,8 +65,6 @@ def count_requests(
     }.items():
         activity.count(name, amount)
     written = int(workload["write_back_bytes"].sum())
-    if config.output_traffic:
-        written += int(rows.queries.sum()) * line_bytes
     # Posted writes: counted and charged, but they take no turn on the simulated channels.
     activity.dram_write_bytes = -(-written // 32) * 32
     activity.count("dram_writes", activity.dram_write_bytes // 32)

@@ -18,76 +18,63 @@ class Item:
     Args:
         env: clock.
         request: whose it is.
-        turn: what others wait for, if they do.
         first: pass over the MSBs of which this is the one over the LSBs.
 
     Attributes:
         issued: when the key fork handed it on.
-        taken: when the dot product begins with it.
         matrix: its keys; none if it shares the fetch of another.
         score_beats: lines of scores that it gives.
         in_order: when it and all requests before it are decided.
         ordered_at: when its first line leaves the merge.
         at_value_fork: when its probabilities reach the value fork.
         released: when its lines of the key buffer are free.
+        decided: the dot product has taken its last line.
+        passed: it has left the merge.
+        forked: its values are asked for.
+        drained: its last score has found room before the multipliers.
+        dropped: the top-k stand-in has let go of all its scores.
         code: its name in a timeline.
     """
 
     __slots__ = (
         "at_value_fork",
         "code",
+        "decided",
+        "drained",
+        "dropped",
+        "forked",
         "in_order",
         "issued",
         "lsb_pass",
         "matrix",
         "ordered_at",
+        "passed",
         "released",
         "request",
         "score_beats",
-        "taken",
-        "turn",
     )
 
     def __init__(
         self,
         env: simpy.Environment,
         request: Request,
-        turn: Turn | None,
         first: Item | None = None,
     ) -> None:
         self.request = request
         self.lsb_pass = first is not None
         self.released: Milestone = Milestone(env) if first is None else first.released
-        self.taken = Milestone(env)
         self.matrix: Matrix | None = None
-        self.turn = turn
+        self.decided = Milestone(env)
+        self.passed = Milestone(env)
+        self.forked = Milestone(env)
+        self.drained = Milestone(env)
+        self.dropped = Milestone(env)
         self.score_beats = request.score_lines if first is None else request.rescore_lines
         self.issued = 0
         self.in_order = 0
         self.ordered_at = 0
         self.at_value_fork = 0
         self.code = item_code(request.row, KEYS_MSB if first is None else KEYS_LSB)
-
-
-class Turn:
-    """What others wait for where, as released, one item at a time passes a block.
-
-    Attributes:
-        decided: the dot product has taken its last line.
-        passed: it has left the merge.
-        forked: its values are asked for.
-        drained: its last score has found room before the multipliers.
-        dropped: the top-k stand-in has let go of all its scores.
-    """
-
-    __slots__ = ("decided", "drained", "dropped", "forked", "passed")
-
-    def __init__(self, env: simpy.Environment) -> None:
-        self.decided = Milestone(env)
-        self.passed = Milestone(env)
-        self.forked = Milestone(env)
-        self.drained = Milestone(env)
-        self.dropped = Milestone(env)
 
 
 class Matrix(Milestone):

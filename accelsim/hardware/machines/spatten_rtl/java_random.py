@@ -57,7 +57,11 @@ def index_table(rows: int, width: int, capacity: int) -> NDArray[np.int64]:
 
 @kernel
 def topk_latencies(
-    sizes: NDArray[np.int64], targets: NDArray[np.int64], parallelism: int, state: NDArray[np.int64]
+    sizes: NDArray[np.int64],
+    targets: NDArray[np.int64],
+    parallelism: int,
+    pass_overhead: int,
+    state: NDArray[np.int64],
 ) -> Any:
     """Quick-select latencies of the released test bench, in request order (section 3.2).
 
@@ -65,6 +69,7 @@ def topk_latencies(
         sizes: unrounded keys of each request; 0 draws nothing and gives 0.
         targets: unrounded values.
         parallelism: scores examined per cycle.
+        pass_overhead: cycles of a pass beyond those.
         state: from :func:`new_random`.
 
     Returns:
@@ -81,7 +86,7 @@ def topk_latencies(
             value = _next(state, 32)
             data[i] = value - (1 << 32) if value >= 1 << 31 else value
         while count > 0:
-            latencies[request] += (count + parallelism - 1) // parallelism + 3
+            latencies[request] += (count + parallelism - 1) // parallelism + pass_overhead
             passes[request] += 1
             elements[request] += count
             pivot = data[_next_below(state, count)]

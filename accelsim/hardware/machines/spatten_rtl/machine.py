@@ -39,7 +39,6 @@ from accelsim.hardware.machines.spatten_rtl.facts import (
     SCORE_ROWS,
 )
 from accelsim.hardware.machines.spatten_rtl.fetch_kernel import (
-    ACCEPT_LATENCY,
     KEY,
     VALUE,
     advance,
@@ -47,7 +46,7 @@ from accelsim.hardware.machines.spatten_rtl.fetch_kernel import (
     queue_matrix,
 )
 from accelsim.hardware.machines.spatten_rtl.fetch_memo import FetchMemo
-from accelsim.hardware.machines.spatten_rtl.items import Item, Matrix, Row, Turn
+from accelsim.hardware.machines.spatten_rtl.items import Item, Matrix, Row
 from accelsim.hardware.machines.spatten_rtl.requests import Request, requests
 from accelsim.hardware.memories.channel import NEVER, counters, is_recording, new_channels
 from accelsim.hardware.memories.timing import organisation, ticks_per_1024_cycles
@@ -127,13 +126,8 @@ class Spatten:
         self.org = organisation(memory, writes=False)
         self.channels, self.banks = new_channels(config.channels, self.org)
         self.rate = ticks_per_1024_cycles(memory, config.frequency_hz)
-        # As released, one item at a time passes the key fork, and nothing is fetched ahead.
-        self.serial = config.key_prefetch_depth == 0
-        self.prefetched = max(config.key_prefetch_depth, 1)
-        # As released, the buffers and the table of handles are cleared after reset.
-        self.cleared = config.requant_bits == "forced"
-        warmup = config.buffer_lines // 2 if self.cleared else 0
-        self.fetcher = new_fetcher(config.fetch_channels, config.channels, warmup)
+        # The buffers are cleared after reset, two lines a cycle (2.8).
+        self.fetcher = new_fetcher(config.fetch_channels, config.channels, config.buffer_lines // 2)
         self.log_width = int(np.log2(config.vectors_per_line))
         names = (
             "allocator",
@@ -149,8 +143,7 @@ class Spatten:
         self.watch = None if recorder is None else ChannelWatch(recorder, config.channels)
         self.shift = config.channels.bit_length() - 1
         self.memo = None
-        scattered = config.index_pattern == "workload" and workload.key_indices is not None
-        looks_up &= self.watch is None and not scattered
+        looks_up &= self.watch is None
         if looks_up and not is_recording(self.channels, self.banks):
             self.memo = FetchMemo(self.org, config.channels, self.shift)
         dram = self.channels, self.banks, self.org
@@ -162,24 +155,20 @@ class Spatten:
             self.advance = functools.partial(
                 stands_in.advance, self.fetcher, *dram, self.shift, self.rate
             )
-        self.drains = config.topk.drain == "serial"
-        self.in_turn = self.serial or self.drains
         self.lsb_passes = Stream(env)
         self.fetches = Stream(env)
         self.key_lines = Stream(env)
         self.decided = Stream(env)
         self.ordered = Stream(env)
-        self.decision_latency = config.softmax_latency + _DECISION + self.log_width
+        self.decision_latency = _DECISION + self.log_width
         # Beats of scores after the first in a row of indexes.
         self.gather = config.fetch_channels // config.vectors_per_line - 1
         self.score_queue = SCORE_ROWS * config.fetch_channels // config.vectors_per_line
         # A beat is on its way through the memory for so many cycles at least.
         read_latency = int(self.org[0]["read_latency"]) * 1024 // self.rate
         self.round_trip = ADDRESS_LATENCY + read_latency
-        # Nothing depends on a beat before so many cycles after its return.
-        self.lag = _WRITTEN if self.in_turn else ACCEPT_LATENCY
         self.decided_rows: dict[int, Item] = {}
-        self.next_row = self.in_order = self.merge_free = 0
+        self.next_row = self.in_order = 0
         self.accepted = self.softmax_free = self.decision_free = self.decision_ready = 0
         self.topk_free = self.dropped = self.values_free = 0
         self.completions = [0] * len(self.requests)
@@ -190,9 +179,7 @@ class Spatten:
         Raises:
             SimulationError: the processes wait for one another.
         """
-        followers: list[Follower] = [Follower(self.multiply_keys())]
-        if self.serial:
-            followers.append(Follower(self.merge()))
+        followers = [Follower(self.multiply_keys()), Follower(self.merge())]
         processes = self.allocate(), self.fetch(), self.fetch_values()
         running = [self.env.process(process) for process in processes]
         try:
@@ -218,11 +205,10 @@ class Spatten:
         module, env = self.modules["allocator"], self.env
         used = 0
         live: deque[tuple[int, Milestone]] = deque()
-        ahead: deque[Item] = deque()
         new = self.requests[::-1]
-        last: Turn | None = None
-        clearing = HANDLES if self.cleared else 0
-        yield from module.busy(clearing + _ALLOCATION)
+        last: Item | None = None
+        # The table of handles is cleared after reset (2.3).
+        yield from module.busy(HANDLES + _ALLOCATION)
         capacity = self.config.buffer_lines
         for _ in range(self.items):
             module.item = NO_ITEM
@@ -241,25 +227,17 @@ class Spatten:
                 blocked = FirstOf(self.lsb_passes.filled(), live[0][1].awaited())
                 yield from module.wait(blocked, "buffer_full")
             module.item = item.code
-            if self.serial and last is not None:
+            if last is not None:
                 # The fork holds its source until the dot product takes the last line (2.4).
                 yield from module.wait_for(last.decided, "serial_key_fork")
-            last = item.turn
+            last = item
             yield from self._issue_keys(module, item)
-            item.issued = now = int(env.now)
+            item.issued = int(env.now)
             self.key_lines.put(item)
-            ahead.append(item)
-            taken = ahead.popleft().taken if len(ahead) > self.prefetched else None
-            if taken is None or taken.reached:
-                yield from module.busy(1)
-                continue
-            yield taken.awaited(1)
-            handed_on = int(env.now) - 1
-            module.stalled(now, handed_on - now, "key_queue_full")
-            module.worked(handed_on, 1)
+            yield from module.busy(1)
 
     def _item(self, request: Request, first: Item | None = None) -> Item:
-        return Item(self.env, request, Turn(self.env) if self.in_turn else None, first)
+        return Item(self.env, request, first)
 
     def _issue_keys(self, module: Module, item: Item) -> Pause:
         request = item.request
@@ -296,7 +274,7 @@ class Spatten:
             unsent = matrix.end - int(state["pushed"])
             if unsent > 0:
                 awaited = max(awaited, unsent + self.round_trip)
-            sleep = charged + awaited - 1 + self.lag - int(env.now)
+            sleep = charged + awaited - 1 + _WRITTEN - int(env.now)
             if sleep > 0:
                 yield env.timeout(sleep)
             kind = self.advance(int(min(env.peek(), _FOREVER)) + _LOOKAHEAD)
@@ -305,9 +283,9 @@ class Spatten:
             charged = reached
             if kind:
                 taken = int(state["accepted"][matrix.kind]) >> 10
-                turn = matrix.item.turn
-                if turn is not None and matrix.kind == VALUE and turn.drained.cycle is None:
-                    turn.drained.announce(self._drained(matrix, taken))
+                drained = matrix.item.drained
+                if matrix.kind == VALUE and drained.cycle is None:
+                    drained.announce(self._drained(matrix, taken))
                 matrix.returned_at = reached - 1
                 matrix.announce(taken)
                 self.fetches.pop()
@@ -347,7 +325,7 @@ class Spatten:
             state, in_flight, addresses, transactions, ready, spread, lines, kind, row_beats
         )
         # An idle fetcher need not look before it can be there.
-        self.fetches.put(matrix, ready + beats - 1 + self.round_trip + self.lag)
+        self.fetches.put(matrix, ready + beats - 1 + self.round_trip + _WRITTEN)
         return ()
 
     def _ask_later(self, module: Module, matrix: Matrix, *asked: Any) -> Process:
@@ -391,14 +369,12 @@ class Spatten:
             item: Item = self.key_lines.pop()
             request = item.request
             start = max(item.issued, free)
-            item.taken.announce(start)
             module.turn_to(item.code, free, start, "no_keys")
             beats = item.score_beats
             lines = request.key_lines
             if item.matrix is None:
-                if self.serial:
-                    module.stalled(start, _FORK_TO_LINES, "awaiting_keys")
-                    start += _FORK_TO_LINES
+                module.stalled(start, _FORK_TO_LINES, "awaiting_keys")
+                start += _FORK_TO_LINES
                 end = start + beats
                 module.worked(start, beats)
             else:
@@ -407,16 +383,12 @@ class Spatten:
                 work = min(lines, beats)
                 # Its lines stand behind the last one of the item before, but for those in the
                 # pipeline.
-                end = max(arrived, start + work, self.accepted + work - in_pipeline)
-                if self.serial:
-                    end = max(end, decides)
+                end = max(arrived, start + work, self.accepted + work - in_pipeline, decides)
                 module.worked_on_arrivals(start, end, work, "awaiting_keys")
             if request.queries > 1 and beats > lines:
                 module.worked(end, beats - lines)
                 end += beats - lines
-            turn = item.turn
-            if turn is not None:
-                turn.decided.announce(end)
+            item.decided.announce(end)
             # Two rows stand before the decision.
             free = max(end, decided_before)
             module.stalled(end, free - end, "decision_full")
@@ -425,9 +397,7 @@ class Spatten:
                 self._await_merge(merging.cycle or 0)
             decided_before, decides = decides, self.decide(item, free)
             # Nothing stands between the decision and the merge for an LSB pass (2.12).
-            merging = None
-            if self.serial and item.lsb_pass and turn is not None:
-                merging = turn.passed
+            merging = item.passed if item.lsb_pass else None
 
     def _await_merge(self, passed: int) -> None:
         """Keep the decision until the merge has let an LSB pass go."""
@@ -452,20 +422,16 @@ class Spatten:
         module.turn_to(item.code, self.decision_ready, now, "no_scores")
         softmax.item = item.code
         latency = self.decision_latency
-        lines = own = item.score_beats
-        if self.config.softmax_latency:
-            # The unit takes as many scores a cycle as it has lanes (SpAtten Table I).
-            scores = own * self.config.vectors_per_line
-            lines = max(own, -(-scores // self.config.softmax_parallelism))
+        lines = item.score_beats
         # The dot product hands over a row with its last line, so a row's own lines have
         # already passed; what is left is the rate at which rows can follow one another.
-        start = max(self.softmax_free, now - (own - 1))
+        start = max(self.softmax_free, now - (lines - 1))
         self.softmax_free = start + lines
         softmax.worked(start, lines)
         # The last score is accepted when the row before has left the decision, a beat a cycle;
         # a row is decided one pipeline length after that (2.9, 2.11).
         decided = max(max(self.softmax_free, now + 1) - 1 + latency, self.decision_free)
-        self.decision_free = decided + own
+        self.decision_free = decided + lines
         self.accepted = decided - latency
         if item.request.refetch and not item.lsb_pass:
             # That the merge has let an LSB pass go may become known later than it happens.
@@ -487,12 +453,7 @@ class Spatten:
         while ordered := self.decided_rows.pop(self.next_row, None):
             self.next_row += 1
             ordered.in_order = self.in_order = max(self.in_order, ordered.in_order)
-            if self.serial:
-                self.decided.put(ordered)
-            else:
-                ordered.ordered_at = max(self.in_order, self.merge_free)
-                self.merge_free = ordered.ordered_at + ordered.score_beats
-                self.ordered.put(ordered)
+            self.decided.put(ordered)
 
     def merge(self) -> Following:
         """Rows in the order of the requests, a beat a cycle, as released (2.12).
@@ -506,15 +467,13 @@ class Spatten:
         for _ in self.requests:
             yield self.decided
             item: Item = self.decided.pop()
-            turn = item.turn
-            assert turn is not None
             item.ordered_at = item.in_order = now = max(free, item.in_order)
             self.ordered.put(item)
             awaited: list[Milestone] = []
             if not item.request.prunes:
-                awaited = [turn.forked, turn.drained]
-            elif self.drains:
-                inside.append((item.score_beats, turn.dropped))
+                awaited = [item.forked, item.drained]
+            else:
+                inside.append((item.score_beats, item.dropped))
                 room -= item.score_beats
                 while room < 0 and len(inside) > 1:
                     beats, dropped = inside.popleft()
@@ -524,7 +483,7 @@ class Spatten:
                 yield milestone
                 now = max(now, milestone.cycle or 0)
             free = max(item.ordered_at + item.score_beats, now)
-            turn.passed.announce(free)
+            item.passed.announce(free)
 
     # -- value side -------------------------------------------------------------------------
 
@@ -537,48 +496,33 @@ class Spatten:
         module, env = self.modules["value_fork"], self.env
         # Cycles in which the last rows left the queue before it.
         left = deque([0] * max(self.config.buffer_lines // 64, 2))
-        ahead: deque[Row] = deque()
         free = 0
         for _ in self.requests:
             if not self.ordered.items:
                 yield self.ordered.filled()
             item: Item = self.ordered.pop()
-            request, turn = item.request, item.turn
+            request = item.request
             taken = max(self.select(item, left.popleft()), free)
             left.append(taken)
             start = max(taken, item.at_value_fork, int(env.now))
             module.turn_to(item_code(request.row, VALUES), free, start, "no_probabilities")
-            if turn is not None:
-                turn.forked.announce(start)
-                if request.value_part or request.value_lines <= self.score_queue:
-                    turn.drained.announce(start)
-                    self._drop(item, start)
+            item.forked.announce(start)
+            if request.value_part or request.value_lines <= self.score_queue:
+                item.drained.announce(start)
+                self._drop(item, start)
             yield from module.sleep_until(start)
             row = Row(item, start)
             if request.value_part == 0:
                 yield from self._ask_values(module, row)
             row.issued = now = int(env.now)
-            ahead.append(row)
-            while len(ahead) > self.prefetched + 1:
-                yield from ahead[0].known()
-                self.multiply_values(ahead.popleft())
-            if len(ahead) > self.prefetched:
-                # So many rows stand before the multipliers.
-                now = max(now, ahead[0].issued, self.values_free)
-                module.stalled(row.issued, now - row.issued, "value_buffer_full")
             module.worked(now, 1)
             free = now + 1
-            if turn is not None and turn.dropped.cycle is None:
-                yield from row.known()
-                self._drop(item, start)
-            if self.serial:
-                yield from row.known()
-                finished = self.multiply_values(ahead.popleft())
-                module.stalled(free, finished - free, "one_value_matrix")
-                free = max(free, finished)
-        for row in ahead:
             yield from row.known()
-            self.multiply_values(row)
+            if item.dropped.cycle is None:
+                self._drop(item, start)
+            finished = self.multiply_values(row)
+            module.stalled(free, finished - free, "one_value_matrix")
+            free = max(free, finished)
 
     def select(self, item: Item, room: int) -> int:
         """Top-k: a search per row, then one beat a cycle; rows that keep everything pass by.
@@ -596,15 +540,14 @@ class Spatten:
         module, request = self.modules["topk"], item.request
         now = max(self.topk_free, item.in_order)
         module.turn_to(item_code(request.row, SCORES), self.topk_free, now, "no_scores")
-        if self.config.topk.engines == 1 and request.select_cycles:
+        if request.select_cycles:
             module.worked(now, request.select_cycles)
             now += request.select_cycles
         arrives = item.ordered_at + _DECISION_TO_VALUE
         if request.prunes:
             starts = max(now, arrives + _TOPK_FIFO)
             module.stalled(now, starts - now, "no_scores")
-            search = request.topk_cycles if self.drains else max(request.topk_cycles, 1)
-            now = max(starts, self.dropped) + search
+            now = max(starts, self.dropped) + request.topk_cycles
             module.worked(starts, now - starts)
         item.at_value_fork = max(arrives, now)
         self.topk_free = max(now, room)
@@ -613,19 +556,18 @@ class Spatten:
 
     def _drop(self, item: Item, forked: int) -> None:
         """Drain the scores of a row from its search, those that are kept first."""
-        module, request, turn = self.modules["topk"], item.request, item.turn
-        assert turn is not None
+        module, request = self.modules["topk"], item.request
         now = self.dropped
-        if request.prunes and self.drains:
+        if request.prunes:
             now = max(self.topk_free, forked)
             module.stalled(self.topk_free, now - self.topk_free, "value_side_busy")
             module.worked(now, request.value_lines)
             now += request.value_lines
-            drained = max(now, turn.drained.cycle or 0)
+            drained = max(now, item.drained.cycle or 0)
             module.stalled(now, drained - now, "value_side_busy")
             self.topk_free = drained
             self.dropped = drained + max(request.score_lines - request.value_lines, 0)
-        turn.dropped.announce(self.dropped)
+        item.dropped.announce(self.dropped)
 
     def _ask_values(self, module: Module, row: Row) -> Pause:
         item, now = row.item, row.forked
@@ -641,8 +583,6 @@ class Spatten:
 
     def _row_beats(self, request: Request) -> int:
         """Fetch beats of a row of values, if scores must wait for values taken (2.14)."""
-        if not self.serial:
-            return 0
         return -(-request.value_bits * request.value_fused * self.workload.head_dim // (8 * ATOM))
 
     def multiply_values(self, row: Row) -> int:
@@ -671,7 +611,7 @@ class Spatten:
 
     def _activity(self, total: int) -> Activity:
         activity = Activity(total, self.config.frequency_hz)
-        count_requests(activity, self.workload, self.config, self.table, self.addresses.bytes)
+        count_requests(activity, self.workload, self.table, self.addresses.bytes)
         count_dram(activity, counters(self.channels))
         activity.modules = {name: m.finish(total) for name, m in self.modules.items()}
         activity.completion_cycles = self.completions

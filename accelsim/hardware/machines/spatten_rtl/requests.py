@@ -18,8 +18,6 @@ Ints = NDArray[np.int64]
 
 RELEASED_BITS = (4, 6, 8)
 """Widths that the released fetcher takes (section 2.6)."""
-STORED_BITS = (4, 6, 8, 10, 12)
-"""Widths that the published converter takes (SpAtten §III-D)."""
 FORCED_BITS = (10, 12, -1)
 """Widths that the released test bench maps to 8 bits with a forced LSB pass (section 4.3)."""
 
@@ -110,14 +108,12 @@ def requests(workload: Workload, config: SpattenRtlConfig) -> Requests:
     Raises:
         WorkloadError: a bit width, size or pairing that the machine does not take, with the row.
     """
-    forced = config.requant_bits == "forced"
-    key_bits = _widths(workload, config, "key_bits")
-    value_bits = _widths(workload, config, "value_bits")
-    refetch = workload["refetch_lsb"].astype(np.int64)
-    if forced:
-        refetch |= np.isin(workload["key_bits"], FORCED_BITS)
-    key_fused, key_part = _pairs(workload, "key_bits", key_bits, forced)
-    value_fused, value_part = _pairs(workload, "value_bits", value_bits, forced)
+    key_bits = _widths(workload, "key_bits")
+    value_bits = _widths(workload, "value_bits")
+    forced = np.isin(workload["key_bits"], FORCED_BITS)
+    refetch = workload["refetch_lsb"].astype(np.int64) | forced
+    key_fused, key_part = _pairs(workload, "key_bits", key_bits)
+    value_fused, value_part = _pairs(workload, "value_bits", value_bits)
     keys = _round(workload["keys"], config.rounding)
     values = np.minimum(_round(workload["values"], config.rounding), keys)
     _check_sizes(workload, config, keys, key_fused, "keys")
@@ -169,26 +165,22 @@ def _round(count: NDArray[Any], multiple: int) -> Ints:
     return np.asarray(-(-count.astype(np.int64) // multiple) * multiple, np.int64)
 
 
-def _widths(workload: Workload, config: SpattenRtlConfig, name: str) -> Ints:
+def _widths(workload: Workload, name: str) -> Ints:
     bits = workload[name].astype(np.int64)
-    if config.requant_bits == "forced":
-        mapped = np.where(np.isin(bits, FORCED_BITS), 8, bits)
-        known: tuple[int, ...] = RELEASED_BITS
-    else:
-        mapped, known = np.where(bits == -1, 12, bits), STORED_BITS
-    bad = np.flatnonzero(~np.isin(mapped, known))
+    mapped = np.where(np.isin(bits, FORCED_BITS), 8, bits)
+    bad = np.flatnonzero(~np.isin(mapped, RELEASED_BITS))
     if bad.size:
         row = int(bad[0])
         raise WorkloadError(
             f"workload '{workload.name}': row {row}: {name} = {bits[row]}; this accelerator takes "
-            f"{', '.join(map(str, known))}"
+            f"{', '.join(map(str, RELEASED_BITS))}"
         )
     return mapped
 
 
-def _pairs(workload: Workload, name: str, bits: Ints, forced: bool) -> tuple[Ints, Ints]:
+def _pairs(workload: Workload, name: str, bits: Ints) -> tuple[Ints, Ints]:
     """Consecutive 6-bit rows come in pairs of heads that share a fetch (section 4.3)."""
-    six = (bits == 6) & forced
+    six = bits == 6
     fused = np.where(six, 2, 1)
     if not six.any():
         return fused, np.zeros_like(fused)
@@ -209,7 +201,7 @@ def _check_sizes(
     workload: Workload, config: SpattenRtlConfig, vectors: Ints, fused: Ints, what: str
 ) -> None:
     # Lines are allocated in pairs (2.3), for each of the fused heads.
-    pairs = config.buffer_lines // config.buffer_banks // fused // 2
+    pairs = config.buffer_lines // fused // 2
     limit = pairs * 2 * config.vectors_per_line
     bad = np.flatnonzero(vectors > limit)
     if bad.size:
@@ -217,7 +209,7 @@ def _check_sizes(
         raise WorkloadError(
             f"workload '{workload.name}': row {row} fetches {vectors[row]} {what}; the {what[:-1]} "
             f"buffer holds {limit[row]} vectors of one request (multipliers/64 x "
-            f"buffer_lines, shared by {fused[row]} fused heads and {config.buffer_banks} banks)"
+            f"buffer_lines, shared by {fused[row]} fused heads)"
         )
 
 
@@ -255,6 +247,10 @@ def _topk(workload: Workload, config: SpattenRtlConfig, key_part: Ints) -> tuple
         return cycles, recorded, elements
     # In a fused pair only the first part draws; the second gets 0 (section 3.2).
     cycles, passes, elements = topk_latencies(
-        np.where(key_part == 1, 0, keys), values, config.topk.parallelism, new_random(1)
+        np.where(key_part == 1, 0, keys),
+        values,
+        config.topk.parallelism,
+        config.topk.pass_overhead,
+        new_random(1),
     )
     return cycles, passes, elements

@@ -14,7 +14,7 @@ def activity_of(machine: CycleMachine) -> Activity:
     """Read the activity of a machine that has finished."""
     done = machine.completion_cycles
     activity = Activity(max(done), machine.config.frequency_hz, completion_cycles=done)
-    count_requests(activity, machine.workload, machine.config, machine.requests)
+    count_requests(activity, machine.workload, machine.requests)
     count_dram(activity, counters(machine.state.dram))
     # The tagged buffers poll, so reads exceed the lines that were used (section 2.8).
     line_bytes = machine.config.multipliers * BITS_ON_CHIP // 8

@@ -27,7 +27,7 @@ class CycleMachine:
     """The released SpAtten with a workload in front of it, after reset."""
 
     def __init__(self, workload: Workload, config: SpattenRtlConfig, memory: MemoryConfig) -> None:
-        _check(workload, config)
+        _check(workload)
         if memory.clock_hz != config.frequency_hz:
             raise ConfigError(
                 f"the cycle engine ticks the memory once a core cycle: memory clock_hz is "
@@ -66,7 +66,7 @@ def simulate(
     With a recorder it is slower, and the activity also has the time of each module.
 
     Raises:
-        ConfigError: a configuration that is not of the released family.
+        ConfigError: a memory of another clock.
         WorkloadError: rows that the machine refuses, or that would hang it.
         SimulationError: the machine stopped.
     """
@@ -86,27 +86,8 @@ def simulate(
     return activity
 
 
-def _check(workload: Workload, config: SpattenRtlConfig) -> None:
-    """Refuse what the released hardware does not have."""
-    released = {
-        "requant_bits": "forced",
-        "buffer_banks": 1,
-        "key_prefetch_depth": 0,
-        "softmax_latency": 0,
-        "query_traffic": False,
-        "output_traffic": False,
-    }
-    for name, value in released.items():
-        if getattr(config, name) != value:
-            raise ConfigError(
-                f"the cycle engine models SpAtten as released: accelerator key '{name}' is "
-                f"{getattr(config, name)!r}; expected {value!r} (use --engine event)"
-            )
-    if config.index_pattern == "workload":
-        raise ConfigError(
-            "the cycle engine models SpAtten as released: accelerator key 'index_pattern' is "
-            "'workload'; expected 'random-table' or 'sequential' (use --engine event)"
-        )
+def _check(workload: Workload) -> None:
+    """Refuse what the released hardware does not take."""
     if workload.head_dim != 64:
         raise WorkloadError(
             f"workload '{workload.name}': head_dim {workload.head_dim}; the released SpAtten is "

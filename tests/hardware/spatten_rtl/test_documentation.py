@@ -98,8 +98,8 @@ def test_blocks_are_where_the_page_says(title: str, column: int, folder: str) ->
     for line in table.splitlines()[2:]:
         cell = line.split("|")[column]
         for name, functions in re.findall(r"`([\w/]+\.py)`((?:[:,] `\w+`)*)", cell):
-            path = hardware / folder / name
-            path = path if path.exists() else path.parent.parent / name
+            places = hardware / folder, (hardware / folder).parent, hardware
+            path = next(place / name for place in places if (place / name).exists())
             source = path.read_text(encoding="utf-8")
             for function in re.findall(r"`(\w+)`", functions):
                 assert f"def {function}(" in source, (name, function)

@@ -43,7 +43,7 @@ def both(
 ) -> tuple[Activity, Activity, FetchMemo]:
     """The activity with and without looking up, and the memory of the former."""
     run = Spatten(workload, machine, memory)
-    memo = run.memo
+    memo = run.fetcher.memo
     assert memo is not None
     return run.run(), Spatten(workload, machine, memory, looks_up=False).run(), memo
 
@@ -100,16 +100,16 @@ def test_recorded_requests_are_all_simulated() -> None:
 
 def test_each_field_of_the_fetcher_is_compared_or_named_as_not() -> None:
     run = Spatten(repeated((512, 512, 12, 8), times=4), load_accelerator("spatten-rtl"), HBM2)
-    memo, fetcher = run.memo, run.fetcher
+    block = run.fetcher
+    memo, fetcher, dram = block.memo, block.state, block.dram
     assert memo is not None
     transactions = np.random.default_rng(0).permutation(6000).astype(np.int64) * 32
     memo.queue(fetcher, transactions, 0, 8, (0,))
     queue_matrix(*fetcher[:3], transactions, 0, 0, 64, VALUE, 0)
-    dram = run.channels, run.banks, run.org
     compared = set()
     # Before the buffers are open, and while beats return.
     for until in (12, int(fetcher.state[0]["opens"]) + 20):
-        advance(*fetcher, *dram, run.shift, run.rate, until)
+        advance(*fetcher, *dram, block.shift, block.rate, until)
         before = memo._relative(fetcher, *dram, 0, 0, 0)
         for records in (fetcher.state, fetcher.beats, fetcher.fetch, fetcher.ports):
             for name in records.dtype.names or ():

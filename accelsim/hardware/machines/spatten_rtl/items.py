@@ -1,19 +1,19 @@
-"""What is on its way through the event engine, and the cycles of its life."""
+"""What the blocks of the released SpAtten hand to one another, and the cycles of its life.
+
+Sections are those of docs/accelerators/spatten.md.
+"""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import simpy
 
 from accelsim.hardware.machines.spatten_rtl.requests import Request
 from accelsim.hardware.simulation import Milestone
-from accelsim.hardware.simulation._module import Process
 from accelsim.hardware.timeline import KEYS_LSB, KEYS_MSB, item_code
 
 
-class Item:
-    """A pass over the keys of a request, and the cycles of its life.
+class KeyPass:
+    """A pass over the keys of a request; the last one goes on to the values.
 
     Args:
         env: clock.
@@ -21,60 +21,54 @@ class Item:
         first: pass over the MSBs of which this is the one over the LSBs.
 
     Attributes:
-        issued: when the key fork handed it on.
-        matrix: its keys; none if it shares the fetch of another.
-        score_beats: lines of scores that it gives.
-        in_order: when it and all requests before it are decided.
-        ordered_at: when its first line leaves the merge.
-        at_value_fork: when its probabilities reach the value fork.
-        released: when its lines of the key buffer are free.
-        decided: the dot product has taken its last line.
-        passed: it has left the merge.
-        forked: its values are asked for.
-        drained: its last score has found room before the multipliers.
-        dropped: the top-k stand-in has let go of all its scores.
+        request: whose it is.
+        lsb_pass: whether it is the second one.
+        score_lines: lines of scores that it gives.
         code: its name in a timeline.
+        matrix: its keys; none if it shares the fetch of another.
+        issued: cycle in which the key fork handed it on.
+        decided: cycle in which its first line leaves the decision.
+        merged: cycle in which its first line leaves the merge.
+        scored: the dot product has taken its last line.
+        released: its lines of the key buffer are free.
+        left_merge: the merge has let its last line go.
+        asked: its values are asked for.
+        queued: its last score is in the score queue in front of the multipliers.
+        dropped: the top-k stand-in holds none of its scores any more.
     """
 
     __slots__ = (
-        "at_value_fork",
+        "asked",
         "code",
         "decided",
-        "drained",
         "dropped",
-        "forked",
-        "in_order",
         "issued",
+        "left_merge",
         "lsb_pass",
         "matrix",
-        "ordered_at",
-        "passed",
+        "merged",
+        "queued",
         "released",
         "request",
-        "score_beats",
+        "score_lines",
+        "scored",
     )
 
     def __init__(
-        self,
-        env: simpy.Environment,
-        request: Request,
-        first: Item | None = None,
+        self, env: simpy.Environment, request: Request, first: KeyPass | None = None
     ) -> None:
         self.request = request
         self.lsb_pass = first is not None
-        self.released: Milestone = Milestone(env) if first is None else first.released
-        self.matrix: Matrix | None = None
-        self.decided = Milestone(env)
-        self.passed = Milestone(env)
-        self.forked = Milestone(env)
-        self.drained = Milestone(env)
-        self.dropped = Milestone(env)
-        self.score_beats = request.score_lines if first is None else request.rescore_lines
-        self.issued = 0
-        self.in_order = 0
-        self.ordered_at = 0
-        self.at_value_fork = 0
+        self.score_lines = request.score_lines if first is None else request.rescore_lines
         self.code = item_code(request.row, KEYS_MSB if first is None else KEYS_LSB)
+        self.matrix: Matrix | None = None
+        self.issued = self.decided = self.merged = 0
+        self.scored = Milestone(env)
+        self.released: Milestone = Milestone(env) if first is None else first.released
+        self.left_merge = Milestone(env)
+        self.asked = Milestone(env)
+        self.queued = Milestone(env)
+        self.dropped = Milestone(env)
 
 
 class Matrix(Milestone):
@@ -82,41 +76,22 @@ class Matrix(Milestone):
 
     Args:
         env: clock.
-        item: what it is part of.
+        row: of the request.
         kind: KEY or VALUE.
         code: its name in a timeline.
         lines: buffer lines that it fills.
-        given: cycle in which it is asked for.
+        asked: cycle in which it is asked for.
 
     Attributes:
         begin, end: its first fetch beat, and that after its last.
-        returned_at: when the last beat came.
+        returned: cycle in which the last beat came.
     """
 
-    __slots__ = ("begin", "code", "end", "given", "item", "kind", "lines", "returned_at")
+    __slots__ = ("asked", "begin", "code", "end", "kind", "lines", "returned", "row")
 
     def __init__(
-        self, env: simpy.Environment, item: Item, kind: int, code: int, lines: int, given: int
+        self, env: simpy.Environment, row: int, kind: int, code: int, lines: int, asked: int
     ) -> None:
         super().__init__(env)
-        self.item = item
-        self.kind = kind
-        self.code = code
-        self.lines = lines
-        self.given = given
-        self.begin = self.end = self.returned_at = 0
-
-
-@dataclass(slots=True)
-class Row:
-    """A row of probabilities before its weighted sum: when its values were asked for, and how."""
-
-    item: Item
-    forked: int
-    issued: int = 0
-    matrix: Matrix | None = None
-
-    def known(self) -> Process:
-        """Wait until it is known when its values are there, which is before they are."""
-        if self.matrix is not None and not self.matrix.known:
-            yield self.matrix.announced()
+        self.row, self.kind, self.code, self.lines, self.asked = row, kind, code, lines, asked
+        self.begin = self.end = self.returned = 0

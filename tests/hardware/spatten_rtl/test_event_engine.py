@@ -12,6 +12,8 @@ from accelsim.errors import ConfigError, SimulationError, WorkloadError
 from accelsim.hardware import load_accelerator, simulate
 from accelsim.hardware.config import MemoryConfig
 from accelsim.hardware.machines.spatten_rtl.config import SpattenRtlConfig
+from accelsim.hardware.machines.spatten_rtl.machine import Spatten
+from accelsim.hardware.simulation import Port
 from accelsim.workloads import Workload, read_csv
 
 RTL = files("accelsim.validation") / "data" / "rtl"
@@ -104,6 +106,13 @@ def test_more_fetch_beats_than_the_engine_can_look_at_are_refused() -> None:
     machine = load_accelerator("spatten-rtl-eighth").model_copy(update={"buffer_lines": 2 * keys})
     with pytest.raises(SimulationError, match="row 0 fetches 65536 beats"):
         simulate(workload, machine, HBM2)
+
+
+def test_a_machine_that_is_stuck_says_who_waits() -> None:
+    machine = Spatten(DECODE, load_accelerator("spatten-rtl-eighth"), HBM2)
+    machine.decision._decided = Port(machine.env, "leads nowhere")
+    with pytest.raises(SimulationError, match=r"no progress after .* 0 of 8 .* waiting: .*merge"):
+        machine.run()
 
 
 def test_long_contexts_wait_for_room_in_the_engine_and_lose_nothing() -> None:

@@ -66,8 +66,9 @@ class SpattenRtlConfig(AcceleratorConfig):
     rounding: Annotated[int, Field(ge=1, le=1 << 16), Unit("vectors")] = 32
     """Fetched vectors are rounded up to a multiple of this (specification section 6.2)."""
     index_pattern: Literal["random-table", "sequential"] = "random-table"
-    """Which token indexes are fetched: the released pseudo-random table, or the first tokens in
-    order."""
+    """Which token indexes are fetched: the released pseudo-random table (section 2.5), or the first
+    tokens in order. The latter lie in the event engine where a KV cache would have them, in the
+    cycle engine at the addresses of the test bench (section 5.1)."""
     softmax_parallelism: PerCycle = 8
     """Lanes of the softmax: leakage and area grow with them, cycles do not (section 2.10)."""
     reset_cycles: Cycles = 16

@@ -79,7 +79,6 @@ class Decision(Module):
         """Keep what was decided last until the merge has let it go, and take nothing before."""
         self.stalled(self._ready, cycle - self._ready, "merge_busy")
         self._ready = max(self._ready, cycle)
-        self._empty = max(self._empty, self._ready)
 
     def _fetch_again(self, first: KeyPass) -> None:
         self._lsb_passes.put(KeyPass(self._clock, first.request, first))

@@ -32,13 +32,11 @@ class KeyPass:
         scored: the dot product has taken its last line.
         released: its lines of the key buffer are free.
         left_merge: the merge has let its last line go.
-        asked: its values are asked for.
         queued: its last score is in the score queue in front of the multipliers.
         dropped: the top-k stand-in holds none of its scores any more.
     """
 
     __slots__ = (
-        "asked",
         "code",
         "decided",
         "dropped",
@@ -66,7 +64,6 @@ class KeyPass:
         self.scored = Milestone(env)
         self.released: Milestone = Milestone(env) if first is None else first.released
         self.left_merge = Milestone(env)
-        self.asked = Milestone(env)
         self.queued = Milestone(env)
         self.dropped = Milestone(env)
 

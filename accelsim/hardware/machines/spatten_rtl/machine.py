@@ -1,12 +1,16 @@
 """SpAtten as released, wired::
 
-    key fork -> fetcher -> [key buffer] -> query x key -> softmax -> decision -> merge -> top-k
-      ^  |        ^ |                       ^                           |                   |
-      |  +--------|-|------- passes --------+                           |                   v
-      |           | |                                                   |              value fork
-      |           +-|------------------ values -------------------------|-------------------|
-      |             +----> [value buffer] -> probability x value <------|-------------------+
-      +------------------------- LSB passes ----------------------------+
+    requests -> key fork ------ asks ------> fetcher <------ asks ------ value fork <--+
+                 ^  |                        |     |                       |           |
+                 |  |                   keys |     | values                |           |
+                 |  |                        v     v                       |           |
+                 |  +----------------> query x key   probability x value <-+           |
+                 |                           |                |                        |
+                 |                           v                v                        |
+                 |                        softmax         responses                    |
+                 |                           |                                         |
+                 |                           v                                         |
+                 +------ LSB passes ----- decision --> merge --> top-k stand-in -------+
 
 One pass over keys at a time is between key fork and query x key, and the values of one request at a
 time between value fork and probability x value; the two sides overlap, and share the fetcher.

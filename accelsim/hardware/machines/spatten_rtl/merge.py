@@ -12,8 +12,8 @@ from accelsim.hardware.simulation._module import Following
 class Merge:
     """Lets decided passes go in the order of the requests, a beat a cycle.
 
-    A row that keeps everything stands in its registers until the top-k stand-in has let go of all
-    that others keep, and one that does not as long as the FIFO of the stand-in is full.
+    A row that keeps everything stands in its registers until its last score is in the score queue,
+    and one that does not as long as the FIFO of the stand-in is full.
 
     Args:
         rows: requests in all.
@@ -34,7 +34,7 @@ class Merge:
         """Let pass after pass go."""
         # Those that came before their turn: passes before them are fetched again.
         early: dict[int, KeyPass] = {}
-        in_order = free = 0
+        free = 0
         for row in range(self._rows):
             while row not in early:
                 if not self._decided.items:
@@ -42,8 +42,7 @@ class Merge:
                 decided = self._decided.pop()
                 early[decided.request.row] = decided
             item = early.pop(row)
-            in_order = max(in_order, item.decided)
-            item.merged = now = max(free, in_order)
+            item.merged = now = max(free, item.decided)
             self._merged.put(item)
             for milestone in self._in_the_way(item):
                 if not milestone.known:
@@ -55,7 +54,7 @@ class Merge:
     def _in_the_way(self, item: KeyPass) -> list[Milestone]:
         """What must come before the last line of a pass can go."""
         if not item.request.prunes:
-            return [item.asked, item.queued]
+            return [item.queued]
         self._in_top_k.append(item)
         self._top_k_room -= item.score_lines
         awaited = []

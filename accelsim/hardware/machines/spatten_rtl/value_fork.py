@@ -131,7 +131,6 @@ class ValueFork(Module):
             self._left.append(max(leaves, free))
             asked = max(leaves, free, arrives, self._clock.now)
             self.turn_to(item_code(request.row, VALUES), free, asked, "no_probabilities")
-            item.asked.announce(asked)
             # The second of a fused pair finds its values in the buffer (4.3).
             fetches = request.value_part == 0
             fits = not fetches or request.value_lines <= self._queue.lines

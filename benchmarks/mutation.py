@@ -137,7 +137,7 @@ MUTANTS = (
     ),
     Mutant(
         "top-k", "a pass of quick-select one cycle longer",
-        f"{FACTS}/java_random.py", "// parallelism + 3", "// parallelism + 4",
+        f"{FACTS}/java_random.py", "+ pass_overhead", "+ pass_overhead + 1",
     ),
     expression(
         "top-k", "path around it opens only after the dropped scores", "_value_side",

@@ -11,6 +11,8 @@ import pytest
 from accelsim.configs import set_dotted
 from accelsim.errors import ConfigError
 from accelsim.hardware import load_accelerator
+from accelsim.hardware.machines.spatten_rtl.requests import requests
+from accelsim.workloads import Workload
 
 OF_ANOTHER_MACHINE = {
     "buffer_banks": 1,
@@ -49,6 +51,23 @@ def test_a_file_with_a_field_of_another_machine_is_told_which(
 def test_machines_that_cannot_be_built(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_accelerator("spatten-rtl", fields)
+
+
+def test_the_tokens_of_a_workload_are_those_of_another_machine() -> None:
+    with pytest.raises(ConfigError, match=r"'index_pattern: workload': .* table .*'kind: spatten'"):
+        load_accelerator("spatten-rtl", {"index_pattern": "workload"})
+
+
+def test_each_pass_of_a_search_costs_its_overhead() -> None:
+    """3 cycles as released (3.2)."""
+    given = {"keys": [512] * 4, "values": [64] * 4, "key_bits": [8] * 4, "value_bits": [8] * 4}
+    three, five = (
+        requests(Workload.from_columns(given), load_accelerator("spatten-rtl", fields))
+        for fields in ({}, {"topk.pass_overhead": 5})
+    )
+    assert (three.topk_passes > 1).any()
+    assert (five.topk_passes == three.topk_passes).all()
+    assert (five.topk_cycles == three.topk_cycles + 2 * three.topk_passes).all()
 
 
 def test_its_size_is_that_of_both_units_and_buffers() -> None:

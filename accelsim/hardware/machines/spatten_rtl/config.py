@@ -22,8 +22,9 @@ from accelsim.hardware.counters import Size
 from accelsim.hardware.machines._spatten import BITS_ON_CHIP, spatten_sizes
 
 _ANOTHER_MACHINE = {
-    "buffer_banks": "holds one request in a buffer (section 2.4)",
+    "buffer_banks": "fills a buffer as one ring (section 2.3)",
     "key_prefetch_depth": "fetches no keys ahead (section 2.4)",
+    "index_pattern: workload": "fetches the tokens of a table (section 2.5)",
     "requant_bits": "fetches keys of 10, 12 and -1 bit in two passes (section 4.2)",
     "softmax_latency": "has a wire for a softmax (section 2.10)",
     "query_traffic": "gets its queries with the requests (section 8.1)",
@@ -31,7 +32,7 @@ _ANOTHER_MACHINE = {
     "topk.drain": "drains a row of scores before it searches the next (section 3.1)",
     "topk.engines": "has one top-k engine (section 3.1)",
 }
-"""Fields of older files that made another machine of the release, and what it does instead."""
+"""Fields of older files that made another machine of the release, and what that does instead."""
 
 
 class TopKConfig(Config):
@@ -112,6 +113,7 @@ class SpattenRtlConfig(AcceleratorConfig):
             topk = data.get("topk")
             inner = topk if isinstance(topk, Mapping) else {}
             given = [*data, *(f"topk.{name}" for name in inner)]
+            given.append(f"index_pattern: {data.get('index_pattern')}")
             for key in (key for key in given if key in _ANOTHER_MACHINE):
                 raise ValueError(
                     f"no key '{key}': SpAtten as released {_ANOTHER_MACHINE[key]}; leave it out, "

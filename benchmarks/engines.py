@@ -26,7 +26,7 @@ from _timing import best
 from accelsim import configs
 from accelsim.hardware import load_accelerator, simulate
 from accelsim.hardware.config import MemoryConfig
-from accelsim.hardware.spatten.cycle import CycleMachine
+from accelsim.hardware.machines.spatten_rtl.cycle import CycleMachine
 from accelsim.validation import timing
 from accelsim.validation._table import read_lines
 from accelsim.workloads import read_csv

@@ -26,8 +26,8 @@ from typing import Any
 from _page import replace
 
 ROOT = Path(__file__).resolve().parents[1]
-CYCLE = "accelsim/hardware/spatten/cycle"
-FACTS = "accelsim/hardware/spatten"
+CYCLE = "accelsim/hardware/machines/spatten_rtl/cycle"
+FACTS = "accelsim/hardware/machines/spatten_rtl"
 MEMORY = "hw_configs/memories/hbm2-spatten.yaml"
 RUN = """
 import json, sys
@@ -137,7 +137,7 @@ MUTANTS = (
     ),
     Mutant(
         "top-k", "a pass of quick-select one cycle longer",
-        "accelsim/hardware/spatten/_random.py", "// parallelism + 3", "// parallelism + 4",
+        f"{FACTS}/java_random.py", "+ pass_overhead", "+ pass_overhead + 1",
     ),
     expression(
         "top-k", "path around it opens only after the dropped scores", "_value_side",

@@ -16,13 +16,11 @@ PUBLISHED_GFLOPS = {1: 168, 2: 299, 4: 485, 8: 653, 16: 776, 32: 771}
 """SpAtten (HPCA 2021), Fig. 19."""
 
 
-def topk_sweep(
-    source: str, accelerator: str = "spatten-paper", drain: str = "pipelined"
-) -> dict[int, float]:
+def topk_sweep(source: str, accelerator: str = "spatten-paper") -> dict[int, float]:
     """Return computed GFLOP/s (2 x MAC) of ``source`` by parallelism of the top-k engine."""
     rates = {}
     for parallelism in PUBLISHED_GFLOPS:
-        overrides = {"topk.parallelism": parallelism, "topk.drain": drain}
+        overrides = {"topk.parallelism": parallelism}
         metrics = replay(source, accelerator, overrides=overrides, baselines=["titan-xp"]).metrics
         rates[parallelism] = 2e-9 * metrics["macs"] / metrics["latency_s"]
     return rates

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     type=click.Choice(["event", "cycle"]),
     default="event",
     show_default=True,
-    help="cycle runs only what the released SpAtten has; the rest is shown as refused.",
+    help="cycle: clock cycle by clock cycle (spatten-rtl and spatten-paper presets).",
 )
 @click.option(
     "--set",

@@ -16,7 +16,9 @@ import gzip
 import zlib
 from pathlib import Path
 
-from accelsim.hardware.config import MemoryConfig, SpattenConfig
+from accelsim.hardware.config import MemoryConfig
+from accelsim.hardware.machines.spatten_rtl.config import SpattenRtlConfig
+from accelsim.hardware.machines.spatten_rtl.cycle import CycleMachine
 from accelsim.hardware.memories.channel import (
     channel_pop,
     channel_push,
@@ -25,7 +27,6 @@ from accelsim.hardware.memories.channel import (
     record_requests,
 )
 from accelsim.hardware.memories.timing import organisation
-from accelsim.hardware.spatten.cycle import CycleMachine
 from accelsim.validation._table import CaseFileError
 from accelsim.workloads import Workload
 
@@ -63,7 +64,7 @@ def read_logs(path: Path) -> dict[str, Log]:
     return logs
 
 
-def simulated_log(workload: Workload, config: SpattenConfig, memory: MemoryConfig) -> Log:
+def simulated_log(workload: Workload, config: SpattenRtlConfig, memory: MemoryConfig) -> Log:
     """Run a workload on the cycle engine and note what every channel accepts and hands back."""
     (pushes, pops), _ = record_requests(lambda: _watch(CycleMachine(workload, config, memory)))
     return {

@@ -17,7 +17,8 @@ import pydantic
 from accelsim import configs
 from accelsim.errors import ConfigError, WorkloadError
 from accelsim.exploration import Runner
-from accelsim.hardware.config import MemoryConfig, SpattenConfig, TopKConfig
+from accelsim.hardware.config import MemoryConfig
+from accelsim.hardware.machines.spatten_rtl.config import SpattenRtlConfig, TopKConfig
 from accelsim.validation._base import (
     DATA,
     Bar,
@@ -65,7 +66,7 @@ class TimingCase:
     id: str
     where: str
     workload: Workload
-    config: SpattenConfig
+    config: SpattenRtlConfig
     reference_cycles: int
     dram_reads: int | None
 
@@ -104,7 +105,7 @@ def run_cases(
     Raises:
         WorkloadError, ConfigError: a case that the machine refuses, with file and line.
     """
-    memory = configs.load(MemoryConfig, SpattenConfig.model_fields["memory"].default, "memories")
+    memory = configs.load(MemoryConfig, SpattenRtlConfig.model_fields["memory"].default, "memories")
     runner, results, failed = Runner(), [], []
     completions, events = Tally("completion cycles"), Tally("events of the DRAM log")
     for number, case in enumerate(cases, start=1):
@@ -226,7 +227,7 @@ def _case(line: Line, folder: Path) -> TimingCase:
     )
 
 
-def _config(line: Line) -> SpattenConfig:
+def _config(line: Line) -> SpattenRtlConfig:
     multipliers, divisor = line.integer("multipliers"), line.integer("bandwidth_divisor")
     if multipliers % 64:
         raise line.error(
@@ -244,7 +245,7 @@ def _config(line: Line) -> SpattenConfig:
             "power of two"
         )
     try:
-        return SpattenConfig(
+        return SpattenRtlConfig(
             kind="spatten-rtl",
             description=f"validation case {line['id']}",
             source=line.where,

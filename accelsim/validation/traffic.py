@@ -14,7 +14,8 @@ from accelsim import configs
 from accelsim.exploration import Runner
 from accelsim.files import shipped
 from accelsim.hardware.activity import Activity
-from accelsim.hardware.config import MemoryConfig, SpattenConfig
+from accelsim.hardware.config import MemoryConfig
+from accelsim.hardware.machines.spatten_rtl.config import SpattenRtlConfig
 from accelsim.validation._base import DATA, Bar, Case, Failure, Options, Report, worst_error
 from accelsim.validation._table import CaseFileError, Line, read_lines
 from accelsim.workloads import read_csv
@@ -56,12 +57,12 @@ def run(options: Options) -> Report:
 
 def _counted(folder: Path, line: Line, name: str) -> Iterator[Case]:
     """Bytes that the request table of the machine asks for, without running it."""
-    from accelsim.hardware.spatten.counts import count_requests
-    from accelsim.hardware.spatten.requests import requests
+    from accelsim.hardware.machines.spatten_rtl.counts import count_requests
+    from accelsim.hardware.machines.spatten_rtl.requests import requests
 
     workload, config = read_csv(folder / line["file"]), _machine(line)
     activity = Activity(0, config.frequency_hz)
-    count_requests(activity, workload, config, requests(workload, config))
+    count_requests(activity, workload, requests(workload, config))
     moved = activity.dram_read_bytes
     for tensor in _TENSORS:
         expected = line.optional_integer(f"{tensor}_bytes")
@@ -90,5 +91,5 @@ def _simulated(
         failed.append(Failure(f"{name}/run", "bytes by tensor do not add up to the read bursts"))
 
 
-def _machine(line: Line) -> SpattenConfig:
-    return configs.load(SpattenConfig, _MACHINES[line.integer("rounding")], "accelerators")
+def _machine(line: Line) -> SpattenRtlConfig:
+    return configs.load(SpattenRtlConfig, _MACHINES[line.integer("rounding")], "accelerators")

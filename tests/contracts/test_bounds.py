@@ -128,7 +128,7 @@ def test_the_message_of_a_bound() -> None:
         ("buffer_lines", 99999999999999999999, "32768 lines"),
         ("buffer_lines", 1_000_000, "32768 lines"),
         ("topk.parallelism", 2**64, "65536 a cycle"),
-        ("softmax_latency", 2**63, "softmax_latency"),
+        ("reset_cycles", 2**63, "100000 cycles"),
         ("memory.pseudochannels", 10**6, "64 pseudo-channels"),
         ("memory.bankgroups", 10**12, "64 bank groups"),
     ],

@@ -23,7 +23,8 @@ from accelsim.energy._table import LIBRARIES, Term
 from accelsim.errors import ConfigError
 from accelsim.hardware import accelerator_of
 from accelsim.hardware.activity import Activity
-from accelsim.hardware.config import MemoryConfig, SpattenConfig
+from accelsim.hardware.config import MemoryConfig
+from accelsim.hardware.machines.spatten_rtl.config import SpattenRtlConfig
 
 TABLE = """
 description: t
@@ -122,7 +123,7 @@ def test_a_range_must_hold_its_value(tmp_path: Path) -> None:
 def test_leakage_follows_buffers_and_multipliers() -> None:
     table = load(EnergyTable, "spatten-40nm", "energy")
     activity = Activity(1000, 1e9)
-    paper = SpattenConfig(kind="spatten-rtl", description="", source="")
+    paper = SpattenRtlConfig(kind="spatten-rtl", description="", source="")
     small = paper.model_copy(update={"multipliers": 64})  # SpAtten1/8: 128 multipliers in all
     full = evaluate(activity, table, paper).energy_j_by_entry
     eighth = evaluate(activity, table, small).energy_j_by_entry
@@ -244,7 +245,7 @@ def test_interval_is_reproducible_and_holds_the_total() -> None:
 
 def test_area_follows_multipliers_and_buffers() -> None:
     table = load(EnergyTable, "spatten-40nm", "energy")
-    paper = SpattenConfig(kind="spatten-rtl", description="", source="")
+    paper = SpattenRtlConfig(kind="spatten-rtl", description="", source="")
 
     def area(**fields: int) -> dict[str, float]:
         machine = paper.model_copy(update=fields)
@@ -365,7 +366,7 @@ def test_printed_values_are_for_so_many_units(tmp_path: Path) -> None:
     text += "area:\n  - {name: unit, mm2: 2, per: multiplier, sized_for: 1024, source: e}\n"
     (tmp_path / "t.yaml").write_text(text)
     table = load(EnergyTable, str(tmp_path / "t.yaml"), "energy")
-    machine = SpattenConfig(kind="spatten-rtl", description="", source="", multipliers=256)
+    machine = SpattenRtlConfig(kind="spatten-rtl", description="", source="", multipliers=256)
     second = Activity(10**9, 1e9)
     for report, share in ((evaluate(second, table), 1), (evaluate(second, table, machine), 0.5)):
         assert report.energy_j_by_part["leakage"] == pytest.approx(0.1 * share)

@@ -16,7 +16,7 @@ from accelsim.errors import WorkloadError
 from accelsim.hardware.activity import Activity, ModuleActivity
 from accelsim.hardware.config import MemoryConfig
 from accelsim.hardware.counters import Counter
-from accelsim.hardware.machines.spatten.config import BITS_ON_CHIP
+from accelsim.hardware.machines._spatten import BITS_ON_CHIP
 from accelsim.workloads import Workload
 from accelsim.workloads.models import ModelShape
 

@@ -1,7 +1,7 @@
 """The words hardware blocks are written in.
 
-Module, Stream and Milestone for engines that are written by hand; Dataflow, Block, Queue and Item
-for machines that are a wiring of blocks.
+Module, Stream, Port and Milestone for engines that are written by hand; Dataflow, Block, Queue and
+Item for machines that are a wiring of blocks.
 """
 
 from accelsim.hardware.simulation._clock import Clock
@@ -12,6 +12,7 @@ from accelsim.hardware.simulation._module import (
     Milestone,
     Module,
     Pause,
+    Port,
     Process,
     Stream,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "Milestone",
     "Module",
     "Pause",
+    "Port",
     "Process",
     "Queue",
     "Stream",

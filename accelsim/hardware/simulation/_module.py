@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import simpy
 
 from accelsim.hardware.activity import ModuleActivity
 from accelsim.hardware.timeline import BUSY, NO_ITEM, Recorder
+
+T = TypeVar("T")
 
 Process = Generator[simpy.Event, Any, Any]
 """What a module's ``run`` is: a SimPy process. Times are integer cycles."""
@@ -68,9 +70,6 @@ class Stream:
     def __init__(self, env: simpy.Environment, depth: float = math.inf) -> None:
         self.items: deque[Any] = deque()
         self.depth = depth
-        if depth == math.inf:
-            # Nobody waits for room, so there is nothing else to do.
-            self.pop = self.items.popleft  # type: ignore[method-assign]
         self._env = env
         self._followers: list[Follower] = []
         self._filled: _Due | None = None
@@ -118,6 +117,32 @@ class Stream:
         if self._drained is None:
             self._drained = self._env.event()
         return self._drained
+
+
+class Port(Stream, Generic[T]):
+    """An arrow between blocks that run ahead of simulated time.
+
+    What is ahead of time needs no queue in the hardware, so a port has no depth.
+
+    Args:
+        env: clock.
+        bounded_by: what keeps it from growing: a buffer or a rule of the hardware.
+    """
+
+    def __init__(self, env: simpy.Environment, bounded_by: str) -> None:
+        super().__init__(env)
+        self.bounded_by = bounded_by
+        # Nobody waits for room, so there is nothing else to do.
+        self.pop = self.items.popleft  # type: ignore[method-assign]
+
+    if TYPE_CHECKING:
+        items: deque[T]
+
+        def put(self, item: T, seen: int = 0) -> None:
+            """Append an item."""
+
+        def pop(self) -> T:
+            """Take the oldest item."""
 
 
 class Milestone:

@@ -14,12 +14,13 @@ from accelsim.configs import load, preset_names
 from accelsim.errors import ConfigError
 from accelsim.exploration import replay
 from accelsim.hardware import load_accelerator, simulate
-from accelsim.hardware.config import MemoryConfig, SpattenConfig
+from accelsim.hardware.config import MemoryConfig
+from accelsim.hardware.machines.spatten_rtl.addresses import AddressMap
+from accelsim.hardware.machines.spatten_rtl.config import SpattenRtlConfig
+from accelsim.hardware.machines.spatten_rtl.requests import requests
 from accelsim.hardware.memories import read_stream, record_requests
 from accelsim.hardware.memories.gather import local_addresses
 from accelsim.hardware.memories.ramulator import capacity_bytes, ramulator_files
-from accelsim.hardware.spatten._addresses import AddressMap
-from accelsim.hardware.spatten.requests import requests
 from accelsim.workloads import read_csv
 
 SMALL_CSV = Path(__file__).parents[3] / "traces" / "spatten-gpt2" / "small.csv"
@@ -67,7 +68,7 @@ def test_every_read_is_exported_once(accelerator: str, engine: str) -> None:
 
 def test_addresses_are_those_of_the_address_map() -> None:
     workload, config = read_csv(SMALL_CSV), load_accelerator("spatten-rtl-eighth")
-    assert isinstance(config, SpattenConfig)
+    assert isinstance(config, SpattenRtlConfig)
     _, logs = record_requests(lambda: simulate(workload, config, MEMORY))
     addresses = AddressMap(workload, config, requests(workload, config))
     asked = np.concatenate([addresses.keys(0), addresses.key_lsbs(0), addresses.values(0)])

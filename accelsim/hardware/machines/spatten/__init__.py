@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from accelsim.hardware._registry import DEPENDENCIES, Accelerator
 from accelsim.hardware.activity import Activity
 from accelsim.hardware.config import MemoryConfig
+from accelsim.hardware.machines._spatten import SPATTEN
 from accelsim.hardware.machines.spatten.config import SpattenConfig, TopKConfig
-from accelsim.hardware.spatten.counters import SPATTEN
 from accelsim.hardware.timeline import Recorder
 from accelsim.workloads import Workload
 

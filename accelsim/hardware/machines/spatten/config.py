@@ -19,13 +19,9 @@ from accelsim.hardware.config import (
     Multipliers,
     Overhead,
     PerCycle,
-    spatten_sizes,
 )
 from accelsim.hardware.counters import Size
-
-BITS_ON_CHIP = 12
-"""Keys, values and scores in multipliers and buffers (SpAtten Table I)."""
-
+from accelsim.hardware.machines._spatten import BITS_ON_CHIP, spatten_sizes
 
 StoredBits = Annotated[int, Field(ge=2, le=64), Unit("bits")]
 """Width of a number in DRAM; one of sign and one of magnitude at least."""

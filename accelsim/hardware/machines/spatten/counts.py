@@ -10,14 +10,15 @@ from numpy.typing import NDArray
 
 from accelsim.hardware.activity import Activity, ModuleActivity, QueueActivity
 from accelsim.hardware.blocks.matrix_fetcher import TRANSACTION_BYTES
-from accelsim.hardware.machines.spatten.config import BITS_ON_CHIP, SpattenConfig
-from accelsim.hardware.machines.spatten.rows import Rows
-from accelsim.hardware.memories.channel import counters
-from accelsim.hardware.spatten.counts import (
+from accelsim.hardware.machines._spatten import (
+    BITS_ON_CHIP,
     count_dram,
     importance_additions,
     score_fifo_bytes,
 )
+from accelsim.hardware.machines.spatten.config import SpattenConfig
+from accelsim.hardware.machines.spatten.rows import Rows
+from accelsim.hardware.memories.channel import counters
 from accelsim.workloads import Workload
 
 if TYPE_CHECKING:

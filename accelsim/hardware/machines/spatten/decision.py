@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from accelsim.hardware.machines.spatten.items import Keys, Port, Row
-from accelsim.hardware.simulation import Clock
+from accelsim.hardware.machines.spatten.items import Keys, Row
+from accelsim.hardware.simulation import Clock, Port
 
 REFETCH_DELAY = 2
 """From the decision to the key fork (release, section 2.16)."""

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from accelsim.hardware.blocks.matrix_fetcher import MatrixFetcher
 from accelsim.hardware.machines.spatten import pipeline
 from accelsim.hardware.machines.spatten.decision import RELEASE, Decision
-from accelsim.hardware.machines.spatten.items import Keys, Port, Row
+from accelsim.hardware.machines.spatten.items import Keys, Row
 from accelsim.hardware.machines.spatten.pipeline import DECIDED
 from accelsim.hardware.machines.spatten.plan import Plan
 from accelsim.hardware.machines.spatten.units import Units
+from accelsim.hardware.simulation import Port
 from accelsim.jit import direct, in_place, inlined
 
 FAR = 1 << 50

@@ -1,4 +1,4 @@
-"""What the blocks of the published SpAtten hand to one another, and the arrows they take.
+"""What the blocks of the published SpAtten hand to one another.
 
 A :class:`Layer` has rows, a :class:`Row` has tiles of keys and of values. Sections are those of
 docs/accelerators/spatten-published.md.
@@ -6,42 +6,13 @@ docs/accelerators/spatten-published.md.
 
 from __future__ import annotations
 
-from collections import deque
-from typing import TYPE_CHECKING, Generic, TypeVar
-
 import numpy as np
 import simpy
 from numpy.typing import NDArray
 
 from accelsim.hardware.blocks.matrix_fetcher import Matrix
 from accelsim.hardware.machines.spatten.rows import Group
-from accelsim.hardware.simulation import Milestone, Stream
-
-T = TypeVar("T")
-
-
-class Port(Stream, Generic[T]):
-    """An arrow between blocks that run ahead of simulated time.
-
-    What is ahead of time needs no queue in the hardware, so a port has no depth.
-
-    Args:
-        env: clock.
-        bounded_by: what keeps it from growing: a buffer or a rule of the hardware.
-    """
-
-    def __init__(self, env: simpy.Environment, bounded_by: str) -> None:
-        super().__init__(env)
-        self.bounded_by = bounded_by
-
-    if TYPE_CHECKING:
-        items: deque[T]
-
-        def put(self, item: T, seen: int = 0) -> None:
-            """Append an item."""
-
-        def pop(self) -> T:
-            """Take the oldest item."""
+from accelsim.hardware.simulation import Milestone
 
 
 class Layer:

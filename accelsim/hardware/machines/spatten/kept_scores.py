@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from accelsim.hardware.machines._spatten import BITS_ON_CHIP
 from accelsim.hardware.machines.spatten import pipeline
-from accelsim.hardware.machines.spatten.config import BITS_ON_CHIP
 from accelsim.hardware.machines.spatten.decision import Decision
-from accelsim.hardware.machines.spatten.items import Keys, Port, Row
+from accelsim.hardware.machines.spatten.items import Keys, Row
 from accelsim.hardware.machines.spatten.order import LayerOrder
 from accelsim.hardware.machines.spatten.pipeline import DECIDED, FILTERED, SIZE
 from accelsim.hardware.machines.spatten.plan import Plan
 from accelsim.hardware.machines.spatten.tracks import Tracks
 from accelsim.hardware.machines.spatten.units import Units
+from accelsim.hardware.simulation import Port
 from accelsim.hardware.timeline import SCORES, item_code
 
 

@@ -11,12 +11,12 @@ from accelsim.hardware.blocks.ring_buffer import RingBuffer
 from accelsim.hardware.machines.spatten import pipeline
 from accelsim.hardware.machines.spatten.decision import REFETCH_DELAY, RELEASE
 from accelsim.hardware.machines.spatten.foresight import Foresight
-from accelsim.hardware.machines.spatten.items import Keys, Port, Row, Values
+from accelsim.hardware.machines.spatten.items import Keys, Row, Values
 from accelsim.hardware.machines.spatten.plan import Plan
 from accelsim.hardware.machines.spatten.requests import Requests
 from accelsim.hardware.machines.spatten.tracks import Tracks
 from accelsim.hardware.machines.spatten.units import Units
-from accelsim.hardware.simulation import Clock, FirstOf, Milestone, Module
+from accelsim.hardware.simulation import Clock, FirstOf, Milestone, Module, Port
 from accelsim.hardware.simulation._module import Following, Process
 from accelsim.hardware.timeline import KEYS_LSB, KEYS_MSB, Recorder, item_code
 from accelsim.jit import direct

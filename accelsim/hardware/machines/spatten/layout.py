@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accelsim.hardware.blocks.matrix_fetcher import TRANSACTION_BYTES
-from accelsim.hardware.machines.spatten.config import BITS_ON_CHIP
+from accelsim.hardware.machines._spatten import BITS_ON_CHIP
 from accelsim.hardware.machines.spatten.rows import LSB_BITS, Rows
 from accelsim.jit import direct, in_place
 from accelsim.workloads import Workload

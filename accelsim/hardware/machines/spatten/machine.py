@@ -30,7 +30,7 @@ from accelsim.hardware.machines.spatten.config import SpattenConfig
 from accelsim.hardware.machines.spatten.counts import activity_of
 from accelsim.hardware.machines.spatten.decision import Decision
 from accelsim.hardware.machines.spatten.foresight import Foresight
-from accelsim.hardware.machines.spatten.items import Again, Keys, Port, Row, Values
+from accelsim.hardware.machines.spatten.items import Again, Keys, Row, Values
 from accelsim.hardware.machines.spatten.kept_scores import KeptScores
 from accelsim.hardware.machines.spatten.key_side import KeyFork, ScoreUnit
 from accelsim.hardware.machines.spatten.order import LayerOrder
@@ -40,7 +40,7 @@ from accelsim.hardware.machines.spatten.selection import Selection
 from accelsim.hardware.machines.spatten.tracks import Tracks
 from accelsim.hardware.machines.spatten.units import Units
 from accelsim.hardware.machines.spatten.value_side import ValueFork, WeightedSumUnit
-from accelsim.hardware.simulation import Clock, Follower
+from accelsim.hardware.simulation import Clock, Follower, Port
 from accelsim.hardware.timeline import Recorder
 from accelsim.workloads import Workload
 

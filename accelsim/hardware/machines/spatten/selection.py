@@ -12,7 +12,7 @@ from accelsim.hardware.blocks.matrix_fetcher import MatrixFetcher
 from accelsim.hardware.machines.spatten import pipeline
 from accelsim.hardware.machines.spatten.decision import Decision
 from accelsim.hardware.machines.spatten.foresight import Foresight, decide
-from accelsim.hardware.machines.spatten.items import Again, Keys, Port, Row, Values
+from accelsim.hardware.machines.spatten.items import Again, Keys, Row, Values
 from accelsim.hardware.machines.spatten.kept_scores import KeptScores
 from accelsim.hardware.machines.spatten.order import LayerOrder
 from accelsim.hardware.machines.spatten.pipeline import DECIDED, FILTERED, GIVEN, SIZE
@@ -20,6 +20,7 @@ from accelsim.hardware.machines.spatten.plan import Plan
 from accelsim.hardware.machines.spatten.tracks import Tracks
 from accelsim.hardware.machines.spatten.units import Units
 from accelsim.hardware.machines.spatten.value_side import ValueFork
+from accelsim.hardware.simulation import Port
 from accelsim.hardware.simulation._module import Following
 from accelsim.hardware.timeline import SCORES, item_code
 from accelsim.jit import direct

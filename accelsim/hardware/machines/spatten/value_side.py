@@ -14,13 +14,13 @@ from accelsim.hardware.blocks.buffer_pool import BufferPool
 from accelsim.hardware.blocks.matrix_fetcher import Matrix, MatrixFetcher
 from accelsim.hardware.blocks.weighted_sum import WeightedSum
 from accelsim.hardware.machines.spatten import pipeline
-from accelsim.hardware.machines.spatten.items import Again, Port, Row, Values
+from accelsim.hardware.machines.spatten.items import Again, Row, Values
 from accelsim.hardware.machines.spatten.key_side import FORK_TO_FETCH
 from accelsim.hardware.machines.spatten.order import LayerOrder
 from accelsim.hardware.machines.spatten.plan import Plan
 from accelsim.hardware.machines.spatten.requests import Requests
 from accelsim.hardware.machines.spatten.tracks import Tracks
-from accelsim.hardware.simulation import Clock, Milestone, Module, Stream
+from accelsim.hardware.simulation import Clock, Milestone, Module, Port, Stream
 from accelsim.hardware.simulation._module import Following, Process
 from accelsim.hardware.timeline import VALUES, Recorder, item_code
 from accelsim.jit import direct

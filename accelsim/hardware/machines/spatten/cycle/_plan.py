@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from accelsim.errors import WorkloadError
 from accelsim.hardware.config import MemoryConfig
+from accelsim.hardware.machines._spatten import BITS_ON_CHIP
 from accelsim.hardware.machines.spatten._search import head_selection
-from accelsim.hardware.machines.spatten.config import BITS_ON_CHIP, SpattenConfig
+from accelsim.hardware.machines.spatten.config import SpattenConfig
 from accelsim.hardware.machines.spatten.cycle import _state as c
 from accelsim.hardware.machines.spatten.rows import Rows, as_many_heads, rows_of
 from accelsim.jit import kernel

@@ -1,1 +1,0 @@
-"""SpAtten as released (HPCA 2021): one file per aspect, wired up in ``accelerator.py``."""

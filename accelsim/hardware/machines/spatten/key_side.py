@@ -258,6 +258,7 @@ class ScoreUnit:
                 self._keeping.append(row)
             scored = row.first
             arrived = usable(item.matrix)
+            before = self._free.item()
             while True:
                 query = scored
                 if self._tracks.on:
@@ -273,7 +274,8 @@ class ScoreUnit:
                     yield self._room
                 self._room.items.clear()
             free = self._free.item()
-            self._release(item, max(free, arrived))
+            # Nobody may use it (section 4).
+            self._release(item, free if free > before else arrived + 1)
             item.scored = free - 1 + latency
             self._scored.put((item, query, scored))
             self._foresight.look()

@@ -351,7 +351,8 @@ def weigh_late(
     Returns:
         Cycle of the last beat.
     """
-    extra = 1 if (offset > 0 or part > 0) else 0
+    # Rescaling: the probabilities of two passes are those of the whole row (section 2).
+    extra = 1 if offset > 0 else 0
     # Queries go on in the order of their filters: those of the pass with the LSB plane come later.
     for again in range(2):
         for q in range(query, last):
@@ -363,6 +364,8 @@ def weigh_late(
             amount = count
             if parts:
                 amount = values[q] * (part + 1) // parts - values[q] * part // parts
+                if amount == 0 and (part > 0 or values[q] > 0):
+                    continue
             elif values[q] < keys[q]:
                 amount = values[q]
             work = max(-(-amount // sums[0].scores), 1)
@@ -372,6 +375,7 @@ def weigh_late(
             ready = np.int64(arrived)
             if streams and arrived > first and amount > 0:
                 ready = np.int64(0)
+                wanted = min(amount, vectors)
                 end_of_stream = stream_end(
                     beats,
                     begin,
@@ -379,11 +383,12 @@ def weigh_late(
                     0,
                     transactions,
                     vectors,
-                    min(amount, vectors),
+                    wanted,
                     sums[0].scores,
                     first,
                 )
-                final = max(final, end_of_stream)
+                # Its share of a tile may be more than the tile has: all else follows (section 8).
+                final = max(final, end_of_stream + work - -(-wanted // sums[0].scores))
             finished = weigh(sums, at, ready, final, work, extra, 0)
             times[q, OUT] = finished + sums[0].latency
     return int(sums[0].free - 1)

@@ -219,6 +219,7 @@ class WeightedSumUnit:
         self._plan, self._order, self._tracks = plan, order, tracks
         self._tiles, self._fork = tiles, fork
         self._sums = weighted_sum.state
+        self._free = self._sums["free"]
         states: tuple[Any, ...] = weighted_sum.state, fetcher.beats, *plan.queries
         weigh = direct(pipeline.weigh_late, *states, plan.times, plan.times)
         self._weigh_queries: Callable[..., int] = functools.partial(weigh, *states)
@@ -238,15 +239,16 @@ class WeightedSumUnit:
             row = values.row
             # Queries of the LSB pass come on their own, if the others did not wait for them.
             which = 1 if again else (0 if values.phases == 1 else 2)
-            before = self._tracks.look()
-            final = self._weigh(values, which)
+            before, was_free = self._tracks.look(), self._free.item()
+            free = self._weigh(values, which) + 1
             self._tracks.add(before, item_code(row.index, VALUES))
-            item.weighed.announce(final + 1)
+            item.weighed.announce(free)
             if which == 0:
                 continue
             if values.tile == row.value_tiles - 1:
                 self._order.row_done(row)
-            self._fork.release(values, max(final + 1, usable(values.matrix)))
+            # Nobody may use it (section 4).
+            self._fork.release(values, free if free > was_free else usable(values.matrix) + 1)
 
     def _weigh(self, values: Values, which: int) -> int:
         """Multiply the queries of a tile; the cycle of the last beat."""

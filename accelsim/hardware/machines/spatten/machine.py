@@ -102,8 +102,19 @@ class Spatten:
             config.response_fifo,
             recorder,
         )
+        decision = Decision(env, lsb_passes)
+        foresight = Foresight(plan, units, fetcher, scored, room, decision)
         self.key_fork = KeyFork(
-            env, plan, requests, fetcher, lsb_passes, key_tiles, early, slotless, recorder
+            env,
+            plan,
+            requests,
+            fetcher,
+            lsb_passes,
+            key_tiles,
+            early,
+            slotless,
+            foresight,
+            recorder,
         )
         self.value_fork = ValueFork(
             env, plan, requests, fetcher, early, kept_rows, slotless, value_tiles, recorder
@@ -112,8 +123,6 @@ class Spatten:
         if recorder is not None:
             fetcher.watch = ChannelWatch(recorder, fetcher)
         self.order = order = LayerOrder(env, plan, units.selector, tracks)
-        decision = Decision(env, lsb_passes)
-        foresight = Foresight(plan, units, fetcher, scored, decision)
         self.score_unit = ScoreUnit(
             plan, units, fetcher, key_tiles, room, scored, foresight, tracks
         )

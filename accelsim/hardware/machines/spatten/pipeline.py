@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from accelsim.hardware.blocks import dot_product, softmax, top_k, weighted_sum
 from accelsim.hardware.blocks.dot_product import stream_end
-from accelsim.hardware.blocks.softmax import BEATS, FIRST, FROM_FIFO, TO_FIFO, TO_SUM
+from accelsim.hardware.blocks.softmax import BEATS, FIRST, FROM_FIFO, READ, TO_FIFO, TO_SUM
 from accelsim.hardware.blocks.top_k import row_free, search
 from accelsim.jit import in_place
 
@@ -119,6 +119,67 @@ def score(
             mark(soft, fifo)
         query += 1
     return query
+
+
+@in_place
+def score_ahead(
+    dot: Any,
+    soft: Any,
+    fifo: Ints,
+    beats: Any,
+    keys: Ints,
+    refetch: Ints,
+    query: int,
+    last: int,
+    offset: int,
+    tile: int,
+    again: bool,
+    begin: int,
+    end: int,
+    before: int,
+    transactions: int,
+    vectors: int,
+    arrived: int,
+    ready: int,
+    never: int,
+) -> int:
+    """As :func:`score`, on copies of states and as if the softmax read nothing more.
+
+    Args:
+        dot, soft, fifo: such copies.
+        never: cycle in which what is not read is read.
+        beats, keys, refetch, query, last, offset, tile, again, begin, end, before: as there.
+        transactions, vectors, arrived, ready: as there.
+
+    Returns:
+        Cycle after the last beat; ``never`` or later if that is not known.
+    """
+    # What enters the FIFO behind these is later, too.
+    fifo[soft[0].read % len(fifo), READ] = never
+    soft[0].read = soft[0].gone = never
+    while query < last and dot[0].free < never:
+        query = score(
+            dot,
+            soft,
+            fifo,
+            beats,
+            keys,
+            refetch,
+            query,
+            query + 1,
+            offset,
+            tile,
+            again,
+            False,
+            begin,
+            end,
+            before,
+            transactions,
+            vectors,
+            arrived,
+            ready,
+        )
+    return int(dot[0].free)
 
 
 @in_place
@@ -403,6 +464,7 @@ __all__ = [
     "dot_product",
     "latest",
     "score",
+    "score_ahead",
     "select",
     "select_kept",
     "weigh_late",

@@ -95,6 +95,7 @@ class Row:
         prunes: some of its queries use fewer values than keys.
         streams: its queries use the first of its values, and need not wait for all.
         tiles, value_tiles: how many.
+        final: the last tile of values that a query uses.
         refetches: queries that need the LSB plane.
         queries: request of the query vectors, if they are not read with the first keys.
         slots: request of the values, by tile.
@@ -106,6 +107,7 @@ class Row:
 
     __slots__ = (
         "decision",
+        "final",
         "first",
         "index",
         "kept",
@@ -139,6 +141,7 @@ class Row:
         self.late = self.two_pass = self.planes = self.prunes = self.streams = False
         self.reread = self.split = False
         self.tiles = self.value_tiles = 1
+        self.final = 0
         self.queries: Matrix | None = None
         self.slots: dict[int, Values] = {}
         self.decision: Milestone

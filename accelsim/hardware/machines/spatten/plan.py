@@ -116,6 +116,9 @@ class Plan:
         row.tiles = -(-row.keys // row.tile)
         row.two_pass = row.tiles > 1 and (prunes or row.planes)
         row.value_tiles = -(-row.values // row.tile) if row.two_pass else row.tiles
+        row.final = row.value_tiles - 1
+        if row.tiles > 1 and not row.two_pass:
+            row.final = (int(self.rows.query_keys[begin:end].max()) - 1) // row.tile
         if row.planes:
             row.decision = Milestone(self._env)
         if row.two_pass:

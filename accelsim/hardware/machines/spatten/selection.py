@@ -170,11 +170,14 @@ class Selection:
                 self._ask_late(item, values, drops)
             elif not drops:
                 self._fork.release(values, self._sums_free.item())
-        if drops or item.tile < row.tiles - 1:
+        if drops:
             return
-        self._order.row_read(row)
-        if not row.late:
-            self._order.row_done(row)
+        if item.tile == row.final:
+            self._order.row_read(row)
+            if not row.late:
+                self._order.row_done(row)
+        if item.tile == row.tiles - 1 and not row.late:
+            self._order.row_gone(row)
 
     def _ask_late(self, item: Keys, values: Values, drops: bool) -> None:
         """When the values of a late row are asked for (section 8)."""

@@ -78,6 +78,8 @@ class ValueFork(Module):
         self.buffer = BufferPool(env, lines, 1 + depth)
         self.operations = 0
         self._asked = -1
+        # Cycle in which the last two-pass row took its last slot.
+        self._kept_until = 0
         # Late tiles whose weighted sum is not known yet.
         self._unweighed: deque[Values | Again] = deque()
         self._slot_taken: simpy.Event | None = None
@@ -101,8 +103,8 @@ class ValueFork(Module):
                 yield from self.sleep_until(returned.items[0][1])
                 self.buffer.take_back()
             self.buffer.allocate(values.lines)
-            # A late row before it may have taken its slot ahead of time.
-            yield from self.sleep_until(self.buffer.since)
+            # A row before it may have taken its slot ahead of time.
+            yield from self.sleep_until(max(self.buffer.since, self._kept_until))
             left = env.event()
             left._ok, left._value = True, None
             env.schedule(left, priority=_AFTER_KEYS, delay=_LEAVES)
@@ -120,6 +122,7 @@ class ValueFork(Module):
             for tile in range(row.value_tiles):
                 values = row.slots.setdefault(tile, Values(self.env, row, tile))
                 yield from self.take_slot(values)
+                self._kept_until = max(kept, values.slot or 0)
                 values.ready = kept
                 values.filtered.announce(0)
                 self.ask_late(values)
@@ -245,8 +248,10 @@ class WeightedSumUnit:
             item.weighed.announce(free)
             if which == 0:
                 continue
-            if values.tile == row.value_tiles - 1:
+            if values.tile == row.final:
                 self._order.row_done(row)
+            if values.tile == row.value_tiles - 1:
+                self._order.row_gone(row)
             # Nobody may use it (section 4).
             self._fork.release(values, free if free > was_free else usable(values.matrix) + 1)
 

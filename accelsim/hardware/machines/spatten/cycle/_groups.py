@@ -62,7 +62,7 @@ def step_selector(s: Records, groups: Records, token: Records, heads: Records, a
             s[0].token_head += 1
             cycles = groups[group].select
             groups[group].begun += 1
-            s[0].tokens_begun += 1
+            s[0].tokens_begun += groups[group].each
             if groups[group].begun == groups[group].tokens:
                 groups[group].tokens_end = now + cycles
         else:

@@ -170,7 +170,7 @@ def activity_of(machine: Spatten) -> Activity:
         module.activity.operations = module.operations
         module.activity.peak_operations_per_cycle = float(most)
     _cut(activity.modules["selector"], total)
-    if _fetches_for_nobody(rows, config):
+    if _fetches_for_nobody(rows):
         _cut(activity.modules["fetcher"], total)
         for fork in (machine.key_fork, machine.value_fork):
             _cut(activity.modules[fork.name], total, waits=True)
@@ -206,11 +206,10 @@ def _cut(module: ModuleActivity, total: int, waits: bool = False) -> None:
         module.operations = min(module.operations, module.busy_cycles * int(peak))
 
 
-def _fetches_for_nobody(rows: Rows, config: SpattenConfig) -> bool:
-    """Whether the keys that some query heads keep take tiles together in which no query has any."""
-    tile = rows.tiles(config)
+def _fetches_for_nobody(rows: Rows) -> bool:
+    """Whether query heads keep keys together of which none has the last ones."""
     most = np.maximum.reduceat(rows.query_keys, rows.start[:-1])
-    return bool((-(-rows.keys // tile) > np.maximum(-(-most // tile), 1)).any())
+    return bool((rows.keys > most).any())
 
 
 def finish(activity: Activity, rows: Rows, completions: list[int]) -> None:

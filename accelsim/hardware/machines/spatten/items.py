@@ -96,6 +96,7 @@ class Row:
         streams: its queries use the first of its values, and need not wait for all.
         tiles, value_tiles: how many.
         final: the last tile of values that a query uses.
+        most: keys of the query that has most of them.
         refetches: queries that need the LSB plane.
         queries: request of the query vectors, if they are not read with the first keys.
         slots: request of the values, by tile.
@@ -116,6 +117,7 @@ class Row:
         "late",
         "layer",
         "line",
+        "most",
         "planes",
         "prunes",
         "queries",
@@ -141,13 +143,26 @@ class Row:
         self.late = self.two_pass = self.planes = self.prunes = self.streams = False
         self.reread = self.split = False
         self.tiles = self.value_tiles = 1
-        self.final = 0
+        self.final = self.most = 0
         self.queries: Matrix | None = None
         self.slots: dict[int, Values] = {}
         self.decision: Milestone
         self.kept: Milestone
         self.slotted: Milestone
         self.released: Milestone
+
+    def used(self, vectors: int, tile: int) -> int:
+        """Vectors of a tile of so many that its queries use: the first ones."""
+        return min(max(self.most - tile * self.tile, 0), vectors)
+
+    def used_values(self, vectors: int, tile: int) -> int:
+        """As :meth:`used`, of values."""
+        if not self.streams:
+            return vectors
+        if self.two_pass:
+            most = self.values if self.prunes else self.most
+            return min(-(-most // self.value_tiles), vectors)
+        return vectors if self.prunes else self.used(vectors, tile)
 
     def cut(self, vectors: int, tile: int) -> tuple[int, int]:
         """Vectors of one tile of so many, and the lines that they take."""

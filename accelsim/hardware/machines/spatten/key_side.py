@@ -177,9 +177,9 @@ class KeyFork(Module):
             event.callbacks.append(lambda _: self._ask_queries(row))
             row.queries = Matrix(env, item_code(row.index, KEYS_MSB), now)
         item.matrix = matrix = Matrix(env, code_of(item), now)
-        count, matrix.before = self._requests.keys(item, queries=started)
+        count, matrix.before, used = self._requests.keys(item, queries=started)
         matrix.transactions = count - matrix.before
-        self._fetcher.ask(matrix, self._requests.written, count, now + FORK_TO_FETCH)
+        self._requests.ask(self._fetcher, matrix, count, used, now + FORK_TO_FETCH, 0)
         if row.planes and begins:
             self._undecided.append(row.decision)
         if not item.again and item.tile < row.value_tiles:

@@ -72,7 +72,7 @@ class Spatten:
     ) -> None:
         self.env = env = Clock()
         self.plan = plan = Plan(env, workload, config, dependencies == "causal")
-        self.requests = requests = Requests(plan)
+        self.requests = requests = Requests(env, plan)
         self.units = units = Units(config, plan.rows.widths)
         peak = bytes_per_cycle(memory, config.channels, config.frequency_hz)
 
@@ -165,6 +165,8 @@ class Spatten:
             env.process(process)
         try:
             env.run(until=self.order.finished)
+            if self.requests.rest is not None and not self.requests.rest.known:
+                env.run(until=self.requests.rest.announced())
         except RuntimeError:
             if env.peek() < math.inf:
                 raise

@@ -55,6 +55,7 @@ class Plan:
         self._latest = functools.partial(direct(pipeline.latest, self.times), self.times)
         self.mixed = len(rows.widths) > 1
         self.tiles: list[int] = rows.tiles(config).tolist()
+        self._most: list[int] = np.maximum.reduceat(rows.query_keys, rows.start[:-1]).tolist()
         # Plain numbers: an element of an array costs more to read.
         self._given: list[tuple[Any, ...]] = list(
             zip(
@@ -116,9 +117,8 @@ class Plan:
         row.tiles = -(-row.keys // row.tile)
         row.two_pass = row.tiles > 1 and (prunes or row.planes)
         row.value_tiles = -(-row.values // row.tile) if row.two_pass else row.tiles
-        row.final = row.value_tiles - 1
-        if row.tiles > 1 and not row.two_pass:
-            row.final = (int(self.rows.query_keys[begin:end].max()) - 1) // row.tile
+        row.most = row.keys if row.split else self._most[index]
+        row.final = row.value_tiles - 1 if row.two_pass else (row.most - 1) // row.tile
         if row.planes:
             row.decision = Milestone(self._env)
         if row.two_pass:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.hardware.blocks.matrix_fetcher import TRANSACTION_BYTES
+from accelsim.hardware.blocks.matrix_fetcher import TRANSACTION_BYTES, Matrix, MatrixFetcher
 from accelsim.hardware.machines.spatten.items import Keys, Row, Values
 from accelsim.hardware.machines.spatten.layout import KEYS, LSBS, VALUES, Layout
 from accelsim.hardware.machines.spatten.plan import Plan
+from accelsim.hardware.simulation import Clock
 
 Ints = NDArray[np.int64]
 
@@ -17,11 +18,16 @@ class Requests:
     """Transactions of keys, queries and values, from where they lie in DRAM.
 
     Args:
+        env: clock.
         plan: of the run.
+
+    Attributes:
+        rest: what was asked for last that nobody uses.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+    def __init__(self, env: Clock, plan: Plan) -> None:
+        self._plan, self._env = plan, env
+        self.rest: Matrix | None = None
         self._layout = Layout(plan.workload, plan.rows, plan.config.query_traffic)
         self._starts: list[int] = plan.rows.start.tolist()
         self._msbs_again = 0
@@ -38,7 +44,7 @@ class Requests:
         """Byte addresses; the first ones are those of the matrix at hand."""
         return self._layout.written
 
-    def keys(self, item: Keys, queries: bool) -> tuple[int, int]:
+    def keys(self, item: Keys, queries: bool) -> tuple[int, int, int]:
         """Write transactions of a key tile, and of what is read in front of it.
 
         Args:
@@ -46,7 +52,7 @@ class Requests:
             queries: the row's queries are read with it.
 
         Returns:
-            How many, and how many of them come before the vectors.
+            How many, how many of them come before the vectors, and how many bring all that is used.
         """
         row, layout = item.row, self._layout
         begin = item.tile * row.tile
@@ -62,10 +68,15 @@ class Requests:
                 before = layout.before_keys(row.index)
             if queries:
                 before += self._write_queries(row)
+        used = row.used(item.vectors, item.tile)
+        some = 0
+        if 0 < used < item.vectors:
+            some = before + layout.length(plane, row.index, begin, begin + used)
         count = layout.vectors(plane, row.index, begin, end)
         if row.split:
             self._count(row, plane, count)
-        return layout.take(), before
+        count = layout.take()
+        return count, before, some or count
 
     def queries(self, row: Row) -> int:
         """Write transactions of the query vectors of a row, or of one position of it.
@@ -76,18 +87,45 @@ class Requests:
         self._write_queries(row)
         return self._layout.take()
 
-    def values(self, values: Values) -> int:
+    def values(self, values: Values) -> tuple[int, int]:
         """Write transactions of a value tile.
 
         Returns:
-            How many.
+            How many, and how many bring all that is used.
         """
         row, layout = values.row, self._layout
         begin = values.tile * row.tile
+        used, some = row.used_values(values.vectors, values.tile), 0
+        if 0 < used < values.vectors:
+            some = layout.length(VALUES, row.index, begin, begin + used)
         count = layout.vectors(VALUES, row.index, begin, begin + values.vectors)
         if row.split:
             self._count(row, VALUES, count)
-        return layout.take()
+        return layout.take(), some or count
+
+    def ask(
+        self, fetcher: MatrixFetcher, matrix: Matrix, count: int, used: int, ready: int, spread: int
+    ) -> None:
+        """Ask for the transactions that were written last.
+
+        A matrix is known when all of it is there. Where queries use its first vectors only, the
+        fetch beats that bring them are one of their own, and what follows is another: the beats
+        are the same, one after the other.
+
+        Args:
+            fetcher: asked.
+            matrix: what is asked for.
+            count: transactions.
+            used: of them, up to the last that is used.
+            ready, spread: see :meth:`MatrixFetcher.ask`.
+        """
+        some = -(-used // fetcher.ports) * fetcher.ports
+        if spread or some >= count:
+            fetcher.ask(matrix, self.written, count, ready, spread)
+            return
+        fetcher.ask(matrix, self.written, some, ready)
+        self.rest = Matrix(self._env, matrix.code, matrix.asked)
+        fetcher.ask(self.rest, self.written[some:], count - some, ready)
 
     def refetched_bytes(self) -> int:
         """Bytes beyond one fetch of each plane of a row, tile by tile."""

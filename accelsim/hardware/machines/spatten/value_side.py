@@ -189,9 +189,10 @@ class ValueFork(Module):
         now = self._asked = max(self._clock.now, self._asked + 1)
         self.item = code = item_code(values.row.index, VALUES)
         values.matrix = matrix = Matrix(self._clock, code, now)
-        matrix.transactions = count = self._requests.values(values)
-        written = self._requests.written
-        self._fetcher.ask(matrix, written, count, now + FORK_TO_FETCH, values.spread)
+        count, used = self._requests.values(values)
+        matrix.transactions = count
+        ready = now + FORK_TO_FETCH
+        self._requests.ask(self._fetcher, matrix, count, used, ready, values.spread)
         self.operations += 1
         self.worked(now, 1)
 

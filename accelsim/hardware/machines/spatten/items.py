@@ -96,13 +96,14 @@ class Row:
         streams: its queries use the first of its values, and need not wait for all.
         tiles, value_tiles: how many.
         final: the last tile of values that a query uses.
+        unused: it is a late one, and there are tiles behind.
         most: keys of the query that has most of them.
         refetches: queries that need the LSB plane.
         queries: request of the query vectors, if they are not read with the first keys.
         slots: request of the values, by tile.
         decision: of a row with an LSB plane: of the last query in the first pass.
-        kept, slotted: of a two-pass row: all its queries have been filtered; all its value tiles
-            have slots.
+        kept: of a two-pass row: all its queries have been filtered.
+        slotted: of such a row, and where tiles are unused: all its value tiles have slots.
         released: of a one-tile row with an LSB plane: the lines of its keys are free.
     """
 
@@ -132,6 +133,7 @@ class Row:
         "tile",
         "tiles",
         "two_pass",
+        "unused",
         "value_tiles",
         "values",
     )
@@ -141,7 +143,7 @@ class Row:
         self.keys = self.values = self.refetches = 0
         self.tile = self.line = self.scores = 1
         self.late = self.two_pass = self.planes = self.prunes = self.streams = False
-        self.reread = self.split = False
+        self.reread = self.split = self.unused = False
         self.tiles = self.value_tiles = 1
         self.final = self.most = 0
         self.queries: Matrix | None = None

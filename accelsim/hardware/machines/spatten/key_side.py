@@ -182,7 +182,10 @@ class KeyFork(Module):
         self._requests.ask(self._fetcher, matrix, count, used, now + FORK_TO_FETCH, 0)
         if row.planes and begins:
             self._undecided.append(row.decision)
-        if not item.again and item.tile < row.value_tiles:
+        if item.tile > row.final and row.late and not row.two_pass:
+            # Its values follow those before, wherever the keys are.
+            pass
+        elif not item.again and item.tile < row.value_tiles:
             values = row.slots[item.tile] = Values(env, row, item.tile)
             if row.late or row.two_pass:
                 self._slotless.append(values)

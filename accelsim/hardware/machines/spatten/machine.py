@@ -137,6 +137,7 @@ class Spatten:
             decision,
             foresight,
             self.kept_scores,
+            kept_rows,
             self.value_fork,
             order,
             peak,

@@ -77,7 +77,10 @@ class LayerOrder:
             self._layer_done(layer, layer.following)
 
     def row_gone(self, row: Row) -> None:
-        """All its tiles are through, those that no query uses too."""
+        """All its tiles are through, those that no query uses too; keys and values on their own."""
+        if row.unused:
+            row.unused = False
+            return
         # A row and its tiles hold one another.
         row.slots.clear()
         self._rows_left -= 1

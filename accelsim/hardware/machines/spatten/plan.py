@@ -121,6 +121,9 @@ class Plan:
         row.final = row.value_tiles - 1 if row.two_pass else (row.most - 1) // row.tile
         if row.planes:
             row.decision = Milestone(self._env)
+        row.unused = row.late and row.final < row.value_tiles - 1
         if row.two_pass:
-            row.kept, row.slotted = Milestone(self._env), Milestone(self._env)
+            row.kept = Milestone(self._env)
+        if row.two_pass or row.unused:
+            row.slotted = Milestone(self._env)
         return row

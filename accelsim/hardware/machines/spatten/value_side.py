@@ -113,13 +113,17 @@ class ValueFork(Module):
             values.filtered.announce(0)
 
     def place_kept(self) -> Following:
-        """Slots of the value tiles of two-pass rows, one after the other."""
+        """Slots of the value tiles of two-pass rows, and of those that follow, one after the
+        other."""
         while True:
             yield self._kept_rows
             row = self._kept_rows.pop()
-            kept = row.kept.cycle
-            assert kept is not None
-            for tile in range(row.value_tiles):
+            if row.two_pass:
+                kept, first = row.kept.cycle, 0
+                assert kept is not None
+            else:
+                kept, first = row.slots[row.final].ready, row.final + 1
+            for tile in range(first, row.value_tiles):
                 values = row.slots.setdefault(tile, Values(self.env, row, tile))
                 yield from self.take_slot(values)
                 self._kept_until = max(kept, values.slot or 0)

@@ -292,6 +292,7 @@ def select(
 @in_place
 def select_kept(
     soft: Any,
+    left: Ints,
     topk: Any,
     buffers: Ints,
     selector: Any,
@@ -316,6 +317,8 @@ def select_kept(
     Args:
         soft, topk, buffers, selector, begun, keys, values, refetch, searches, times: as there.
         query, last, drops, again, selects: as there.
+        left: when the last beats left the divider, a ring of as many as it holds, and behind them
+            how many ever did.
         ready: cycle in which the last score of the row is there.
         on_chip: scores of a query that stay on chip.
         score_bits: of a score.
@@ -344,29 +347,40 @@ def select_kept(
             taken = max(taken, np.int64(row_free(topk, buffers)))
         elif not dropped:
             taken = max(taken, topk[0].filter_free)
-        # What waits for its buffer waits in the divider (as in `softmax.read`).
-        start = max(known, taken - FROM_FIFO)
+        # As in `softmax.read`: what waits for its buffer waits in the divider.
+        start, at = np.int64(0), np.int64(known - 1)
+        out = left[(left[FROM_FIFO] - 1) % FROM_FIFO]
+        for beat in range(size):
+            place = left[FROM_FIFO] % FROM_FIFO
+            at = max(at + 1, left[place]) + (spill if beat == size - 1 else 0)
+            out = max(out + 1, at + FROM_FIFO)
+            if beat == 0:
+                start = at - (spill if size == 1 else 0)
+                out = max(out, np.int64(taken))
+                times[q, GIVEN] = out
+            left[place] = out
+            left[FROM_FIFO] += 1
         soft[0].no_scores += known - soft[0].free
-        soft[0].blocked += start - known + spill
+        soft[0].blocked += at + 1 - size - known
         soft[0].busy += size
-        soft[0].free = start + size + spill
-        came = start + FROM_FIFO
-        times[q, GIVEN], times[q, DECIDED], times[q, SIZE] = came, came, size
+        soft[0].free = at + 1
+        came = times[q, GIVEN]
+        times[q, DECIDED], times[q, SIZE] = start + FROM_FIFO, size
         if dropped:
             continue
-        at = np.int64(came)
+        begins = np.int64(came)
         if prunes:
-            ended = search(topk, came + size - 1 + spill, searches[q])
-            at = max(ended, topk[0].filter_free)
-            filtered(topk, buffers, came, at, size)
+            ended = search(topk, out, searches[q])
+            begins = max(ended, topk[0].filter_free)
+            filtered(topk, buffers, came, begins, size)
         else:
-            topk[0].filter_free = came + size + spill
-            times[q, SIZE] = size + spill
+            topk[0].filter_free = out + 1
+            times[q, SIZE] = out + 1 - came
         if selects:
-            done = search(selector, came + size - 1 + spill, selects)
+            done = search(selector, out, selects)
             begun[selector[0].rows % 2] = done - selects
             selector[0].rows += 1
-        times[q, FILTERED] = at
+        times[q, FILTERED] = begins
     return int(written)
 
 

@@ -97,6 +97,7 @@ class Row:
         tiles, value_tiles: how many.
         final: the last tile of values that a query uses.
         unused: it is a late one, and there are tiles behind.
+        partly: there may be tiles of which only the first vectors are used.
         most: keys of the query that has most of them.
         refetches: queries that need the LSB plane.
         queries: request of the query vectors, if they are not read with the first keys.
@@ -119,6 +120,7 @@ class Row:
         "layer",
         "line",
         "most",
+        "partly",
         "planes",
         "prunes",
         "queries",
@@ -143,7 +145,7 @@ class Row:
         self.keys = self.values = self.refetches = 0
         self.tile = self.line = self.scores = 1
         self.late = self.two_pass = self.planes = self.prunes = self.streams = False
-        self.reread = self.split = self.unused = False
+        self.reread = self.split = self.unused = self.partly = False
         self.tiles = self.value_tiles = 1
         self.final = self.most = 0
         self.queries: Matrix | None = None

@@ -179,7 +179,10 @@ class KeyFork(Module):
         item.matrix = matrix = Matrix(env, code_of(item), now)
         count, matrix.before, used = self._requests.keys(item, queries=started)
         matrix.transactions = count - matrix.before
-        self._requests.ask(self._fetcher, matrix, count, used, now + FORK_TO_FETCH, 0)
+        if used == count:
+            self._fetcher.ask(matrix, self._requests.written, count, now + FORK_TO_FETCH)
+        else:
+            self._requests.ask_parts(self._fetcher, matrix, count, used, now + FORK_TO_FETCH)
         if row.planes and begins:
             self._undecided.append(row.decision)
         if item.tile > row.final and row.late and not row.two_pass:

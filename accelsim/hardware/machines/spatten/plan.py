@@ -121,6 +121,7 @@ class Plan:
         row.final = row.value_tiles - 1 if row.two_pass else (row.most - 1) // row.tile
         if row.planes:
             row.decision = Milestone(self._env)
+        row.partly = row.two_pass or row.most < row.keys
         row.unused = row.late and row.final < row.value_tiles - 1
         if row.two_pass:
             row.kept = Milestone(self._env)

@@ -68,9 +68,8 @@ class Requests:
                 before = layout.before_keys(row.index)
             if queries:
                 before += self._write_queries(row)
-        used = row.used(item.vectors, item.tile)
         some = 0
-        if 0 < used < item.vectors:
+        if row.partly and 0 < (used := row.used(item.vectors, item.tile)) < item.vectors:
             some = before + layout.length(plane, row.index, begin, begin + used)
         count = layout.vectors(plane, row.index, begin, end)
         if row.split:
@@ -95,16 +94,19 @@ class Requests:
         """
         row, layout = values.row, self._layout
         begin = values.tile * row.tile
-        used, some = row.used_values(values.vectors, values.tile), 0
-        if 0 < used < values.vectors:
+        some = 0
+        if (
+            row.partly
+            and 0 < (used := row.used_values(values.vectors, values.tile)) < values.vectors
+        ):
             some = layout.length(VALUES, row.index, begin, begin + used)
         count = layout.vectors(VALUES, row.index, begin, begin + values.vectors)
         if row.split:
             self._count(row, VALUES, count)
         return layout.take(), some or count
 
-    def ask(
-        self, fetcher: MatrixFetcher, matrix: Matrix, count: int, used: int, ready: int, spread: int
+    def ask_parts(
+        self, fetcher: MatrixFetcher, matrix: Matrix, count: int, used: int, ready: int
     ) -> None:
         """Ask for the transactions that were written last.
 
@@ -117,11 +119,11 @@ class Requests:
             matrix: what is asked for.
             count: transactions.
             used: of them, up to the last that is used.
-            ready, spread: see :meth:`MatrixFetcher.ask`.
+            ready: see :meth:`MatrixFetcher.ask`.
         """
         some = -(-used // fetcher.ports) * fetcher.ports
-        if spread or some >= count:
-            fetcher.ask(matrix, self.written, count, ready, spread)
+        if some >= count:
+            fetcher.ask(matrix, self.written, count, ready)
             return
         fetcher.ask(matrix, self.written, some, ready)
         self.rest = Matrix(self._env, matrix.code, matrix.asked)

@@ -196,7 +196,10 @@ class ValueFork(Module):
         count, used = self._requests.values(values)
         matrix.transactions = count
         ready = now + FORK_TO_FETCH
-        self._requests.ask(self._fetcher, matrix, count, used, ready, values.spread)
+        if used == count or values.spread:
+            self._fetcher.ask(matrix, self._requests.written, count, ready, values.spread)
+        else:
+            self._requests.ask_parts(self._fetcher, matrix, count, used, ready)
         self.operations += 1
         self.worked(now, 1)
 

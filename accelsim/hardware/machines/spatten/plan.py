@@ -118,11 +118,12 @@ class Plan:
         row.two_pass = row.tiles > 1 and (prunes or row.planes)
         row.value_tiles = -(-row.values // row.tile) if row.two_pass else row.tiles
         row.most = row.keys if row.split else self._most[index]
-        row.final = row.value_tiles - 1 if row.two_pass else (row.most - 1) // row.tile
+        row.partly = row.two_pass or row.most < row.keys
+        if row.tiles > 1:
+            row.final = row.value_tiles - 1 if row.two_pass else (row.most - 1) // row.tile
+            row.unused = row.late and row.final < row.value_tiles - 1
         if row.planes:
             row.decision = Milestone(self._env)
-        row.partly = row.two_pass or row.most < row.keys
-        row.unused = row.late and row.final < row.value_tiles - 1
         if row.two_pass:
             row.kept = Milestone(self._env)
         if row.two_pass or row.unused:

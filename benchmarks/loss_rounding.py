@@ -41,7 +41,9 @@ def policies() -> dict[str, Policy]:
     return {
         f"`{TOVA}`": tova,
         "the same, 12 bit": tova.model_copy(update={"quantization": Policy().quantization}),
-        "as many tokens, by place (`streaming-llm`)": tova.model_copy(update={"selection": by_place}),
+        "as many tokens, by place (`streaming-llm`)": tova.model_copy(
+            update={"selection": by_place}
+        ),
         "its widths, all tokens": tova.model_copy(update={"selection": None}),
         "`spatten-full`": load_policy("spatten-full"),
     }

@@ -196,51 +196,6 @@ def test_any_number_of_keys_runs_at_196_kb() -> None:
     assert again.counters["refetched_bytes"] == 3 * 2 * 4096 * 64
 
 
-@settings(max_examples=15, deadline=None)
-@given(
-    own=st.integers(1, 256),
-    union=st.integers(257, 768),
-    heads=st.integers(1, 3),
-    count=st.integers(1, 4),
-)
-def test_keys_of_a_union_that_no_query_of_a_tile_has(
-    own: int, union: int, heads: int, count: int
-) -> None:
-    """Query heads of 256 elements keep few keys each; their union takes several tiles of 256."""
-    queries, total = 4, 4 * heads * count
-    table = QueryTable.of(
-        [queries] * heads * count,
-        {
-            "position": np.zeros(total),
-            "keys": np.full(total, own),
-            "values": np.full(total, own),
-            "refetch": np.zeros(total, bool),
-            "topk_passes": np.zeros(total),
-            "topk_beats": np.zeros(total),
-        },
-    )
-    columns = {
-        "step": np.repeat(np.arange(1, count + 1), heads),
-        "layer": [0] * heads * count,
-        "head": np.tile(np.arange(heads), count),
-        "keys": [union] * heads * count,
-        "values": [union] * heads * count,
-        "key_bits": [12] * heads * count,
-        "value_bits": [12] * heads * count,
-    }
-    workload = Workload.from_columns(columns, head_dim=256, query_table=table)
-    found = [simulate(workload, PAPER, MEMORY, engine) for engine in ("event", "cycle")]
-    size = heads * count * union * 256 * 12 // 8
-    for activity in found:
-        assert min(activity.completion_cycles) > 0
-        assert activity.dram_read_bytes["value"] == pytest.approx(size, rel=0.01)
-        assert activity.dram_read_bytes["value"] >= size
-    event, cycle = (activity.cycles for activity in found)
-    # When a tile that nobody uses is out of the way is not told alike.
-    tiles = -(-union // 256)
-    assert abs(event - cycle) <= 0.05 * cycle + 150 * heads * count * (tiles - 1)
-
-
 def test_a_head_that_does_not_divide_the_line_is_refused() -> None:
     plain = rows(64, 64)
     workload = Workload(plain.columns, 96, query_table=plain.query_table)

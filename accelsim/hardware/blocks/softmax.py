@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from accelsim.jit import Int, inlined
+from accelsim.jit import Int, in_place, inlined
 
 TO_FIFO = 28
 """Cycles from a score to its exponential in the FIFO: dequantize 7, exponential 21 (release,
@@ -125,6 +125,28 @@ def enter(s: Any, ring: Any, scores: Int, per_beat: Int, last: Int, latency: Int
     return int(given)
 
 
+@in_place
+def known_reads(s: Any, ring: Any, ahead: Any, ring_ahead: Any, never: int) -> bool:
+    """Take over when beats are read of which more is known than of the rows that they belong to.
+
+    Args:
+        s, ring: of the softmax.
+        ahead, ring_ahead: copies that went on as if what is not known never came.
+        never: cycle from which on a time is not known.
+
+    Returns:
+        Whether there were any.
+    """
+    before = s[0].read
+    while s[0].read < ahead[0].read:
+        at = ring_ahead[s[0].read % len(ring), READ]
+        if at >= never:
+            break
+        ring[s[0].read % len(ring), READ] = at
+        s[0].read += 1
+    return bool(s[0].read > before)
+
+
 @inlined
 def mark(s: Any, ring: Any) -> None:
     """Note how full the FIFO is when the last beat that came enters it."""
@@ -165,6 +187,7 @@ def read(s: Any, ring: Any, accepted: Int) -> Int:
     s[0].blocked += at + 1 - size - known
     s[0].busy += size
     s[0].free = at + 1
-    s[0].read += size
+    # Some may have been known before (`known_reads`).
+    s[0].read = max(s[0].read, first + size)
     s[0].rows_out += 1
     return int(left + 1 - size)

@@ -20,6 +20,8 @@ STATE = np.dtype(
             "filter_free",  # first cycle in which the filter can begin
             "rows",  # rows that ever came in
             "high_water",  # most rows inside
+            "asked",  # cycle in which a further search was asked for
+            "waiting",  # cycles of that; 0: there is none
         )
     ]
 )
@@ -60,17 +62,29 @@ def row_free(s: Any, rows: Any) -> Int:
 
 
 @inlined
+def search_waiting(s: Any) -> None:
+    """Do a search that was asked for, and that nobody waits for."""
+    start = max(s[0].free, s[0].asked)
+    s[0].no_scores += start - s[0].free
+    s[0].busy += s[0].waiting
+    s[0].free = start + s[0].waiting
+    s[0].waiting = 0
+
+
+@inlined
 def search(s: Any, ready: Int, cycles: Int) -> Int:
     """Search the next row.
 
     Args:
         s: of the engine.
-        ready: cycle in which its last score is there, and one.
+        ready: cycle in which its last score is there.
         cycles: of the passes.
 
     Returns:
         Cycle after the search.
     """
+    if s[0].waiting and s[0].asked < ready:
+        search_waiting(s)
     start = max(s[0].free, ready)
     s[0].no_scores += start - s[0].free
     s[0].busy += cycles

@@ -171,8 +171,10 @@ def activity_of(machine: Spatten) -> Activity:
         module.activity.operations = module.operations
         module.activity.peak_operations_per_cycle = float(most)
     _cut(activity.modules["selector"], total)
-    if _fetches_for_nobody(rows, config):
+    if _fetches_for_nobody(rows):
         _cut(activity.modules["fetcher"], total)
+        for fork in (machine.key_fork, machine.value_fork):
+            _cut(activity.modules[fork.name], total, waits=True)
     for module_activity in activity.modules.values():
         spent = module_activity.busy_cycles + sum(module_activity.stall_cycles.values())
         if spent < total:
@@ -182,15 +184,19 @@ def activity_of(machine: Spatten) -> Activity:
     return activity
 
 
-def _cut(module: ModuleActivity, total: int) -> None:
+def _cut(module: ModuleActivity, total: int, waits: bool = False) -> None:
     """Leave out what goes on after the last output.
 
     A streamed run ends before its last selections, and may end before tiles are fetched that no
     query uses. No other module goes on; what it has too many is a broken book, and is refused.
+
+    Args:
+        module: which.
+        total: cycles of the run.
+        waits: the last of it is a wait; else it is a search, and the wait for its scores before.
     """
     over = max(module.busy_cycles + sum(module.stall_cycles.values()) - total, 0)
-    # The search is the last of it; the wait for its scores is before.
-    searched = min(over, module.busy_cycles)
+    searched = 0 if waits else min(over, module.busy_cycles)
     module.busy_cycles -= searched
     for reason, cycles in module.stall_cycles.items():
         waited = min(over - searched, cycles)
@@ -201,11 +207,10 @@ def _cut(module: ModuleActivity, total: int) -> None:
         module.operations = min(module.operations, module.busy_cycles * int(peak))
 
 
-def _fetches_for_nobody(rows: Rows, config: SpattenConfig) -> bool:
-    """Whether the keys that some query heads keep take tiles together in which no query has any."""
-    tile = rows.tiles(config)
+def _fetches_for_nobody(rows: Rows) -> bool:
+    """Whether query heads keep keys together of which none has the last ones."""
     most = np.maximum.reduceat(rows.query_keys, rows.start[:-1])
-    return bool((-(-rows.keys // tile) > np.maximum(-(-most // tile), 1)).any())
+    return bool((rows.keys > most).any())
 
 
 def finish(activity: Activity, rows: Rows, completions: list[int]) -> None:

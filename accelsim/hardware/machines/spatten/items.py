@@ -66,17 +66,22 @@ class Row:
         prunes: some of its queries use fewer values than keys.
         streams: its queries use the first of its values, and need not wait for all.
         tiles, value_tiles: how many.
+        final: the last tile of values that a query uses.
+        unused: it is a late one, and there are tiles behind.
+        partly: there may be tiles of which only the first vectors are used.
+        most: keys of the query that has most of them.
         refetches: queries that need the LSB plane.
         queries: request of the query vectors, if they are not read with the first keys.
         slots: request of the values, by tile.
         decision: of a row with an LSB plane: of the last query in the first pass.
-        kept, slotted: of a two-pass row: all its queries have been filtered; all its value tiles
-            have slots.
+        kept: of a two-pass row: all its queries have been filtered.
+        slotted: of such a row, and where tiles are unused: all its value tiles have slots.
         released: of a one-tile row with an LSB plane: the lines of its keys are free.
     """
 
     __slots__ = (
         "decision",
+        "final",
         "first",
         "index",
         "kept",
@@ -85,6 +90,8 @@ class Row:
         "late",
         "layer",
         "line",
+        "most",
+        "partly",
         "planes",
         "prunes",
         "queries",
@@ -99,6 +106,7 @@ class Row:
         "tile",
         "tiles",
         "two_pass",
+        "unused",
         "value_tiles",
         "values",
     )
@@ -108,14 +116,28 @@ class Row:
         self.keys = self.values = self.refetches = 0
         self.tile = self.line = self.scores = 1
         self.late = self.two_pass = self.planes = self.prunes = self.streams = False
-        self.reread = self.split = False
+        self.reread = self.split = self.unused = self.partly = False
         self.tiles = self.value_tiles = 1
+        self.final = self.most = 0
         self.queries: Matrix | None = None
         self.slots: dict[int, Values] = {}
         self.decision: Milestone
         self.kept: Milestone
         self.slotted: Milestone
         self.released: Milestone
+
+    def used(self, vectors: int, tile: int) -> int:
+        """Vectors of a tile of so many that its queries use: the first ones."""
+        return min(max(self.most - tile * self.tile, 0), vectors)
+
+    def used_values(self, vectors: int, tile: int) -> int:
+        """As :meth:`used`, of values."""
+        if not self.streams:
+            return vectors
+        if self.two_pass:
+            most = self.values if self.prunes else self.most
+            return min(-(-most // self.value_tiles), vectors)
+        return vectors if self.prunes else self.used(vectors, tile)
 
     def cut(self, vectors: int, tile: int) -> tuple[int, int]:
         """Vectors of one tile of so many, and the lines that they take."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from accelsim.hardware.blocks.softmax import FROM_FIFO
 from accelsim.hardware.machines._spatten import BITS_ON_CHIP
 from accelsim.hardware.machines.spatten import pipeline
 from accelsim.hardware.machines.spatten.decision import Decision
@@ -48,6 +49,7 @@ class KeptScores:
         self._order, self._peak, self._tracks = order, peak, tracks
         self._states = (
             units.softmax.state,
+            np.zeros(FROM_FIFO + 1, np.int64),
             units.top_k.state,
             units.top_k.buffers,
             units.selector.state,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections import deque
 from typing import Any
+
+import numpy as np
 
 from accelsim.hardware.blocks.matrix_fetcher import FILL, Matrix, MatrixFetcher
 from accelsim.hardware.blocks.ring_buffer import RingBuffer
 from accelsim.hardware.machines.spatten import pipeline
 from accelsim.hardware.machines.spatten.decision import REFETCH_DELAY, RELEASE
-from accelsim.hardware.machines.spatten.foresight import Foresight
+from accelsim.hardware.machines.spatten.foresight import FAR, Foresight
 from accelsim.hardware.machines.spatten.items import Keys, Row, Values
 from accelsim.hardware.machines.spatten.plan import Plan
 from accelsim.hardware.machines.spatten.requests import Requests
@@ -44,6 +47,7 @@ class KeyFork(Module):
         tiles: out: key tiles, as they were asked for, to the dot product.
         values: out: value tiles of early rows, to the value fork.
         slotless: out: value tiles of all other rows, which will need a place in the value buffer.
+        foresight: is told when keys wait for lines.
         recorder: takes the timeline, if given.
 
     Attributes:
@@ -61,10 +65,11 @@ class KeyFork(Module):
         tiles: Port[Keys],
         values: Port[Values],
         slotless: deque[Values],
+        foresight: Foresight,
         recorder: Recorder | None,
     ) -> None:
         super().__init__(env, "allocator", recorder)
-        self._clock = env
+        self._clock, self._foresight = env, foresight
         self._plan, self._requests, self._fetcher = plan, requests, fetcher
         self._layout = requests.layout
         self._lsb_passes, self._tiles = lsb_passes, tiles
@@ -82,16 +87,19 @@ class KeyFork(Module):
             row.tiles if row.two_pass else 1 for row in self._plan.items if row.refetches
         )
         yield from self.busy(FORK)
-        clock, free = self._clock, FORK
+        clock, free, foresight = self._clock, FORK, self._foresight
         for _ in range(left):
             while (obstacle := self._obstacle()) is not None:
                 awaited, later, reason = obstacle
                 start = max(clock.now, free)
+                if awaited.cycle is None and reason != "awaiting_layer":
+                    foresight.need()
                 # Nothing comes in between: neither a pass nor anything that would bring one about.
                 passed = awaited.cycle is not None and clock.passes(awaited.cycle + later)
                 if not passed:
                     yield FirstOf(self._lsb_passes.filled(), awaited.awaited(later))
                 self.stalled(start, clock.now - start, reason)
+            foresight.needed = False
             # A pass may have come in the cycle of the tile before.
             if free > clock.now and not clock.passes(free):
                 yield clock.until(free)
@@ -170,12 +178,18 @@ class KeyFork(Module):
             event.callbacks.append(lambda _: self._ask_queries(row))
             row.queries = Matrix(env, item_code(row.index, KEYS_MSB), now)
         item.matrix = matrix = Matrix(env, code_of(item), now)
-        count, matrix.before = self._requests.keys(item, queries=started)
+        count, matrix.before, used = self._requests.keys(item, queries=started)
         matrix.transactions = count - matrix.before
-        self._fetcher.ask(matrix, self._layout.written, count, now + FORK_TO_FETCH)
+        if used == count:
+            self._fetcher.ask(matrix, self._layout.written, count, now + FORK_TO_FETCH)
+        else:
+            self._requests.ask_parts(self._fetcher, matrix, count, used, now + FORK_TO_FETCH)
         if row.planes and begins:
             self._undecided.append(row.decision)
-        if not item.again and item.tile < row.value_tiles:
+        if item.tile > row.final and row.late and not row.two_pass:
+            # Its values follow those before, wherever the keys are.
+            pass
+        elif not item.again and item.tile < row.value_tiles:
             values = row.slots[item.tile] = Values(env, row, item.tile)
             if row.late or row.two_pass:
                 self._slotless.append(values)
@@ -226,6 +240,15 @@ class ScoreUnit:
         dot: Any = self._dot_product.state
         arrays = dot, softmax.state, softmax.ring, fetcher.beats, keys, refetch
         self._score_queries = functools.partial(direct(pipeline.score, *arrays), *arrays)
+        states = arrays[:3]
+        copies = copy.deepcopy(states)
+        ahead = direct(pipeline.score_ahead, *copies, *arrays[3:])
+        self._score_ahead = functools.partial(ahead, *copies, *arrays[3:])
+        # As plain integers: records are copied by the field.
+        self._copied = [
+            (mine.view(np.int64), now.view(np.int64))
+            for mine, now in zip(copies, states, strict=True)
+        ]
         self._free = self._dot_product.state["free"]
         self._tiles, self._room, self._scored = tiles, room, scored
         self._foresight = foresight
@@ -260,6 +283,7 @@ class ScoreUnit:
                 self._keeping.append(row)
             scored = row.first
             arrived = item.matrix.usable
+            before = self._free.item()
             while True:
                 query = scored
                 if self._tracks.on:
@@ -270,12 +294,15 @@ class ScoreUnit:
                 if scored == row.last:
                     break
                 self._scored.put((item, query, scored))
-                self._foresight.look()
-                while scored < row.last and not self._room.items:
+                look = functools.partial(self._look_ahead, item, ready, arrived, scored)
+                self._foresight.block(look, row.refetches > 0)
+                while not self._room.items:
                     yield self._room
+                self._foresight.blocked = None
                 self._room.items.clear()
             free = self._free.item()
-            self._release(item, max(free, arrived))
+            # Nobody may use it (section 4).
+            self._release(item, free if free > before else arrived + 1)
             item.scored = free - 1 + latency
             self._scored.put((item, query, scored))
             self._foresight.look()
@@ -299,12 +326,41 @@ class ScoreUnit:
             ready,
         )
 
+    def _look_ahead(self, item: Keys, ready: int, arrived: int, query: int) -> None:
+        """Release a tile whose last scores wait behind it for room, if it is known when.
+
+        The pipeline takes them before it is known when they find room in the FIFO.
+        """
+        row, matrix = item.row, item.matrix
+        if item.drops or (row.released if item.again else item.released).known:
+            return
+        for mine, now in self._copied:
+            np.copyto(mine, now)
+        free = self._score_ahead(
+            query,
+            row.last,
+            item.tile * row.tile,
+            row.tile,
+            item.again,
+            matrix.begin,
+            matrix.end,
+            matrix.before,
+            matrix.transactions,
+            item.vectors,
+            arrived,
+            ready,
+            FAR,
+        )
+        if free < FAR:
+            self._release(item, free)
+
     def _release(self, item: Keys, used: int) -> None:
         """Give the lines of a tile back, or leave that to the decision (section 4)."""
         row = item.row
         if not row.planes or row.two_pass:
-            item.released.announce(used)
-        elif item.again:
-            row.released.announce(used + RELEASE)
-        else:
+            if not item.released.known:
+                item.released.announce(used)
+        elif not item.again:
             row.released = item.released
+        elif not row.released.known:
+            row.released.announce(used + RELEASE)

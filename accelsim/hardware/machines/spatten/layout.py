@@ -117,6 +117,13 @@ class Layout:
         self._asked[plane] += count
         return count
 
+    def length(self, plane: int, row: int, first: int, end: int) -> int:
+        """Transactions of vectors as :meth:`vectors` would write them."""
+        begin, asked = self.count, self._asked[plane]
+        count = self.vectors(plane, row, first, end)
+        self.count, self._asked[plane] = begin, asked
+        return count
+
     def once(self, row: int, tile: int) -> tuple[int, int, int]:
         """Bytes of one fetch of the key MSBs, the LSB plane and the values of a row, in tiles."""
         counted = list(self._asked)

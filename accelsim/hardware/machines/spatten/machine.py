@@ -72,7 +72,7 @@ class Spatten:
     ) -> None:
         self.env = env = Clock()
         self.plan = plan = Plan(env, workload, config, dependencies == "causal")
-        self.requests = requests = Requests(plan)
+        self.requests = requests = Requests(env, plan)
         self.units = units = Units(config, plan.rows.widths)
         peak = bytes_per_cycle(memory, config.channels, config.frequency_hz)
 
@@ -102,8 +102,19 @@ class Spatten:
             config.response_fifo,
             recorder,
         )
+        decision = Decision(env, lsb_passes)
+        foresight = Foresight(plan, units, fetcher, scored, room, decision)
         self.key_fork = KeyFork(
-            env, plan, requests, fetcher, lsb_passes, key_tiles, early, slotless, recorder
+            env,
+            plan,
+            requests,
+            fetcher,
+            lsb_passes,
+            key_tiles,
+            early,
+            slotless,
+            foresight,
+            recorder,
         )
         self.value_fork = ValueFork(
             env, plan, requests, fetcher, early, kept_rows, slotless, value_tiles, recorder
@@ -112,8 +123,6 @@ class Spatten:
         if recorder is not None:
             fetcher.watch = ChannelWatch(recorder, fetcher)
         self.order = order = LayerOrder(env, plan, units.selector, tracks)
-        decision = Decision(env, lsb_passes)
-        foresight = Foresight(plan, units, fetcher, scored, decision)
         self.score_unit = ScoreUnit(
             plan, units, fetcher, key_tiles, room, scored, foresight, tracks
         )
@@ -128,6 +137,7 @@ class Spatten:
             decision,
             foresight,
             self.kept_scores,
+            kept_rows,
             self.value_fork,
             order,
             peak,
@@ -156,6 +166,8 @@ class Spatten:
             env.process(process)
         try:
             env.run(until=self.order.finished)
+            if self.requests.rest is not None and not self.requests.rest.known:
+                env.run(until=self.requests.rest.announced())
         except RuntimeError:
             if env.peek() < math.inf:
                 raise

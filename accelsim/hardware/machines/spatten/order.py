@@ -29,7 +29,7 @@ class LayerOrder:
 
     Attributes:
         completions: cycle of the last output of each row.
-        finished: the event of the last output of the last row.
+        finished: the event that all outputs are known, and all tiles through.
     """
 
     def __init__(self, env: simpy.Environment, plan: Plan, selector: TopK, tracks: Tracks) -> None:
@@ -70,24 +70,36 @@ class LayerOrder:
         self.completions[row.index] = max(
             self.completions[row.index], done + self._plan.config.reset_cycles
         )
-        self._rows_left -= 1
-        if not self._rows_left:
-            self.finished.succeed()
-        # A row and its tiles hold one another.
-        row.slots.clear()
         layer = row.layer
         layer.done = max(layer.done, done)
         layer.undone -= 1
         if not layer.undone and layer.following is not None:
             self._layer_done(layer, layer.following)
 
+    def row_gone(self, row: Row) -> None:
+        """All its tiles are through, those that no query uses too; keys and values on their own."""
+        if row.unused:
+            row.unused = False
+            return
+        # A row and its tiles hold one another.
+        row.slots.clear()
+        self._rows_left -= 1
+        if not self._rows_left:
+            self._search_waiting()
+            self.finished.succeed()
+
     def _layer_done(self, layer: Layer, following: Layer) -> None:
         group = following.group
+        if not self._plan.causal:
+            if group.head_cycles:
+                # Nobody waits for it, and others may have been asked for before.
+                self._search_waiting()
+                state = self._selector.state[0]
+                state["asked"], state["waiting"] = layer.done, group.head_cycles
+            return
         start = max(layer.done, self._tokens_known(group))
         if group.head_cycles:
             start = max(start, self._search(layer.done, group.head_cycles))
-        if not self._plan.causal:
-            return
         following.step_start = layer.step_start
         if group.step != layer.group.step:
             following.step_start = start
@@ -113,14 +125,24 @@ class LayerOrder:
 
     def _search(self, ready: int, cycles: int) -> int:
         """One search of the selector; the cycle after it."""
-        before = self._tracks.look()
         state = self._selector.state[0]
+        if state["asked"] < ready:
+            self._search_waiting()
+        before = self._tracks.look()
         begin = max(int(state["free"]), ready)
         state["no_scores"] += begin - state["free"]
         state["busy"] += cycles
         state["free"] = begin + cycles
         self._tracks.add(before, NO_ITEM)
         return begin + cycles
+
+    def _search_waiting(self) -> None:
+        """Do the search for heads that waits for its turn, if there is one."""
+        state = self._selector.state[0]
+        asked, cycles = int(state["asked"]), int(state["waiting"])
+        state["waiting"] = 0
+        if cycles:
+            self._search(asked, cycles)
 
     def _tokens_known(self, group: Group) -> int:
         return int(self._selector.state[0]["free"]) if group.token_cycles else 0

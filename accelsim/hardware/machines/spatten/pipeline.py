@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from accelsim.hardware.blocks import dot_product, softmax, top_k, weighted_sum
 from accelsim.hardware.blocks.dot_product import stream_end
-from accelsim.hardware.blocks.softmax import BEATS, FIRST, FROM_FIFO, TO_FIFO, TO_SUM
+from accelsim.hardware.blocks.softmax import BEATS, FIRST, FROM_FIFO, READ, TO_FIFO, TO_SUM
 from accelsim.hardware.blocks.top_k import row_free, search
 from accelsim.jit import in_place
 
@@ -119,6 +119,67 @@ def score(
             mark(soft, fifo)
         query += 1
     return query
+
+
+@in_place
+def score_ahead(
+    dot: Any,
+    soft: Any,
+    fifo: Ints,
+    beats: Any,
+    keys: Ints,
+    refetch: Ints,
+    query: int,
+    last: int,
+    offset: int,
+    tile: int,
+    again: bool,
+    begin: int,
+    end: int,
+    before: int,
+    transactions: int,
+    vectors: int,
+    arrived: int,
+    ready: int,
+    never: int,
+) -> int:
+    """As :func:`score`, on copies of states and as if the softmax read nothing more.
+
+    Args:
+        dot, soft, fifo: such copies.
+        never: cycle in which what is not read is read.
+        beats, keys, refetch, query, last, offset, tile, again, begin, end, before: as there.
+        transactions, vectors, arrived, ready: as there.
+
+    Returns:
+        Cycle after the last beat; ``never`` or later if that is not known.
+    """
+    # What enters the FIFO behind these is later, too.
+    fifo[soft[0].read % len(fifo), READ] = never
+    soft[0].read = soft[0].gone = never
+    while query < last and dot[0].free < never:
+        query = score(
+            dot,
+            soft,
+            fifo,
+            beats,
+            keys,
+            refetch,
+            query,
+            query + 1,
+            offset,
+            tile,
+            again,
+            False,
+            begin,
+            end,
+            before,
+            transactions,
+            vectors,
+            arrived,
+            ready,
+        )
+    return int(dot[0].free)
 
 
 @in_place
@@ -231,6 +292,7 @@ def select(
 @in_place
 def select_kept(
     soft: Any,
+    left: Ints,
     topk: Any,
     buffers: Ints,
     selector: Any,
@@ -255,6 +317,8 @@ def select_kept(
     Args:
         soft, topk, buffers, selector, begun, keys, values, refetch, searches, times: as there.
         query, last, drops, again, selects: as there.
+        left: when the last beats left the divider, a ring of as many as it holds, and behind them
+            how many ever did.
         ready: cycle in which the last score of the row is there.
         on_chip: scores of a query that stay on chip.
         score_bits: of a score.
@@ -283,29 +347,40 @@ def select_kept(
             taken = max(taken, np.int64(row_free(topk, buffers)))
         elif not dropped:
             taken = max(taken, topk[0].filter_free)
-        # What waits for its buffer waits in the divider (as in `softmax.read`).
-        start = max(known, taken - FROM_FIFO)
+        # As in `softmax.read`: what waits for its buffer waits in the divider.
+        start, at = np.int64(0), np.int64(known - 1)
+        out = left[(left[FROM_FIFO] - 1) % FROM_FIFO]
+        for beat in range(size):
+            place = left[FROM_FIFO] % FROM_FIFO
+            at = max(at + 1, left[place]) + (spill if beat == size - 1 else 0)
+            out = max(out + 1, at + FROM_FIFO)
+            if beat == 0:
+                start = at - (spill if size == 1 else 0)
+                out = max(out, np.int64(taken))
+                times[q, GIVEN] = out
+            left[place] = out
+            left[FROM_FIFO] += 1
         soft[0].no_scores += known - soft[0].free
-        soft[0].blocked += start - known + spill
+        soft[0].blocked += at + 1 - size - known
         soft[0].busy += size
-        soft[0].free = start + size + spill
-        came = start + FROM_FIFO
-        times[q, GIVEN], times[q, DECIDED], times[q, SIZE] = came, came, size
+        soft[0].free = at + 1
+        came = times[q, GIVEN]
+        times[q, DECIDED], times[q, SIZE] = start + FROM_FIFO, size
         if dropped:
             continue
-        at = np.int64(came)
+        begins = np.int64(came)
         if prunes:
-            ended = search(topk, came + size - 1 + spill, searches[q])
-            at = max(ended, topk[0].filter_free)
-            filtered(topk, buffers, came, at, size)
+            ended = search(topk, out, searches[q])
+            begins = max(ended, topk[0].filter_free)
+            filtered(topk, buffers, came, begins, size)
         else:
-            topk[0].filter_free = came + size + spill
-            times[q, SIZE] = size + spill
+            topk[0].filter_free = out + 1
+            times[q, SIZE] = out + 1 - came
         if selects:
-            done = search(selector, came + size - 1 + spill, selects)
+            done = search(selector, out, selects)
             begun[selector[0].rows % 2] = done - selects
             selector[0].rows += 1
-        times[q, FILTERED] = at
+        times[q, FILTERED] = begins
     return int(written)
 
 
@@ -351,7 +426,8 @@ def weigh_late(
     Returns:
         Cycle of the last beat.
     """
-    extra = 1 if (offset > 0 or part > 0) else 0
+    # Rescaling: the probabilities of two passes are those of the whole row (section 2).
+    extra = 1 if offset > 0 else 0
     # Queries go on in the order of their filters: those of the pass with the LSB plane come later.
     for again in range(2):
         for q in range(query, last):
@@ -363,6 +439,8 @@ def weigh_late(
             amount = count
             if parts:
                 amount = values[q] * (part + 1) // parts - values[q] * part // parts
+                if amount == 0 and (part > 0 or values[q] > 0):
+                    continue
             elif values[q] < keys[q]:
                 amount = values[q]
             work = max(-(-amount // sums[0].scores), 1)
@@ -372,6 +450,7 @@ def weigh_late(
             ready = np.int64(arrived)
             if streams and arrived > first and amount > 0:
                 ready = np.int64(0)
+                wanted = min(amount, vectors)
                 end_of_stream = stream_end(
                     beats,
                     begin,
@@ -379,11 +458,12 @@ def weigh_late(
                     0,
                     transactions,
                     vectors,
-                    min(amount, vectors),
+                    wanted,
                     sums[0].scores,
                     first,
                 )
-                final = max(final, end_of_stream)
+                # Its share of a tile may be more than the tile has: all else follows (section 8).
+                final = max(final, end_of_stream + work - -(-wanted // sums[0].scores))
             finished = weigh(sums, at, ready, final, work, extra, 0)
             times[q, OUT] = finished + sums[0].latency
     return int(sums[0].free - 1)
@@ -398,6 +478,7 @@ __all__ = [
     "dot_product",
     "latest",
     "score",
+    "score_ahead",
     "select",
     "select_kept",
     "weigh_late",

@@ -56,6 +56,7 @@ class Plan:
         self._time = self.times.item
         self.mixed = len(rows.widths) > 1
         self.tiles: list[int] = rows.tiles(config).tolist()
+        self._most: list[int] = np.maximum.reduceat(rows.query_keys, rows.start[:-1]).tolist()
         # Plain numbers: an element of an array costs more to read.
         self._given: list[tuple[Any, ...]] = list(
             zip(
@@ -120,8 +121,15 @@ class Plan:
         row.tiles = -(-row.keys // row.tile)
         row.two_pass = row.tiles > 1 and (prunes or row.planes)
         row.value_tiles = -(-row.values // row.tile) if row.two_pass else row.tiles
+        row.most = row.keys if row.split else self._most[index]
+        row.partly = row.two_pass or row.most < row.keys
+        if row.tiles > 1:
+            row.final = row.value_tiles - 1 if row.two_pass else (row.most - 1) // row.tile
+            row.unused = row.late and row.final < row.value_tiles - 1
         if row.planes:
             row.decision = Milestone(self._env)
         if row.two_pass:
-            row.kept, row.slotted = Milestone(self._env), Milestone(self._env)
+            row.kept = Milestone(self._env)
+        if row.two_pass or row.unused:
+            row.slotted = Milestone(self._env)
         return row

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from accelsim.hardware.blocks.matrix_fetcher import TRANSACTION_BYTES
+from accelsim.hardware.blocks.matrix_fetcher import TRANSACTION_BYTES, Matrix, MatrixFetcher
 from accelsim.hardware.machines.spatten.items import Keys, Row, Values
 from accelsim.hardware.machines.spatten.layout import KEYS, LSBS, VALUES, Layout
 from accelsim.hardware.machines.spatten.plan import Plan
+from accelsim.hardware.simulation import Clock
 
 
 class Requests:
     """Transactions of keys, queries and values, from where they lie in DRAM.
 
     Args:
+        env: clock.
         plan: of the run.
 
     Attributes:
         layout: where vectors lie; has the transactions of the matrix at hand.
+        rest: what was asked for last that nobody uses.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+    def __init__(self, env: Clock, plan: Plan) -> None:
+        self._plan, self._env = plan, env
+        self.rest: Matrix | None = None
         self.layout = Layout(plan.workload, plan.rows, plan.config.query_traffic)
         self._starts: list[int] = plan.rows.start.tolist()
         self._msbs_again = 0
@@ -31,7 +35,7 @@ class Requests:
         """Asked for so far, by tensor."""
         return self.layout.bytes
 
-    def keys(self, item: Keys, queries: bool) -> tuple[int, int]:
+    def keys(self, item: Keys, queries: bool) -> tuple[int, int, int]:
         """Write transactions of a key tile, and of what is read in front of it.
 
         Args:
@@ -39,7 +43,7 @@ class Requests:
             queries: the row's queries are read with it.
 
         Returns:
-            How many, and how many of them come before the vectors.
+            How many, how many of them come before the vectors, and how many bring all that is used.
         """
         row, layout = item.row, self.layout
         begin, layout.count = item.tile * row.tile, 0
@@ -55,10 +59,13 @@ class Requests:
                 before = layout.before_keys(row.index)
             if queries:
                 before += self._write_queries(row)
+        some = 0
+        if row.partly and 0 < (used := row.used(item.vectors, item.tile)) < item.vectors:
+            some = before + layout.length(plane, row.index, begin, begin + used)
         count = layout.vectors(plane, row.index, begin, end)
         if row.split:
             self._count(row, plane, count)
-        return layout.count, before
+        return layout.count, before, some or layout.count
 
     def queries(self, row: Row) -> int:
         """Write transactions of the query vectors of a row, or of one position of it.
@@ -69,18 +76,49 @@ class Requests:
         self.layout.count = 0
         return self._write_queries(row)
 
-    def values(self, values: Values) -> int:
+    def values(self, values: Values) -> tuple[int, int]:
         """Write transactions of a value tile.
 
         Returns:
-            How many.
+            How many, and how many bring all that is used.
         """
         row, layout = values.row, self.layout
         begin, layout.count = values.tile * row.tile, 0
+        some = 0
+        if (
+            row.partly
+            and 0 < (used := row.used_values(values.vectors, values.tile)) < values.vectors
+        ):
+            some = layout.length(VALUES, row.index, begin, begin + used)
         count = layout.vectors(VALUES, row.index, begin, begin + values.vectors)
         if row.split:
             self._count(row, VALUES, count)
-        return count
+        return count, some or count
+
+    def ask_parts(
+        self, fetcher: MatrixFetcher, matrix: Matrix, count: int, used: int, ready: int
+    ) -> None:
+        """Ask for the transactions that were written last.
+
+        A matrix is known when all of it is there. Where queries use its first vectors only, the
+        fetch beats that bring them are one of their own, and what follows is another: the beats
+        are the same, one after the other.
+
+        Args:
+            fetcher: asked.
+            matrix: what is asked for.
+            count: transactions.
+            used: of them, up to the last that is used.
+            ready: see :meth:`MatrixFetcher.ask`.
+        """
+        written = self.layout.written
+        some = -(-used // fetcher.ports) * fetcher.ports
+        if some >= count:
+            fetcher.ask(matrix, written, count, ready)
+            return
+        fetcher.ask(matrix, written, some, ready)
+        self.rest = Matrix(self._env, matrix.code, matrix.asked)
+        fetcher.ask(self.rest, written[some:], count - some, ready)
 
     def refetched_bytes(self) -> int:
         """Bytes beyond one fetch of each plane of a row, tile by tile."""

@@ -39,6 +39,7 @@ class Selection:
         decision: is told when a row is decided.
         foresight: is told with what the selection waits.
         kept_scores: takes rows of two passes.
+        kept_rows: out: rows with value tiles that no query uses, to the value fork.
         fork: of values: asked for those of late rows.
         order: is told of rows that are read, and done.
         peak: bytes of all channels a cycle.
@@ -56,6 +57,7 @@ class Selection:
         decision: Decision,
         foresight: Foresight,
         kept_scores: KeptScores,
+        kept_rows: Port[Row],
         fork: ValueFork,
         order: LayerOrder,
         peak: float,
@@ -65,7 +67,7 @@ class Selection:
         self._fetcher, self._fork, self._order = fetcher, fork, order
         self._scored, self._room = scored, room
         self._decision, self._foresight = decision, foresight
-        self._kept_scores = kept_scores
+        self._kept_scores, self._rows = kept_scores, kept_rows
         self._sums = units.weighted_sum.state
         self._sums_free = self._sums["free"]
         arrays = *units.selecting, *plan.queries, plan.rows.search, plan.times
@@ -83,6 +85,10 @@ class Selection:
             if row.two_pass:
                 if item.tile == row.tiles - 1:
                     self._kept_scores.select(item)
+                continue
+            if row.late and item.tile > row.final:
+                if item.tile == row.tiles - 1:
+                    self._order.row_gone(row)
                 continue
             all_dropped = item.drops and row.refetches == row.last - row.first
             if item.values is None and not all_dropped:
@@ -169,13 +175,21 @@ class Selection:
         if values is not None:
             if row.late:
                 self._ask_late(item, values, drops)
+            elif item.tile > row.final:
+                self._fork.release(values, values.matrix.usable + 1)
             elif not drops:
                 self._fork.release(values, self._sums_free.item())
-        if drops or item.tile < row.tiles - 1:
+        if drops:
             return
-        self._order.row_read(row)
-        if not row.late:
-            self._order.row_done(row)
+        if item.tile == row.final:
+            if row.unused:
+                self._kept_scores.latest = row
+                self._rows.put(row)
+            self._order.row_read(row)
+            if not row.late:
+                self._order.row_done(row)
+        if item.tile == row.tiles - 1 and not row.late:
+            self._order.row_gone(row)
 
     def _ask_late(self, item: Keys, values: Values, drops: bool) -> None:
         """When the values of a late row are asked for (section 8)."""
@@ -196,11 +210,6 @@ class Selection:
         if not values.filtered.known and values.ready:
             values.filtered.announce(0)
 
-    def _after(self, values: Values) -> int:
-        """Cycle of a tile in which no query has keys: not before the tile that it follows."""
-        before = values.row.slots.get(values.tile - 1)
-        return 1 if before is None else max(before.ready, 1)
-
     def _ask_all(
         self,
         item: Keys,
@@ -216,7 +225,7 @@ class Selection:
             now = ~refetch if drops else np.ones_like(refetch)
         times = self._plan.times[item.row.first : item.row.last, GIVEN][now]
         there = keys[now] > item.tile * item.row.tile
-        ready = max(int(times[there].min()), 1) if there.any() else self._after(values)
+        ready = max(int(times[there].min()), 1)
         if not fresh:
             self._fork.ask_late(Again(self._env, values, ready))
             return

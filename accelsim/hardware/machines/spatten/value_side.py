@@ -78,6 +78,8 @@ class ValueFork(Module):
         self.buffer = BufferPool(env, lines, 1 + depth)
         self.operations = 0
         self._asked = -1
+        # Cycle in which the last two-pass row took its last slot.
+        self._kept_until = 0
         # Late tiles whose weighted sum is not known yet.
         self._unweighed: deque[Values | Again] = deque()
         self._slot_taken: simpy.Event | None = None
@@ -101,8 +103,8 @@ class ValueFork(Module):
                 yield from self.sleep_until(returned.items[0][1])
                 self.buffer.take_back()
             self.buffer.allocate(values.lines)
-            # A late row before it may have taken its slot ahead of time.
-            yield from self.sleep_until(self.buffer.since)
+            # A row before it may have taken its slot ahead of time.
+            yield from self.sleep_until(max(self.buffer.since, self._kept_until))
             left = env.event()
             left._ok, left._value = True, None
             env.schedule(left, priority=_AFTER_KEYS, delay=_LEAVES)
@@ -111,15 +113,20 @@ class ValueFork(Module):
             values.filtered.announce(0)
 
     def place_kept(self) -> Following:
-        """Slots of the value tiles of two-pass rows, one after the other."""
+        """Slots of the value tiles of two-pass rows, and of those that follow, one after the
+        other."""
         while True:
             yield self._kept_rows
             row = self._kept_rows.pop()
-            kept = row.kept.cycle
-            assert kept is not None
-            for tile in range(row.value_tiles):
+            if row.two_pass:
+                kept, first = row.kept.cycle, 0
+                assert kept is not None
+            else:
+                kept, first = row.slots[row.final].ready, row.final + 1
+            for tile in range(first, row.value_tiles):
                 values = row.slots.setdefault(tile, Values(self.env, row, tile))
                 yield from self.take_slot(values)
+                self._kept_until = max(kept, values.slot or 0)
                 values.ready = kept
                 values.filtered.announce(0)
                 self.ask_late(values)
@@ -186,9 +193,13 @@ class ValueFork(Module):
         now = self._asked = max(self._clock.now, self._asked + 1)
         self.item = code = item_code(values.row.index, VALUES)
         values.matrix = matrix = Matrix(self._clock, code, now)
-        matrix.transactions = count = self._requests.values(values)
-        written = self._layout.written
-        self._fetcher.ask(matrix, written, count, now + FORK_TO_FETCH, values.spread)
+        count, used = self._requests.values(values)
+        matrix.transactions = count
+        ready = now + FORK_TO_FETCH
+        if used == count or values.spread:
+            self._fetcher.ask(matrix, self._layout.written, count, ready, values.spread)
+        else:
+            self._requests.ask_parts(self._fetcher, matrix, count, used, ready)
         self.operations += 1
         self.worked(now, 1)
 
@@ -219,6 +230,7 @@ class WeightedSumUnit:
         self._plan, self._order, self._tracks = plan, order, tracks
         self._tiles, self._fork = tiles, fork
         self._sums = weighted_sum.state
+        self._free = self._sums["free"]
         states: tuple[Any, ...] = weighted_sum.state, fetcher.beats, *plan.queries
         weigh = direct(pipeline.weigh_late, *states, plan.times, plan.times)
         self._weigh_queries: Callable[..., int] = functools.partial(weigh, *states)
@@ -238,15 +250,18 @@ class WeightedSumUnit:
             row = values.row
             # Queries of the LSB pass come on their own, if the others did not wait for them.
             which = 1 if again else (0 if values.phases == 1 else 2)
-            before = self._tracks.look()
-            final = self._weigh(values, which)
+            before, was_free = self._tracks.look(), self._free.item()
+            free = self._weigh(values, which) + 1
             self._tracks.add(before, item_code(row.index, VALUES))
-            item.weighed.announce(final + 1)
+            item.weighed.announce(free)
             if which == 0:
                 continue
-            if values.tile == row.value_tiles - 1:
+            if values.tile == row.final:
                 self._order.row_done(row)
-            self._fork.release(values, max(final + 1, values.matrix.usable))
+            if values.tile == row.value_tiles - 1:
+                self._order.row_gone(row)
+            # Nobody may use it (section 4).
+            self._fork.release(values, free if free > was_free else values.matrix.usable + 1)
 
     def _weigh(self, values: Values, which: int) -> int:
         """Multiply the queries of a tile; the cycle of the last beat."""

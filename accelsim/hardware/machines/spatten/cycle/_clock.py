@@ -78,6 +78,8 @@ def run(
     while s[0].outputs < s[0].all_outputs and s[0].now < until:
         free_value_lines(s, requests, tiles, joined, value_pool)
         step_exponents(s, jobs, pipe)
+        # A search that begins lets a query go in the same cycle, and one may be asked for by then.
+        step_selector(s, groups, token, heads, s[0].now - 1)
         step_probabilities(
             s,
             groups,
@@ -95,7 +97,7 @@ def run(
             value_jobs,
             weighted,
         )
-        step_selector(s, groups, token, heads)
+        step_selector(s, groups, token, heads, s[0].now)
         step_search(s, jobs, topk)
         step_read(s, pieces, jobs, sequence, out, decide)
         step_filter(

@@ -43,8 +43,8 @@ def group_keys(s: Records, groups: Records, group: int) -> int:
 
 
 @inlined
-def step_selector(s: Records, groups: Records, token: Records, heads: Records) -> None:
-    """Begin the search that was asked for first; tokens before heads."""
+def step_selector(s: Records, groups: Records, token: Records, heads: Records, asked: int) -> None:
+    """Begin the search that was asked for first, not after ``asked``; tokens before heads."""
     now = s[0].now
     while s[0].selector_free <= now:
         at = now + 1
@@ -55,14 +55,14 @@ def step_selector(s: Records, groups: Records, token: Records, heads: Records) -
         if s[0].heads_head != s[0].heads_tail and heads[s[0].heads_head].at < at:
             at = heads[s[0].heads_head].at
             kind = 2
-        if at > now:
+        if at > asked:
             return
         if kind == 1:
             group = token[s[0].token_head].group
             s[0].token_head += 1
             cycles = groups[group].select
             groups[group].begun += 1
-            s[0].tokens_begun += 1
+            s[0].tokens_begun += groups[group].each
             if groups[group].begun == groups[group].tokens:
                 groups[group].tokens_end = now + cycles
         else:

@@ -21,9 +21,9 @@ PAPER = load_accelerator("spatten-paper")
 ORDERS = st.sampled_from(["causal", "streamed"])
 MOST, MORE = 0.05, 100
 """What the engines may differ: a share, and cycles on top, as one DRAM refresh in a short run.
-600 random machines: at most 2.7 % (docs/validation.md)."""
-UNUSED = 0.15
-"""The same where tiles are fetched that no query uses; 600 runs: at most 11.4 %."""
+600 random machines: at most 1.7 % (docs/validation.md)."""
+UNUSED = 0.1
+"""The same where tiles are fetched that no query uses; 600 runs: at most 6.5 %."""
 
 
 def machine(**fields: Any) -> SpattenConfig:
@@ -62,6 +62,13 @@ def both(workload: Workload, config: SpattenConfig, order: Any) -> tuple[int, in
         # Two passes: no rescaling, shares larger than a tile of values: 1.9 %.
         (128, 0, 0, "causal"),
         (282, 0, 1, "causal"),
+        # A port asks for one more when a beat is joined, not when it has come: 2 to 6 %.
+        (133, 2, 2, "causal"),
+        (145, 0, 1, "streamed"),
+        (193, 1, 1, "causal"),
+        (302, 0, 0, "streamed"),
+        (444, 2, 2, "streamed"),
+        (566, 1, 1, "streamed"),
     ],
 )
 def test_runs_that_were_traced_agree_to_the_cycle(

@@ -54,6 +54,9 @@ TRANSACTION_BYTES = 32
 _LOOKED_BACK = 1 << 13
 ADDRESS_LATENCY = 2
 """Cycles from an address FIFO's input to its output; the read-address register adds one more."""
+CREDIT = 3
+"""Cycles from the last response of a beat until it is joined (release, 2.6), and its ports may ask
+for one more."""
 FILL = 14
 """Cycles from the last response of a beat to the first use of its vectors (release, 2.6)."""
 LOOKAHEAD = 4
@@ -73,6 +76,7 @@ STATE = np.dtype(
             "pushed",  # beats in the address FIFOs or past them
             "loaded",  # beats whose addresses all left the FIFOs
             "joined",  # beats returned
+            "credited",  # of them, those whose ports may ask for one more
             "waiting",  # addresses in the read-address registers
             "refused",  # DRAM ports with a parked address
             "address_fifo",  # depth
@@ -155,6 +159,8 @@ def _load_addresses(
     crossbar prefers, would run so far ahead that its responses block those of all others.
     """
     pushed, now = s[0].pushed, s[0].cycle
+    while s[0].credited < s[0].joined and beats[s[0].credited % RING].joined + CREDIT <= now:
+        s[0].credited += 1
     for k in range(len(fetch)):
         head = fetch[k].head
         if fetch[k].channel >= 0 or head >= pushed:
@@ -162,7 +168,7 @@ def _load_addresses(
         slot = head % RING
         if beats[slot].pushed + ADDRESS_LATENCY > now:
             continue
-        if head - s[0].joined >= s[0].response_fifo:
+        if head - s[0].credited >= s[0].response_fifo:
             continue
         fetch[k].head = head + 1
         beats[slot].loaded += 1

@@ -15,7 +15,7 @@ from accelsim.hardware.machines.spatten_rtl.requests import requests
 from accelsim.workloads import Workload
 
 OF_ANOTHER_MACHINE = {
-    "buffer_banks": 1,
+    "buffer_banks": 2,
     "key_prefetch_depth": 2,
     "requant_bits": "as-recorded",
     "softmax_latency": 30,
@@ -36,6 +36,25 @@ def test_a_file_with_a_field_of_another_machine_is_told_which(
     path.write_text(json.dumps(fields))
     message = rf"old\.yaml: no key '{key}': SpAtten as released .*'kind: spatten'"
     with pytest.raises(ConfigError, match=message):
+        load_accelerator(str(path))
+
+
+def test_a_file_that_says_what_the_release_does_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "old.yaml"
+    path.write_text(
+        "extends: spatten-rtl\nbuffer_banks: 1\nkey_prefetch_depth: 0\nrequant_bits: forced\n"
+        "softmax_latency: 0\nquery_traffic: false\noutput_traffic: false\n"
+        "topk: {drain: serial, engines: 1, parallelism: 8}\n"
+    )
+    machine = load_accelerator("spatten-rtl", {"topk.parallelism": 8})
+    assert load_accelerator(str(path)).model_dump() == machine.model_dump()
+
+
+@pytest.mark.parametrize("key", ["buffer_banks: true", "query_traffic: 0", "softmax_latency: 0.0"])
+def test_what_the_release_does_is_said_in_its_own_type(key: str, tmp_path: Path) -> None:
+    path = tmp_path / "old.yaml"
+    path.write_text(f"extends: spatten-rtl\n{key}\n")
+    with pytest.raises(ConfigError, match=f"no key '{key.partition(':')[0]}'"):
         load_accelerator(str(path))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import Field, model_validator
 
@@ -21,18 +21,18 @@ from accelsim.hardware.config import (
 from accelsim.hardware.counters import Size
 from accelsim.hardware.machines._spatten import BITS_ON_CHIP, spatten_sizes
 
-_ANOTHER_MACHINE = {
-    "buffer_banks": "fills a buffer as one ring (section 2.3)",
-    "key_prefetch_depth": "fetches no keys ahead (section 2.4)",
-    "index_pattern: workload": "fetches the tokens of a table (section 2.5)",
-    "requant_bits": "fetches keys of 10, 12 and -1 bit in two passes (section 4.2)",
-    "softmax_latency": "has a wire for a softmax (section 2.10)",
-    "query_traffic": "gets its queries with the requests (section 8.1)",
-    "output_traffic": "does not write its outputs to DRAM (section 8.1)",
-    "topk.drain": "drains a row of scores before it searches the next (section 3.1)",
-    "topk.engines": "has one top-k engine (section 3.1)",
+_AS_RELEASED: dict[str, tuple[Any, str]] = {
+    "buffer_banks": (1, "fills a buffer as one ring (section 2.3)"),
+    "key_prefetch_depth": (0, "fetches no keys ahead (section 2.4)"),
+    "requant_bits": ("forced", "fetches keys of 10, 12 and -1 bit in two passes (section 4.2)"),
+    "softmax_latency": (0, "has a wire for a softmax (section 2.10)"),
+    "query_traffic": (False, "gets its queries with the requests (section 8.1)"),
+    "output_traffic": (False, "does not write its outputs to DRAM (section 8.1)"),
+    "topk.drain": ("serial", "drains a row of scores before it searches the next (section 3.1)"),
+    "topk.engines": (1, "has one top-k engine (section 3.1)"),
 }
-"""Fields of older files that made another machine of the release, and what that does instead."""
+"""Fields of older files that could make another machine of the release: what the release does, as
+such a file says it and in words. A file that says just that is read; the field is gone."""
 
 
 class TopKConfig(Config):
@@ -109,17 +109,21 @@ class SpattenRtlConfig(AcceleratorConfig):
     @classmethod
     def _is_the_release(cls, data: Any) -> Any:
         """Say of a field that made another machine what the release does, and who has it."""
-        if isinstance(data, Mapping):
-            topk = data.get("topk")
-            inner = topk if isinstance(topk, Mapping) else {}
-            given = [*data, *(f"topk.{name}" for name in inner)]
-            given.append(f"index_pattern: {data.get('index_pattern')}")
-            for key in (key for key in given if key in _ANOTHER_MACHINE):
-                raise ValueError(
-                    f"no key '{key}': SpAtten as released {_ANOTHER_MACHINE[key]}; leave it out, "
-                    "or take 'kind: spatten', which does otherwise"
-                )
-        return data
+        if not isinstance(data, Mapping):
+            return data
+        kept = dict(data)
+        topk = dict(data["topk"]) if isinstance(data.get("topk"), Mapping) else {}
+        if topk:
+            kept["topk"] = topk
+        if data.get("index_pattern") == "workload":
+            _refuse("index_pattern: workload", "fetches the tokens of a table (section 2.5)")
+        for key, (released, words) in _AS_RELEASED.items():
+            part, name = (topk, key[5:]) if key.startswith("topk.") else (kept, key)
+            if name in part:
+                given = part.pop(name)
+                if type(given) is not type(released) or given != released:
+                    _refuse(key, words)
+        return kept
 
     @model_validator(mode="after")
     def _can_be_built(self) -> SpattenRtlConfig:
@@ -141,3 +145,10 @@ class SpattenRtlConfig(AcceleratorConfig):
                     f"({2 * self.vectors_per_line}) (specification section 6.2)"
                 )
         return self
+
+
+def _refuse(key: str, words: str) -> NoReturn:
+    raise ValueError(
+        f"no key '{key}': SpAtten as released {words}; leave it out, or take 'kind: spatten', "
+        "which does otherwise"
+    )

@@ -77,7 +77,8 @@ def test_machines_run_sequences_side_by_side(lengths, data):
     """Bytes add up; time is between the longest and the sum, and both engines agree."""
     policy = load_policy(data.draw(st.sampled_from(("dense", "spatten-full", "h2o"))))
     machine = load_accelerator("spatten-paper")
-    memory = load(MemoryConfig, machine.memory, "memories")
+    # A refresh that only the longer run reaches is 350 cycles: 4,365 for 3,183 and 913.
+    memory = load(MemoryConfig, machine.memory, "memories").model_copy(update={"refresh": False})
     traces = [one(seed, *length) for seed, length in enumerate(lengths)]
     runs = [
         simulate(run_policy(t, policy).workload, machine, memory, "event", None, "causal")

@@ -6,12 +6,12 @@ import csv
 from importlib.resources import as_file, files
 
 import pytest
+from rtl_machine import machine_of
 
 from accelsim.configs import load
 from accelsim.errors import ConfigError, SimulationError, WorkloadError
 from accelsim.hardware import simulate
 from accelsim.hardware.config import MemoryConfig
-from accelsim.hardware.machines.spatten_rtl.config import SpattenRtlConfig
 from accelsim.hardware.machines.spatten_rtl.cycle import CycleMachine, _engine
 from accelsim.validation._dram_log import FILE, agreeing, read_logs, simulated_log
 from accelsim.workloads import Workload, read_csv
@@ -31,23 +31,6 @@ for record in table("requests.csv"):
     COMPLETIONS.setdefault(record["id"], []).append(int(record["completion_cycle"]))
 with as_file(RTL / FILE) as log_path:
     LOGS = read_logs(log_path)
-
-
-def machine_of(row: dict[str, str]) -> SpattenRtlConfig:
-    multipliers, divisor = int(row["multipliers"]), int(row["bandwidth_divisor"])
-    return SpattenRtlConfig.model_validate(
-        {
-            "kind": "spatten-rtl",
-            "description": row["id"],
-            "source": "RTL test bench parameters",
-            "multipliers": multipliers,
-            "buffer_lines": int(row["buffer_lines"]),
-            "channels": 16 // divisor,
-            "fetch_channels": max(32 // divisor, multipliers // 64),
-            "rounding": int(row["rounding"]),
-            "topk": {"parallelism": int(row["topk_parallelism"])},
-        }
-    )
 
 
 def workload_of(row: dict[str, str]) -> Workload:

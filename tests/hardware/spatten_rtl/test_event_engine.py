@@ -6,12 +6,12 @@ import csv
 from importlib.resources import as_file, files
 
 import pytest
+from rtl_machine import machine_of
 
 from accelsim.configs import load
 from accelsim.errors import ConfigError, SimulationError, WorkloadError
 from accelsim.hardware import load_accelerator, simulate
 from accelsim.hardware.config import MemoryConfig
-from accelsim.hardware.machines.spatten_rtl.config import SpattenRtlConfig
 from accelsim.hardware.machines.spatten_rtl.machine import Spatten
 from accelsim.hardware.simulation import Port
 from accelsim.workloads import Workload, read_csv
@@ -27,20 +27,7 @@ def streams() -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("row", streams(), ids=lambda row: row["id"])
 def test_streams_are_within_15_percent_of_the_rtl(row: dict[str, str]) -> None:
-    multipliers, divisor = int(row["multipliers"]), int(row["bandwidth_divisor"])
-    machine = SpattenRtlConfig.model_validate(
-        {
-            "kind": "spatten-rtl",
-            "description": row["id"],
-            "source": "RTL test bench parameters",
-            "multipliers": multipliers,
-            "buffer_lines": int(row["buffer_lines"]),
-            "channels": 16 // divisor,
-            "fetch_channels": max(32 // divisor, multipliers // 64),
-            "rounding": int(row["rounding"]),
-            "topk": {"parallelism": int(row["topk_parallelism"])},
-        }
-    )
+    machine = machine_of(row)
     with as_file(RTL / row["workload"]) as path:
         workload = read_csv(path)
     activity = simulate(workload, machine, HBM2)

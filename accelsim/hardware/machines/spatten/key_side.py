@@ -71,7 +71,6 @@ class KeyFork(Module):
         super().__init__(env, "allocator", recorder)
         self._clock, self._foresight = env, foresight
         self._plan, self._requests, self._fetcher = plan, requests, fetcher
-        self._layout = requests.layout
         self._lsb_passes, self._tiles = lsb_passes, tiles
         self._values, self._slotless = values, slotless
         self.buffer = RingBuffer(plan.config.buffer_lines, 1 + plan.config.key_prefetch_depth)
@@ -180,16 +179,12 @@ class KeyFork(Module):
         item.matrix = matrix = Matrix(env, code_of(item), now)
         count, matrix.before, used = self._requests.keys(item, queries=started)
         matrix.transactions = count - matrix.before
-        if used == count:
-            self._fetcher.ask(matrix, self._layout.written, count, now + FORK_TO_FETCH)
-        else:
-            self._requests.ask_parts(self._fetcher, matrix, count, used, now + FORK_TO_FETCH)
+        self._requests.ask(self._fetcher, matrix, count, used, now + FORK_TO_FETCH)
         if row.planes and begins:
             self._undecided.append(row.decision)
-        if item.tile > row.final and row.late and not row.two_pass:
-            # Its values follow those before, wherever the keys are.
-            pass
-        elif not item.again and item.tile < row.value_tiles:
+        # Values that no query uses follow those before, wherever the keys are.
+        follow = item.tile > row.final and row.late and not row.two_pass
+        if not (item.again or follow) and item.tile < row.value_tiles:
             values = row.slots[item.tile] = Values(env, row, item.tile)
             if row.late or row.two_pass:
                 self._slotless.append(values)
@@ -203,7 +198,7 @@ class KeyFork(Module):
         assert matrix is not None
         now = self._clock.now
         if count:
-            self._fetcher.ask(matrix, self._layout.written, count, now + FORK_TO_FETCH)
+            self._requests.ask(self._fetcher, matrix, count, count, now + FORK_TO_FETCH)
         else:
             matrix.usable = now
             matrix.announce(now - FILL)

@@ -17,14 +17,13 @@ class Requests:
         plan: of the run.
 
     Attributes:
-        layout: where vectors lie; has the transactions of the matrix at hand.
         rest: what was asked for last that nobody uses.
     """
 
     def __init__(self, env: Clock, plan: Plan) -> None:
         self._plan, self._env = plan, env
         self.rest: Matrix | None = None
-        self.layout = Layout(plan.workload, plan.rows, plan.config.query_traffic)
+        self._layout = Layout(plan.workload, plan.rows, plan.config.query_traffic)
         self._starts: list[int] = plan.rows.start.tolist()
         self._msbs_again = 0
         # Bytes of each plane of rows that are run query by query.
@@ -33,7 +32,7 @@ class Requests:
     @property
     def bytes(self) -> dict[str, int]:
         """Asked for so far, by tensor."""
-        return self.layout.bytes
+        return self._layout.bytes
 
     def keys(self, item: Keys, queries: bool) -> tuple[int, int, int]:
         """Write transactions of a key tile, and of what is read in front of it.
@@ -45,7 +44,7 @@ class Requests:
         Returns:
             How many, how many of them come before the vectors, and how many bring all that is used.
         """
-        row, layout = item.row, self.layout
+        row, layout = item.row, self._layout
         begin, layout.count = item.tile * row.tile, 0
         end = begin + item.vectors
         before, plane = 0, LSBS if item.again else KEYS
@@ -73,7 +72,7 @@ class Requests:
         Returns:
             How many.
         """
-        self.layout.count = 0
+        self._layout.count = 0
         return self._write_queries(row)
 
     def values(self, values: Values) -> tuple[int, int]:
@@ -82,7 +81,7 @@ class Requests:
         Returns:
             How many, and how many bring all that is used.
         """
-        row, layout = values.row, self.layout
+        row, layout = values.row, self._layout
         begin, layout.count = values.tile * row.tile, 0
         some = 0
         if (
@@ -95,26 +94,32 @@ class Requests:
             self._count(row, VALUES, count)
         return count, some or count
 
-    def ask_parts(
-        self, fetcher: MatrixFetcher, matrix: Matrix, count: int, used: int, ready: int
+    def ask(
+        self,
+        fetcher: MatrixFetcher,
+        matrix: Matrix,
+        count: int,
+        used: int,
+        ready: int,
+        spread: int = 0,
     ) -> None:
         """Ask for the transactions that were written last.
 
         A matrix is known when all of it is there. Where queries use its first vectors only, the
         fetch beats that bring them are one of their own, and what follows is another: the beats
-        are the same, one after the other.
+        are the same, one after the other. What becomes known bit by bit is one matrix.
 
         Args:
             fetcher: asked.
             matrix: what is asked for.
             count: transactions.
             used: of them, up to the last that is used.
-            ready: see :meth:`MatrixFetcher.ask`.
+            ready, spread: see :meth:`MatrixFetcher.ask`.
         """
-        written = self.layout.written
+        written = self._layout.written
         some = -(-used // fetcher.ports) * fetcher.ports
-        if some >= count:
-            fetcher.ask(matrix, written, count, ready)
+        if some >= count or spread:
+            fetcher.ask(matrix, written, count, ready, spread)
             return
         fetcher.ask(matrix, written, some, ready)
         self.rest = Matrix(self._env, matrix.code, matrix.asked)
@@ -124,14 +129,14 @@ class Requests:
         """Bytes beyond one fetch of each plane of a row, tile by tile."""
         total = self._msbs_again
         for row, planes in self._moved.items():
-            whole = self.layout.once(row, self._plan.tiles[row])
+            whole = self._layout.once(row, self._plan.tiles[row])
             pairs = zip(planes.values(), whole, strict=True)
             total += sum(max(found - once, 0) for found, once in pairs)
         return total
 
     def _write_queries(self, row: Row) -> int:
         start = self._starts[row.index]
-        return self.layout.queries(row.index, row.first - start, row.last - start)
+        return self._layout.queries(row.index, row.first - start, row.last - start)
 
     def _count(self, row: Row, plane: int, transactions: int) -> None:
         planes = self._moved.setdefault(row.index, {KEYS: 0, LSBS: 0, VALUES: 0})

@@ -71,7 +71,7 @@ class ValueFork(Module):
     ) -> None:
         super().__init__(env, "value_fork", recorder)
         self._clock = env
-        self._requests, self._layout, self._fetcher = requests, requests.layout, fetcher
+        self._requests, self._fetcher = requests, fetcher
         self._early, self._kept_rows, self._tiles = early, kept_rows, tiles
         self._slotless = slotless
         lines, depth = plan.config.buffer_lines, plan.config.value_prefetch_depth
@@ -195,11 +195,7 @@ class ValueFork(Module):
         values.matrix = matrix = Matrix(self._clock, code, now)
         count, used = self._requests.values(values)
         matrix.transactions = count
-        ready = now + FORK_TO_FETCH
-        if used == count or values.spread:
-            self._fetcher.ask(matrix, self._layout.written, count, ready, values.spread)
-        else:
-            self._requests.ask_parts(self._fetcher, matrix, count, used, ready)
+        self._requests.ask(self._fetcher, matrix, count, used, now + FORK_TO_FETCH, values.spread)
         self.operations += 1
         self.worked(now, 1)
 
